@@ -1,0 +1,402 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * oxbow: virtual-disk images (qcow2, raw) as a library.
+ *
+ * A context is one I/O reactor and belongs to the thread that made it; every call on it and on its
+ * images is made from that thread. A process may have as many contexts as it likes. An image is
+ * used through synchronous calls (ox_pread and its kin, which turn the reactor until the call is
+ * done) or through a queue (ox_queue_submit, ox_queue_reap), whose descriptor becomes readable
+ * when there is something to do, for programs with an event loop of their own.
+ *
+ * Conventions: functions that can fail return 0 or a negative errno. "ret_" outputs are untouched
+ * on failure. A struct ox_error ** may be NULL; where it is not, it must point at NULL, and on
+ * failure receives a message to be freed with ox_error_free. Offsets and lengths are bytes. The
+ * library never prints, never exits, and installs no signal handlers. Option structs begin with
+ * their size and are set up by their _INIT macro, so that fields can be added later.
+ */
+#ifndef OXBOW_H
+#define OXBOW_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/uio.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define OX_VERSION_MAJOR 0
+#define OX_VERSION_MINOR 1
+#define OX_VERSION_PATCH 0
+
+#define OX_CHECKED __attribute__((warn_unused_result))
+
+/* "0.1.0" of the library that is linked in. */
+const char *ox_version(void);
+
+/* ---- errors ---- */
+
+struct ox_error;
+
+/* The message, without a newline; valid as long as err. "" for NULL. */
+const char *ox_error_message(const struct ox_error *err);
+void ox_error_free(struct ox_error *err);
+
+/* ---- contexts ---- */
+
+struct ox_context;
+
+enum ox_engine {
+	OX_ENGINE_DEFAULT, /* io_uring, else threads; the environment's OXBOW_IO decides first */
+	OX_ENGINE_IO_URING,
+	OX_ENGINE_THREAD_POOL,
+};
+
+int ox_context_new(enum ox_engine engine, struct ox_context **ret_ctx, struct ox_error **err)
+	OX_CHECKED;
+/* Every image of the context must be closed. NULL is allowed. */
+void ox_context_free(struct ox_context *ctx);
+/* "io_uring" or "threads". */
+const char *ox_context_engine_name(const struct ox_context *ctx);
+/* Readable (an eventfd) when ox_context_poll has work. */
+int ox_context_fd(const struct ox_context *ctx);
+/* Runs whatever is ready, without waiting. 0 or a negative errno of the I/O engine. */
+int ox_context_poll(struct ox_context *ctx) OX_CHECKED;
+/* As ox_context_poll, but first sleeps until something is ready. */
+int ox_context_wait(struct ox_context *ctx) OX_CHECKED;
+
+/* ---- opening ---- */
+
+struct ox_image;
+
+/* qemu's -drive cache= (docs/durability.md, "Cache modes"). */
+enum ox_cache_mode {
+	OX_CACHE_WRITEBACK,    /* page cache; durable at flush */
+	OX_CACHE_WRITETHROUGH, /* page cache; every write durable when it completes */
+	OX_CACHE_NONE,	       /* O_DIRECT; durable at flush */
+	OX_CACHE_DIRECTSYNC,   /* O_DIRECT; every write durable when it completes */
+	OX_CACHE_UNSAFE,       /* page cache; flushes accepted and not carried out */
+};
+
+/* "writeback", ... ; -EINVAL for another text. */
+int ox_cache_mode_parse(const char *text, enum ox_cache_mode *ret_mode) OX_CHECKED;
+const char *ox_cache_mode_name(enum ox_cache_mode mode);
+
+enum ox_open_flags {
+	OX_OPEN_READ_ONLY = 1 << 0,
+	OX_OPEN_FORCE_SHARE = 1 << 1, /* with READ_ONLY: take no notice of others' locks (-U) */
+	OX_OPEN_NO_BACKING = 1 << 2,  /* do not open the backing chain; reads that need it: -EIO */
+	OX_OPEN_NO_DISCARD = 1 << 3,  /* discards are accepted and do nothing */
+	OX_OPEN_PROBE = 1 << 4,	      /* format NULL: look at the first bytes (never in servers) */
+};
+
+/* Names that an image bears are followed only as far as this says. */
+enum ox_backing_policy {
+	OX_BACKING_ALLOW, /* open what the image names */
+	OX_BACKING_DENY,  /* refuse an image that needs a backing file */
+	OX_BACKING_UNDER, /* only files that lie under backing_dir, after resolving links */
+};
+
+struct ox_open_options {
+	size_t struct_size;
+	const char *format; /* "qcow2", "raw"; NULL: with OX_OPEN_PROBE, probed; else refused */
+	unsigned flags;	    /* enum ox_open_flags */
+	enum ox_cache_mode cache;
+	uint64_t l2_cache_bytes;       /* 0: sized from the image (docs/cache.md) */
+	uint64_t refcount_cache_bytes; /* 0: the same */
+	enum ox_backing_policy backing_policy;
+	const char *backing_dir;
+	const char *backing_format; /* for an image that names a backing file but no format */
+	/* Called with one line (no newline) for each thing the user should know: stale bitmaps,
+	 * a recovery that ran. NULL: not told. */
+	void (*warn)(void *opaque, const char *message);
+	/* Progress of long work (recovery): done of total, in work units. NULL: not told. */
+	void (*progress)(void *opaque, uint64_t done, uint64_t total);
+	void *opaque;
+};
+
+#define OX_OPEN_OPTIONS_INIT {.struct_size = sizeof(struct ox_open_options)}
+
+/*
+ * Opens an image. A dirty image (lazy refcounts) that is opened for writing is recovered before
+ * this returns; one opened read-only is left as it is. opts may be NULL (raw is then refused as
+ * no format is stated: -EINVAL).
+ */
+int ox_image_open(struct ox_context *ctx, const char *path, const struct ox_open_options *opts,
+		  struct ox_image **ret_image, struct ox_error **err) OX_CHECKED;
+/* The same on a descriptor, which is duplicated; name is for messages, and relative backing names
+ * are resolved against the directory part of name. */
+int ox_image_open_fd(struct ox_context *ctx, int fd, const char *name,
+		     const struct ox_open_options *opts, struct ox_image **ret_image,
+		     struct ox_error **err) OX_CHECKED;
+/*
+ * Commits all metadata, clears the dirty bit where that is right, and releases the image whatever
+ * happens. On failure the image on disk is still consistent, but dirty or leaking. All requests
+ * must have completed.
+ */
+int ox_image_close(struct ox_image *image, struct ox_error **err);
+/* Turns a read-only image into a writable one (recovering it first if it is dirty) or back. */
+int ox_image_reopen(struct ox_image *image, bool read_only, struct ox_error **err) OX_CHECKED;
+
+/* ---- facts ---- */
+
+uint64_t ox_image_size(const struct ox_image *image);
+bool ox_image_is_read_only(const struct ox_image *image);
+/* Whether the guest is to be told of a volatile write cache. */
+bool ox_image_has_write_cache(const struct ox_image *image);
+
+struct ox_snapshot_info {
+	const char *id;
+	const char *name;
+	uint64_t vm_state_bytes;
+	uint32_t date_seconds;
+	uint32_t date_nanoseconds;
+	uint64_t vm_clock_ns;
+	uint64_t disk_bytes;
+	uint64_t icount; /* UINT64_MAX: not stored */
+};
+
+struct ox_bitmap_info {
+	const char *name;
+	uint32_t granularity_bytes;
+	bool in_use;
+	bool automatic;
+};
+
+struct ox_image_info {
+	const char *filename;
+	const char *format; /* "qcow2", "raw" */
+	uint64_t virtual_bytes;
+	uint64_t actual_bytes; /* taken on the host (st_blocks) */
+	uint64_t file_bytes;   /* the file's length */
+	/* qcow2 only from here on; zero or NULL otherwise */
+	uint32_t cluster_bytes;
+	unsigned version;	      /* 2: compat 0.10, 3: compat 1.1 */
+	unsigned refcount_bits;
+	bool lazy_refcounts;
+	bool dirty;
+	bool corrupt;
+	bool extended_l2;
+	const char *compression_type; /* "zlib", "zstd" */
+	const char *encryption;	      /* NULL, "aes", "luks" */
+	const char *backing_file;     /* as the image has it */
+	const char *backing_path;     /* resolved against the image's directory */
+	const char *backing_format;
+	const char *data_file;
+	bool data_file_raw;
+	size_t snapshot_count;
+	const struct ox_snapshot_info *snapshots;
+	size_t bitmap_count;
+	const struct ox_bitmap_info *bitmaps;
+};
+
+/* What ox_image_info_read found, in one allocation. Needs no chain and no supported feature: it
+ * describes images that ox_image_open refuses. Takes format and flags from opts. */
+int ox_image_info_read(struct ox_context *ctx, const char *path,
+		       const struct ox_open_options *opts, struct ox_image_info **ret_info,
+		       struct ox_error **err) OX_CHECKED;
+void ox_image_info_free(struct ox_image_info *info);
+
+/* Counted I/O of one open image's own file since it was opened. */
+struct ox_image_stats {
+	uint64_t host_reads;
+	uint64_t host_writes;
+	uint64_t host_syncs;
+	uint64_t l2_hits;
+	uint64_t l2_misses;
+	uint64_t refcount_hits;
+	uint64_t refcount_misses;
+};
+void ox_image_stats(const struct ox_image *image, struct ox_image_stats *ret_stats);
+
+/* ---- data, synchronously ---- */
+
+enum ox_request_flags {
+	OX_REQ_FUA = 1 << 0,	 /* durable when it returns */
+	OX_REQ_MAY_UNMAP = 1 << 1, /* write zeroes: the space may return to the host */
+	OX_REQ_FAST_ZERO = 1 << 2, /* write zeroes: fail with -ENOTSUP rather than write bytes */
+};
+
+/* All bytes or an error. Requests past the end: -EINVAL (nothing is transferred). */
+int ox_pread(struct ox_image *image, void *buf, size_t count, uint64_t offset) OX_CHECKED;
+int ox_pwrite(struct ox_image *image, const void *buf, size_t count, uint64_t offset,
+	      unsigned flags) OX_CHECKED;
+int ox_preadv(struct ox_image *image, const struct iovec *iov, int iov_count, uint64_t offset)
+	OX_CHECKED;
+int ox_pwritev(struct ox_image *image, const struct iovec *iov, int iov_count, uint64_t offset,
+	       unsigned flags) OX_CHECKED;
+int ox_write_zeroes(struct ox_image *image, uint64_t offset, uint64_t length, unsigned flags)
+	OX_CHECKED;
+/* Advisory: what it covers reads as zeroes or as before; whole clusters return to the host. */
+int ox_discard(struct ox_image *image, uint64_t offset, uint64_t length) OX_CHECKED;
+int ox_flush(struct ox_image *image) OX_CHECKED;
+/* Grows or shrinks the virtual disk. */
+int ox_resize(struct ox_image *image, uint64_t new_bytes, struct ox_error **err) OX_CHECKED;
+
+enum ox_extent_flags {
+	OX_EXTENT_DATA = 1 << 0,      /* host bytes back it: reading them is needed */
+	OX_EXTENT_ZERO = 1 << 1,      /* reads as zeroes */
+	OX_EXTENT_PRESENT = 1 << 2,   /* allocated in the chain (not merely absent everywhere) */
+	OX_EXTENT_COMPRESSED = 1 << 3,
+	OX_EXTENT_HAS_OFFSET = 1 << 4, /* host_offset is meaningful */
+};
+
+struct ox_extent {
+	uint64_t offset; /* guest */
+	uint64_t length; /* > 0 */
+	unsigned flags;	 /* enum ox_extent_flags */
+	unsigned depth;	 /* layer of the chain: 0 = the image itself */
+	uint64_t host_offset;
+	const char *filename; /* file that holds host_offset; valid while the image is open */
+};
+
+/* The extent at offset, at most length bytes; neighbours of one kind (host-contiguous where there
+ * is an offset) are merged, as far as one look at the tables goes. */
+int ox_extent_at(struct ox_image *image, uint64_t offset, uint64_t length,
+		 struct ox_extent *ret_extent) OX_CHECKED;
+
+/* ---- data, by queue ---- */
+
+enum ox_op {
+	OX_OP_READ,
+	OX_OP_WRITE,
+	OX_OP_WRITE_ZEROES,
+	OX_OP_DISCARD,
+	OX_OP_FLUSH,
+	OX_OP_EXTENT, /* fills *extent */
+};
+
+/*
+ * A request. The caller owns it and everything it points at until it is reaped. The library keeps
+ * its own state in the reserved part.
+ */
+struct ox_request {
+	enum ox_op op;
+	unsigned flags; /* enum ox_request_flags */
+	uint64_t offset;
+	uint64_t length; /* for WRITE_ZEROES, DISCARD, EXTENT */
+	const struct iovec *iov; /* for READ, WRITE; stays valid as well */
+	int iov_count;
+	int result; /* once reaped: 0 or a negative errno */
+	struct ox_extent *extent;
+	void *user;
+	void *reserved[6];
+};
+
+struct ox_queue;
+
+int ox_queue_new(struct ox_image *image, struct ox_queue **ret_queue) OX_CHECKED;
+/* Every request must have been reaped. NULL is allowed. */
+void ox_queue_free(struct ox_queue *queue);
+/*
+ * Accepts a request; it starts at the next ox_context_poll, so that many are handed to the kernel
+ * at once. Requests complete in any order; a flush covers the writes that were reaped before it
+ * was submitted. 0 or -ENOMEM.
+ */
+int ox_queue_submit(struct ox_queue *queue, struct ox_request *request) OX_CHECKED;
+/* Takes up to max completed requests, without waiting or polling. Returns how many. */
+size_t ox_queue_reap(struct ox_queue *queue, struct ox_request **ret_requests, size_t max);
+/* Submitted and not reaped yet. */
+size_t ox_queue_pending(const struct ox_queue *queue);
+/* The same descriptor as ox_context_fd of the image's context. */
+int ox_queue_fd(const struct ox_queue *queue);
+
+/* ---- creating ---- */
+
+enum ox_preallocation {
+	OX_PREALLOC_OFF,
+	OX_PREALLOC_METADATA,
+	OX_PREALLOC_FALLOC,
+	OX_PREALLOC_FULL,
+};
+
+struct ox_create_options {
+	size_t struct_size;
+	const char *format;	/* "qcow2", "raw" */
+	uint64_t virtual_bytes; /* rounded up to 512 */
+	unsigned version;	/* 2 or 3; 0: 3 */
+	uint32_t cluster_bytes; /* power of two, 512 to 2 MiB; 0: 65536 */
+	unsigned refcount_bits; /* 1 2 4 ... 64; 0: 16 (version 2 takes no other) */
+	bool lazy_refcounts;	/* version 3 only */
+	enum ox_preallocation preallocation;
+	const char *backing_file; /* stored as given */
+	const char *backing_format; /* needed with backing_file */
+	const char *compression_type; /* "zlib", "zstd"; NULL: zlib */
+	/* Preallocation: done of total bytes. NULL: not told. */
+	void (*progress)(void *opaque, uint64_t done, uint64_t total);
+	void *opaque;
+};
+
+#define OX_CREATE_OPTIONS_INIT {.struct_size = sizeof(struct ox_create_options)}
+
+/* Makes (or empties and remakes) the file. It is durable when this returns. A file that another
+ * process has locked is left alone. On failure a file that did not exist before is removed. */
+int ox_image_create(struct ox_context *ctx, const char *path,
+		    const struct ox_create_options *opts, struct ox_error **err) OX_CHECKED;
+
+/* ---- checking ---- */
+
+enum ox_repair {
+	OX_REPAIR_NONE,
+	OX_REPAIR_LEAKS,
+	OX_REPAIR_ALL,
+};
+
+enum ox_finding_severity {
+	OX_FINDING_LEAK,
+	OX_FINDING_CORRUPTION,
+	OX_FINDING_NOTE,
+};
+
+/* One inconsistency. The strings live during the callback. */
+struct ox_finding {
+	const char *name; /* stable, of findings.def: "refcount-too-low" */
+	enum ox_finding_severity severity;
+	const char *message; /* one line, as qemu-img would say it where it has a text for it */
+	bool repaired;
+	uint64_t host_offset;  /* UINT64_MAX: none */
+	uint64_t guest_offset; /* UINT64_MAX: none */
+	uint64_t guest_length;
+};
+
+struct ox_check_options {
+	size_t struct_size;
+	const char *format; /* NULL: probed */
+	unsigned flags;	    /* of enum ox_open_flags: FORCE_SHARE */
+	enum ox_cache_mode cache;
+	enum ox_repair repair;
+	void (*finding)(void *opaque, const struct ox_finding *finding);
+	void (*progress)(void *opaque, uint64_t done, uint64_t total);
+	void *opaque;
+};
+
+#define OX_CHECK_OPTIONS_INIT {.struct_size = sizeof(struct ox_check_options)}
+
+/* As the JSON of qemu-img check. Counts before the repair are kept in _fixed; the others say
+ * what a second pass found after it. */
+struct ox_check_result {
+	char format[16];
+	uint64_t check_errors; /* errors that kept parts from being checked */
+	uint64_t corruptions;
+	uint64_t leaks;
+	uint64_t corruptions_fixed;
+	uint64_t leaks_fixed;
+	uint64_t image_end_offset;
+	uint64_t total_clusters;
+	uint64_t allocated_clusters;
+	uint64_t fragmented_clusters;
+	uint64_t compressed_clusters;
+	bool dirty_cleared;
+};
+
+/* 0 when the check ran to its end, whatever it found; -ENOTSUP where the format has no check (raw);
+ * another negative errno when it could not run. */
+int ox_image_check(struct ox_context *ctx, const char *path, const struct ox_check_options *opts,
+		   struct ox_check_result *ret_result, struct ox_error **err) OX_CHECKED;
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

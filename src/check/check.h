@@ -1,0 +1,24 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The walker over a qcow2 image's metadata: check, repair and recovery are the same walk.
+ *
+ * It reads the store directly and needs no open image, so that images which the engine refuses can
+ * be checked. Memory is bounded by the file's real length, never by what a header claims.
+ */
+#ifndef OX_CHECK_CHECK_H
+#define OX_CHECK_CHECK_H
+
+#include "base/error.h"
+#include "img/img.h"
+#include "io/io.h"
+#include "oxbow.h"
+
+/* Runs on an unlocked-by-us or locked store that the caller opened (writable for a repair). After a
+ * repair a second pass decides what the result says; dirty is cleared only under D6. */
+int ox_check_qcow2_co(struct ox_io *io, const struct ox_check_options *opts,
+		      struct ox_check_result *ret, struct ox_error **err);
+
+/* The recovery of img.h, over the same walk. */
+extern const struct ox_recovery ox_check_recovery;
+
+#endif

@@ -1,0 +1,106 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * An open disk: guest offsets in, host offsets out. A format implements struct ox_img_ops; img.c
+ * holds what every format shares: bounds, cache mode, the backing chain, recovery at open.
+ */
+#ifndef OX_IMG_IMG_H
+#define OX_IMG_IMG_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/error.h"
+#include "base/offset.h"
+#include "io/io.h"
+#include "oxbow.h"
+
+struct ox_img_ops {
+	const char *format;
+	/* Ranges are within the image and longer than zero. */
+	int (*preadv_co)(struct ox_image *img, const struct iovec *iov, int n, uint64_t offset,
+			 uint64_t length);
+	int (*pwritev_co)(struct ox_image *img, const struct iovec *iov, int n, uint64_t offset,
+			  uint64_t length, unsigned flags);
+	int (*zero_co)(struct ox_image *img, uint64_t offset, uint64_t length, unsigned flags);
+	int (*discard_co)(struct ox_image *img, uint64_t offset, uint64_t length);
+	/* With durable false (cache mode unsafe) the metadata reaches the host, unsynced. */
+	int (*flush_co)(struct ox_image *img, bool durable);
+	/* The image's own layer only: neither DATA nor ZERO means "ask the backing file". */
+	int (*extent_co)(struct ox_image *img, uint64_t offset, uint64_t length,
+			 struct ox_extent *ret);
+	int (*resize_co)(struct ox_image *img, uint64_t new_bytes, struct ox_error **err);
+	/* The store has become writable (or is about to be read-only): recover, commit. */
+	int (*activate_co)(struct ox_image *img, struct ox_error **err);
+	int (*deactivate_co)(struct ox_image *img, struct ox_error **err);
+	/* Frees the format's state; the store is closed by img.c. deactivate_co came before. */
+	void (*free)(struct ox_image *img);
+	void (*stats)(const struct ox_image *img, struct ox_image_stats *ret);
+};
+
+/*
+ * Recovery, as img asks for it and check provides it (dependencies point down, so the walker above
+ * is reached through this). Rebuilds every refcount of a dirty qcow2 image from its tables, makes
+ * them durable, and returns 0 only if they are then known to be right (D6); any finding that it could
+ * not repair is an error and a message. It changes nothing but refcount structures and COPIED bits. The
+ * caller clears the dirty bit.
+ */
+struct ox_recovery {
+	int (*rebuild_co)(struct ox_io *io, struct ox_error **err,
+			  void (*progress)(void *opaque, uint64_t done, uint64_t total),
+			  void *opaque);
+};
+
+struct ox_img_open {
+	const struct ox_open_options *opts;
+	const struct ox_recovery *recovery;
+	unsigned depth; /* 0: the image itself; backing files count up */
+};
+
+struct ox_image {
+	struct ox_reactor *reactor;
+	const struct ox_img_ops *ops;
+	struct ox_io *io;	  /* owned */
+	struct ox_image *backing; /* owned; NULL: none (or not opened) */
+	const struct ox_recovery *recovery;
+	char *filename;
+	uint64_t size_bytes; /* virtual */
+	enum ox_cache_mode cache;
+	unsigned open_flags; /* enum ox_open_flags */
+	bool read_only;
+	void *state;	     /* the format's: struct ox_qcow2 * */
+	struct ox_context *ctx; /* set by lib */
+	void (*warn)(void *opaque, const char *message);
+	void (*progress)(void *opaque, uint64_t done, uint64_t total);
+	void *opaque;
+};
+
+/* Longest chain of backing files that is followed. */
+#define OX_IMG_MAX_CHAIN 200
+
+/* Takes the store over, on success alone. */
+int ox_img_open_co(struct ox_io *io, const struct ox_img_open *how, struct ox_image **ret,
+		   struct ox_error **err);
+/* Commits and frees, whatever happens; returns the first error. */
+int ox_img_close_co(struct ox_image *img, struct ox_error **err);
+int ox_img_reopen_co(struct ox_image *img, bool read_only, struct ox_error **err);
+
+int ox_img_preadv_co(struct ox_image *img, const struct iovec *iov, int n, uint64_t offset);
+int ox_img_pwritev_co(struct ox_image *img, const struct iovec *iov, int n, uint64_t offset,
+		      unsigned flags);
+int ox_img_zero_co(struct ox_image *img, uint64_t offset, uint64_t length, unsigned flags);
+int ox_img_discard_co(struct ox_image *img, uint64_t offset, uint64_t length);
+int ox_img_flush_co(struct ox_image *img);
+int ox_img_extent_co(struct ox_image *img, uint64_t offset, uint64_t length,
+		     struct ox_extent *ret);
+int ox_img_resize_co(struct ox_image *img, uint64_t new_bytes, struct ox_error **err);
+
+/* Formats, each with an open that reads the header and fills img->ops, state, size_bytes. */
+int ox_qcow2_open_co(struct ox_image *img, const struct ox_img_open *how, struct ox_error **err);
+int ox_raw_open_co(struct ox_image *img, const struct ox_img_open *how, struct ox_error **err);
+
+/* Creation: lays out an empty image on an empty store and syncs it. Preallocation METADATA and beyond
+ * is done afterwards through ox_qcow2_preallocate_co on the opened image. */
+int ox_qcow2_create_co(struct ox_io *io, const struct ox_create_options *opts,
+		       struct ox_error **err);
+
+#endif

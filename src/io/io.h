@@ -1,0 +1,135 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * A byte store: what an image lies on. Offsets are bytes of the store. Every call is made from a
+ * task of the reactor that the store was opened on.
+ *
+ * The medium's promises (M1-M3 of docs/durability.md) are made here: ox_io_sync_co covers every
+ * write, zeroing, punch and length change that completed before it was called.
+ *
+ * Implementations give whole, aligned requests to their ops; io.c meets any alignment the caller
+ * has (bounce buffers; read-modify-write under a range lock, H5) and loops over short counts.
+ */
+#ifndef OX_IO_IO_H
+#define OX_IO_IO_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/uio.h>
+
+#include "base/error.h"
+#include "rt/reactor.h"
+#include "rt/sync.h"
+
+struct ox_io;
+
+enum ox_io_write_flags {
+	OX_IO_FUA = 1 << 0, /* this write alone is durable when it returns (RWF_DSYNC) */
+};
+
+/* One range of ox_io_extent_co. */
+struct ox_io_extent {
+	uint64_t length; /* bytes from the offset asked for; > 0 */
+	bool zero;	 /* reads as zeroes (a hole) */
+};
+
+struct ox_io_ops {
+	const char *name;
+	/* Aligned to align_bytes in offset, length and memory. Byte count or negative errno; a
+	 * read at or past the end returns 0. */
+	int64_t (*preadv_co)(struct ox_io *io, const struct iovec *iov, int n, uint64_t offset);
+	int64_t (*pwritev_co)(struct ox_io *io, const struct iovec *iov, int n, uint64_t offset,
+			      unsigned flags);
+	int (*sync_co)(struct ox_io *io);
+	/* Range reads as zeroes afterwards. punch gives the space back, zero keeps or takes it.
+	 * -EOPNOTSUPP where the store cannot. Never changes the length. */
+	int (*punch_co)(struct ox_io *io, uint64_t offset, uint64_t length);
+	int (*zero_co)(struct ox_io *io, uint64_t offset, uint64_t length);
+	/* Takes space for the range (it reads as before, new space as zeroes), growing the length
+	 * if need be. */
+	int (*reserve_co)(struct ox_io *io, uint64_t offset, uint64_t length);
+	int (*set_length_co)(struct ox_io *io, uint64_t length);
+	int (*extent_co)(struct ox_io *io, uint64_t offset, struct ox_io_extent *ret);
+	void (*close)(struct ox_io *io);
+};
+
+/* Common part of every store; the first member of each implementation's struct. */
+struct ox_io {
+	const struct ox_io_ops *ops;
+	struct ox_reactor *reactor;
+	char *name;		/* for messages: the path or what the caller said */
+	uint64_t length;	/* bytes, as known: growth by our own calls is followed */
+	uint32_t align_bytes;	/* of offset, length and memory of requests; 1 = any */
+	bool read_only;
+	bool can_grow;		/* false: a block device */
+	struct ox_rangelock rmw; /* writes that are not aligned, against all writes (H5) */
+	uint64_t counts[8];	/* requests carried out, by enum ox_io_count */
+};
+
+enum ox_io_count {
+	OX_IO_COUNT_READS,
+	OX_IO_COUNT_WRITES,
+	OX_IO_COUNT_SYNCS,
+	OX_IO_COUNT_PUNCHES,
+	OX_IO_COUNT_ZEROES,
+	OX_IO_COUNT_LENGTHS,
+};
+
+/* Reads exactly the bytes asked for; what lies past the end reads as zeroes. 0 or -errno. */
+int ox_io_preadv_co(struct ox_io *io, const struct iovec *iov, int n, uint64_t offset);
+int ox_io_pread_co(struct ox_io *io, void *buf, size_t count, uint64_t offset);
+/* Writes every byte or fails; may grow a store that can grow. 0 or -errno. */
+int ox_io_pwritev_co(struct ox_io *io, const struct iovec *iov, int n, uint64_t offset,
+		     unsigned flags);
+int ox_io_pwrite_co(struct ox_io *io, const void *buf, size_t count, uint64_t offset,
+		    unsigned flags);
+int ox_io_sync_co(struct ox_io *io);
+/* Both fall back to nothing: -EOPNOTSUPP is the caller's to handle. Any alignment: edges that the
+ * store's alignment cuts off are written as zero bytes. */
+int ox_io_punch_co(struct ox_io *io, uint64_t offset, uint64_t length);
+int ox_io_zero_co(struct ox_io *io, uint64_t offset, uint64_t length);
+int ox_io_reserve_co(struct ox_io *io, uint64_t offset, uint64_t length);
+int ox_io_set_length_co(struct ox_io *io, uint64_t length);
+int ox_io_extent_co(struct ox_io *io, uint64_t offset, struct ox_io_extent *ret);
+/* Gives up the store and its locks. NULL is allowed. Outside or inside a task. */
+void ox_io_close(struct ox_io *io);
+
+/* Buffers that satisfy any store's memory alignment (4096). Freed with free(). */
+void *ox_io_buffer(size_t size_bytes);
+
+/* ---- implementations ---- */
+
+enum ox_io_open_flags {
+	OX_IO_READ_ONLY = 1 << 0,
+	OX_IO_DIRECT = 1 << 1,	   /* bypass the page cache (O_DIRECT) */
+	OX_IO_FORCE_SHARE = 1 << 2, /* take no notice of others' locks (qemu's -U) */
+	OX_IO_NO_LOCK = 1 << 3,
+	OX_IO_CREATE = 1 << 4, /* make the file, or empty one that is there, after locking it */
+	OX_IO_SHARE_WRITE = 1 << 5, /* a read-only user that lets others write (backing files
+				       keep others from writing instead) */
+};
+
+/*
+ * A regular file or a block device (found out by fstat), with QEMU's byte-range locks
+ * (io/file_lock.h). Calls that set up run synchronously; from a task or outside of any.
+ * Takes no ownership of fd on failure. Refuses directories, pipes, sockets, character devices.
+ */
+int ox_io_file_open(struct ox_reactor *r, const char *path, unsigned flags, struct ox_io **ret,
+		    struct ox_error **err) __attribute__((warn_unused_result));
+int ox_io_file_open_fd(struct ox_reactor *r, int fd, const char *name, unsigned flags,
+		       struct ox_io **ret, struct ox_error **err)
+	__attribute__((warn_unused_result));
+/* Turns a read-only file store into a writable one or back, with its locks; the old state stays on
+ * failure. A store made from an fd cannot become more than the fd allows. */
+int ox_io_file_reopen(struct ox_io *io, bool read_only, struct ox_error **err)
+	__attribute__((warn_unused_result));
+/* Device and inode numbers, to find loops in backing chains. False for memory. */
+bool ox_io_file_identity(const struct ox_io *io, uint64_t *ret_dev, uint64_t *ret_ino);
+
+/* A growing store in memory, zero-filled. */
+int ox_io_memory_open(struct ox_reactor *r, uint64_t length, struct ox_io **ret)
+	__attribute__((warn_unused_result));
+/* Its bytes, for tests; valid until the next growth. */
+uint8_t *ox_io_memory_bytes(struct ox_io *io);
+
+#endif

@@ -1,0 +1,39 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Tasks: stackful coroutines, each bound to the reactor that spawned it.
+ *
+ * A function that may suspend ends in _co, and only _co functions (and the functions given to
+ * ox_co_spawn, whose names end in _co as well) call it. Waking a task only queues it: the woken
+ * task never runs inside the waker. Stacks are 64 KiB with a guard page below, pooled by the
+ * reactor, and announced to ASan and valgrind.
+ */
+#ifndef OX_RT_CO_H
+#define OX_RT_CO_H
+
+#include <stdbool.h>
+
+struct ox_reactor;
+struct ox_co;
+
+typedef void (*ox_co_fn)(void *arg);
+
+/* Queues a new task. It first runs at the reactor's next turn. 0 or -ENOMEM. */
+int ox_co_spawn(struct ox_reactor *r, ox_co_fn fn, void *arg) __attribute__((warn_unused_result));
+
+/* The running task, or NULL outside of any task. */
+struct ox_co *ox_co_self(void);
+
+/* The reactor of the running task. Asserts that a task is running. */
+struct ox_reactor *ox_co_reactor(void);
+
+/* Suspends the running task until ox_co_wake. A task has no memory of earlier wakes: the waker
+ * and the sleeper agree on a condition, and the sleeper tests it in a loop. */
+void ox_co_suspend_co(void);
+
+/* Queues a suspended task. Asserts that it is suspended and not queued yet. */
+void ox_co_wake(struct ox_co *co);
+
+/* Queues the running task behind every ready one, and suspends. */
+void ox_co_yield_co(void);
+
+#endif

@@ -1,0 +1,79 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The reactor: one thread's loop over ready tasks and I/O completions.
+ *
+ * Each turn runs the tasks that are ready (in order; a seeded reactor draws the order), hands
+ * all queued requests to the kernel in one submission, and collects completions, which only queue
+ * their tasks. Time and randomness come from here, so that a seeded run replays.
+ *
+ * Two engines carry requests: io_uring, and a pool of threads where io_uring is refused. The
+ * environment variable OXBOW_IO=threads|uring forces one.
+ *
+ * A reactor belongs to the thread that made it; nothing here may be called from another one,
+ * except by the engine's own worker threads inside.
+ */
+#ifndef OX_RT_REACTOR_H
+#define OX_RT_REACTOR_H
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/uio.h>
+
+#include "base/error.h"
+#include "rt/co.h"
+
+struct ox_reactor;
+
+/* The kinds are those of oxbow.h; OX_ENGINE_DEFAULT reads OXBOW_IO, then tries io_uring, then threads. */
+int ox_reactor_create(enum ox_engine kind, struct ox_reactor **ret, struct ox_error **err)
+	__attribute__((warn_unused_result));
+
+/* Asserts that no task is alive. NULL is allowed. */
+void ox_reactor_destroy(struct ox_reactor *r);
+
+/* Which engine it got; never OX_ENGINE_DEFAULT. */
+enum ox_engine ox_reactor_engine(const struct ox_reactor *r);
+
+/*
+ * Runs turns until nothing is ready and no completion is at hand. With wait, first sleeps until
+ * there is something to do (returns at once if no request is in flight and no timer set).
+ * Returns 0, or a negative errno of the engine itself.
+ */
+int ox_reactor_run(struct ox_reactor *r, bool wait);
+
+/* An eventfd that becomes readable when ox_reactor_run has something to do. ox_reactor_run
+ * drains it. */
+int ox_reactor_fd(const struct ox_reactor *r);
+
+/* Runs fn(arg) as a task and turns the loop until it has ended; other tasks run meanwhile. Must
+ * not be called from a task. 0, -ENOMEM, or the engine's error. */
+int ox_reactor_call(struct ox_reactor *r, ox_co_fn fn, void *arg)
+	__attribute__((warn_unused_result));
+
+/* How many tasks exist. */
+unsigned ox_reactor_tasks(const struct ox_reactor *r);
+
+/* Monotonic nanoseconds, and a random number, both replayable under a seeded reactor. */
+uint64_t ox_reactor_now_ns(struct ox_reactor *r);
+uint64_t ox_reactor_random(struct ox_reactor *r);
+
+/* From a task: sleeps. */
+void ox_reactor_sleep_co(uint64_t ns);
+
+/*
+ * Requests, from a task of the reactor they run on. Each returns a byte count or 0, or a negative
+ * errno. Short counts are passed on as the kernel gave them; io/ loops over them. Buffers and the
+ * iovec stay valid until the call returns.
+ */
+int64_t ox_aio_preadv_co(int fd, const struct iovec *iov, int iov_count, uint64_t offset);
+/* rwf_flags: RWF_DSYNC or 0. */
+int64_t ox_aio_pwritev_co(int fd, const struct iovec *iov, int iov_count, uint64_t offset,
+			  int rwf_flags);
+int ox_aio_fdatasync_co(int fd);
+int ox_aio_fallocate_co(int fd, int mode, uint64_t offset, uint64_t length);
+
+/* Runs fn(arg) on a worker thread (decompression, ciphers, ioctls and ftruncate, which io_uring
+ * of this kernel generation lacks) and returns its result. */
+int ox_aio_work_co(int (*fn)(void *arg), void *arg);
+
+#endif
