@@ -176,7 +176,7 @@ struct ox_qcow2_bitmaps_ext {
 struct ox_qcow2_extensions {
 	char *backing_format; /* NULL: none. Owned. */
 	char *data_file;
-	bool has_bitmaps;
+	bool has_bitmaps; /* only where the autoclear bit vouches for them */
 	struct ox_qcow2_bitmaps_ext bitmaps;
 	bool has_crypto;
 	uint64_t crypto_offset;
@@ -221,7 +221,8 @@ enum ox_qcow2_entry_kind {
 	OX_QCOW2_ENTRY_ZERO,	   /* zero, no host cluster */
 	OX_QCOW2_ENTRY_ZERO_ALLOC, /* zero, with a host cluster kept */
 	OX_QCOW2_ENTRY_COMPRESSED,
-	OX_QCOW2_ENTRY_BAD, /* reserved bits, unaligned, a zero bit in version 2: see findings.def */
+	OX_QCOW2_ENTRY_BAD, /* reserved bits, unaligned, a zero bit in version 2, COPIED at offset 0
+			       of the image itself: see findings.def */
 };
 
 struct ox_qcow2_entry {
@@ -236,7 +237,7 @@ struct ox_qcow2_entry ox_qcow2_l2_decode(const struct ox_qcow2_header *h, uint64
 uint64_t ox_qcow2_l2_encode(const struct ox_qcow2_header *h, const struct ox_qcow2_entry *e);
 
 struct ox_qcow2_l1_entry {
-	bool bad; /* reserved bits or unaligned */
+	bool bad; /* reserved bits, unaligned, or COPIED without a table */
 	bool copied;
 	struct ox_host l2; /* bytes == 0: no table */
 };
@@ -272,7 +273,7 @@ struct ox_qcow2_snapshot {
 
 /*
  * Decodes the snapshot at bytes[*pos] and advances *pos past its padding. -EINVAL on a record
- * that does not fit into count, or beyond the limits.
+ * that does not fit into count, or beyond the limits. Its L1 table is for the caller to judge.
  */
 int ox_qcow2_snapshot_decode(const struct ox_qcow2_header *h, const uint8_t *bytes, size_t count,
 			     size_t *pos, struct ox_qcow2_snapshot *ret, struct ox_error **err);
@@ -280,14 +281,21 @@ void ox_qcow2_snapshot_free(struct ox_qcow2_snapshot *s);
 
 /* ---- bitmap directory ---- */
 
+enum ox_qcow2_bitmap_flags {
+	OX_QCOW2_BITMAP_IN_USE = 1 << 0,
+	OX_QCOW2_BITMAP_AUTO = 1 << 1,
+	OX_QCOW2_BITMAP_EXTRA_COMPATIBLE = 1 << 2,
+};
+
 struct ox_qcow2_bitmap {
 	uint64_t table_offset;
 	uint32_t table_entries;
-	uint32_t flags; /* 1 in_use, 2 auto, 4 extra_data_compatible */
+	uint32_t flags; /* enum ox_qcow2_bitmap_flags */
 	uint8_t granularity_bits;
 	char *name;
 };
 
+/* The same for bitmaps. The bitmap's table is for the caller to judge. */
 int ox_qcow2_bitmap_decode(const struct ox_qcow2_header *h, const uint8_t *bytes, size_t count,
 			   size_t *pos, struct ox_qcow2_bitmap *ret, struct ox_error **err);
 void ox_qcow2_bitmap_free(struct ox_qcow2_bitmap *b);

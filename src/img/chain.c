@@ -10,17 +10,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-char *ox_chain_resolve(const char *filename, const char *backing_name)
-{
-	const char *slash = strrchr(filename, '/');
-	char *path;
-
-	if (backing_name[0] == '/' || !slash)
-		return strdup(backing_name);
-	if (asprintf(&path, "%.*s/%s", (int)(slash - filename), filename, backing_name) < 0)
-		return NULL;
-	return path;
-}
+#include "base/path.h"
 
 /* Opens path if, all links resolved, it lies under dir. */
 static int open_under(const char *dir, const char *path, int *ret_fd, struct ox_error **err)
@@ -158,7 +148,7 @@ int ox_chain_open_backing_co(struct ox_image *img, const struct ox_img_open *how
 				    "and guessing it is not safe: state it with 'qemu-img rebase -u "
 				    "-F FORMAT -b ...'",
 				    img->filename, img->backing_name);
-	path = ox_chain_resolve(img->filename, img->backing_name);
+	path = ox_path_beside(img->filename, img->backing_name);
 	if (!path)
 		return ox_error_set(err, -ENOMEM, "Out of memory");
 	r = open_store(img, how->opts, path, &io, err);

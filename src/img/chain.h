@@ -12,7 +12,4 @@
 int ox_chain_open_backing_co(struct ox_image *img, const struct ox_img_open *how,
 			     struct ox_error **err);
 
-/* The path that a backing name means in the image at filename; to be freed. NULL: no memory. */
-char *ox_chain_resolve(const char *filename, const char *backing_name);
-
 #endif
