@@ -450,6 +450,100 @@ static void small_writes_at_once_keep_their_neighbours(void **state)
 	on_every_store(neighbours_co);
 }
 
+/* One request of a task of its own. */
+struct request {
+	struct rig *rig;
+	struct ox_latch *latch;
+	uint64_t offset;
+	size_t count; /* at most 4096 */
+	uint8_t value;
+	bool zero; /* by ox_io_zero_co rather than a write */
+};
+
+static void request_co(void *arg)
+{
+	struct request *q = arg;
+	uint8_t *buf = ox_io_buffer(4096);
+
+	memset(buf, q->value, 4096);
+	if (q->zero)
+		ox_assert(ox_io_zero_co(q->rig->io, q->offset, q->count) == 0);
+	else
+		ox_assert(ox_io_pwrite_co(q->rig->io, buf, q->count, q->offset, 0) == 0);
+	free(buf);
+	ox_latch_done(q->latch);
+}
+
+static void run_both_co(struct rig *rig, struct request *requests)
+{
+	struct ox_latch latch;
+
+	ox_latch_init(&latch);
+	for (int i = 0; i < 2; i++) {
+		requests[i].rig = rig;
+		requests[i].latch = &latch;
+		ox_latch_add(&latch);
+		ox_assert(ox_co_spawn(rig->reactor, request_co, &requests[i]) == 0);
+	}
+	ox_latch_wait_co(&latch);
+}
+
+/* What a small write does not cover is not its to bring back. */
+static void overlap_co(void *arg)
+{
+	struct rig *rig = arg;
+	uint8_t buf[4096];
+
+	for (int round = 0; round < 64; round++) {
+		uint8_t whole = (round & 1) ? 0 : 3;
+		struct request requests[2] = {
+			{.offset = 10, .count = 10, .value = 2},
+			{.count = 4096, .value = whole, .zero = round & 1},
+		};
+		struct request swapped[2] = {requests[1], requests[0]};
+
+		memset(buf, 1, sizeof(buf));
+		ox_assert(ox_io_pwrite_co(rig->io, buf, sizeof(buf), 0, 0) == 0);
+		run_both_co(rig, (round & 2) ? swapped : requests);
+		ox_assert(ox_io_pread_co(rig->io, buf, sizeof(buf), 0) == 0);
+		for (size_t i = 0; i < sizeof(buf); i++)
+			ox_assert(buf[i] == whole || (i >= 10 && i < 20 && buf[i] == 2));
+	}
+}
+
+static void a_small_write_brings_nothing_back(void **state)
+{
+	(void)state;
+	on_every_store(overlap_co);
+}
+
+static void growth_co(void *arg)
+{
+	struct rig *rig = arg;
+	uint8_t buf[8192];
+
+	for (int round = 0; round < 64 && rig->io->can_grow; round++) {
+		struct request requests[2] = {
+			{.offset = 10, .count = 10, .value = 2},
+			{.offset = 4096, .count = 4096, .value = 3},
+		};
+		struct request swapped[2] = {requests[1], requests[0]};
+
+		ox_assert(ox_io_set_length_co(rig->io, 0) == 0);
+		run_both_co(rig, (round & 1) ? swapped : requests);
+		ox_assert(rig->io->length == 8192);
+		ox_assert(ox_io_pread_co(rig->io, buf, sizeof(buf), 0) == 0);
+		for (size_t i = 0; i < 4096; i++)
+			ox_assert(buf[i] == (i >= 10 && i < 20 ? 2 : 0) && buf[4096 + i] == 3);
+	}
+}
+
+static void a_small_write_at_the_end_cuts_off_no_other(void **state)
+{
+	(void)state;
+	on_every_store(growth_co);
+}
+
 /* ---- ends and refusals ---- */
 
 static void past_the_end_co(void *arg)
@@ -475,6 +569,30 @@ static void what_lies_past_the_end_reads_as_zeroes(void **state)
 {
 	(void)state;
 	on_every_store(past_the_end_co);
+}
+
+static void zero_tail_co(void *arg)
+{
+	struct rig *rig = arg;
+	uint8_t buf[1000];
+
+	if (!rig->io->can_grow)
+		return;
+	for (uint64_t start = 500; start < 1000; start += 12) {
+		memset(buf, 1, sizeof(buf));
+		ox_assert(ox_io_pwrite_co(rig->io, buf, sizeof(buf), 0, 0) == 0);
+		ox_assert(ox_io_zero_co(rig->io, start, 1000 - start) == 0);
+		ox_assert(rig->io->length == 1000);
+		ox_assert(ox_io_pread_co(rig->io, buf, sizeof(buf), 0) == 0);
+		for (size_t i = 0; i < sizeof(buf); i++)
+			ox_assert(buf[i] == (i < start));
+	}
+}
+
+static void zeroing_up_to_the_end_keeps_the_length(void **state)
+{
+	(void)state;
+	on_every_store(zero_tail_co);
 }
 
 static void full_device_co(void *arg)
@@ -814,6 +932,9 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(any_request_does_what_a_plain_buffer_would),
 		cmocka_unit_test(small_writes_at_once_keep_their_neighbours),
+		cmocka_unit_test(a_small_write_brings_nothing_back),
+		cmocka_unit_test(a_small_write_at_the_end_cuts_off_no_other),
+		cmocka_unit_test(zeroing_up_to_the_end_keeps_the_length),
 		cmocka_unit_test(what_lies_past_the_end_reads_as_zeroes),
 		cmocka_unit_test(a_device_does_not_grow),
 		cmocka_unit_test(requests_and_bytes_are_counted),
