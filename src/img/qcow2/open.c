@@ -93,7 +93,6 @@ static void init_parts(struct ox_qcow2 *q, const struct ox_open_options *opts)
 	ox_mutex_init(&q->unpack_lock);
 	ox_rangelock_init(&q->guest);
 	ox_latch_init(&q->background);
-	ox_alloc_init(q);
 	ox_commit_init(q);
 	ox_lazy_init(q);
 }
@@ -125,6 +124,7 @@ int ox_qcow2_open_co(struct ox_image *img, const struct ox_img_open *how, struct
 		q->cluster_bytes = ox_qcow2_cluster_bytes(ox_qcow2_hdr(q));
 		q->slice_bytes = ox_min_u64(q->cluster_bytes, SLICE_MAX_BYTES);
 		note_fixed_ranges(q);
+		ox_alloc_init(q);
 		r = open_caches(q, how->opts);
 		if (r < 0)
 			ox_error_set(err, r, "Out of memory");

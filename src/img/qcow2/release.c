@@ -159,6 +159,8 @@ int ox_alloc_shrink_co(struct ox_qcow2 *q)
 
 static void drop_list(struct ox_list *list)
 {
+	if (!list->next)
+		return; /* an opening that failed before the allocator was set up */
 	while (!ox_list_empty(list)) {
 		struct freed *f = ox_list_first(list, struct freed, link);
 
