@@ -91,7 +91,7 @@ static int teardown(void **state)
 	return 0;
 }
 
-static void create_task(void *arg)
+static void create_task_co(void *arg)
 {
 	(void)arg;
 	rig->result = ox_qcow2_create_co(rig->io, &rig->opts, &rig->err);
@@ -118,7 +118,7 @@ static int create(bool device)
 	ops.sync_co = noting_sync_co;
 	ops.set_length_co = noting_set_length_co;
 	rig->io->ops = &ops;
-	assert_int_equal(ox_reactor_call(rig->reactor, create_task, NULL), 0);
+	assert_int_equal(ox_reactor_call(rig->reactor, create_task_co, NULL), 0);
 	rig->io->ops = rig->real;
 	return rig->result;
 }
@@ -321,8 +321,8 @@ int main(void)
 		cmocka_unit_test_setup_teardown(options_are_kept_in_the_header, setup, teardown),
 		cmocka_unit_test_setup_teardown(
 			the_first_sector_is_written_after_a_sync_of_all_else, setup, teardown),
-		cmocka_unit_test_setup_teardown(a_failure_before_the_last_sync_leaves_no_image, setup,
-						teardown),
+		cmocka_unit_test_setup_teardown(a_failure_before_the_last_sync_leaves_no_image,
+						setup, teardown),
 		cmocka_unit_test_setup_teardown(a_device_loses_its_old_header_first, setup,
 						teardown),
 		cmocka_unit_test_setup_teardown(a_device_that_is_too_small_is_refused, setup,
