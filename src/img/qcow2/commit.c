@@ -13,6 +13,49 @@ void ox_commit_init(struct ox_qcow2 *q)
 {
 	q->commit = (struct ox_commit){0};
 	ox_waitq_init(&q->commit.waiters);
+	ox_waitq_init(&q->commit.leaving);
+}
+
+void ox_commit_enter(struct ox_qcow2 *q)
+{
+	q->commit.entered++;
+}
+
+void ox_commit_leave(struct ox_qcow2 *q)
+{
+	q->commit.left++;
+	ox_waitq_wake_all(&q->commit.leaving);
+}
+
+/* Writers end in any order, so that counts can only be compared; those that began later may stand in
+ * for some that began before. Either way as many have joined as were on their way. */
+static void gather_co(struct ox_commit *c)
+{
+	uint64_t upto = c->entered;
+
+	while (c->left < upto)
+		ox_waitq_wait_co(&c->leaving);
+	ox_co_yield_co(); /* they run, and join */
+}
+
+static void tables_task_co(void *arg)
+{
+	struct ox_qcow2 *q = arg;
+
+	/* What failed is dirty still: the round that follows meets the error and reports it. */
+	int r = ox_cache_flush_co(&q->map);
+
+	(void)r;
+	ox_latch_done(&q->background);
+}
+
+void ox_commit_start_tables(struct ox_qcow2 *q)
+{
+	if (q->commit.entered - q->commit.left > 1 || q->commit.running)
+		return; /* in company, one write of the tables serves all */
+	ox_latch_add(&q->background);
+	if (ox_co_spawn(q->img->reactor, tables_task_co, q) < 0)
+		ox_latch_done(&q->background);
 }
 
 static void release_task_co(void *arg)
@@ -50,7 +93,7 @@ static void lead_round_co(struct ox_qcow2 *q)
 	int r;
 
 	c->running = true;
-	ox_co_yield_co(); /* tasks whose data is written by now still join */
+	gather_co(c);
 	number = ++c->started;
 	ox_list_init(&freed);
 	ox_list_splice_back(&freed, &q->alloc.pending);

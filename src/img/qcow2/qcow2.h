@@ -75,7 +75,10 @@ struct ox_commit {
 	int error;
 	bool running;
 	bool soon; /* a background round has been asked for */
+	uint64_t entered; /* synchronous writers that began to write data, ever */
+	uint64_t left;	  /* and that ended, so that they are about to join a round */
 	struct ox_waitq waiters;
+	struct ox_waitq leaving;
 };
 
 /* ---- one host range that must not be data ---- */
@@ -156,8 +159,8 @@ int ox_refcount_set_co(struct ox_qcow2 *q, uint64_t cluster, uint64_t count, uin
 int ox_refcount_find_free_co(struct ox_qcow2 *q, uint64_t from, uint64_t most, uint64_t *ret_start,
 			     uint64_t *ret_count) __attribute__((warn_unused_result));
 /*
- * Makes sure that a refcount block describes the free cluster; clusters of one block's range exist
- * or lack it together. *ret_used tells whether the block was made, out of this very cluster.
+ * Makes sure that a refcount block describes the free cluster; clusters of one block's range have
+ * or lack it together. *ret_used: the refcount structure took the cluster itself; search again.
  */
 int ox_refcount_ensure_co(struct ox_qcow2 *q, uint64_t cluster, bool *ret_used)
 	__attribute__((warn_unused_result));
@@ -195,6 +198,16 @@ void ox_alloc_fini(struct ox_qcow2 *q);
 void ox_commit_init(struct ox_qcow2 *q);
 /* Makes every entry set so far, and all data that had been written, durable (D7). */
 int ox_commit_co(struct ox_qcow2 *q) __attribute__((warn_unused_result));
+/*
+ * A synchronous writer says when its data is on its way and when it has arrived: the leader of a round
+ * waits for those that were on their way, so that one sync serves them all. Called with the
+ * guest range held, so that whoever waits for that range is not waited for.
+ */
+void ox_commit_enter(struct ox_qcow2 *q);
+void ox_commit_leave(struct ox_qcow2 *q);
+/* For a writer that is alone: writes the tables beside its data. The round that follows finds them
+ * written, or writes what failed. */
+void ox_commit_start_tables(struct ox_qcow2 *q);
 /* The same in the background, for a guest that frees much and never flushes. */
 void ox_commit_soon(struct ox_qcow2 *q);
 
@@ -252,9 +265,9 @@ int ox_qcow2_flush_co(struct ox_image *img, bool durable);
 int ox_qcow2_extent_co(struct ox_image *img, uint64_t offset, uint64_t length,
 		       struct ox_extent *ret);
 int ox_qcow2_resize_co(struct ox_image *img, uint64_t new_bytes, struct ox_error **err);
-/* The writer's inner part, for a caller that holds the range exclusively. */
+/* The writer's inner part, for a caller that holds the range exclusively. fua: a commit follows. */
 int ox_qcow2_write_locked_co(struct ox_qcow2 *q, const struct iovec *iov, int n, uint64_t offset,
-			     uint64_t length);
+			     uint64_t length, bool fua);
 /* Zeroes, and for a shrinking disk removal of what lies past its new end, for a caller that holds
  * the range exclusively (zero.c). */
 int ox_qcow2_zero_locked_co(struct ox_qcow2 *q, uint64_t offset, uint64_t length, unsigned flags);

@@ -187,10 +187,10 @@ int ox_refcount_ensure_co(struct ox_qcow2 *q, uint64_t cluster, bool *ret_used)
 	int r;
 
 	*ret_used = false;
-	if (index >= table_entries(q)) {
+	if (index >= table_entries(q)) { /* the larger table may lie on this very cluster */
 		r = ox_refcount_grow_table_co(q, index + 1);
-		if (r < 0)
-			return r;
+		*ret_used = r == 0;
+		return r;
 	}
 	r = find_place_co(q, cluster, &p);
 	if (r < 0 || p.block.bytes != 0)

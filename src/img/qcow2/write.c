@@ -172,23 +172,45 @@ static int link_piece_co(struct ox_qcow2 *q, const struct piece *p, uint64_t aft
 	return 0;
 }
 
-static int write_piece_co(struct ox_qcow2 *q, struct piece *p)
+/*
+ * Order is owed: data first, then the entry, with the barrier that makes the data durable first.
+ */
+static int write_then_link_co(struct ox_qcow2 *q, const struct piece *p)
 {
-	uint64_t after = OX_TICKET_NONE;
-	int r;
+	int r = write_data_co(q, p);
 
-	r = choose_host_co(q, p);
+	if (r == 0)
+		return link_piece_co(q, p, ox_order_ticket(&q->order)); /* D1 */
+	if (p->host_fresh)
+		ox_alloc_free_later(q, p->host, p->clusters * q->cluster_bytes);
+	return r;
+}
+
+/*
+ * No order is owed: the entry goes first, so that for a lone synchronous writer the table can be on
+ * its way together with the data. Should the data fail, the guest reads the old zeroes or, sector
+ * by sector, the new bytes.
+ */
+static int link_then_write_co(struct ox_qcow2 *q, const struct piece *p, bool fua)
+{
+	int r = link_piece_co(q, p, OX_TICKET_NONE);
+
 	if (r < 0)
 		return r;
-	r = write_data_co(q, p);
-	if (r < 0) {
-		if (p->host_fresh)
-			ox_alloc_free_later(q, p->host, p->clusters * q->cluster_bytes);
+	if (fua)
+		ox_commit_start_tables(q);
+	return write_data_co(q, p);
+}
+
+static int write_piece_co(struct ox_qcow2 *q, struct piece *p, bool fua)
+{
+	int r = choose_host_co(q, p);
+
+	if (r < 0)
 		return r;
-	}
-	if (!old_reads_zero(q, p) || !p->host_zero)
-		after = ox_order_ticket(&q->order); /* D1 */
-	return link_piece_co(q, p, after);
+	if (old_reads_zero(q, p) && p->host_zero)
+		return link_then_write_co(q, p, fua);
+	return write_then_link_co(q, p);
 }
 
 static int write_in_place_co(struct ox_qcow2 *q, const struct iovec *iov, int n, uint64_t skip,
@@ -231,7 +253,7 @@ static struct piece cut_piece(const struct ox_qcow2 *q, const struct iovec *iov,
 }
 
 int ox_qcow2_write_locked_co(struct ox_qcow2 *q, const struct iovec *iov, int n, uint64_t offset,
-			     uint64_t length)
+			     uint64_t length, bool fua)
 {
 	struct ox_map_run run;
 	uint64_t done = 0;
@@ -249,7 +271,7 @@ int ox_qcow2_write_locked_co(struct ox_qcow2 *q, const struct iovec *iov, int n,
 		} else {
 			struct piece p = cut_piece(q, iov, n, offset, done, &run);
 
-			r = write_piece_co(q, &p);
+			r = write_piece_co(q, &p, fua);
 			if (r < 0)
 				return r;
 			done += p.length;
@@ -305,7 +327,11 @@ int ox_qcow2_pwritev_co(struct ox_image *img, const struct iovec *iov, int n, ui
 	if (r == -EAGAIN) {
 		durable = false;
 		ox_qcow2_lock_co(q, &range, offset, length, true);
-		r = ox_qcow2_write_locked_co(q, iov, n, offset, length);
+		if (fua)
+			ox_commit_enter(q);
+		r = ox_qcow2_write_locked_co(q, iov, n, offset, length, fua);
+		if (fua)
+			ox_commit_leave(q);
 		ox_rangelock_release(&q->guest, &range);
 	}
 	if (r == 0 && fua && !durable)

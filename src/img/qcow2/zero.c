@@ -38,7 +38,7 @@ static int zero_part_co(struct ox_qcow2 *q, uint64_t offset, uint64_t length, bo
 	if (!v.iov_base)
 		return -ENOMEM;
 	memset(v.iov_base, 0, length);
-	r = ox_qcow2_write_locked_co(q, &v, 1, offset, length);
+	r = ox_qcow2_write_locked_co(q, &v, 1, offset, length, false);
 	free(v.iov_base);
 	return r;
 }
