@@ -25,6 +25,9 @@ struct ox_serve_nbd_options {
 /* What went wrong, in words. */
 struct ox_serve_error {
 	char message[512];
+	/* The library's engine failed under requests that will never complete: the image cannot be
+	 * closed any more. */
+	bool requests_lost;
 };
 
 /* Blocks the signals that stop a server, so that it can take them from a descriptor. */
@@ -36,7 +39,7 @@ void ox_serve_block_signals(void);
  * of the library's I/O engine, returns a negative errno and fills *ret_error.
  */
 int ox_serve_nbd(struct ox_context *ctx, struct ox_image *image,
-		 const struct ox_serve_nbd_options *options, struct ox_serve_error *ret_error)
-	OX_CHECKED;
+		 const struct ox_serve_nbd_options *options,
+		 struct ox_serve_error *ret_error) OX_CHECKED;
 
 #endif

@@ -12,7 +12,7 @@ static unsigned class_of(size_t length)
 	unsigned class = 0;
 
 	while (class < NBD_BUFFER_CLASSES && length > (size_t)SMALLEST_BYTES << class)
-		class++;
+		class ++;
 	return class;
 }
 
@@ -53,7 +53,7 @@ void ox_nbd_buffer_put(struct ox_nbd_pool *pool, uint8_t *buffer, size_t length)
 
 void ox_nbd_pool_free(struct ox_nbd_pool *pool)
 {
-	for (unsigned class = 0; class < NBD_BUFFER_CLASSES; class++) {
+	for (unsigned class = 0; class < NBD_BUFFER_CLASSES; class ++) {
 		void *buffer = pool->kept[class];
 
 		while (buffer) {

@@ -59,7 +59,7 @@ struct ox_nbd_extents {
 	struct ox_nbd_extent *list;
 	size_t count;
 	size_t capacity;
-	size_t max; /* the walk ends when it would need more */
+	size_t max;	      /* the walk ends when it would need more */
 	uint32_t status_mask; /* extents that differ elsewhere only are merged */
 	unsigned looks_left;  /* the walk ends as well when these are used up */
 	uint64_t position;    /* of the walk */
@@ -81,9 +81,9 @@ struct ox_nbd_request {
 	struct ox_nbd_request *next; /* in conn's queue of replies */
 	struct ox_nbd_request_head head;
 	enum ox_nbd_stage stage;
-	int error;		 /* known before the payload is skipped; 0: none */
-	const char *error_text;	 /* a literal; NULL: none */
-	uint8_t *data;		 /* payload of data_bytes; NULL: none */
+	int error;		/* known before the payload is skipped; 0: none */
+	const char *error_text; /* a literal; NULL: none */
+	uint8_t *data;		/* payload of data_bytes; NULL: none */
 	size_t data_bytes;
 	size_t charged_bytes;
 	struct iovec data_iov;

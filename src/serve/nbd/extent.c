@@ -61,8 +61,7 @@ static int append(struct ox_nbd_extents *extents, uint64_t length, uint32_t stat
 		return 0;
 	if (extents->count == extents->capacity) {
 		size_t capacity = extents->capacity ? extents->capacity * 2 : 4;
-		struct ox_nbd_extent *list =
-			reallocarray(extents->list, capacity, sizeof(*list));
+		struct ox_nbd_extent *list = reallocarray(extents->list, capacity, sizeof(*list));
 
 		if (!list)
 			return -ENOMEM;

@@ -109,7 +109,8 @@ static int listen_unix(const char *path, struct ox_nbd_listeners *listeners,
 	listeners->is_unix = true;
 	add(listeners, fd);
 	if (bind(fd, (struct sockaddr *)&address, sizeof(address)) < 0 || stat(path, &st) < 0)
-		return fail(error, -errno, "Cannot make the socket '%s': %s", path, strerror(errno));
+		return fail(error, -errno, "Cannot make the socket '%s': %s", path,
+			    strerror(errno));
 	listeners->path_dev = st.st_dev;
 	listeners->path_ino = st.st_ino;
 	listeners->path = absolute_path(path);
@@ -214,7 +215,8 @@ static int listen_tcp(const char *text, struct ox_nbd_listeners *listeners,
 	if (bracketed && (host_bytes < 2 || text[host_bytes - 1] != ']'))
 		return fail(error, -EINVAL, "'%s' is not of the form [ADDRESS]:PORT", text);
 	if (!bracketed && memchr(text, ':', host_bytes))
-		return fail(error, -EINVAL, "'%s': an IPv6 address is written [ADDRESS]:PORT", text);
+		return fail(error, -EINVAL, "'%s': an IPv6 address is written [ADDRESS]:PORT",
+			    text);
 	host = bracketed ? strndup(text + 1, host_bytes - 2) : strndup(text, host_bytes);
 	listeners->host = host_bytes ? strndup(text, host_bytes) : strdup("localhost");
 	if (!host || !listeners->host)

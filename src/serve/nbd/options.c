@@ -226,8 +226,8 @@ static void run_meta_context(struct ox_nbd_conn *conn, const struct ox_nbd_optio
 		return;
 	}
 	if (matched) {
-		uint8_t *at = reply(conn, head->type, NBD_REP_META_CONTEXT,
-				    4 + strlen(ALLOCATION_NAME));
+		uint8_t *at =
+			reply(conn, head->type, NBD_REP_META_CONTEXT, 4 + strlen(ALLOCATION_NAME));
 
 		if (!at)
 			return;

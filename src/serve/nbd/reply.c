@@ -209,8 +209,8 @@ void ox_nbd_reply_block_status(struct ox_nbd_request *request)
 	head = ox_nbd_put32(head, NBD_CONTEXT_ALLOCATION);
 	if (extended)
 		head = ox_nbd_put32(head, (uint32_t)extents->count);
-	request->inline_iov[0] = (struct iovec){request->reply_head,
-						(size_t)(head - request->reply_head)};
+	request->inline_iov[0] =
+		(struct iovec){request->reply_head, (size_t)(head - request->reply_head)};
 	request->inline_iov[1] = (struct iovec){request->reply_more, list_bytes};
 	request->iov_count = 2;
 	enqueue(request);
