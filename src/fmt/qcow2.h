@@ -281,10 +281,16 @@ void ox_qcow2_snapshot_free(struct ox_qcow2_snapshot *s);
 
 /* ---- bitmap directory ---- */
 
+enum ox_qcow2_bitmap_flags {
+	OX_QCOW2_BITMAP_IN_USE = 1 << 0,
+	OX_QCOW2_BITMAP_AUTO = 1 << 1,
+	OX_QCOW2_BITMAP_EXTRA_COMPATIBLE = 1 << 2,
+};
+
 struct ox_qcow2_bitmap {
 	uint64_t table_offset;
 	uint32_t table_entries;
-	uint32_t flags; /* 1 in_use, 2 auto, 4 extra_data_compatible */
+	uint32_t flags; /* enum ox_qcow2_bitmap_flags */
 	uint8_t granularity_bits;
 	char *name;
 };

@@ -244,12 +244,10 @@ static struct ox_file_lock wanted_lock(unsigned flags, bool read_only)
 	return (struct ox_file_lock){OX_FILE_LOCK_READ, changes};
 }
 
-/* Looks at the descriptor: its kind, identity, length and alignment. */
+/* Looks at the descriptor: its kind and identity. */
 static int file_examine(struct file_store *f, struct ox_error **err)
 {
 	struct stat st;
-	off_t end;
-	int r;
 
 	if (fstat(f->fd, &st) < 0)
 		return ox_error_set_errno(err, -errno, "Could not look at '%s'", f->io.name);
@@ -262,7 +260,15 @@ static int file_examine(struct file_store *f, struct ox_error **err)
 	/* A device may have several nodes; its number is what it is known by. */
 	f->dev = f->is_block ? st.st_rdev : st.st_dev;
 	f->ino = f->is_block ? 0 : st.st_ino;
-	end = lseek(f->fd, 0, SEEK_END);
+	return 0;
+}
+
+/* Takes the length and alignment: under the locks, as a writer could still change them before. */
+static int file_measure(struct file_store *f, struct ox_error **err)
+{
+	off_t end = lseek(f->fd, 0, SEEK_END);
+	int r;
+
 	if (end < 0)
 		return ox_error_set_errno(err, -errno, "Could not get the length of '%s'",
 					  f->io.name);
@@ -313,7 +319,9 @@ static int file_make(struct ox_reactor *reactor, int fd, bool fd_given, const ch
 	r = ox_file_lock_take(fd, name, &f->lock, wanted_lock(flags, f->io.read_only), err);
 	if (r < 0)
 		goto fail;
-	r = (flags & OX_IO_CREATE) ? file_empty(f, err) : 0;
+	r = file_measure(f, err);
+	if (r == 0 && (flags & OX_IO_CREATE))
+		r = file_empty(f, err);
 	if (r < 0) {
 		ox_file_lock_keep(fd, &f->lock, (struct ox_file_lock){0});
 		goto fail;
@@ -327,10 +335,8 @@ fail:
 
 static int check_flags(unsigned flags, struct ox_error **err)
 {
-	const unsigned sharing = OX_IO_FORCE_SHARE;
-
 	ox_assert(!(flags & OX_IO_CREATE) || !(flags & OX_IO_READ_ONLY));
-	if ((flags & sharing) && !(flags & OX_IO_READ_ONLY))
+	if ((flags & OX_IO_FORCE_SHARE) && !(flags & OX_IO_READ_ONLY))
 		return ox_error_set(err, -EINVAL,
 				    "Locks can be disregarded for read-only images only");
 	return 0;
@@ -357,27 +363,42 @@ static int sync_directory_of(const char *path)
 	return r;
 }
 
+/* Makes the file, durably, or opens the one that is there, perhaps at the end of a link. */
+static int create_path(const char *path, int mode)
+{
+	int fd = open(path, mode | O_CREAT | O_EXCL, 0644);
+	int r;
+
+	if (fd < 0 && errno != EEXIST)
+		return -errno;
+	if (fd < 0) {
+		fd = open(path, mode);
+		return fd < 0 ? -errno : fd;
+	}
+	r = sync_directory_of(path);
+	if (r == 0)
+		return fd;
+	close(fd);
+	return r;
+}
+
 /* A descriptor, or a negative errno. O_NONBLOCK keeps a pipe in the path's place from stopping the
  * program; it is taken off again as io_uring heeds it. */
 static int open_path(const char *path, unsigned flags)
 {
 	int mode = (flags & OX_IO_READ_ONLY) ? O_RDONLY : O_RDWR;
-	int fd = -1;
+	int fd;
 	int r;
 
 	mode |= O_CLOEXEC | O_NONBLOCK | O_NOCTTY | ((flags & OX_IO_DIRECT) ? O_DIRECT : 0);
 	if (flags & OX_IO_CREATE) {
-		fd = open(path, mode | O_CREAT | O_EXCL, 0644);
-		r = fd < 0 ? 0 : sync_directory_of(path);
-		if (r < 0) {
-			close(fd);
-			return r;
-		}
+		fd = create_path(path, mode);
+	} else {
+		fd = open(path, mode);
+		fd = fd < 0 ? -errno : fd;
 	}
 	if (fd < 0)
-		fd = open(path, mode);
-	if (fd < 0)
-		return -errno;
+		return fd;
 	if (fcntl(fd, F_SETFL, mode & ~O_NONBLOCK) < 0) {
 		r = -errno;
 		close(fd);
@@ -520,7 +541,9 @@ int ox_io_file_reopen(struct ox_io *io, bool read_only, struct ox_error **err)
 	} else {
 		lock = (struct ox_file_lock){old.held & lock.held, old.unshared & lock.unshared};
 	}
-	r = f->fd_given ? 0 : replace_fd(f, flags, lock, err);
+	r = file_measure(f, err);
+	if (r == 0 && !f->fd_given)
+		r = replace_fd(f, flags, lock, err);
 	ox_file_lock_keep(f->fd, &f->lock, r < 0 ? old : lock);
 	if (r < 0)
 		return r;

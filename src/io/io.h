@@ -118,6 +118,8 @@ enum ox_io_open_flags {
  * A regular file or a block device (found out by fstat), with QEMU's byte-range locks
  * (io/file_lock.h). Calls that set up run synchronously; from a task or outside of any.
  * Takes no ownership of fd on failure. Refuses directories, pipes, sockets, character devices.
+ * A given fd loses O_APPEND and O_NONBLOCK, and gets O_DIRECT where that is asked for; its
+ * duplicates share those flags, and the locks until the store is closed.
  */
 int ox_io_file_open(struct ox_reactor *r, const char *path, unsigned flags, struct ox_io **ret,
 		    struct ox_error **err) __attribute__((warn_unused_result));
