@@ -37,7 +37,8 @@ def sources_are_formatted(root, tree):
         return []
     result = subprocess.run(["clang-format-14", "--dry-run", "-Werror", *paths], cwd=root,
                             stderr=subprocess.PIPE, text=True, check=False)
-    lines = [line for line in result.stderr.splitlines() if "error:" in line]
+    places = [line.split(":")[0] for line in result.stderr.splitlines() if "error:" in line]
+    lines = [f"{path}: {places.count(path)} places" for path in sorted(set(places))]
     return lines or ([result.stderr] if result.returncode else [])
 
 
