@@ -60,7 +60,7 @@ static unsigned store_flags(const struct ox_open_options *opts)
 static int open_store(const struct ox_image *img, const struct ox_open_options *opts,
 		      const char *path, struct ox_io **ret, struct ox_error **err)
 {
-	int fd;
+	int fd = -1;
 	int r;
 
 	if (opts->backing_policy != OX_BACKING_UNDER)

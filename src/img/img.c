@@ -76,7 +76,7 @@ int ox_img_open_co(struct ox_io *io, const struct ox_img_open *how, struct ox_im
 		   struct ox_error **err)
 {
 	struct ox_image *img;
-	open_fn open;
+	open_fn open = NULL;
 	int r;
 
 	r = choose_format_co(io, how->opts, &open, err);
