@@ -152,8 +152,8 @@ struct ox_qcow2_extensions;
 
 /*
  * Refuses what the engine cannot use, naming it: encryption, extended L2, data file, unknown
- * incompatible bits (by name from the feature name table where it has one), and, for_write only, the
- * corrupt bit.
+ * incompatible bits (by name from the feature name table where it has one), and, for_write only,
+ * the corrupt bit.
  */
 int ox_qcow2_header_check_supported(const struct ox_qcow2_header *h,
 				    const struct ox_qcow2_extensions *ext, bool for_write,
@@ -195,18 +195,19 @@ int ox_qcow2_extensions_decode(const struct ox_qcow2_header *h, const uint8_t *c
 			       struct ox_error **err);
 void ox_qcow2_extensions_free(struct ox_qcow2_extensions *ext);
 
-/* The backing name as a fresh string (no NUL inside, else -EINVAL); *ret = NULL where there is none. */
+/* The backing name as a fresh string (no NUL inside, else -EINVAL); *ret = NULL where there is
+ * none. */
 int ox_qcow2_backing_name(const struct ox_qcow2_header *h, const uint8_t *cluster, size_t count,
 			  char **ret, struct ox_error **err);
 
 /*
- * Lays out a new image's first cluster: header, backing format, feature names, backing name. cluster
- * is zeroed first; cluster_bytes of it are available. Sets header_length, backing_offset and
- * backing_size in h. -EINVAL where names do not fit.
+ * Lays out a new image's first cluster: header, backing format, feature names, backing name.
+ * cluster is zeroed first; cluster_bytes of it are available. Sets header_length, backing_offset
+ * and backing_size in h. -EINVAL where names do not fit.
  */
 int ox_qcow2_first_cluster_encode(struct ox_qcow2_header *h, const char *backing_name,
-				  const char *backing_format, uint8_t *cluster, size_t cluster_bytes,
-				  struct ox_error **err);
+				  const char *backing_format, uint8_t *cluster,
+				  size_t cluster_bytes, struct ox_error **err);
 
 /* ---- mapping entries ---- */
 
@@ -228,8 +229,8 @@ enum ox_qcow2_entry_kind {
 struct ox_qcow2_entry {
 	enum ox_qcow2_entry_kind kind;
 	bool copied;
-	struct ox_host host;	  /* DATA, ZERO_ALLOC: the cluster. COMPRESSED: first byte */
-	uint64_t compressed_bytes; /* COMPRESSED: most bytes that the stream may take, from host on */
+	struct ox_host host;	   /* DATA, ZERO_ALLOC: the cluster. COMPRESSED: first byte */
+	uint64_t compressed_bytes; /* COMPRESSED: the stream takes at most these, from host on */
 };
 
 /* Decodes one standard L2 entry. Nothing is checked against the file's length. */
@@ -266,8 +267,8 @@ struct ox_qcow2_snapshot {
 	uint32_t date_nanoseconds;
 	uint64_t vm_clock_ns;
 	uint64_t vm_state_bytes;
-	uint64_t disk_bytes;  /* the image's size where the entry has none */
-	uint64_t icount;      /* UINT64_MAX: none */
+	uint64_t disk_bytes; /* the image's size where the entry has none */
+	uint64_t icount;     /* UINT64_MAX: none */
 	uint32_t extra_bytes;
 };
 

@@ -54,6 +54,8 @@ struct ox_img_open {
 	const struct ox_open_options *opts;
 	const struct ox_recovery *recovery;
 	unsigned depth; /* 0: the image itself; backing files count up */
+	const struct ox_img_open *above; /* the layer that names this one; NULL at the top */
+	struct ox_io *io;		 /* this layer's store, for finding loops */
 };
 
 struct ox_image {
@@ -63,7 +65,9 @@ struct ox_image {
 	struct ox_image *backing; /* owned; NULL: none (or not opened) */
 	const struct ox_recovery *recovery;
 	char *filename;
-	uint64_t size_bytes; /* virtual */
+	char *backing_name;   /* as the image has it; NULL: none */
+	char *backing_format; /* as the image has it; NULL: not stated */
+	uint64_t size_bytes;  /* virtual */
 	enum ox_cache_mode cache;
 	unsigned open_flags; /* enum ox_open_flags */
 	bool read_only;
@@ -75,7 +79,7 @@ struct ox_image {
 };
 
 /* Longest chain of backing files that is followed. */
-#define OX_IMG_MAX_CHAIN 200
+#define OX_IMG_MAX_CHAIN 100
 
 /* Takes the store over, on success alone. */
 int ox_img_open_co(struct ox_io *io, const struct ox_img_open *how, struct ox_image **ret,
@@ -102,5 +106,10 @@ int ox_raw_open_co(struct ox_image *img, const struct ox_img_open *how, struct o
  * is done afterwards through ox_qcow2_preallocate_co on the opened image. */
 int ox_qcow2_create_co(struct ox_io *io, const struct ox_create_options *opts,
 		       struct ox_error **err);
+/* Makes every cluster of [offset, offset + length) allocated. */
+int ox_qcow2_preallocate_co(struct ox_image *img, uint64_t offset, uint64_t length,
+			    enum ox_preallocation mode,
+			    void (*progress)(void *opaque, uint64_t done, uint64_t total),
+			    void *opaque);
 
 #endif

@@ -93,6 +93,8 @@ int ox_io_sync_co(struct ox_io *io);
  * store's alignment cuts off are written as zero bytes. */
 int ox_io_punch_co(struct ox_io *io, uint64_t offset, uint64_t length);
 int ox_io_zero_co(struct ox_io *io, uint64_t offset, uint64_t length);
+/* Writes zero bytes: works on every store. */
+int ox_io_fill_zero_co(struct ox_io *io, uint64_t offset, uint64_t length);
 int ox_io_reserve_co(struct ox_io *io, uint64_t offset, uint64_t length);
 int ox_io_set_length_co(struct ox_io *io, uint64_t length);
 int ox_io_extent_co(struct ox_io *io, uint64_t offset, struct ox_io_extent *ret);

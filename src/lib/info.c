@@ -35,7 +35,7 @@ static int probe_co(struct ox_io *io, bool *ret_is_qcow2, struct ox_error **err)
 	return 0;
 }
 
-static void read_job(void *arg)
+static void read_job_co(void *arg)
 {
 	struct job *job = arg;
 
@@ -74,7 +74,7 @@ static int gather(struct ox_context *ctx, const char *path, bool probe, unsigned
 	else
 		facts->actual_bytes = (uint64_t)st.st_blocks * STAT_BLOCK_BYTES;
 	if (r == 0) {
-		r = ox_reactor_call(ctx->reactor, read_job, &job);
+		r = ox_reactor_call(ctx->reactor, read_job_co, &job);
 		if (r < 0)
 			r = ox_error_set_errno(err, r, "Could not read '%s'", path);
 		else

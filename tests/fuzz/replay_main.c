@@ -65,6 +65,6 @@ int main(int argc, char **argv)
 {
 	for (int i = 1; i < argc; i++)
 		feed(argv[i]);
-	printf("%u files\n", files_fed);
+	printf("%s 1 - %u files\n", files_fed ? "ok" : "not ok", files_fed);
 	return files_fed == 0;
 }
