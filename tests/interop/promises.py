@@ -8,7 +8,7 @@ each sector of the slot must hold what some version from the last durable one to
 """
 import struct
 
-from harness import Failure
+from interop import Failure
 
 SECTOR = 512
 
