@@ -18,12 +18,12 @@ enum change_kind {
 struct sim_change {
 	struct ox_list link;
 	enum change_kind kind;
-	uint64_t number; /* 0: in flight */
-	uint64_t offset; /* LENGTH: the new length */
-	uint64_t count;	 /* bytes */
-	uint8_t *data;	 /* WRITE */
-	bool forced;	 /* FUA: durable with its completion */
-	bool doubtful;	 /* before a sync that failed: a part of it is lost for good */
+	uint64_t number;    /* 0: in flight */
+	uint64_t offset;    /* LENGTH: the new length */
+	uint64_t count;	    /* bytes */
+	uint8_t *data;	    /* WRITE */
+	bool forced;	    /* FUA: durable with its completion */
+	bool doubtful;	    /* before a sync that failed: a part of it is lost for good */
 	uint64_t keep_seed; /* which part */
 };
 

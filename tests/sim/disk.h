@@ -3,9 +3,9 @@
  * The simulated disk: a byte store of io/io.h whose requests take a random time, and which can lose
  * its power.
  *
- * Two contents are kept. The volatile one is what reads see: a request changes it when it completes.
- * The durable one is what a sync has made safe; what lies between is the journal, in the order of
- * completion. A sync makes durable what had completed when the sync was submitted (M1).
+ * Two contents are kept. The volatile one is what reads see: a request changes it when it
+ * completes. The durable one is what a sync has made safe; what lies between is the journal, in the
+ * order of completion. A sync makes durable what had completed when the sync was submitted (M1).
  *
  * A power cut keeps the durable content, any subset of the 512-byte sectors of the journal and of
  * the writes in flight, each old or new (M2), and the file at any of the lengths it had since.
@@ -55,10 +55,10 @@ struct sim_disk {
 	struct sim_random random;
 	struct sim_trace *trace;
 	struct sim_bytes durable;
-	struct sim_bytes current;  /* the volatile content; its length is the file's */
-	struct ox_list journal;	   /* struct sim_change, completed and not durable */
-	struct ox_list in_flight;  /* struct sim_change */
-	uint64_t completed;	   /* number of the last change that completed */
+	struct sim_bytes current; /* the volatile content; its length is the file's */
+	struct ox_list journal;	  /* struct sim_change, completed and not durable */
+	struct ox_list in_flight; /* struct sim_change */
+	uint64_t completed;	  /* number of the last change that completed */
 	struct sim_fault fault;
 	unsigned faults_hit;
 	bool instant; /* requests take no time: for setting up and looking */

@@ -11,7 +11,7 @@
 struct value {
 	uint32_t id;
 	uint32_t serial;
-	bool ok;	  /* acknowledged, and not a discard: drives older values out */
+	bool ok; /* acknowledged, and not a discard: drives older values out */
 	uint64_t began;
 	uint64_t ended;
 	uint64_t live_until;  /* a reader that begins later does not see it */
@@ -209,8 +209,7 @@ uint64_t sim_model_read_begin(struct sim_model *m)
 	return ++m->clock;
 }
 
-static void describe(const struct sector *s, bool after_cut, uint64_t began, char *ret,
-		     size_t room)
+static void describe(const struct sector *s, bool after_cut, uint64_t began, char *ret, size_t room)
 {
 	size_t used = 0;
 

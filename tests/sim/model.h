@@ -5,11 +5,11 @@
  * Each write bears a number that its bytes show, so that a sector tells which write it came from.
  * A sector has a set of acceptable values. A value leaves it when a write that began after the
  * value's own request had ended is *acknowledged*: then it is no longer acceptable to a reader. And
- * when such a write is *promised*, by FUA or by a flush that began after its acknowledgment: then it
- * is not acceptable after a power cut either (D7).
+ * when such a write is *promised*, by FUA or by a flush that began after its acknowledgment: then
+ * it is not acceptable after a power cut either (D7).
  *
- * Requests that failed, and discards, may have done their work or not: they add a value and drive out
- * none.
+ * Requests that failed, and discards, may have done their work or not: they add a value and drive
+ * out none.
  */
 #ifndef SIM_MODEL_H
 #define SIM_MODEL_H

@@ -23,10 +23,10 @@ struct sim_backing {
 };
 
 struct sim_expect {
-	bool exact;   /* refcounts equal the references: after a clean close or a recovery */
-	bool clean;   /* the dirty bit is off */
+	bool exact; /* refcounts equal the references: after a clean close or a recovery */
+	bool clean; /* the dirty bit is off */
 	const struct sim_backing *backing;
-	struct sim_model *model;     /* NULL: the content is not looked at */
+	struct sim_model *model;	 /* NULL: the content is not looked at */
 	const struct sim_frozen *frozen; /* what a snapshot must still read as; NULL: none */
 };
 
@@ -36,7 +36,8 @@ struct sim_frozen {
 	uint8_t *bytes;
 };
 
-/* Ends the program through sim_fail where a rule is broken. Returns whether the dirty bit is set. */
+/* Ends the program through sim_fail where a rule is broken. Returns whether the dirty bit is set.
+ */
 bool sim_oracle_check(const struct sim_bytes *bytes, const struct sim_expect *expect);
 
 /* The sector as it reads through an L1 table and the backing file. */

@@ -23,8 +23,8 @@ struct sim_trace {
 	struct sim_event events[SIM_TRACE_LINES];
 	uint64_t count;
 	uint64_t seed;
-	uint64_t cuts; /* survived so far */
-	char scene[256];   /* the case in a line */
+	uint64_t cuts;		       /* survived so far */
+	char scene[256];	       /* the case in a line */
 	const struct sim_bytes *bytes; /* to name offsets by */
 };
 
