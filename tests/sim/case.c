@@ -339,7 +339,10 @@ static void repair_phase(struct sim_case *c)
 {
 	struct job job = {.fn = check_job};
 
-	job.repair = sim_random_percent(&c->random, 50) ? OX_REPAIR_ALL : OX_REPAIR_LEAKS;
+	/* the refcounts of a dirty image are more than leaks */
+	job.repair = is_dirty(&c->disk->current) || sim_random_percent(&c->random, 50)
+			     ? OX_REPAIR_ALL
+			     : OX_REPAIR_LEAKS;
 	note(c, "=== repair");
 	c->disk->io.read_only = false;
 	if (!run_job(c, &job, draw_cut(c, 50, 30))) {

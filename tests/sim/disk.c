@@ -215,7 +215,7 @@ static uint64_t request_count(struct sim_disk *d, const struct iovec *iov, int n
 		count += iov[i].iov_len;
 	if (d->options.short_counts && count > 4096 && !d->instant &&
 	    sim_random_percent(&d->random, 10))
-		count = ox_align_down(count / 2, 4096);
+		count = ox_align_up(count / 2, 4096);
 	return count;
 }
 

@@ -27,7 +27,7 @@ static void print_event(const struct sim_event *e, const struct sim_image *image
 {
 	char name[64] = "";
 
-	if (image && e->length > 0)
+	if (image && e->length > 0 && strncmp(e->what, "guest", 5) != 0)
 		sim_image_name(image, e->offset, name, sizeof(name));
 	printf("%10.3f us  %s", (double)e->time_ns / 1000, e->what);
 	if (e->offset || e->length)
