@@ -23,8 +23,9 @@ struct ox_order {
 	uint64_t started; /* number of the last sync begun */
 	uint64_t done;	  /* number of the last sync that succeeded */
 	bool running;
-	bool skip_syncs; /* cache mode unsafe: syncs are counted, not carried out */
-	int error;	 /* negative once poisoned */
+	bool skip_syncs;    /* cache mode unsafe: syncs are counted, not carried out, */
+	unsigned insisting; /* unless one of so many tasks insists */
+	int error;	    /* negative once poisoned */
 	struct ox_waitq waiters;
 };
 
