@@ -204,8 +204,13 @@ static bool ask_oracle(struct sim_case *c, const struct sim_bytes *bytes, bool e
 		.model = c->model,
 		.frozen = c->frozen.bytes ? &c->frozen : NULL,
 	};
+	struct sim_image image;
+	const char *why;
 
+	if (!sim_image_parse(bytes, &image, &why))
+		sim_fail("H9", "the header is broken: %s", why);
 	c->trace.bytes = bytes;
+	sim_model_found_size(c->model, image.size_bytes / SIM_SECTOR_BYTES);
 	return sim_oracle_check(bytes, &expect);
 }
 
@@ -311,9 +316,8 @@ static void draw_fault(struct sim_case *c, unsigned percent)
 	if (!c->config.faults || !sim_random_percent(&c->random, percent))
 		return;
 	fault.classes = classes[sim_random_below(&c->random, 6)];
-	fault.after = (unsigned)sim_random_below(&c->random, 60);
-	if (fault.classes & (SIM_FAULT_SYNC | SIM_FAULT_GROW))
-		fault.after /= 8;
+	fault.after = (unsigned)sim_random_below(&c->random, 64);
+	fault.after >>= sim_random_below(&c->random, 7);
 	fault.left =
 		sim_random_percent(&c->random, 60) ? 1 : 1u << sim_random_below(&c->random, 16);
 	if (fault.classes == SIM_FAULT_GROW)
@@ -394,11 +398,31 @@ static void open_phase(struct sim_case *c)
 	c->disk->instant = false;
 }
 
+/* Each time another character: one guest overwrites, another frees more than it writes. */
+static void draw_weights(struct sim_case *c)
+{
+	static const unsigned usual[SIM_GUEST_OPS] = {15, 35, 16, 12, 12, 8, 2};
+
+	for (unsigned i = 0; i < SIM_GUEST_OPS; i++)
+		c->workload.weights[i] = usual[i] * (unsigned)sim_random_below(&c->random, 8);
+	c->workload.weights[SIM_GUEST_READ]++;
+}
+
+/* The new size, or 0 for none. */
+static uint64_t draw_resize(struct sim_case *c)
+{
+	if (c->config.room_sectors == c->config.sectors || !sim_random_percent(&c->random, 40))
+		return 0;
+	return sim_random_between(&c->random, 1, c->config.room_sectors);
+}
+
 static void start_guest(struct sim_case *c)
 {
 	const struct sim_config *config = &c->config;
 	uint64_t per_cluster = UINT64_C(1) << (config->cluster_bits - 9);
-	uint64_t hot = ox_min_u64(config->hot_clusters * per_cluster, config->sectors);
+	uint64_t resize = draw_resize(c);
+	uint64_t sectors = ox_min_u64(resize ? resize : UINT64_MAX, sim_model_sectors(c->model));
+	uint64_t hot = ox_min_u64(config->hot_clusters * per_cluster, sectors);
 
 	c->workload = (struct sim_workload){
 		.img = c->img,
@@ -407,13 +431,17 @@ static void start_guest(struct sim_case *c)
 		.random = {sim_random_next(&c->random)},
 		.cluster_bytes = UINT64_C(1) << config->cluster_bits,
 		.operations = config->operations,
-		.hot_first = sim_random_below(&c->random, config->sectors - hot + 1),
+		.hot_first = config->prefilled ? sectors - hot
+					       : sim_random_below(&c->random, sectors - hot + 1),
 		.hot_count = hot,
-		.most_sectors = ox_min_u64(per_cluster * 5, config->sectors),
+		.most_sectors = ox_min_u64(per_cluster * 5, sectors),
 		.quiet_percent = config->quiet_percent,
-		.flush_percent = config->flush_percent,
+		.sectors = sectors,
 		.errors_allowed = c->disk->fault.left > 0,
+		.may_be_full = config->disk.fixed_bytes > 0,
+		.resize_sectors = resize,
 	};
+	draw_weights(c);
 	if (!sim_workload_start(&c->workload, c->reactor, config->tasks))
 		sim_fail("sim", "out of memory");
 }
@@ -534,10 +562,23 @@ static void make_backing(struct sim_case *c)
 	c->backing_disk = sim_disk_open(c->reactor, &c->config.disk, &copy, &c->random, &c->trace);
 }
 
+/* A device has bytes of an earlier use on it. */
+static void old_bytes(struct sim_bytes *b, uint64_t length)
+{
+	uint8_t sector[SIM_SECTOR_BYTES];
+
+	memset(sector, 0xc3, sizeof(sector));
+	for (uint64_t at = 0; at < length; at += sizeof(sector))
+		sim_bytes_write(b, at, sector, sizeof(sector));
+	b->length = length;
+}
+
 static void make_disk(struct sim_case *c)
 {
 	struct sim_bytes empty = {0};
 	struct job job = {.fn = create_job};
+
+	old_bytes(&empty, c->config.disk.fixed_bytes);
 
 	c->disk = sim_disk_open(c->reactor, &c->config.disk, &empty, &c->random, &c->trace);
 	c->disk->instant = true;
@@ -566,7 +607,7 @@ static void make_snapshot(struct sim_case *c)
 	taken = sim_snapshot_take(&bytes);
 	settle_model(c, &bytes, sim_model_settle);
 	if (taken && sim_image_parse(&bytes, &image, &why)) {
-		c->frozen.sectors = c->config.sectors;
+		c->frozen.sectors = sim_model_sectors(c->model);
 		c->frozen.bytes = sim_alloc(c->frozen.sectors, SIM_SECTOR_BYTES);
 		for (uint64_t s = 0; s < c->frozen.sectors; s++)
 			sim_oracle_read(&image, image.l1_offset, image.l1_entries, &c->backing,
@@ -576,6 +617,37 @@ static void make_snapshot(struct sim_case *c)
 	}
 	c->disk = sim_disk_open(c->reactor, &c->config.disk, &bytes, &c->random, &c->trace);
 	c->trace.bytes = &c->disk->current;
+}
+
+static void fill_job(struct job *job)
+{
+	struct sim_case *c = job->c;
+	uint64_t count = sim_model_sectors(c->model) - 500;
+	uint8_t *buf = sim_alloc(count, SIM_SECTOR_BYTES);
+	struct iovec iov = {buf, count * SIM_SECTOR_BYTES};
+	struct sim_write w;
+
+	sim_model_begin(c->model, &w, SIM_MODEL_WRITE, 0, count);
+	for (uint64_t i = 0; i < count; i++)
+		sim_model_pattern(w.id, i, buf + i * SIM_SECTOR_BYTES);
+	job->result = ox_img_pwritev_co(c->img, &iov, 1, 0, OX_REQ_FUA);
+	sim_model_end(c->model, &w, job->result == 0, true);
+	free(buf);
+}
+
+/* Data up to shortly before the refcount table's reach. */
+static void fill(struct sim_case *c)
+{
+	struct job open = {.fn = open_job};
+	struct job write = {.fn = fill_job};
+	struct job close = {.fn = close_job};
+
+	c->disk->instant = true;
+	(void)run_job(c, &open, NO_CUT);
+	(void)run_job(c, &write, NO_CUT);
+	(void)run_job(c, &close, NO_CUT);
+	drain(c);
+	c->disk->instant = false;
 }
 
 static void case_free(struct sim_case *c)
@@ -613,11 +685,14 @@ void sim_case_run(struct sim_run *run, uint64_t seed)
 		printf("%llu: %s\n", (unsigned long long)seed, c->trace.scene);
 	if (ox_reactor_create_simulated(seed, &c->reactor) < 0)
 		sim_fail("sim", "out of memory");
-	c->model = sim_model_new(c->config.sectors, c->config.backed_sectors);
+	c->model =
+		sim_model_new(c->config.sectors, c->config.room_sectors, c->config.backed_sectors);
 	make_backing(c);
 	make_disk(c);
 	if (c->config.snapshot)
 		make_snapshot(c);
+	if (c->config.prefilled)
+		fill(c);
 	generations = sim_random_between(&c->random, 3, GENERATIONS_MOST);
 	for (uint64_t i = 0; i < generations && !c->over; i++)
 		generation(c);

@@ -32,6 +32,7 @@ static void draw_disk(struct sim_disk_options *ret, struct sim_random *random)
 	ret->align_bytes = aligns[sim_random_below(random, 5)];
 	ret->zero_align_bytes =
 		sim_random_percent(random, 50) ? (uint32_t)ox_max_u64(ret->align_bytes, 512) : 4096;
+	ret->fixed_bytes = 0;
 	ret->can_punch = sim_random_percent(random, 80);
 	ret->can_zero = sim_random_percent(random, 60);
 	ret->short_counts = sim_random_percent(random, 20);
@@ -53,6 +54,31 @@ static uint64_t draw_sectors(const struct sim_config *c, struct sim_random *rand
 	return sectors;
 }
 
+/* A block device, with hardly more room than the disk needs: what is freed is used again soon. */
+static void make_device(struct sim_config *c, struct sim_random *random)
+{
+	uint64_t cluster = UINT64_C(1) << c->cluster_bits;
+	uint64_t clusters = c->sectors * SIM_SECTOR_BYTES / cluster + 1;
+
+	clusters += clusters / (cluster / 8) + 12 + sim_random_below(random, clusters / 2 + 20);
+	c->disk.fixed_bytes = ox_align_up(clusters * cluster, 4096);
+	c->snapshot = false;
+}
+
+/* The smallest image whose refcount table has to move soon. */
+static void make_full(struct sim_config *c)
+{
+	c->version = 3;
+	c->cluster_bits = 9;
+	c->refcount_bits = 64;
+	c->sectors = 4300;
+	c->room_sectors = c->sectors;
+	c->backed_sectors = 0;
+	c->snapshot = false;
+	c->prefilled = true;
+	c->hot_clusters = 400;
+}
+
 void sim_config_draw(struct sim_config *ret, struct sim_random *random)
 {
 	struct sim_config c = {.version = sim_random_percent(random, 20) ? 2 : 3};
@@ -70,10 +96,16 @@ void sim_config_draw(struct sim_config *ret, struct sim_random *random)
 	c.faults = sim_random_percent(random, 35);
 	c.cache = draw_cache(random);
 	draw_disk(&c.disk, random);
+	c.room_sectors = c.sectors;
+	if (sim_random_percent(random, 25) && !(c.version == 2 && c.snapshot))
+		c.room_sectors += sim_random_below(random, c.sectors * 2);
+	if (sim_random_percent(random, 20))
+		make_device(&c, random);
+	else if (sim_random_percent(random, 1))
+		make_full(&c);
 	c.tasks = (unsigned)sim_random_between(random, 1, 8);
 	c.operations = (unsigned)sim_random_between(random, 5, 60);
 	c.hot_clusters = sim_random_between(random, 1, 24);
-	c.flush_percent = (unsigned)sim_random_between(random, 0, 20);
 	c.quiet_percent = (unsigned)sim_random_between(random, 0, 60);
 	*ret = c;
 }
@@ -81,11 +113,12 @@ void sim_config_draw(struct sim_config *ret, struct sim_random *random)
 void sim_config_describe(const struct sim_config *c, char *ret, size_t room)
 {
 	snprintf(ret, room,
-		 "version %u, clusters of %u, refcounts of %u bits%s, %llu sectors (%llu "
-		 "backed)%s%s, "
+		 "version %u, clusters of %u, refcounts of %u bits%s, %llu sectors "
+		 "up to %llu (%llu backed)%s%s%s, "
 		 "cache %s, disk blocks of %u/%u%s%s%s, %u tasks%s",
 		 c->version, 1u << c->cluster_bits, c->refcount_bits, c->lazy ? ", lazy" : "",
-		 (unsigned long long)c->sectors, (unsigned long long)c->backed_sectors,
+		 (unsigned long long)c->sectors, (unsigned long long)c->room_sectors,
+		 (unsigned long long)c->backed_sectors, c->disk.fixed_bytes ? ", device" : "",
 		 c->snapshot ? ", snapshot" : "", c->tiny_caches ? ", tiny caches" : "",
 		 c->cache == OX_CACHE_WRITEBACK	     ? "writeback"
 		 : c->cache == OX_CACHE_WRITETHROUGH ? "writethrough"

@@ -16,6 +16,8 @@ struct sim_config {
 	unsigned refcount_bits;
 	bool lazy;
 	uint64_t sectors;
+	uint64_t room_sectors;	 /* the most that the disk grows to */
+	bool prefilled;		 /* begins full of data, so that the tables are about to move */
 	uint64_t backed_sectors; /* 0: no backing file */
 	bool snapshot;
 	bool tiny_caches;
@@ -25,7 +27,6 @@ struct sim_config {
 	unsigned tasks;
 	unsigned operations;
 	uint64_t hot_clusters;
-	unsigned flush_percent;
 	unsigned quiet_percent;
 };
 

@@ -398,7 +398,7 @@ struct sim_disk *sim_disk_open(struct ox_reactor *r, const struct sim_disk_optio
 		.length = durable->length,
 		.align_bytes = options->align_bytes,
 		.zero_align_bytes = options->zero_align_bytes,
-		.can_grow = true,
+		.can_grow = options->fixed_bytes == 0,
 	};
 	ox_rangelock_init(&d->io.rmw);
 	d->options = *options;

@@ -46,7 +46,8 @@ struct sim_disk_options {
 	uint32_t zero_align_bytes;
 	bool can_punch;
 	bool can_zero;
-	bool short_counts; /* requests do less than asked for, now and then */
+	uint64_t fixed_bytes; /* a block device of this size, with old bytes on it; 0: a file */
+	bool short_counts;    /* requests do less than asked for, now and then */
 };
 
 struct sim_disk {

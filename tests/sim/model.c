@@ -28,6 +28,8 @@ struct sector {
 struct sim_model {
 	struct sector *sectors;
 	uint64_t count;
+	uint64_t other_count; /* what it may be as well: the same, if no change is under way */
+	uint64_t room;
 	uint64_t clock;
 	uint32_t next_id;
 	uint32_t next_serial;
@@ -48,14 +50,16 @@ static void add_value(struct sector *s, const struct value *v)
 	s->values[s->count++] = *v;
 }
 
-struct sim_model *sim_model_new(uint64_t sectors, uint64_t backed)
+struct sim_model *sim_model_new(uint64_t sectors, uint64_t room, uint64_t backed)
 {
 	struct sim_model *m = sim_alloc(1, sizeof(*m));
 
-	m->sectors = sim_alloc(sectors, sizeof(*m->sectors));
+	m->sectors = sim_alloc(room, sizeof(*m->sectors));
 	m->count = sectors;
+	m->other_count = sectors;
+	m->room = room;
 	m->next_id = SIM_ID_BACKING + 1;
-	for (uint64_t i = 0; i < sectors; i++) {
+	for (uint64_t i = 0; i < room; i++) {
 		struct value v = {
 			.id = i < backed ? SIM_ID_BACKING : SIM_ID_ZERO,
 			.ok = true,
@@ -72,7 +76,7 @@ void sim_model_free(struct sim_model *m)
 {
 	if (!m)
 		return;
-	for (uint64_t i = 0; i < m->count; i++)
+	for (uint64_t i = 0; i < m->room; i++)
 		free(m->sectors[i].values);
 	free(m->sectors);
 	free(m);
@@ -81,6 +85,51 @@ void sim_model_free(struct sim_model *m)
 uint64_t sim_model_sectors(const struct sim_model *m)
 {
 	return m->count;
+}
+
+/* What lies past the end is forgotten: it comes back as zeroes. */
+static void forget_past(struct sim_model *m, uint64_t sectors)
+{
+	for (uint64_t i = sectors; i < m->room; i++) {
+		struct value v = {.ok = true, .live_until = NEVER, .crash_until = NEVER};
+
+		m->sectors[i].count = 0;
+		add_value(&m->sectors[i], &v);
+	}
+}
+
+void sim_model_resize_begin(struct sim_model *m, uint64_t sectors)
+{
+	struct value zero = {
+		.serial = ++m->next_serial,
+		.began = ++m->clock,
+		.ended = NEVER,
+		.live_until = NEVER,
+		.crash_until = NEVER,
+	};
+
+	forget_past(m, m->count);
+	m->other_count = sectors;
+	for (uint64_t i = sectors; i < m->count; i++)
+		add_value(&m->sectors[i], &zero);
+}
+
+void sim_model_resize_end(struct sim_model *m, bool ok)
+{
+	if (ok)
+		sim_model_found_size(m, m->other_count);
+}
+
+void sim_model_found_size(struct sim_model *m, uint64_t sectors)
+{
+	if (sectors != m->count && sectors != m->other_count)
+		sim_fail("D7", "the disk has %llu sectors, not %llu or %llu",
+			 (unsigned long long)sectors, (unsigned long long)m->count,
+			 (unsigned long long)m->other_count);
+	if (sectors < m->count)
+		forget_past(m, sectors);
+	m->count = sectors;
+	m->other_count = sectors;
 }
 
 /* ---- patterns ---- */

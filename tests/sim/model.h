@@ -41,10 +41,19 @@ struct sim_write {
 	uint64_t began;
 };
 
-/* Sectors before backed read as the backing file's, the rest as zeroes. */
-struct sim_model *sim_model_new(uint64_t sectors, uint64_t backed);
+/* Sectors before backed read as the backing file's, the rest as zeroes. The disk may grow up to
+ * room. */
+struct sim_model *sim_model_new(uint64_t sectors, uint64_t room, uint64_t backed);
 void sim_model_free(struct sim_model *m);
+/* Sectors that the guest sees. */
 uint64_t sim_model_sectors(const struct sim_model *m);
+
+/* A change of the size. Until it ends well the disk may have either; what is new reads as zeroes.
+ */
+void sim_model_resize_begin(struct sim_model *m, uint64_t sectors);
+void sim_model_resize_end(struct sim_model *m, bool ok);
+/* The size that a disk was found with: one of those it may have. */
+void sim_model_found_size(struct sim_model *m, uint64_t sectors);
 
 /* The bytes that write id leaves in a sector, and back. */
 void sim_model_pattern(uint32_t id, uint64_t sector, uint8_t *ret);

@@ -7,18 +7,10 @@
 
 #include "base/arith.h"
 
-enum guest_op {
-	GUEST_READ,
-	GUEST_WRITE,
-	GUEST_WRITE_FUA,
-	GUEST_ZERO,
-	GUEST_DISCARD,
-	GUEST_FLUSH,
-	GUEST_EXTENT,
-};
-
 static void check_result(const struct sim_workload *w, const char *what, int r)
 {
+	if (r == -ENOSPC && w->may_be_full)
+		return;
 	if (r < 0 && !w->errors_allowed && !w->stop)
 		sim_fail("guest", "%s failed without a fault: %s", what, strerror(-r));
 }
@@ -151,28 +143,24 @@ static void extent_co(struct sim_workload *w, uint64_t first, uint64_t count)
 
 /* ---- the tasks ---- */
 
-static enum guest_op choose(struct sim_workload *w)
+static enum sim_guest_op choose(struct sim_workload *w)
 {
-	unsigned dice = (unsigned)sim_random_below(&w->random, 100);
+	uint64_t total = 0;
+	uint64_t dice;
+	unsigned op = 0;
 
-	if (dice < w->flush_percent)
-		return GUEST_FLUSH;
-	dice = (unsigned)sim_random_below(&w->random, 100);
-	if (dice < 15)
-		return GUEST_READ;
-	if (dice < 55)
-		return GUEST_WRITE;
-	if (dice < 72)
-		return GUEST_WRITE_FUA;
-	if (dice < 85)
-		return GUEST_ZERO;
-	return dice < 98 ? GUEST_DISCARD : GUEST_EXTENT;
+	for (unsigned i = 0; i < SIM_GUEST_OPS; i++)
+		total += w->weights[i];
+	dice = sim_random_below(&w->random, total);
+	for (; dice >= w->weights[op]; op++)
+		dice -= w->weights[op];
+	return (enum sim_guest_op)op;
 }
 
 /* Half of the requests are whole clusters, as file systems like them. */
 static void place(struct sim_workload *w, uint64_t *ret_first, uint64_t *ret_count)
 {
-	uint64_t sectors = sim_model_sectors(w->model);
+	uint64_t sectors = w->sectors;
 	uint64_t per_cluster = w->cluster_bytes / SIM_SECTOR_BYTES;
 	bool hot = sim_random_percent(&w->random, 80);
 	uint64_t first = hot ? w->hot_first + sim_random_below(&w->random, w->hot_count)
@@ -199,25 +187,25 @@ static void guest_task_co(void *arg)
 
 		place(w, &first, &count);
 		switch (choose(w)) {
-		case GUEST_READ:
+		case SIM_GUEST_READ:
 			read_co(w, first, count);
 			break;
-		case GUEST_WRITE:
+		case SIM_GUEST_WRITE:
 			write_co(w, first, count, false);
 			break;
-		case GUEST_WRITE_FUA:
+		case SIM_GUEST_WRITE_FUA:
 			write_co(w, first, count, true);
 			break;
-		case GUEST_ZERO:
+		case SIM_GUEST_ZERO:
 			zero_co(w, first, count);
 			break;
-		case GUEST_DISCARD:
+		case SIM_GUEST_DISCARD:
 			discard_co(w, first, count);
 			break;
-		case GUEST_FLUSH:
+		case SIM_GUEST_FLUSH:
 			flush_co(w);
 			break;
-		case GUEST_EXTENT:
+		case SIM_GUEST_EXTENT:
 			extent_co(w, first, count);
 			break;
 		}
@@ -227,9 +215,35 @@ static void guest_task_co(void *arg)
 	w->tasks--;
 }
 
+/* The tasks keep to what is there before and after. */
+static void resize_task_co(void *arg)
+{
+	struct sim_workload *w = arg;
+	int r;
+
+	if (sim_random_percent(&w->random, 70))
+		ox_reactor_sleep_co(sim_random_below(&w->random, 20000000));
+	if (!w->stop) {
+		sim_model_resize_begin(w->model, w->resize_sectors);
+		note(w, "guest: resize", 0, 0, w->resize_sectors);
+		r = ox_img_resize_co(w->img, w->resize_sectors * SIM_SECTOR_BYTES, NULL);
+		if (!w->stop) {
+			check_result(w, "a resize", r);
+			sim_model_resize_end(w->model, r == 0);
+			note(w, r == 0 ? "guest: resize done" : "guest: resize failed", 0, 0, 1);
+		}
+	}
+	w->tasks--;
+}
+
 bool sim_workload_start(struct sim_workload *w, struct ox_reactor *r, unsigned tasks)
 {
 	w->tasks = tasks;
+	if (w->resize_sectors > 0) {
+		w->tasks++;
+		if (ox_co_spawn(r, resize_task_co, w) < 0)
+			return false;
+	}
 	for (unsigned i = 0; i < tasks; i++)
 		if (ox_co_spawn(r, guest_task_co, w) < 0)
 			return false;
