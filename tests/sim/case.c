@@ -366,18 +366,18 @@ static void repair_phase(struct sim_case *c)
 /* Opens the image, however many cuts that takes. */
 static void open_phase(struct sim_case *c)
 {
-	bool dirty = is_dirty(&c->disk->current);
+	bool dirty = false;
 	struct job read = {.fn = read_all_job};
 
 	while (!c->img && !c->over) {
 		struct job open = {.fn = open_job};
 
+		dirty = is_dirty(&c->disk->current);
 		draw_fault(c, 20);
 		note(c, "=== open");
 		if (!run_job(c, &open, draw_cut(c, dirty ? 40 : 10, dirty ? 40 : 5))) {
 			c->run->totals.cuts_opening++;
 			power_cut(c);
-			dirty = is_dirty(&c->disk->current);
 			continue;
 		}
 		if (open.result < 0 && c->disk->sync_failed)
@@ -675,7 +675,8 @@ void sim_case_run(struct sim_run *run, uint64_t seed)
 	uint64_t generations;
 
 	c->run = run;
-	c->random.state = seed * 0x9e3779b97f4a7c15;
+	c->random.state = seed;
+	c->random.state = sim_random_next(&c->random); /* neighbours shall not be alike */
 	c->trace.seed = seed;
 	sim_trace_current = &c->trace;
 	alarm(60);

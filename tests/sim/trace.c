@@ -4,6 +4,7 @@
 #include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -61,7 +62,7 @@ static void print_scene(const char *rule, const char *text)
 
 	printf("\n");
 	if (t) {
-		sim_trace_print(t, 80);
+		sim_trace_print(t, getenv("SIM_TRACE") ? 512 : 80);
 		printf("case: %s\n", t->scene);
 		printf("after %llu cuts\n", (unsigned long long)t->cuts);
 	}

@@ -206,6 +206,7 @@ static void guest_task_co(void *arg)
 			flush_co(w);
 			break;
 		case SIM_GUEST_EXTENT:
+		case SIM_GUEST_OPS:
 			extent_co(w, first, count);
 			break;
 		}
