@@ -73,16 +73,13 @@ static int grow_l1_co(struct ox_qcow2 *q, uint64_t new_bytes, uint64_t entries)
 	return 0;
 }
 
-/* What the guest will see beyond the old end must be zeroes: neither a larger backing file's
- * bytes nor the rest of the last cluster. */
+/*
+ * What the guest will see beyond the old end must be zeroes: neither a larger backing file's bytes,
+ * nor the rest of the last cluster, nor what a shrinking that was cut short left in the tables.
+ */
 static int zero_new_part_co(struct ox_qcow2 *q, uint64_t from, uint64_t to)
 {
-	uint64_t backing = q->img->backing ? q->img->backing->size_bytes : 0;
-	uint64_t end = ox_min_u64(to, ox_max_u64(backing, ox_align_up(from, q->cluster_bytes)));
-
-	if (from >= end)
-		return 0;
-	return ox_qcow2_zero_locked_co(q, from, end - from, OX_REQ_MAY_UNMAP);
+	return ox_qcow2_zero_locked_co(q, from, to - from, OX_REQ_MAY_UNMAP);
 }
 
 static int grow_co(struct ox_qcow2 *q, uint64_t new_bytes, struct ox_error **err)
