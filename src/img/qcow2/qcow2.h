@@ -39,6 +39,7 @@ enum ox_lazy_state {
 
 struct ox_lazy {
 	enum ox_lazy_state state;
+	bool doubtful; /* a write of the bit failed: the disk may have either */
 	struct ox_waitq changed;
 };
 
