@@ -191,6 +191,11 @@ static int qcow2_activate_co(struct ox_image *img, struct ox_error **err)
 	/* A read-only user's blocks may be older than what recovery makes of the image. */
 	ox_cache_clear(&q->map);
 	ox_cache_clear(&q->counts);
+	/* What a process that died wrote and did not sync is read back like anything else, and must
+	 * not be taken for durable (H1, H7). */
+	r = ox_order_wait_co(&q->order, ox_order_ticket(&q->order));
+	if (r < 0)
+		return ox_error_set_errno(err, r, "Could not sync '%s'", img->filename);
 	if (ox_qcow2_hdr(q)->incompatible & OX_QCOW2_INCOMPAT_DIRTY)
 		r = recover_co(q, err);
 	return r;
