@@ -210,7 +210,8 @@ static bool ask_oracle(struct sim_case *c, const struct sim_bytes *bytes, bool e
 	if (!sim_image_parse(bytes, &image, &why))
 		sim_fail("H9", "the header is broken: %s", why);
 	c->trace.bytes = bytes;
-	sim_model_found_size(c->model, image.size_bytes / SIM_SECTOR_BYTES);
+	sim_model_found_size(c->model, image.size_bytes / SIM_SECTOR_BYTES,
+			     bytes != &c->disk->current);
 	return sim_oracle_check(bytes, &expect);
 }
 
@@ -392,6 +393,8 @@ static void open_phase(struct sim_case *c)
 		c->may_leak = false;
 		(void)ask_oracle(c, &c->disk->durable, true, true);
 	}
+	if (!dirty && c->config.cache != OX_CACHE_UNSAFE)
+		(void)ask_oracle(c, &c->disk->durable, false, true);
 	c->disk->instant = true;
 	read.bytes = &c->disk->current;
 	(void)run_job(c, &read, NO_CUT);

@@ -108,7 +108,6 @@ void sim_model_resize_begin(struct sim_model *m, uint64_t sectors)
 		.crash_until = NEVER,
 	};
 
-	forget_past(m, m->count);
 	m->other_count = sectors;
 	for (uint64_t i = sectors; i < m->count; i++)
 		add_value(&m->sectors[i], &zero);
@@ -117,17 +116,21 @@ void sim_model_resize_begin(struct sim_model *m, uint64_t sectors)
 void sim_model_resize_end(struct sim_model *m, bool ok)
 {
 	if (ok)
-		sim_model_found_size(m, m->other_count);
+		sim_model_found_size(m, m->other_count, true);
 }
 
-void sim_model_found_size(struct sim_model *m, uint64_t sectors)
+void sim_model_found_size(struct sim_model *m, uint64_t sectors, bool durable)
 {
 	if (sectors != m->count && sectors != m->other_count)
 		sim_fail("D7", "the disk has %llu sectors, not %llu or %llu",
 			 (unsigned long long)sectors, (unsigned long long)m->count,
 			 (unsigned long long)m->other_count);
-	if (sectors < m->count)
-		forget_past(m, sectors);
+	if (!durable) {
+		m->other_count = sectors == m->count ? m->other_count : m->count;
+		m->count = sectors;
+		return;
+	}
+	forget_past(m, sectors);
 	m->count = sectors;
 	m->other_count = sectors;
 }

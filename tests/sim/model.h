@@ -52,8 +52,9 @@ uint64_t sim_model_sectors(const struct sim_model *m);
  */
 void sim_model_resize_begin(struct sim_model *m, uint64_t sectors);
 void sim_model_resize_end(struct sim_model *m, bool ok);
-/* The size that a disk was found with: one of those it may have. */
-void sim_model_found_size(struct sim_model *m, uint64_t sectors);
+/* The size that a disk was found with: one of those it may have. Until that is durable the other
+ * may come back. */
+void sim_model_found_size(struct sim_model *m, uint64_t sectors, bool durable);
 
 /* The bytes that write id leaves in a sector, and back. */
 void sim_model_pattern(uint32_t id, uint64_t sector, uint8_t *ret);
