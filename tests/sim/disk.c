@@ -144,6 +144,19 @@ static void complete(struct sim_disk *d, struct sim_change *c)
 	ox_list_push_back(&d->journal, &c->link);
 }
 
+/* What FUA made durable stays so, whatever older changes reach the disk after it. */
+static void settle_forced(struct sim_disk *d)
+{
+	struct ox_list *it;
+
+	ox_list_for_each (it, &d->journal) {
+		struct sim_change *c = ox_list_entry(it, struct sim_change, link);
+
+		if (c->forced)
+			apply_sectors(&d->durable, c, NULL);
+	}
+}
+
 /* Everything up to number becomes durable, except for what was lost before. */
 static void settle(struct sim_disk *d, uint64_t number)
 {
@@ -159,6 +172,7 @@ static void settle(struct sim_disk *d, uint64_t number)
 			apply_sectors(&d->durable, c, c->doubtful && !c->forced ? &odds : NULL);
 		change_free(c);
 	}
+	settle_forced(d);
 }
 
 /* ---- the operations of a store ---- */
@@ -258,6 +272,8 @@ static int64_t disk_pwritev_co(struct ox_io *io, const struct iovec *iov, int n,
 		gather(iov, n, c->data, count, &d->random);
 	c->forced = flags & OX_IO_FUA;
 	complete(d, c);
+	if (c->forced)
+		apply_sectors(&d->durable, c, NULL);
 	if (offset + count > d->current.length) {
 		length = change_new(d, CHANGE_LENGTH, offset + count, 0);
 		complete(d, length);
