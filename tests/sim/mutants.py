@@ -122,9 +122,9 @@ MUTANTS = [
     ("length_not_grown_ahead", "D8", "img/qcow2/alloc.c",
      [("return q->io->can_grow ? ox_io_set_length_co(q->io, to) : -ENOSPC;", "return 0;")],
      "entries name clusters past the file's durable end"),
-    ("rebuilt_block_linked_early", "D9", "check/repair.c",
-     [("\tif (r == 0 && (plan.count > 0 || w->too_low > 0))\n\t\tr = ox_io_sync_co(w->io);\n", "")],
-     "recovery names a refcount block that is not durable"),
+    ("recovery_does_not_raise", "D9", "check/repair.c",
+     [("\tif (r == 0)\n\t\tr = ox_walk_slots_co(w, OX_BLOCKS_RAISE, raise_slot);\n", "")],
+     "recovery leaves refcounts that are too low"),
     ("recovery_clears_the_bit_first", "D9", "img/qcow2/open.c",
      [("\tr = img->recovery->rebuild_co(",
        "\t{\n\t\tstruct ox_qcow2_header f;\n\t\tox_header_lock_co(q);\n\t\tf = *ox_qcow2_hdr(q);\n"
@@ -166,14 +166,39 @@ MUTANTS = [
      [("(lengthens ? UINT64_MAX : wide_end) - wide_start, !whole);",
        "(lengthens ? UINT64_MAX : wide_end) - wide_start, false);")],
      "two writes into one block of the disk undo each other"),
-    ("allocation_before_the_bit_is_durable", "H6", "img/qcow2/lazy.c",
-     [("\twhile (q->lazy.state == OX_LAZY_SETTING || q->lazy.state == OX_LAZY_CLEARING)\n"
-       "\t\tox_waitq_wait_co(&q->lazy.changed);\n"
-       "\tif (q->lazy.state == OX_LAZY_DIRTY)\n\t\treturn 0;\n"
-       "\treturn change_co(q, OX_LAZY_SETTING, OX_LAZY_DIRTY, OX_LAZY_CLEAN);",
-       "\tif (q->lazy.state != OX_LAZY_CLEAN)\n\t\treturn 0;\n\tq->lazy.state = OX_LAZY_DIRTY;\n"
-       "\treturn set_bit_co(q, true) == 0 ? 0 : 0;")],
-     "the bit is taken for set before its write is durable, or though it failed"),
+    ("failed_setting_taken_for_set", "H6", "img/qcow2/lazy.c",
+     [("\tq->lazy.state = r < 0 ? OX_LAZY_CLEAN : to;\n", "\tq->lazy.state = to;\n")],
+     "the dirty bit is taken for set though its write failed"),
+    ("allocation_while_setting", "H6", "img/qcow2/lazy.c",
+     [("\tq->lazy.state = via;\n\tr = set_bit_co(q, to == OX_LAZY_DIRTY);\n",
+       "\tq->lazy.state = via;\n\tr = 0;\n"
+       "\tif (to != OX_LAZY_DIRTY || ox_co_spawn(q->img->reactor, set_later_co, q) < 0)\n"
+       "\t\tr = set_bit_co(q, to == OX_LAZY_DIRTY);\n"
+       "\telse\n\t\tox_latch_add(&q->background);\n"),
+      ("static int change_co(", "static void set_later_co(void *arg)\n{\n"
+       "\tstruct ox_qcow2 *q = arg;\n\tint r = set_bit_co(q, true);\n\n\t(void)r;\n"
+       "\tox_latch_done(&q->background);\n}\n\nstatic int change_co(")],
+     "an allocation goes on while the dirty bit is being set"),
+    ("table_moved_before_durable", "H7", "img/qcow2/refcount_grow.c",
+     [("\tif (r == 0)\n\t\tr = ox_order_wait_co(&q->order, ox_order_ticket(&q->order));\n\tfree(buf);",
+       "\tfree(buf);")],
+     "the header names a refcount table that is not durable"),
+    ("l1_moved_before_durable", "H7", "img/qcow2/resize.c",
+     [("\tif (r == 0)\n\t\tr = ox_order_wait_co(&q->order, ox_order_ticket(&q->order));\n\tfree(buf);",
+       "\tfree(buf);")],
+     "the header names an L1 table that is not durable"),
+    ("l1_copied_without_its_changes", "H7", "img/qcow2/resize.c",
+     [("\tr = ox_cache_flush_co(&q->map);\n\tif (r == 0)\n\t\tr = ox_io_pread_co",
+       "\tr = 0;\n\tif (r == 0)\n\t\tr = ox_io_pread_co")],
+     "a larger L1 table is copied from a disk that lags behind the cache"),
+    ("growing_shows_old_bytes", "D1", "img/qcow2/resize.c",
+     [("\treturn ox_qcow2_zero_locked_co(q, from, to - from, OX_REQ_MAY_UNMAP);", "\treturn 0;")],
+     "what lies past the end when a disk grows is not zeroed"),
+    ("opening_without_a_sync", "H1", "img/qcow2/open.c",
+     [("\tr = ox_order_wait_co(&q->order, ox_order_ticket(&q->order));\n\tif (r < 0)\n"
+       "\t\treturn ox_error_set_errno(err, r, \"Could not sync", "\tr = 0;\n\tif (r < 0)\n"
+       "\t\treturn ox_error_set_errno(err, r, \"Could not sync")],
+     "what a killed process left unsynced is taken for durable"),
     ("linked_cluster_given_back", "H8", "img/qcow2/write.c",
      [("\treturn write_data_co(q, p);\n}\n\nstatic int write_piece_co",
        "\tr = write_data_co(q, p);\n\tif (r < 0)\n"
