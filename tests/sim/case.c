@@ -18,7 +18,6 @@
 #include "snapshot.h"
 #include "workload.h"
 
-#define NO_CUT UINT64_MAX
 #define STEPS_MOST 2000000u
 
 struct sim_case {
@@ -37,6 +36,38 @@ struct sim_case {
 	bool may_leak; /* a crash, or an error, may have left leaks */
 	bool over;     /* nothing is promised of the image any more */
 };
+
+/*
+ * When the power goes: after so many steps, or, as the dangerous moments are few, when the first
+ * sector has been written and not yet synced, or when a sync is on its way.
+ */
+struct cut_plan {
+	uint64_t steps;
+	uint64_t header_writes; /* of the disk, absolute */
+	uint64_t syncs;
+};
+
+static const struct cut_plan no_cut = {UINT64_MAX, UINT64_MAX, UINT64_MAX};
+
+static bool is_due(const struct sim_case *c, const struct cut_plan *plan, uint64_t step)
+{
+	return step >= plan->steps || c->disk->header_writes >= plan->header_writes ||
+	       c->disk->syncs >= plan->syncs;
+}
+
+static struct cut_plan draw_plan(struct sim_case *c, uint64_t most_steps)
+{
+	struct cut_plan plan = no_cut;
+	uint64_t dice = sim_random_below(&c->random, 100);
+
+	if (dice < 15)
+		plan.header_writes = c->disk->header_writes + sim_random_between(&c->random, 1, 3);
+	else if (dice < 40)
+		plan.syncs = c->disk->syncs + sim_random_between(&c->random, 1, most_steps / 8 + 1);
+	else
+		plan.steps = sim_random_below(&c->random, most_steps);
+	return plan;
+}
 
 /* ---- tasks of the case ---- */
 
@@ -70,8 +101,8 @@ static void step(struct sim_case *c, unsigned *stuck)
 		sim_fail("progress", "%u tasks wait for each other", ox_reactor_tasks(c->reactor));
 }
 
-/* Runs the job to its end, or up to the step of the cut. Returns whether it ended. */
-static bool run_job(struct sim_case *c, struct job *job, uint64_t cut_step)
+/* Runs the job to its end, or up to the cut. Returns whether it ended. */
+static bool run_job(struct sim_case *c, struct job *job, const struct cut_plan *plan)
 {
 	unsigned stuck = 0;
 
@@ -80,7 +111,7 @@ static bool run_job(struct sim_case *c, struct job *job, uint64_t cut_step)
 	if (ox_co_spawn(c->reactor, job_task_co, job) < 0)
 		sim_fail("sim", "out of memory");
 	for (uint64_t i = 0; !job->done; i++) {
-		if (i >= cut_step)
+		if (is_due(c, plan, i))
 			return false;
 		if (i > STEPS_MOST)
 			sim_fail("progress", "no end after %u steps", STEPS_MOST);
@@ -242,7 +273,7 @@ static void end_tasks(struct sim_case *c)
 	c->workload.stop = true;
 	drain(c);
 	if (c->img)
-		(void)run_job(c, &job, NO_CUT);
+		(void)run_job(c, &job, &no_cut);
 	drain(c);
 	sim_model_abandon(c->model);
 	c->may_leak = true;
@@ -259,9 +290,9 @@ static void open_unsafe(struct sim_case *c)
 	c->over = true;
 	c->disk->faults_hit = 1; /* it need not open */
 	c->disk->instant = true;
-	(void)run_job(c, &open, NO_CUT);
+	(void)run_job(c, &open, &no_cut);
 	if (c->img)
-		(void)run_job(c, &close, NO_CUT);
+		(void)run_job(c, &close, &no_cut);
 	drain(c);
 }
 
@@ -333,16 +364,16 @@ static void forget_fault(struct sim_case *c)
 	c->disk->faults_hit = 0;
 }
 
-static uint64_t draw_cut(struct sim_case *c, unsigned percent, uint64_t most)
+static struct cut_plan draw_cut(struct sim_case *c, unsigned percent, uint64_t most)
 {
-	return sim_random_percent(&c->random, percent) ? sim_random_below(&c->random, most)
-						       : NO_CUT;
+	return sim_random_percent(&c->random, percent) ? draw_plan(c, most) : no_cut;
 }
 
 /* Repairs the closed image. A cut may strike; then the next opening finds what there is. */
 static void repair_phase(struct sim_case *c)
 {
 	struct job job = {.fn = check_job};
+	struct cut_plan plan;
 
 	/* the refcounts of a dirty image are more than leaks */
 	job.repair = is_dirty(&c->disk->current) || sim_random_percent(&c->random, 50)
@@ -350,7 +381,8 @@ static void repair_phase(struct sim_case *c)
 			     : OX_REPAIR_LEAKS;
 	note(c, "=== repair");
 	c->disk->io.read_only = false;
-	if (!run_job(c, &job, draw_cut(c, 50, 30))) {
+	plan = draw_cut(c, 50, 30);
+	if (!run_job(c, &job, &plan)) {
 		c->run->totals.cuts_opening++;
 		power_cut(c);
 		return;
@@ -372,11 +404,13 @@ static void open_phase(struct sim_case *c)
 
 	while (!c->img && !c->over) {
 		struct job open = {.fn = open_job};
+		struct cut_plan plan;
 
 		dirty = is_dirty(&c->disk->current);
 		draw_fault(c, 20);
 		note(c, "=== open");
-		if (!run_job(c, &open, draw_cut(c, dirty ? 40 : 10, dirty ? 40 : 5))) {
+		plan = draw_cut(c, dirty ? 40 : 10, dirty ? 40 : 5);
+		if (!run_job(c, &open, &plan)) {
 			c->run->totals.cuts_opening++;
 			power_cut(c);
 			continue;
@@ -397,7 +431,7 @@ static void open_phase(struct sim_case *c)
 		(void)ask_oracle(c, &c->disk->durable, false, true);
 	c->disk->instant = true;
 	read.bytes = &c->disk->current;
-	(void)run_job(c, &read, NO_CUT);
+	(void)run_job(c, &read, &no_cut);
 	c->disk->instant = false;
 }
 
@@ -450,14 +484,14 @@ static void start_guest(struct sim_case *c)
 }
 
 /* Lets the guest work until it has done or up to the step of the end. */
-static bool guest_phase(struct sim_case *c, uint64_t end_step)
+static bool guest_phase(struct sim_case *c, const struct cut_plan *plan)
 {
 	unsigned stuck = 0;
 
 	note(c, "=== the guest works");
 	start_guest(c);
 	for (uint64_t i = 0; c->workload.tasks > 0; i++) {
-		if (i >= end_step)
+		if (is_due(c, plan, i))
 			return false;
 		if (i > STEPS_MOST)
 			sim_fail("progress", "no end after %u steps", STEPS_MOST);
@@ -483,9 +517,11 @@ static void check_closed(struct sim_case *c)
 static void close_phase(struct sim_case *c)
 {
 	struct job job = {.fn = close_job};
+	struct cut_plan plan;
 
 	note(c, "=== close");
-	if (!run_job(c, &job, draw_cut(c, 50, 40))) {
+	plan = draw_cut(c, 50, 40);
+	if (!run_job(c, &job, &plan)) {
 		c->run->totals.cuts_closing++;
 		power_cut(c);
 		return;
@@ -509,6 +545,7 @@ static void generation(struct sim_case *c)
 {
 	uint64_t busy = (uint64_t)c->config.tasks * c->config.operations * 8;
 	unsigned end = (unsigned)sim_random_below(&c->random, 100);
+	struct cut_plan plan = no_cut;
 
 	if (c->config.cache != OX_CACHE_UNSAFE && sim_random_percent(&c->random, 8))
 		repair_phase(c);
@@ -517,8 +554,8 @@ static void generation(struct sim_case *c)
 		return;
 	draw_fault(c, 50);
 	if (end >= 20)
-		busy = sim_random_below(&c->random, busy / (end % 4 + 1) + 2);
-	if (!guest_phase(c, end < 20 ? NO_CUT : busy) && (end >= 30 || c->disk->sync_failed))
+		plan = draw_plan(c, busy / (end % 4 + 1) + 2);
+	if (!guest_phase(c, &plan) && (end >= 30 || c->disk->sync_failed))
 		power_cut(c);
 	else if (end >= 20 && end < 30 && !c->disk->sync_failed)
 		kill_process(c);
@@ -585,7 +622,7 @@ static void make_disk(struct sim_case *c)
 
 	c->disk = sim_disk_open(c->reactor, &c->config.disk, &empty, &c->random, &c->trace);
 	c->disk->instant = true;
-	(void)run_job(c, &job, NO_CUT);
+	(void)run_job(c, &job, &no_cut);
 	c->disk->instant = false;
 	c->trace.bytes = &c->disk->current;
 }
@@ -600,9 +637,9 @@ static void make_snapshot(struct sim_case *c)
 	const char *why;
 	bool taken;
 
-	(void)run_job(c, &open, NO_CUT);
-	(void)guest_phase(c, NO_CUT);
-	(void)run_job(c, &close, NO_CUT);
+	(void)run_job(c, &open, &no_cut);
+	(void)guest_phase(c, &no_cut);
+	(void)run_job(c, &close, &no_cut);
 	drain(c);
 	sim_model_flush_end(c->model, sim_model_flush_begin(c->model));
 	sim_bytes_clone(&bytes, &c->disk->durable);
@@ -646,9 +683,9 @@ static void fill(struct sim_case *c)
 	struct job close = {.fn = close_job};
 
 	c->disk->instant = true;
-	(void)run_job(c, &open, NO_CUT);
-	(void)run_job(c, &write, NO_CUT);
-	(void)run_job(c, &close, NO_CUT);
+	(void)run_job(c, &open, &no_cut);
+	(void)run_job(c, &write, &no_cut);
+	(void)run_job(c, &close, &no_cut);
 	drain(c);
 	c->disk->instant = false;
 }
@@ -658,7 +695,7 @@ static void case_free(struct sim_case *c)
 	struct job close = {.fn = close_job};
 
 	if (c->img)
-		(void)run_job(c, &close, NO_CUT);
+		(void)run_job(c, &close, &no_cut);
 	drain(c);
 	sim_disk_free(c->disk);
 	sim_disk_free(c->backing_disk);

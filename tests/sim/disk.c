@@ -272,6 +272,7 @@ static int64_t disk_pwritev_co(struct ox_io *io, const struct iovec *iov, int n,
 		gather(iov, n, c->data, count, &d->random);
 	c->forced = flags & OX_IO_FUA;
 	complete(d, c);
+	d->header_writes += offset == 0;
 	if (c->forced)
 		apply_sectors(&d->durable, c, NULL);
 	if (offset + count > d->current.length) {
@@ -289,6 +290,7 @@ static int disk_sync_co(struct ox_io *io)
 	int r = strike(d, SIM_FAULT_SYNC);
 	struct ox_list *it;
 
+	d->syncs++;
 	delay_co(d);
 	if (d->dead)
 		return -EIO;

@@ -66,6 +66,8 @@ struct sim_disk {
 	bool dead;    /* the power is gone: every request fails */
 	bool sync_failed;
 	uint64_t requests;
+	uint64_t header_writes; /* completed writes of the first sector */
+	uint64_t syncs;		/* begun */
 };
 
 /* The contents are taken over; journal may be NULL or another disk's, which is left empty. */
