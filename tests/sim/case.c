@@ -347,7 +347,7 @@ static void draw_fault(struct sim_case *c, unsigned percent)
 
 	if (!c->config.faults || !sim_random_percent(&c->random, percent))
 		return;
-	fault.classes = classes[sim_random_below(&c->random, 6)];
+	fault.classes = classes[sim_random_below(&c->random, OX_ARRAY_SIZE(classes))];
 	fault.after = (unsigned)sim_random_below(&c->random, 64);
 	fault.after >>= sim_random_below(&c->random, 7);
 	fault.left =
@@ -454,6 +454,18 @@ static uint64_t draw_resize(struct sim_case *c)
 	return sim_random_between(&c->random, 1, c->config.room_sectors);
 }
 
+/* The header's write is the moment at which a table moves. */
+static void draw_header_fault(struct sim_case *c)
+{
+	if (c->config.faults && sim_random_percent(&c->random, 30))
+		c->disk->fault = (struct sim_fault){
+			.classes = SIM_FAULT_HEADER,
+			.after = (unsigned)sim_random_below(&c->random, 3),
+			.left = 1,
+			.error = -EIO,
+		};
+}
+
 static void start_guest(struct sim_case *c)
 {
 	const struct sim_config *config = &c->config;
@@ -462,6 +474,8 @@ static void start_guest(struct sim_case *c)
 	uint64_t sectors = ox_min_u64(resize ? resize : UINT64_MAX, sim_model_sectors(c->model));
 	uint64_t hot = ox_min_u64(config->hot_clusters * per_cluster, sectors);
 
+	if (resize || config->prefilled)
+		draw_header_fault(c);
 	c->workload = (struct sim_workload){
 		.img = c->img,
 		.model = c->model,

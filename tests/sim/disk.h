@@ -31,6 +31,7 @@ enum sim_fault_class {
 	SIM_FAULT_SYNC = 1 << 2,
 	SIM_FAULT_GROW = 1 << 3,
 	SIM_FAULT_PUNCH = 1 << 4,
+	SIM_FAULT_HEADER = 1 << 5, /* writes of the first sector */
 };
 
 /* The requests of the classes fail with error, once after come and gone, until left are spent. */
