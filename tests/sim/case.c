@@ -34,6 +34,7 @@ struct sim_case {
 	struct sim_workload workload;
 	struct ox_image *img;
 	bool may_leak; /* a crash, or an error, may have left leaks */
+	bool prepared; /* the image is made: cuts and faults may come */
 	bool over;     /* nothing is promised of the image any more */
 };
 
@@ -457,7 +458,7 @@ static uint64_t draw_resize(struct sim_case *c)
 /* The header's write is the moment at which a table moves. */
 static void draw_header_fault(struct sim_case *c)
 {
-	if (c->config.faults && sim_random_percent(&c->random, 30))
+	if (c->prepared && c->config.faults && sim_random_percent(&c->random, 30))
 		c->disk->fault = (struct sim_fault){
 			.classes = SIM_FAULT_HEADER,
 			.after = (unsigned)sim_random_below(&c->random, 3),
@@ -749,6 +750,7 @@ void sim_case_run(struct sim_run *run, uint64_t seed)
 		make_snapshot(c);
 	if (c->config.prefilled)
 		fill(c);
+	c->prepared = true;
 	generations = sim_random_between(&c->random, 3, GENERATIONS_MOST);
 	for (uint64_t i = 0; i < generations && !c->over; i++)
 		generation(c);
