@@ -121,8 +121,8 @@ static int open_layer_co(struct ox_image *img, const struct ox_img_open *how, st
 	opts.flags = (opts.flags & ~(unsigned)OX_OPEN_PROBE) | OX_OPEN_READ_ONLY;
 	opts.backing_format = NULL;
 	if (closes_loop(how, io))
-		return ox_error_set(err, -ELOOP, "Backing file '%s' of '%s' makes a loop",
-				    io->name, img->filename);
+		return ox_error_set(err, -ELOOP, "Backing file '%s' of '%s' makes a loop", io->name,
+				    img->filename);
 	return ox_img_open_co(io, &below, &img->backing, err);
 }
 
@@ -143,11 +143,12 @@ int ox_chain_open_backing_co(struct ox_image *img, const struct ox_img_open *how
 		return ox_error_set(err, -ELOOP, "The backing chain is longer than %d images",
 				    OX_IMG_MAX_CHAIN);
 	if (!format)
-		return ox_error_set(err, -EINVAL,
-				    "Image '%s' does not state the format of its backing file '%s', "
-				    "and guessing it is not safe: state it with 'qemu-img rebase -u "
-				    "-F FORMAT -b ...'",
-				    img->filename, img->backing_name);
+		return ox_error_set(
+			err, -EINVAL,
+			"Image '%s' does not state the format of its backing file '%s', "
+			"and guessing it is not safe: state it with 'qemu-img rebase -u "
+			"-F FORMAT -b ...'",
+			img->filename, img->backing_name);
 	path = ox_path_beside(img->filename, img->backing_name);
 	if (!path)
 		return ox_error_set(err, -ENOMEM, "Out of memory");

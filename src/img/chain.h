@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The backing chain. A name inside an image is a path and nothing else: never a URL, options or JSON.
- * It is relative to the image that bears it. What may be followed at all is the caller's policy.
+ * The backing chain. A name inside an image is a path and nothing else: never a URL, options or
+ * JSON. It is relative to the image that bears it. What may be followed at all is the caller's
+ * policy.
  */
 #ifndef OX_IMG_CHAIN_H
 #define OX_IMG_CHAIN_H

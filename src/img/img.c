@@ -12,8 +12,7 @@
 #include "fmt/qcow2.h"
 #include "img/chain.h"
 
-typedef int (*open_fn)(struct ox_image *img, const struct ox_img_open *how,
-		       struct ox_error **err);
+typedef int (*open_fn)(struct ox_image *img, const struct ox_img_open *how, struct ox_error **err);
 
 static int choose_format_co(struct ox_io *io, const struct ox_open_options *opts, open_fn *ret,
 			    struct ox_error **err)
@@ -216,8 +215,7 @@ int ox_img_resize_co(struct ox_image *img, uint64_t new_bytes, struct ox_error *
 	return img->ops->resize_co(img, ox_align_up(new_bytes, 512), err);
 }
 
-int ox_img_extent_co(struct ox_image *img, uint64_t offset, uint64_t length,
-		     struct ox_extent *ret)
+int ox_img_extent_co(struct ox_image *img, uint64_t offset, uint64_t length, struct ox_extent *ret)
 {
 	struct ox_extent e;
 	unsigned depth = 0;

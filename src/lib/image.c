@@ -30,9 +30,8 @@ static void open_task_co(void *arg)
 static int check_open_options(const struct ox_open_options *opts, struct ox_error **err)
 {
 	if ((opts->flags & OX_OPEN_FORCE_SHARE) && !(opts->flags & OX_OPEN_READ_ONLY))
-		return ox_error_set(
-			err, -EINVAL,
-			"force-share=on can only be used with read-only images");
+		return ox_error_set(err, -EINVAL,
+				    "force-share=on can only be used with read-only images");
 	return 0;
 }
 

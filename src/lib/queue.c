@@ -34,8 +34,8 @@ void ox_request_run_co(struct ox_image *image, struct ox_request *req)
 		req->result = ox_img_preadv_co(image, req->iov, req->iov_count, req->offset);
 		return;
 	case OX_OP_WRITE:
-		req->result = ox_img_pwritev_co(image, req->iov, req->iov_count, req->offset,
-						req->flags);
+		req->result =
+			ox_img_pwritev_co(image, req->iov, req->iov_count, req->offset, req->flags);
 		return;
 	case OX_OP_WRITE_ZEROES:
 		req->result = ox_img_zero_co(image, req->offset, req->length, req->flags);

@@ -57,9 +57,9 @@ struct ox_cache {
 	size_t bucket_mask;
 	struct ox_list lru;
 	struct ox_list dirty;
-	size_t writing_count;	/* blocks being written */
-	uint64_t seq;		/* numbers changes */
-	uint64_t evicted_at;	/* ticket that covers the last write of every evicted block */
+	size_t writing_count;	 /* blocks being written */
+	uint64_t seq;		 /* numbers changes */
+	uint64_t evicted_at;	 /* ticket that covers the last write of every evicted block */
 	struct ox_waitq changed; /* loads, writes, unpinnings */
 	uint64_t hits;
 	uint64_t misses;

@@ -11,9 +11,9 @@
 #include "rt/sanitize.h"
 
 #ifdef OX_ASAN
-#define STACK_BYTES ((size_t)256 << 10) /* redzones make frames several times as large */
+#define STACK_BYTES ((size_t)1024 << 10) /* redzones make frames several times as large */
 #else
-#define STACK_BYTES ((size_t)64 << 10)
+#define STACK_BYTES ((size_t)256 << 10)
 #endif
 
 #define FREE_STACKS_MAX 128

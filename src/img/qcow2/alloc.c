@@ -2,9 +2,9 @@
 /*
  * The reserve: where allocation pays for its order, a batch at a time.
  *
- * A refill takes a batch of free clusters and, with one sync, makes durable that they lie within the
- * file (D8), that they read as zeroes (H2), and that they are counted (D3; in a lazy image the dirty
- * bit covers the counts, D5). From then on a write into a cluster out of the reserve owes
+ * A refill takes a batch of free clusters and, with one sync, makes durable that they lie within
+ * the file (D8), that they read as zeroes (H2), and that they are counted (D3; in a lazy image the
+ * dirty bit covers the counts, D5). From then on a write into a cluster out of the reserve owes
  * nothing but itself: data and L2 entry may go out together, and one sync covers both.
  *
  * A crash leaks what is left of the batch; a clean close gives it back.
@@ -77,8 +77,8 @@ int ox_alloc_make_zero_co(struct ox_qcow2 *q, uint64_t start, uint64_t count, bo
  * search at its end. */
 static int choose_batch_co(struct ox_qcow2 *q, struct ox_alloc_range *ranges, unsigned *ret_n)
 {
-	uint64_t limit = q->io->can_grow ? UINT64_MAX >> q->cluster_bits
-					 : q->io->length / q->cluster_bytes;
+	uint64_t limit =
+		q->io->can_grow ? UINT64_MAX >> q->cluster_bits : q->io->length / q->cluster_bytes;
 	uint64_t left = q->alloc.batch;
 	unsigned n = 0;
 	uint64_t start;

@@ -27,8 +27,8 @@ void ox_commit_leave(struct ox_qcow2 *q)
 	ox_waitq_wake_all(&q->commit.leaving);
 }
 
-/* Writers end in any order, so that counts can only be compared; those that began later may stand in
- * for some that began before. Either way as many have joined as were on their way. */
+/* Writers end in any order, so that counts can only be compared; those that began later may stand
+ * in for some that began before. Either way as many have joined as were on their way. */
 static void gather_co(struct ox_commit *c)
 {
 	uint64_t upto = c->entered;

@@ -2,9 +2,9 @@
 /*
  * L2 tables for writing: made where there is none, copied where a snapshot shares them.
  *
- * D1: a table's bytes are durable before the L1 entry that names it. A table out of a zeroed reserve
- * needs nothing for that: the zeroes are durable and say "unallocated". A copy, or a table on
- * bytes that are not known to be zero, is written in full first, and the L1 slice carries the
+ * D1: a table's bytes are durable before the L1 entry that names it. A table out of a zeroed
+ * reserve needs nothing for that: the zeroes are durable and say "unallocated". A copy, or a table
+ * on bytes that are not known to be zero, is written in full first, and the L1 slice carries the
  * barrier.
  */
 #include <errno.h>

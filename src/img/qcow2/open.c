@@ -2,9 +2,9 @@
 /*
  * Opening, activating for writing, and committing at close.
  *
- * Activation (a writable open, or a reopen from read-only): a dirty image is recovered before anything
- * relies on its refcounts, and the dirty bit is cleared only when recovery says that they are
- * right (D6). A read-only image is left as it is, byte for byte.
+ * Activation (a writable open, or a reopen from read-only): a dirty image is recovered before
+ * anything relies on its refcounts, and the dirty bit is cleared only when recovery says that they
+ * are right (D6). A read-only image is left as it is, byte for byte.
  *
  * Deactivation (close, or a reopen to read-only), in this order, each step durable before the next
  * one that needs it: mapping tables; freed clusters released; unused reserve given back and
@@ -50,15 +50,15 @@ static uint64_t default_l2_cache(const struct ox_qcow2 *q)
 	uint64_t clusters = ox_div_up(ox_qcow2_hdr(q)->size_bytes, q->cluster_bytes);
 	uint64_t tables = ox_div_up(clusters * 8, q->slice_bytes) + 1;
 
-	return ox_max_u64(L2_CACHE_MIN_BYTES, ox_min_u64(L2_CACHE_MAX_BYTES,
-							 tables * q->slice_bytes * 2));
+	return ox_max_u64(L2_CACHE_MIN_BYTES,
+			  ox_min_u64(L2_CACHE_MAX_BYTES, tables * q->slice_bytes * 2));
 }
 
 static int open_caches(struct ox_qcow2 *q, const struct ox_open_options *opts)
 {
 	uint64_t map = opts->l2_cache_bytes ? opts->l2_cache_bytes : default_l2_cache(q);
-	uint64_t counts = opts->refcount_cache_bytes ? opts->refcount_cache_bytes
-						     : REFCOUNT_CACHE_BYTES;
+	uint64_t counts =
+		opts->refcount_cache_bytes ? opts->refcount_cache_bytes : REFCOUNT_CACHE_BYTES;
 	int r;
 
 	r = ox_cache_init(&q->map, q->io, &q->order, q->slice_bytes, map);

@@ -74,7 +74,7 @@ struct ox_commit {
 	uint64_t failed; /* last round that failed, with its error */
 	int error;
 	bool running;
-	bool soon; /* a background round has been asked for */
+	bool soon;	  /* a background round has been asked for */
 	uint64_t entered; /* synchronous writers that began to write data, ever */
 	uint64_t left;	  /* and that ended, so that they are about to join a round */
 	struct ox_waitq waiters;
@@ -154,8 +154,8 @@ int ox_refcount_get_co(struct ox_qcow2 *q, uint64_t cluster, uint64_t *ret)
 /* Sets count clusters to value; their refcount blocks must exist (-EIO otherwise). */
 int ox_refcount_set_co(struct ox_qcow2 *q, uint64_t cluster, uint64_t count, uint64_t value)
 	__attribute__((warn_unused_result));
-/* The first run of free clusters at or after from, at most most long. Reaches past every table: what
- * no block describes is free. */
+/* The first run of free clusters at or after from, at most most long. Reaches past every table:
+ * what no block describes is free. */
 int ox_refcount_find_free_co(struct ox_qcow2 *q, uint64_t from, uint64_t most, uint64_t *ret_start,
 			     uint64_t *ret_count) __attribute__((warn_unused_result));
 /*
@@ -171,9 +171,9 @@ int ox_refcount_grow_table_co(struct ox_qcow2 *q, uint64_t need_blocks)
 
 void ox_alloc_init(struct ox_qcow2 *q);
 /*
- * Takes up to want clusters, contiguous, out of the reserve. They lie within the file's durable length
- * (D8), their refcounts are durable or covered by the dirty bit (D3, D5), and zero tells whether
- * they durably read as zeroes (H2).
+ * Takes up to want clusters, contiguous, out of the reserve. They lie within the file's durable
+ * length (D8), their refcounts are durable or covered by the dirty bit (D3, D5), and zero tells
+ * whether they durably read as zeroes (H2).
  */
 int ox_alloc_take_co(struct ox_qcow2 *q, uint64_t want, struct ox_alloc_range *ret)
 	__attribute__((warn_unused_result));
@@ -199,8 +199,8 @@ void ox_commit_init(struct ox_qcow2 *q);
 /* Makes every entry set so far, and all data that had been written, durable (D7). */
 int ox_commit_co(struct ox_qcow2 *q) __attribute__((warn_unused_result));
 /*
- * A synchronous writer says when its data is on its way and when it has arrived: the leader of a round
- * waits for those that were on their way, so that one sync serves them all. Called with the
+ * A synchronous writer says when its data is on its way and when it has arrived: the leader of a
+ * round waits for those that were on their way, so that one sync serves them all. Called with the
  * guest range held, so that whoever waits for that range is not waited for.
  */
 void ox_commit_enter(struct ox_qcow2 *q);
@@ -241,8 +241,8 @@ int ox_map_set_co(struct ox_qcow2 *q, struct ox_guest guest, uint64_t count,
 int ox_map_table_co(struct ox_qcow2 *q, struct ox_guest guest, struct ox_host *ret)
 	__attribute__((warn_unused_result));
 /* Reads the L1 entry; -EIO where it is damaged. */
-int ox_map_l1_co(struct ox_qcow2 *q, uint64_t index, struct ox_qcow2_l1_entry *ret, bool *ret_durable)
-	__attribute__((warn_unused_result));
+int ox_map_l1_co(struct ox_qcow2 *q, uint64_t index, struct ox_qcow2_l1_entry *ret,
+		 bool *ret_durable) __attribute__((warn_unused_result));
 /* Whether host clusters may be what an entry says: aligned by decode, within the file, and not on
  * top of the fixed tables. */
 bool ox_map_host_ok(const struct ox_qcow2 *q, struct ox_host host, uint64_t bytes);

@@ -145,8 +145,8 @@ int ox_refcount_find_free_co(struct ox_qcow2 *q, uint64_t from, uint64_t most, u
 		if (r < 0)
 			return r;
 		skip = run_of(b->data, order, p.index, p.slice_left, false);
-		n = run_of(b->data, order, p.index + skip,
-			   ox_min_u64(most, p.slice_left - skip), true);
+		n = run_of(b->data, order, p.index + skip, ox_min_u64(most, p.slice_left - skip),
+			   true);
 		ox_cache_put(&q->counts, b);
 		if (n > 0) {
 			*ret_start = from + skip;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Freed clusters on their way back: pending (entry gone from the cache) -> ready (gone durably, by a
- * commit round) -> released here. D4: the hole is punched while the refcount still holds the
+ * Freed clusters on their way back: pending (entry gone from the cache) -> ready (gone durably, by
+ * a commit round) -> released here. D4: the hole is punched while the refcount still holds the
  * cluster, and only then is the refcount lowered, so that nobody can be handed the cluster with
  * a punch still under way.
  */

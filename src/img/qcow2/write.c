@@ -5,9 +5,9 @@
  * In place: the entry says DATA and COPIED; the clusters are locked shared, so that neither a
  * discard nor a copy-on-write moves them meanwhile (H4).
  *
- * Allocating: the clusters are locked exclusively. Host clusters come out of the reserve, are written in
- * one pass (what the guest wrote, and around it what it must still read there), and are then
- * linked. The order owed (D1):
+ * Allocating: the clusters are locked exclusively. Host clusters come out of the reserve, are
+ * written in one pass (what the guest wrote, and around it what it must still read there), and are
+ * then linked. The order owed (D1):
  *
  *   old content zero, host bytes durably zero   none: data and entry may go out together
  *   anything else                               the data is durable before the entry
@@ -129,8 +129,7 @@ static void free_old(struct ox_qcow2 *q, const struct piece *p, uint64_t cluster
 {
 	switch (p->old.kind) {
 	case OX_QCOW2_ENTRY_DATA:
-		ox_alloc_free_later(q,
-				    ox_host(ox_align_down(p->old.host.bytes, q->cluster_bytes)),
+		ox_alloc_free_later(q, ox_host(ox_align_down(p->old.host.bytes, q->cluster_bytes)),
 				    clusters * q->cluster_bytes);
 		break;
 	case OX_QCOW2_ENTRY_ZERO_ALLOC:
@@ -159,8 +158,7 @@ static int link_piece_co(struct ox_qcow2 *q, const struct piece *p, uint64_t aft
 				  rest.host, after, &done);
 		if (r < 0) {
 			if (rest.host_fresh)
-				ox_alloc_free_later(q, rest.host,
-						    rest.clusters * q->cluster_bytes);
+				ox_alloc_free_later(q, rest.host, rest.clusters * q->cluster_bytes);
 			return r;
 		}
 		free_old(q, &rest, done);
@@ -303,8 +301,7 @@ static int write_shared_co(struct ox_qcow2 *q, const struct iovec *iov, int n, u
 			break;
 		if (!run.durable)
 			*ret_durable = false;
-		r = write_in_place_co(q, iov, n, done, &run,
-				      fua && run.durable ? OX_IO_FUA : 0);
+		r = write_in_place_co(q, iov, n, done, &run, fua && run.durable ? OX_IO_FUA : 0);
 		done += run.length;
 	}
 	ox_rangelock_release(&q->guest, &range);

@@ -180,8 +180,7 @@ static void split_range(const struct ox_qcow2 *q, uint64_t offset, uint64_t leng
 		*ret_start = *ret_end = 0;
 }
 
-int ox_qcow2_zero_locked_co(struct ox_qcow2 *q, uint64_t offset, uint64_t length,
-			    unsigned flags)
+int ox_qcow2_zero_locked_co(struct ox_qcow2 *q, uint64_t offset, uint64_t length, unsigned flags)
 {
 	enum purpose purpose = flags & OX_REQ_MAY_UNMAP ? PURPOSE_UNMAP : PURPOSE_ZERO;
 	bool fast = flags & OX_REQ_FAST_ZERO;
