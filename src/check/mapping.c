@@ -130,7 +130,7 @@ static int count_compressed(struct l2_count *t, const struct ox_qcow2_entry *e)
 	}
 	if (ox_walk_past_end(w, e->host.bytes, e->compressed_bytes))
 		return past_end(t, e->host.bytes, e->compressed_bytes);
-	for (uint64_t c = first; c <= last && c < w->file_clusters; c++) {
+	for (uint64_t c = first; c <= last; c++) {
 		int r = ox_walk_refer(w, c, OX_CELL_COMPRESSED, t->cell.count);
 
 		if (r < 0)

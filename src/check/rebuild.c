@@ -135,7 +135,8 @@ static int place(struct ox_walk *w, uint64_t base, struct ox_walk_plan *plan)
 int ox_walk_plan_blocks(struct ox_walk *w, struct ox_walk_plan *ret)
 {
 	/* A store that cannot grow has room, if at all, past the last cluster in use. */
-	uint64_t base = w->io->can_grow ? w->file_clusters : w->stored_end;
+	uint64_t base =
+		ox_max_u64(w->counts.end, w->io->can_grow ? w->file_clusters : w->stored_end);
 	struct ox_walk_plan plan = {0};
 	int r = add_needed(w, &plan);
 

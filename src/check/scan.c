@@ -15,7 +15,8 @@
 
 struct slot {
 	struct ox_scan_item item;
-	uint8_t *bytes;
+	uint8_t *bytes; /* of room_bytes: most scans are short, and take no more than they need */
+	size_t room_bytes;
 	int error;
 	bool ready;
 };
@@ -62,14 +63,27 @@ static struct slot *take_item_co(struct scan *s)
 	return slot;
 }
 
+static int fill_slot_co(struct scan *s, struct slot *slot)
+{
+	size_t size = slot->item.size_bytes;
+
+	if (slot->room_bytes < size) {
+		free(slot->bytes);
+		slot->bytes = ox_io_buffer(size);
+		slot->room_bytes = slot->bytes ? size : 0;
+	}
+	if (!slot->bytes)
+		return -ENOMEM;
+	return ox_io_pread_co(s->io, slot->bytes, size, slot->item.offset);
+}
+
 static void reader_co(void *arg)
 {
 	struct scan *s = arg;
 	struct slot *slot;
 
 	while ((slot = take_item_co(s))) {
-		slot->error = ox_io_pread_co(s->io, slot->bytes, slot->item.size_bytes,
-					     slot->item.offset);
+		slot->error = fill_slot_co(s, slot);
 		slot->ready = true;
 		ox_waitq_wake_all(&s->filled);
 	}
@@ -86,6 +100,8 @@ static int visit_all_co(struct scan *s)
 			ox_waitq_wait_co(&s->filled);
 		if (s->visited == s->taken)
 			return 0;
+		if (slot->error == -ENOMEM)
+			return -ENOMEM;
 		r = s->ops->visit_co(s->arg, &slot->item, slot->bytes, slot->error);
 		if (r < 0)
 			return r;
@@ -110,7 +126,7 @@ int ox_scan_co(struct ox_io *io, uint64_t cluster_bytes, const struct ox_scan_op
 {
 	size_t max = ox_scan_item_max(cluster_bytes);
 	struct scan *s = calloc(1, sizeof(*s));
-	int r = 0;
+	int r;
 
 	if (!s)
 		return -ENOMEM;
@@ -121,12 +137,7 @@ int ox_scan_co(struct ox_io *io, uint64_t cluster_bytes, const struct ox_scan_op
 	ox_waitq_init(&s->room);
 	ox_waitq_init(&s->filled);
 	ox_latch_init(&s->readers);
-	for (uint64_t i = 0; i < s->depth && r == 0; i++) {
-		s->slots[i].bytes = ox_io_buffer(max);
-		r = s->slots[i].bytes ? 0 : -ENOMEM;
-	}
-	if (r == 0)
-		r = start_readers(s);
+	r = start_readers(s);
 	if (r == 0)
 		r = visit_all_co(s);
 	s->stop = true;

@@ -78,7 +78,7 @@ int ox_walk_claim(struct ox_walk *w, const char *word, uint64_t offset, uint64_t
 				       .host_offset = offset));
 		return 0;
 	}
-	end = ox_min_u64(ox_div_up(offset + size_bytes, w->cluster_bytes), w->file_clusters);
+	end = ox_div_up(offset + size_bytes, w->cluster_bytes);
 	for (uint64_t c = offset / w->cluster_bytes; c < end; c++) {
 		int r = ox_walk_refer(w, c, OX_CELL_META, 1);
 
@@ -243,7 +243,8 @@ int ox_walk_open_co(struct ox_walk *w, struct ox_io *io, struct ox_error **err)
 	w->block_entries = ox_qcow2_refblock_entries(&w->h);
 	w->dirty = w->h.incompatible & OX_QCOW2_INCOMPAT_DIRTY;
 	w->result.total_clusters = ox_div_up(w->h.size_bytes, w->cluster_bytes);
-	if (ox_counts_init(&w->counts, w->file_clusters) < 0)
+	/* What reaches less than a cluster past the end may touch one cluster more. */
+	if (ox_counts_init(&w->counts, w->file_clusters + 1) < 0)
 		return ox_error_set(err, -ENOMEM, "Out of memory");
 	return 0;
 }

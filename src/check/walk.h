@@ -130,8 +130,8 @@ int ox_walk_claim(struct ox_walk *w, const char *word, uint64_t offset, uint64_t
 /* Whether a range reaches a whole cluster or more past the file's end. */
 bool ox_walk_past_end(const struct ox_walk *w, uint64_t offset, uint64_t size_bytes);
 /* Counts times references of a kind (OX_CELL_L2, OX_CELL_DATA with flags, OX_CELL_COMPRESSED) for
- * a cluster below file_clusters. 1; 0 where it is in use as something else (it is then BROKEN, and
- * the caller reports it); or -ENOMEM. */
+ * a cluster that ox_walk_past_end lets pass. 1; 0 where it is in use as something else (it is then
+ * BROKEN, and the caller reports it); or -ENOMEM. */
 int ox_walk_refer(struct ox_walk *w, uint64_t cluster, unsigned state, uint32_t times);
 
 /* ---- trees.c: the ways through L1 and L2 tables ---- */

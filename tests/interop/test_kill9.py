@@ -1,0 +1,282 @@
+#!/usr/bin/python3
+# SPDX-License-Identifier: MIT
+"""The server dies by kill -9 at a random moment under writers, and every promise is kept (D3, D6, D7)."""
+import errno
+import random
+import threading
+
+import nbd
+from interop import *
+from promises import Promises, Slot
+
+DEPTH = 12
+DISK_BYTES = 4 * MIB
+
+
+def write_until_killed(server, writer, seconds):
+    killer = threading.Timer(seconds, server.kill9)
+    killer.start()
+    try:
+        writer.run()
+    finally:
+        killer.join()
+    check_equal(server.process.returncode, -signal.SIGKILL, "how the server ended")
+
+
+class Writer:
+    """Keeps DEPTH requests in flight on one connection until the server is gone."""
+
+    def __init__(self, uri, promises, cache, seed):
+        self.rng = random.Random(seed)
+        self.promises = promises
+        self.synchronous = cache in SYNCHRONOUS_MODES
+        self.handle = nbd_connect(uri)
+        self.buffers = {}
+        self.acknowledged = 0
+        self.errors = []
+        self.flush_in_flight = False
+
+    def run(self):
+        try:
+            while True:
+                while self.handle.aio_in_flight() < DEPTH:
+                    self._submit()
+                self.handle.poll(-1)
+        except nbd.Error:
+            pass  # the server was killed
+        if self.errors:
+            raise Failure(f"requests failed before the kill: {self.errors[:3]}")
+
+    def _submit(self):
+        if not self.flush_in_flight and self.rng.random() < 0.06:
+            self._flush()
+            return
+        slots = self.promises.idle_slots()
+        slot = self.rng.choice(slots)
+        kind = self.rng.choice(["write"] * 8 + ["zero", "unmap", "trim"])
+        durable = self.synchronous
+        flags = 0
+        if kind != "trim" and self.rng.random() < 0.3:
+            flags |= nbd.CMD_FLAG_FUA
+            durable = True
+        if kind == "zero":
+            flags |= nbd.CMD_FLAG_NO_HOLE
+        data = slot.issue(kind)
+        done = self._completion(slot, kind, durable)
+        if kind == "write":
+            buffer = nbd.Buffer.from_bytearray(bytearray(data))
+            self.buffers[slot.number] = buffer
+            self.handle.aio_pwrite(buffer, slot.offset, done, flags)
+        elif kind == "trim":
+            self.handle.aio_trim(slot.length, slot.offset, done, flags)
+        else:
+            self.handle.aio_zero(slot.length, slot.offset, done, flags)
+
+    def _completion(self, slot, kind, durable):
+        def done(error):
+            if error.value == 0:
+                slot.acknowledge(durable)
+                self.acknowledged += 1
+            elif error.value != errno.ENOTCONN:  # which says that the server is gone
+                self.errors.append((kind, slot.offset, error.value))
+            return 1
+        return done
+
+    def _flush(self):
+        self.flush_in_flight = True
+        covered = self.promises.flush_starts()
+
+        def done(error):
+            self.flush_in_flight = False
+            if error.value == 0:
+                self.promises.flush_done(covered)
+            return 1
+        self.handle.aio_flush(done)
+
+
+def read_disk(server):
+    handle = nbd_connect(server.uri)
+    data = nbd_read_all(handle)
+    handle.shutdown()
+    return data
+
+
+def crash_rounds(seed, cache, options, *create_args, data=bytes(DISK_BYTES), slot_bytes=4096,
+                 stride=4096, rounds=3, serve_args=()):
+    """Serve, write, kill; then open again, see that promises were kept, and go on."""
+    rng = random.Random(seed)
+    qemu_img("create", "-q", "-f", "qcow2", "-o", options, *create_args, "disk.qcow2",
+             str(len(data)))
+    lazy = "lazy_refcounts=on" in options
+    promises = Promises(data, slot_bytes, stride)
+    arguments = ("-f", "qcow2", "--cache", cache, "--allow-backing", *serve_args, "disk.qcow2")
+    acknowledged = 0
+    for turn in range(rounds):
+        where = f"(seed {seed}, round {turn})"
+        with Server(*arguments) as server:
+            writer = Writer(server.uri, promises, cache, rng.random())
+            write_until_killed(server, writer, rng.uniform(0.02, 0.25))
+            acknowledged += writer.acknowledged
+        check_structure_after_crash(lazy, where)
+        with Server(*arguments) as server:
+            data = read_disk(server)
+        try:
+            promises.check(data)
+        except Failure as error:
+            raise Failure(f"{error} {where}") from None
+        promises.settle(data)
+        check_recovered(lazy, where)
+        check_bytes(guest_bytes_by_qemu("disk.qcow2"), data, f"as QEMU reads it {where}")
+    if acknowledged < rounds:
+        raise Failure(f"only {acknowledged} requests were acknowledged: nothing was tested")
+
+
+def check_structure_after_crash(lazy, where):
+    """On the bytes that the crash left: an image that is not lazy leaks at most (D3); a lazy one is
+    dirty, or its counts are right."""
+    image = Qcow2("disk.qcow2")
+    if image.is_dirty:
+        if not lazy:
+            raise Failure(f"an image that is not lazy is marked dirty {where}")
+        return
+    for command in (oxbow_path(), "qemu-img"):
+        result = run(command, "check", "-f", "qcow2", "disk.qcow2", check=False)
+        if result.returncode not in (0, 3):
+            raise Failure(f"{command} check after the crash exits with {result.returncode} {where}: "
+                          f"{(result.stdout + result.stderr)[-1500:]}")
+
+
+def check_recovered(lazy, where):
+    """Served again and closed: clean, or (where the image is not lazy) leaking at most."""
+    check_equal(Qcow2("disk.qcow2").is_dirty, False, f"dirty bit after recovery {where}")
+    for command in (oxbow_path(), "qemu-img"):
+        result = run(command, "check", "-f", "qcow2", "disk.qcow2", check=False)
+        if result.returncode != 0 and (lazy or result.returncode != 3):
+            raise Failure(f"{command} check after recovery exits with {result.returncode} {where}: "
+                          f"{(result.stdout + result.stderr)[-1500:]}")
+    if result.returncode == 3:
+        oxbow("check", "-q", "-r", "leaks", "-f", "qcow2", "disk.qcow2")
+        check_clean("disk.qcow2", f"after its leaks were repaired {where}")
+
+
+def with_backing():
+    data = pattern("backing", DISK_BYTES)
+    with open("base.raw", "wb") as file:
+        file.write(data)
+    return ("-b", "base.raw", "-F", "raw"), data
+
+
+KINDS = {
+    "version_2": "compat=0.10,cluster_size=64k",
+    "version_3": "compat=1.1,cluster_size=64k",
+    "lazy": "compat=1.1,lazy_refcounts=on,cluster_size=64k",
+}
+
+
+def make_test(cache, kind, backed):
+    options = KINDS[kind]
+
+    def test():
+        seed = f"{cache} {kind} {backed}"
+        if backed:
+            args, data = with_backing()
+            crash_rounds(seed, cache, options, *args, data=data, rounds=2)
+        else:
+            crash_rounds(seed, cache, options, rounds=2)
+    return test
+
+
+for _cache in CACHE_MODES:
+    for _kind in KINDS:
+        for _backed in (False, True):
+            _suffix = "_over_a_backing_file" if _backed else ""
+            globals()[f"test_{_cache}_keeps_its_promises_in_a_{_kind}_image{_suffix}"] = (
+                make_test(_cache, _kind, _backed))
+
+
+def test_clusters_of_512_bytes_with_tiny_caches_keep_their_promises():
+    tiny = ("--l2-cache-size", "4k", "--refcount-cache-size", "4k")
+    for cache, options in (("directsync", "cluster_size=512"),
+                           ("writeback", "cluster_size=512,lazy_refcounts=on"),
+                           ("writeback", "cluster_size=512,compat=0.10")):
+        crash_rounds(f"512 {cache} {options}", cache, options, data=bytes(2 * MIB),
+                     slot_bytes=1536, stride=1536, rounds=2, serve_args=tiny)
+        os.unlink("disk.qcow2")
+
+
+def test_neighbours_in_one_cluster_keep_their_promises():
+    args, data = with_backing()
+    for cache, options in (("none", "cluster_size=2M"),
+                           ("directsync", "cluster_size=16k,lazy_refcounts=on")):
+        crash_rounds(f"neighbours {cache}", cache, options, *args, data=data, slot_bytes=512,
+                     stride=1024, rounds=2)
+        os.unlink("disk.qcow2")
+
+
+def test_whole_clusters_freed_and_taken_again_keep_their_promises():
+    for cache in ("directsync", "writeback"):
+        for options in ("cluster_size=4k", "cluster_size=4k,lazy_refcounts=on"):
+            crash_rounds(f"whole {cache} {options}", cache, options, data=bytes(MIB),
+                         slot_bytes=8192, stride=8192, rounds=3)
+            os.unlink("disk.qcow2")
+
+
+def test_snapshots_survive_kills():
+    qemu_img("create", "-q", "-f", "qcow2", "disk.qcow2", str(DISK_BYTES))
+    qemu_io("-f", "qcow2", "-c", f"write -q -P 0x77 0 {DISK_BYTES}", "disk.qcow2")
+    qemu_img("snapshot", "-c", "before", "disk.qcow2")
+    then = b"\x77" * DISK_BYTES
+    promises = Promises(then, 4096, 4096)
+    for turn in range(3):
+        with Server("-f", "qcow2", "--cache", "writeback", "disk.qcow2") as server:
+            writer = Writer(server.uri, promises, "writeback", turn)
+            write_until_killed(server, writer, 0.1)
+        with Server("-f", "qcow2", "disk.qcow2") as server:
+            data = read_disk(server)
+        promises.check(data)
+        promises.settle(data)
+        check_bytes(guest_bytes_by_qemu("disk.qcow2", "-l", "before"), then, "the snapshot")
+        check_recovered(False, f"(round {turn})")
+
+
+def noticed(slot, data):
+    try:
+        slot.check(data)
+    except Failure:
+        return True
+    return False
+
+
+def test_the_model_notices_a_lost_write():
+    slot = Slot(3, 0, 4096, bytes(4096))
+    first = slot.issue("write")
+    slot.acknowledge(False)
+    check_equal(noticed(slot, bytes(4096)), False, "an unflushed write that is gone")
+    check_equal(noticed(slot, first), False, "an unflushed write that is there")
+    slot.acknowledge(True)
+    check_equal(noticed(slot, bytes(4096)), True, "a durable write that is gone")
+    torn = first[:1024] + bytes(512) + first[1536:]
+    check_equal(noticed(slot, torn), True, "a durable write with a lost sector")
+    second = slot.issue("write")
+    check_equal(noticed(slot, first[:512] + second[512:]), False, "a write in flight, half done")
+    slot.issue("trim")
+    check_equal(noticed(slot, bytes(4096)), False, "zeroes of a trim in flight")
+    check_equal(noticed(slot, b"\x01" * 4096), True, "foreign bytes")
+
+
+def test_the_model_notices_a_lie_about_a_flush():
+    promises = Promises(bytes(8192), 4096, 4096)
+    data = promises.slots[1].issue("write")
+    promises.slots[1].acknowledge(False)
+    promises.check(bytes(8192))
+    covered = promises.flush_starts()
+    promises.flush_done(covered)
+    promises.check(bytes(4096) + data)
+    try:
+        promises.check(bytes(8192))
+    except Failure:
+        return
+    raise Failure("not noticed")
+
+
+run_tests(globals())
