@@ -111,7 +111,7 @@ def try_all(image, what):
         shutil.copyfile(image, "repaired.qcow2")
         codes["repair"], _ = run_bounded(oxbow_path(), "check", "-q", "-r", "all", "-f", "qcow2",
                                          "repaired.qcow2")
-    except Failure as error:
+    except (Failure, OSError) as error:
         raise Failure(f"with {what}: {error}") from None
     return codes
 
