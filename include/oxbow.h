@@ -53,8 +53,8 @@ enum ox_engine {
 	OX_ENGINE_THREAD_POOL,
 };
 
-int ox_context_new(enum ox_engine engine, struct ox_context **ret_ctx, struct ox_error **err)
-	OX_CHECKED;
+int ox_context_new(enum ox_engine engine, struct ox_context **ret_ctx,
+		   struct ox_error **err) OX_CHECKED;
 /* Every image of the context must be closed. NULL is allowed. */
 void ox_context_free(struct ox_context *ctx);
 /* "io_uring" or "threads". */
@@ -116,7 +116,10 @@ struct ox_open_options {
 	void *opaque;
 };
 
-#define OX_OPEN_OPTIONS_INIT {.struct_size = sizeof(struct ox_open_options)}
+#define OX_OPEN_OPTIONS_INIT                                                                       \
+	{                                                                                          \
+		.struct_size = sizeof(struct ox_open_options)                                      \
+	}
 
 /*
  * Opens an image. A dirty image (lazy refcounts) that is opened for writing is recovered before
@@ -172,7 +175,7 @@ struct ox_image_info {
 	uint64_t file_bytes;   /* the file's length */
 	/* qcow2 only from here on; zero or NULL otherwise */
 	uint32_t cluster_bytes;
-	unsigned version;	      /* 2: compat 0.10, 3: compat 1.1 */
+	unsigned version; /* 2: compat 0.10, 3: compat 1.1 */
 	unsigned refcount_bits;
 	bool lazy_refcounts;
 	bool dirty;
@@ -193,9 +196,8 @@ struct ox_image_info {
 
 /* What ox_image_info_read found, in one allocation. Needs no chain and no supported feature: it
  * describes images that ox_image_open refuses. Takes format and flags from opts. */
-int ox_image_info_read(struct ox_context *ctx, const char *path,
-		       const struct ox_open_options *opts, struct ox_image_info **ret_info,
-		       struct ox_error **err) OX_CHECKED;
+int ox_image_info_read(struct ox_context *ctx, const char *path, const struct ox_open_options *opts,
+		       struct ox_image_info **ret_info, struct ox_error **err) OX_CHECKED;
 void ox_image_info_free(struct ox_image_info *info);
 
 /* Counted I/O of one open image's own file since it was opened. */
@@ -213,7 +215,7 @@ void ox_image_stats(const struct ox_image *image, struct ox_image_stats *ret_sta
 /* ---- data, synchronously ---- */
 
 enum ox_request_flags {
-	OX_REQ_FUA = 1 << 0,	 /* durable when it returns */
+	OX_REQ_FUA = 1 << 0,	   /* durable when it returns */
 	OX_REQ_MAY_UNMAP = 1 << 1, /* write zeroes: the space may return to the host */
 	OX_REQ_FAST_ZERO = 1 << 2, /* write zeroes: fail with -ENOTSUP rather than write bytes */
 };
@@ -222,12 +224,12 @@ enum ox_request_flags {
 int ox_pread(struct ox_image *image, void *buf, size_t count, uint64_t offset) OX_CHECKED;
 int ox_pwrite(struct ox_image *image, const void *buf, size_t count, uint64_t offset,
 	      unsigned flags) OX_CHECKED;
-int ox_preadv(struct ox_image *image, const struct iovec *iov, int iov_count, uint64_t offset)
-	OX_CHECKED;
+int ox_preadv(struct ox_image *image, const struct iovec *iov, int iov_count,
+	      uint64_t offset) OX_CHECKED;
 int ox_pwritev(struct ox_image *image, const struct iovec *iov, int iov_count, uint64_t offset,
 	       unsigned flags) OX_CHECKED;
-int ox_write_zeroes(struct ox_image *image, uint64_t offset, uint64_t length, unsigned flags)
-	OX_CHECKED;
+int ox_write_zeroes(struct ox_image *image, uint64_t offset, uint64_t length,
+		    unsigned flags) OX_CHECKED;
 /* Advisory: what it covers reads as zeroes or as before; whole clusters return to the host. */
 int ox_discard(struct ox_image *image, uint64_t offset, uint64_t length) OX_CHECKED;
 int ox_flush(struct ox_image *image) OX_CHECKED;
@@ -235,9 +237,9 @@ int ox_flush(struct ox_image *image) OX_CHECKED;
 int ox_resize(struct ox_image *image, uint64_t new_bytes, struct ox_error **err) OX_CHECKED;
 
 enum ox_extent_flags {
-	OX_EXTENT_DATA = 1 << 0,      /* host bytes back it: reading them is needed */
-	OX_EXTENT_ZERO = 1 << 1,      /* reads as zeroes */
-	OX_EXTENT_PRESENT = 1 << 2,   /* allocated in the chain (not merely absent everywhere) */
+	OX_EXTENT_DATA = 1 << 0,    /* host bytes back it: reading them is needed */
+	OX_EXTENT_ZERO = 1 << 1,    /* reads as zeroes */
+	OX_EXTENT_PRESENT = 1 << 2, /* allocated in the chain (not merely absent everywhere) */
 	OX_EXTENT_COMPRESSED = 1 << 3,
 	OX_EXTENT_HAS_OFFSET = 1 << 4, /* host_offset is meaningful */
 };
@@ -275,7 +277,7 @@ struct ox_request {
 	enum ox_op op;
 	unsigned flags; /* enum ox_request_flags */
 	uint64_t offset;
-	uint64_t length; /* for WRITE_ZEROES, DISCARD, EXTENT */
+	uint64_t length;	 /* for WRITE_ZEROES, DISCARD, EXTENT */
 	const struct iovec *iov; /* for READ, WRITE; stays valid as well */
 	int iov_count;
 	int result; /* once reaped: 0 or a negative errno */
@@ -320,20 +322,23 @@ struct ox_create_options {
 	unsigned refcount_bits; /* 1 2 4 ... 64; 0: 16 (version 2 takes no other) */
 	bool lazy_refcounts;	/* version 3 only */
 	enum ox_preallocation preallocation;
-	const char *backing_file; /* stored as given */
-	const char *backing_format; /* needed with backing_file */
+	const char *backing_file;     /* stored as given */
+	const char *backing_format;   /* needed with backing_file */
 	const char *compression_type; /* "zlib", "zstd"; NULL: zlib */
 	/* Preallocation: done of total bytes. NULL: not told. */
 	void (*progress)(void *opaque, uint64_t done, uint64_t total);
 	void *opaque;
 };
 
-#define OX_CREATE_OPTIONS_INIT {.struct_size = sizeof(struct ox_create_options)}
+#define OX_CREATE_OPTIONS_INIT                                                                     \
+	{                                                                                          \
+		.struct_size = sizeof(struct ox_create_options)                                    \
+	}
 
 /* Makes (or empties and remakes) the file. It is durable when this returns. A file that another
  * process has locked is left alone. On failure a file that did not exist before is removed. */
-int ox_image_create(struct ox_context *ctx, const char *path,
-		    const struct ox_create_options *opts, struct ox_error **err) OX_CHECKED;
+int ox_image_create(struct ox_context *ctx, const char *path, const struct ox_create_options *opts,
+		    struct ox_error **err) OX_CHECKED;
 
 /* ---- checking ---- */
 
@@ -371,7 +376,10 @@ struct ox_check_options {
 	void *opaque;
 };
 
-#define OX_CHECK_OPTIONS_INIT {.struct_size = sizeof(struct ox_check_options)}
+#define OX_CHECK_OPTIONS_INIT                                                                      \
+	{                                                                                          \
+		.struct_size = sizeof(struct ox_check_options)                                     \
+	}
 
 /* As the JSON of qemu-img check. Counts before the repair are kept in _fixed; the others say
  * what a second pass found after it. */

@@ -74,7 +74,7 @@ def check_equal(actual, expected, what="value"):
 
 def check_in(part, whole, what="text"):
     if part not in whole:
-        raise Failure(f"{part!r} is not in the {what}: {whole!r}")
+        raise Failure(f"{part!r} is not in the {what}: {repr(whole)[:4000]}")
 
 
 def pattern(seed, length):

@@ -152,8 +152,8 @@ struct ox_qcow2_extensions;
 
 /*
  * Refuses what the engine cannot use, naming it: encryption, extended L2, data file, unknown
- * incompatible bits (by name from the feature name table where it has one), and, for_write only, the
- * corrupt bit.
+ * incompatible bits (by name from the feature name table where it has one), and, for_write only,
+ * the corrupt bit.
  */
 int ox_qcow2_header_check_supported(const struct ox_qcow2_header *h,
 				    const struct ox_qcow2_extensions *ext, bool for_write,
@@ -176,7 +176,7 @@ struct ox_qcow2_bitmaps_ext {
 struct ox_qcow2_extensions {
 	char *backing_format; /* NULL: none. Owned. */
 	char *data_file;
-	bool has_bitmaps;
+	bool has_bitmaps; /* only where the autoclear bit vouches for them */
 	struct ox_qcow2_bitmaps_ext bitmaps;
 	bool has_crypto;
 	uint64_t crypto_offset;
@@ -195,18 +195,19 @@ int ox_qcow2_extensions_decode(const struct ox_qcow2_header *h, const uint8_t *c
 			       struct ox_error **err);
 void ox_qcow2_extensions_free(struct ox_qcow2_extensions *ext);
 
-/* The backing name as a fresh string (no NUL inside, else -EINVAL); *ret = NULL where there is none. */
+/* The backing name as a fresh string (no NUL inside, else -EINVAL); *ret = NULL where there is
+ * none. */
 int ox_qcow2_backing_name(const struct ox_qcow2_header *h, const uint8_t *cluster, size_t count,
 			  char **ret, struct ox_error **err);
 
 /*
- * Lays out a new image's first cluster: header, backing format, feature names, backing name. cluster
- * is zeroed first; cluster_bytes of it are available. Sets header_length, backing_offset and
- * backing_size in h. -EINVAL where names do not fit.
+ * Lays out a new image's first cluster: header, backing format, feature names, backing name.
+ * cluster is zeroed first; cluster_bytes of it are available. Sets header_length, backing_offset
+ * and backing_size in h. -EINVAL where names do not fit.
  */
 int ox_qcow2_first_cluster_encode(struct ox_qcow2_header *h, const char *backing_name,
-				  const char *backing_format, uint8_t *cluster, size_t cluster_bytes,
-				  struct ox_error **err);
+				  const char *backing_format, uint8_t *cluster,
+				  size_t cluster_bytes, struct ox_error **err);
 
 /* ---- mapping entries ---- */
 
@@ -221,14 +222,15 @@ enum ox_qcow2_entry_kind {
 	OX_QCOW2_ENTRY_ZERO,	   /* zero, no host cluster */
 	OX_QCOW2_ENTRY_ZERO_ALLOC, /* zero, with a host cluster kept */
 	OX_QCOW2_ENTRY_COMPRESSED,
-	OX_QCOW2_ENTRY_BAD, /* reserved bits, unaligned, a zero bit in version 2: see findings.def */
+	OX_QCOW2_ENTRY_BAD, /* reserved bits, unaligned, a zero bit in version 2, COPIED at offset 0
+			       of the image itself: see findings.def */
 };
 
 struct ox_qcow2_entry {
 	enum ox_qcow2_entry_kind kind;
 	bool copied;
-	struct ox_host host;	  /* DATA, ZERO_ALLOC: the cluster. COMPRESSED: first byte */
-	uint64_t compressed_bytes; /* COMPRESSED: most bytes that the stream may take, from host on */
+	struct ox_host host;	   /* DATA, ZERO_ALLOC: the cluster. COMPRESSED: first byte */
+	uint64_t compressed_bytes; /* COMPRESSED: the stream takes at most these, from host on */
 };
 
 /* Decodes one standard L2 entry. Nothing is checked against the file's length. */
@@ -236,7 +238,7 @@ struct ox_qcow2_entry ox_qcow2_l2_decode(const struct ox_qcow2_header *h, uint64
 uint64_t ox_qcow2_l2_encode(const struct ox_qcow2_header *h, const struct ox_qcow2_entry *e);
 
 struct ox_qcow2_l1_entry {
-	bool bad; /* reserved bits or unaligned */
+	bool bad; /* reserved bits, unaligned, or COPIED without a table */
 	bool copied;
 	struct ox_host l2; /* bytes == 0: no table */
 };
@@ -265,14 +267,14 @@ struct ox_qcow2_snapshot {
 	uint32_t date_nanoseconds;
 	uint64_t vm_clock_ns;
 	uint64_t vm_state_bytes;
-	uint64_t disk_bytes;  /* the image's size where the entry has none */
-	uint64_t icount;      /* UINT64_MAX: none */
+	uint64_t disk_bytes; /* the image's size where the entry has none */
+	uint64_t icount;     /* UINT64_MAX: none */
 	uint32_t extra_bytes;
 };
 
 /*
  * Decodes the snapshot at bytes[*pos] and advances *pos past its padding. -EINVAL on a record
- * that does not fit into count, or beyond the limits.
+ * that does not fit into count, or beyond the limits. Its L1 table is for the caller to judge.
  */
 int ox_qcow2_snapshot_decode(const struct ox_qcow2_header *h, const uint8_t *bytes, size_t count,
 			     size_t *pos, struct ox_qcow2_snapshot *ret, struct ox_error **err);
@@ -280,14 +282,21 @@ void ox_qcow2_snapshot_free(struct ox_qcow2_snapshot *s);
 
 /* ---- bitmap directory ---- */
 
+enum ox_qcow2_bitmap_flags {
+	OX_QCOW2_BITMAP_IN_USE = 1 << 0,
+	OX_QCOW2_BITMAP_AUTO = 1 << 1,
+	OX_QCOW2_BITMAP_EXTRA_COMPATIBLE = 1 << 2,
+};
+
 struct ox_qcow2_bitmap {
 	uint64_t table_offset;
 	uint32_t table_entries;
-	uint32_t flags; /* 1 in_use, 2 auto, 4 extra_data_compatible */
+	uint32_t flags; /* enum ox_qcow2_bitmap_flags */
 	uint8_t granularity_bits;
 	char *name;
 };
 
+/* The same for bitmaps. The bitmap's table is for the caller to judge. */
 int ox_qcow2_bitmap_decode(const struct ox_qcow2_header *h, const uint8_t *bytes, size_t count,
 			   size_t *pos, struct ox_qcow2_bitmap *ret, struct ox_error **err);
 void ox_qcow2_bitmap_free(struct ox_qcow2_bitmap *b);

@@ -40,9 +40,9 @@ struct ox_img_ops {
 /*
  * Recovery, as img asks for it and check provides it (dependencies point down, so the walker above
  * is reached through this). Rebuilds every refcount of a dirty qcow2 image from its tables, makes
- * them durable, and returns 0 only if they are then known to be right (D6); any finding that it could
- * not repair is an error and a message. It changes nothing but refcount structures and COPIED bits. The
- * caller clears the dirty bit.
+ * them durable, and returns 0 only if they are then known to be right (D6); any finding that it
+ * could not repair is an error and a message. It changes nothing but refcount structures and COPIED
+ * bits. The caller clears the dirty bit.
  */
 struct ox_recovery {
 	int (*rebuild_co)(struct ox_io *io, struct ox_error **err,
@@ -53,7 +53,9 @@ struct ox_recovery {
 struct ox_img_open {
 	const struct ox_open_options *opts;
 	const struct ox_recovery *recovery;
-	unsigned depth; /* 0: the image itself; backing files count up */
+	unsigned depth;			 /* 0: the image itself; backing files count up */
+	const struct ox_img_open *above; /* the layer that names this one; NULL at the top */
+	struct ox_io *io;		 /* this layer's store, for finding loops */
 };
 
 struct ox_image {
@@ -63,11 +65,13 @@ struct ox_image {
 	struct ox_image *backing; /* owned; NULL: none (or not opened) */
 	const struct ox_recovery *recovery;
 	char *filename;
-	uint64_t size_bytes; /* virtual */
+	char *backing_name;   /* as the image has it; NULL: none */
+	char *backing_format; /* as the image has it; NULL: not stated */
+	uint64_t size_bytes;  /* virtual */
 	enum ox_cache_mode cache;
 	unsigned open_flags; /* enum ox_open_flags */
 	bool read_only;
-	void *state;	     /* the format's: struct ox_qcow2 * */
+	void *state;		/* the format's: struct ox_qcow2 * */
 	struct ox_context *ctx; /* set by lib */
 	void (*warn)(void *opaque, const char *message);
 	void (*progress)(void *opaque, uint64_t done, uint64_t total);
@@ -75,7 +79,7 @@ struct ox_image {
 };
 
 /* Longest chain of backing files that is followed. */
-#define OX_IMG_MAX_CHAIN 200
+#define OX_IMG_MAX_CHAIN 100
 
 /* Takes the store over, on success alone. */
 int ox_img_open_co(struct ox_io *io, const struct ox_img_open *how, struct ox_image **ret,
@@ -90,17 +94,21 @@ int ox_img_pwritev_co(struct ox_image *img, const struct iovec *iov, int n, uint
 int ox_img_zero_co(struct ox_image *img, uint64_t offset, uint64_t length, unsigned flags);
 int ox_img_discard_co(struct ox_image *img, uint64_t offset, uint64_t length);
 int ox_img_flush_co(struct ox_image *img);
-int ox_img_extent_co(struct ox_image *img, uint64_t offset, uint64_t length,
-		     struct ox_extent *ret);
+int ox_img_extent_co(struct ox_image *img, uint64_t offset, uint64_t length, struct ox_extent *ret);
 int ox_img_resize_co(struct ox_image *img, uint64_t new_bytes, struct ox_error **err);
 
 /* Formats, each with an open that reads the header and fills img->ops, state, size_bytes. */
 int ox_qcow2_open_co(struct ox_image *img, const struct ox_img_open *how, struct ox_error **err);
 int ox_raw_open_co(struct ox_image *img, const struct ox_img_open *how, struct ox_error **err);
 
-/* Creation: lays out an empty image on an empty store and syncs it. Preallocation METADATA and beyond
- * is done afterwards through ox_qcow2_preallocate_co on the opened image. */
+/* Creation: lays out an empty image on an empty store and syncs it. Preallocation METADATA and
+ * beyond is done afterwards through ox_qcow2_preallocate_co on the opened image. */
 int ox_qcow2_create_co(struct ox_io *io, const struct ox_create_options *opts,
 		       struct ox_error **err);
+/* Makes every cluster of [offset, offset + length) allocated. */
+int ox_qcow2_preallocate_co(struct ox_image *img, uint64_t offset, uint64_t length,
+			    enum ox_preallocation mode,
+			    void (*progress)(void *opaque, uint64_t done, uint64_t total),
+			    void *opaque);
 
 #endif

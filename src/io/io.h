@@ -35,14 +35,15 @@ struct ox_io_extent {
 
 struct ox_io_ops {
 	const char *name;
-	/* Aligned to align_bytes in offset, length and memory. Byte count or negative errno; a
-	 * read at or past the end returns 0. */
+	/* Aligned as align_bytes and mem_align_bytes say. Byte count or negative errno; a read at
+	 * or past the end returns 0. */
 	int64_t (*preadv_co)(struct ox_io *io, const struct iovec *iov, int n, uint64_t offset);
 	int64_t (*pwritev_co)(struct ox_io *io, const struct iovec *iov, int n, uint64_t offset,
 			      unsigned flags);
 	int (*sync_co)(struct ox_io *io);
-	/* Range reads as zeroes afterwards. punch gives the space back, zero keeps or takes it.
-	 * -EOPNOTSUPP where the store cannot. Never changes the length. */
+	/* Aligned to zero_align_bytes. Range reads as zeroes afterwards. punch gives the space
+	 * back, zero keeps or takes it. -EOPNOTSUPP where the store cannot. Never changes the
+	 * length. */
 	int (*punch_co)(struct ox_io *io, uint64_t offset, uint64_t length);
 	int (*zero_co)(struct ox_io *io, uint64_t offset, uint64_t length);
 	/* Takes space for the range (it reads as before, new space as zeroes), growing the length
@@ -57,13 +58,15 @@ struct ox_io_ops {
 struct ox_io {
 	const struct ox_io_ops *ops;
 	struct ox_reactor *reactor;
-	char *name;		/* for messages: the path or what the caller said */
-	uint64_t length;	/* bytes, as known: growth by our own calls is followed */
-	uint32_t align_bytes;	/* of offset, length and memory of requests; 1 = any */
+	char *name;		   /* for messages: the path or what the caller said */
+	uint64_t length;	   /* bytes, as known: growth by our own calls is followed */
+	uint32_t align_bytes;	   /* of offset and of each iovec's length; 1 = any */
+	uint32_t mem_align_bytes;  /* of each iovec's base, at most 4096; 0: as align_bytes */
+	uint32_t zero_align_bytes; /* of punch_co and zero_co; 0: as align_bytes */
 	bool read_only;
-	bool can_grow;		/* false: a block device */
+	bool can_grow;		 /* false: a block device */
 	struct ox_rangelock rmw; /* writes that are not aligned, against all writes (H5) */
-	uint64_t counts[8];	/* requests carried out, by enum ox_io_count */
+	uint64_t counts[8];	 /* calls of ops carried out, and bytes, by enum ox_io_count */
 };
 
 enum ox_io_count {
@@ -73,6 +76,8 @@ enum ox_io_count {
 	OX_IO_COUNT_PUNCHES,
 	OX_IO_COUNT_ZEROES,
 	OX_IO_COUNT_LENGTHS,
+	OX_IO_COUNT_READ_BYTES,
+	OX_IO_COUNT_WRITE_BYTES,
 };
 
 /* Reads exactly the bytes asked for; what lies past the end reads as zeroes. 0 or -errno. */
@@ -88,6 +93,8 @@ int ox_io_sync_co(struct ox_io *io);
  * store's alignment cuts off are written as zero bytes. */
 int ox_io_punch_co(struct ox_io *io, uint64_t offset, uint64_t length);
 int ox_io_zero_co(struct ox_io *io, uint64_t offset, uint64_t length);
+/* Writes zero bytes: works on every store. */
+int ox_io_fill_zero_co(struct ox_io *io, uint64_t offset, uint64_t length);
 int ox_io_reserve_co(struct ox_io *io, uint64_t offset, uint64_t length);
 int ox_io_set_length_co(struct ox_io *io, uint64_t length);
 int ox_io_extent_co(struct ox_io *io, uint64_t offset, struct ox_io_extent *ret);
@@ -101,7 +108,7 @@ void *ox_io_buffer(size_t size_bytes);
 
 enum ox_io_open_flags {
 	OX_IO_READ_ONLY = 1 << 0,
-	OX_IO_DIRECT = 1 << 1,	   /* bypass the page cache (O_DIRECT) */
+	OX_IO_DIRECT = 1 << 1,	    /* bypass the page cache (O_DIRECT) */
 	OX_IO_FORCE_SHARE = 1 << 2, /* take no notice of others' locks (qemu's -U) */
 	OX_IO_NO_LOCK = 1 << 3,
 	OX_IO_CREATE = 1 << 4, /* make the file, or empty one that is there, after locking it */
@@ -113,6 +120,8 @@ enum ox_io_open_flags {
  * A regular file or a block device (found out by fstat), with QEMU's byte-range locks
  * (io/file_lock.h). Calls that set up run synchronously; from a task or outside of any.
  * Takes no ownership of fd on failure. Refuses directories, pipes, sockets, character devices.
+ * A given fd loses O_APPEND and O_NONBLOCK, and gets O_DIRECT where that is asked for; its
+ * duplicates share those flags, and the locks until the store is closed.
  */
 int ox_io_file_open(struct ox_reactor *r, const char *path, unsigned flags, struct ox_io **ret,
 		    struct ox_error **err) __attribute__((warn_unused_result));

@@ -4,8 +4,8 @@
  *
  * A function that may suspend ends in _co, and only _co functions (and the functions given to
  * ox_co_spawn, whose names end in _co as well) call it. Waking a task only queues it: the woken
- * task never runs inside the waker. Stacks are 64 KiB with a guard page below, pooled by the
- * reactor, and announced to ASan and valgrind.
+ * task never runs inside the waker. Stacks are 256 KiB (touched as needed) with a guard page below,
+ * pooled by the reactor, and announced to ASan and valgrind.
  */
 #ifndef OX_RT_CO_H
 #define OX_RT_CO_H

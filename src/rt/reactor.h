@@ -24,7 +24,8 @@
 
 struct ox_reactor;
 
-/* The kinds are those of oxbow.h; OX_ENGINE_DEFAULT reads OXBOW_IO, then tries io_uring, then threads. */
+/* The kinds are those of oxbow.h; OX_ENGINE_DEFAULT reads OXBOW_IO, then tries io_uring, then
+ * threads. */
 int ox_reactor_create(enum ox_engine kind, struct ox_reactor **ret, struct ox_error **err)
 	__attribute__((warn_unused_result));
 

@@ -1,0 +1,255 @@
+/* SPDX-License-Identifier: MIT */
+/* Stored refcounts against counted references. */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/arith.h"
+#include "base/assert.h"
+#include "check/scan.h"
+#include "check/walk.h"
+
+struct slot_pass {
+	struct ox_walk *w;
+	enum ox_walk_select select;
+	ox_walk_slot_fn visit;
+	uint64_t next;	  /* index whose block is read next */
+	uint64_t visited; /* index up to which all was visited */
+};
+
+static bool selected(const struct slot_pass *p, uint64_t index)
+{
+	const struct ox_walk_block *b = &p->w->blocks[index];
+
+	if (p->select == OX_BLOCKS_RAISE)
+		return b->raise;
+	if (p->select == OX_BLOCKS_LOWER)
+		return b->lower;
+	return true;
+}
+
+static bool slot_next(void *arg, struct ox_scan_item *ret)
+{
+	struct slot_pass *p = arg;
+	const struct ox_walk *w = p->w;
+
+	while (p->next < w->index_count &&
+	       (w->blocks[p->next].state != OX_BLOCK_SOUND || !selected(p, p->next)))
+		p->next++;
+	if (p->next == w->index_count)
+		return false;
+	*ret = (struct ox_scan_item){
+		.offset = ox_be64_get(w->reftable[p->next]),
+		.size_bytes = w->cluster_bytes,
+		.tag = p->next,
+	};
+	p->next++;
+	return true;
+}
+
+/* The clusters that blocks [from, to) would count, were there any: all stored as 0. */
+static int visit_absent(struct slot_pass *p, uint64_t from, uint64_t to)
+{
+	struct ox_walk *w = p->w;
+	uint64_t end, c;
+
+	if (!ox_mul_u64(to, w->block_entries, &end))
+		end = UINT64_MAX;
+	for (c = from * w->block_entries;
+	     (c = ox_counts_next(&w->counts, c, end)) < ox_min_u64(end, w->counts.end); c++) {
+		struct ox_walk_slot slot = {
+			.cluster = c,
+			.cell = ox_counts_get(&w->counts, c),
+			.index = c % w->block_entries,
+		};
+		uint64_t index = c / w->block_entries;
+		int r = 0;
+
+		if (index < w->index_count && w->blocks[index].state == OX_BLOCK_BROKEN)
+			continue;
+		r = p->visit(w, &slot);
+		if (r < 0)
+			return r;
+	}
+	return 0;
+}
+
+static int visit_skipped(struct slot_pass *p, uint64_t to)
+{
+	uint64_t from = p->visited;
+
+	p->visited = to + 1;
+	return p->select == OX_BLOCKS_ALL && from < to ? visit_absent(p, from, to) : 0;
+}
+
+/* Writes a changed block from its first changed sector to its last. */
+static int write_block_co(struct ox_walk *w, uint64_t offset, const uint8_t *bytes,
+			  uint64_t first_index, uint64_t last_index)
+{
+	uint64_t first = (first_index << w->h.refcount_order) / 8;
+	uint64_t last = (last_index << w->h.refcount_order) / 8;
+
+	first = ox_align_down(first, 512);
+	last = ox_align_down(last, 512) + 512;
+	return ox_io_pwrite_co(w->io, bytes + first, last - first, offset + first, 0);
+}
+
+static bool is_zero(const uint8_t *bytes)
+{
+	uint64_t word[8];
+
+	memcpy(word, bytes, sizeof(word));
+	return !(word[0] | word[1] | word[2] | word[3] | word[4] | word[5] | word[6] | word[7]);
+}
+
+static int visit_block_co(struct slot_pass *p, const struct ox_scan_item *item, uint8_t *bytes)
+{
+	struct ox_walk *w = p->w;
+	uint64_t per_64 = UINT64_C(512) >> w->h.refcount_order;
+	uint64_t first_changed = UINT64_MAX;
+	uint64_t last_changed = 0;
+
+	for (uint64_t i = 0; i < w->block_entries; i++) {
+		uint64_t base = item->tag * w->block_entries;
+		struct ox_walk_slot slot = {.cluster = base + i, .block = bytes, .index = i};
+		int r;
+
+		/* 64 bytes of zeroes where nothing is referenced need no closer look. */
+		if (i % per_64 == 0 && is_zero(bytes + ((i << w->h.refcount_order) / 8)) &&
+		    ox_counts_next(&w->counts, base + i, base + i + per_64) == base + i + per_64) {
+			i += per_64 - 1;
+			continue;
+		}
+		slot.cell = ox_counts_get(&w->counts, slot.cluster);
+		slot.stored = ox_qcow2_refcount_get(bytes, w->h.refcount_order, i);
+		if (slot.stored == 0 && slot.cell.state == OX_CELL_NONE)
+			continue;
+		r = p->visit(w, &slot);
+		if (r < 0)
+			return r;
+		if (slot.changed) {
+			first_changed = ox_min_u64(first_changed, i);
+			last_changed = i;
+		}
+	}
+	if (first_changed == UINT64_MAX)
+		return 0;
+	return write_block_co(w, item->offset, bytes, first_changed, last_changed);
+}
+
+static int slot_item_co(void *arg, const struct ox_scan_item *item, uint8_t *bytes, int error)
+{
+	struct slot_pass *p = arg;
+	int r;
+
+	r = visit_skipped(p, item->tag);
+	if (r < 0)
+		return r;
+	ox_walk_progress(p->w, 1);
+	if (!error)
+		return visit_block_co(p, item, bytes);
+	if (p->select != OX_BLOCKS_ALL)
+		return error;
+	p->w->blocks[item->tag].state = OX_BLOCK_BROKEN;
+	ox_walk_found(p->w, OX_FOUND_UNREADABLE,
+		      OX_FOUND(.word = "Refcount block", .a = item->offset, .b = (uint64_t)-error,
+			       .host_offset = item->offset));
+	return 0;
+}
+
+int ox_walk_slots_co(struct ox_walk *w, enum ox_walk_select select, ox_walk_slot_fn visit)
+{
+	static const struct ox_scan_ops ops = {.next = slot_next, .visit_co = slot_item_co};
+	struct slot_pass p = {.w = w, .select = select, .visit = visit};
+	int r = ox_scan_co(w->io, w->cluster_bytes, &ops, &p);
+
+	if (r < 0)
+		return r;
+	return visit_skipped(&p, ox_div_up(w->counts.end, w->block_entries));
+}
+
+/* ---- what differs ---- */
+
+/* How many COPIED flags of a cell are wrong if its refcount is count. */
+static bool copied_is_wrong(struct ox_cell cell, uint64_t count)
+{
+	unsigned active = ox_cell_active(cell);
+
+	return ((active & OX_CELL_COPIED) && count != 1) ||
+	       ((active & OX_CELL_PLAIN) && count == 1);
+}
+
+static void mark_block(struct ox_walk *w, const struct ox_walk_slot *slot)
+{
+	struct ox_walk_block *b;
+
+	if (!slot->block)
+		return;
+	b = &w->blocks[slot->cluster / w->block_entries];
+	b->raise |= slot->stored < slot->cell.count;
+	b->lower |= slot->stored > slot->cell.count;
+}
+
+static int compare_slot(struct ox_walk *w, struct ox_walk_slot *slot)
+{
+	struct ox_cell cell = slot->cell;
+
+	if (slot->cluster < w->file_clusters)
+		w->stored_end = ox_max_u64(w->stored_end, slot->cluster + 1);
+	if (ox_cell_is_broken(cell))
+		return 0;
+	if (cell.count > ox_qcow2_refcount_max(w->h.refcount_order) || cell.count == OX_COUNT_MAX) {
+		ox_walk_found(w, OX_FOUND_OVERFLOW,
+			      OX_FOUND(.a = slot->cluster,
+				       .b = ox_qcow2_refcount_max(w->h.refcount_order),
+				       .c = cell.count));
+		return 0;
+	}
+	w->copied_wrong += copied_is_wrong(cell, slot->stored);
+	w->copied_to_fix += copied_is_wrong(cell, cell.count);
+	if (slot->stored == cell.count &&
+	    (cell.count < 2 || !(ox_cell_active(cell) & OX_CELL_COPIED)))
+		return 0;
+	mark_block(w, slot);
+	w->leaks += slot->stored > cell.count;
+	w->too_low += slot->stored < cell.count;
+	if (cell.count < 2 || cell.state < OX_CELL_L2)
+		return 0;
+	if (slot->stored < cell.count || (ox_cell_active(cell) & OX_CELL_COPIED))
+		return ox_walk_suspect(w, slot->cluster);
+	return 0;
+}
+
+int ox_walk_compare_co(struct ox_walk *w)
+{
+	int r = ox_walk_slots_co(w, OX_BLOCKS_ALL, compare_slot);
+
+	/* Clusters whose block is broken were not visited. */
+	w->stored_end = ox_max_u64(w->stored_end, w->counts.end);
+	w->result.image_end_offset = w->stored_end * w->cluster_bytes;
+	return r;
+}
+
+static int report_slot(struct ox_walk *w, struct ox_walk_slot *slot)
+{
+	uint64_t count = slot->cell.count;
+
+	if (ox_cell_is_broken(slot->cell) || slot->stored == count ||
+	    count > ox_qcow2_refcount_max(w->h.refcount_order) || count == OX_COUNT_MAX)
+		return 0;
+	ox_walk_found(w, slot->stored > count ? OX_FOUND_LEAK : OX_FOUND_TOO_LOW,
+		      OX_FOUND(.a = slot->cluster, .b = slot->stored, .c = count,
+			       .host_offset = slot->cluster * w->cluster_bytes));
+	return 0;
+}
+
+int ox_walk_report_co(struct ox_walk *w)
+{
+	int r = 0;
+
+	if (w->leaks + w->too_low > 0)
+		r = ox_walk_slots_co(w, OX_BLOCKS_ALL, report_slot);
+	if (r == 0 && w->copied_wrong > 0)
+		r = ox_walk_copied_co(w, OX_COPIED_REPORT);
+	return r;
+}

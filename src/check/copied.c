@@ -1,0 +1,218 @@
+/* SPDX-License-Identifier: MIT */
+/* Passes that judge or change entries of the active tables: COPIED bits, and stale entries. */
+#include <errno.h>
+#include <stdlib.h>
+
+#include "check/walk.h"
+
+#define CACHED_BLOCKS 8
+
+/* A few refcount blocks, for entries that name clusters here and there. */
+struct stored_cache {
+	struct {
+		uint64_t index;
+		uint8_t *bytes; /* NULL: empty */
+	} blocks[CACHED_BLOCKS];
+	unsigned next_victim;
+};
+
+/* What the running pass keeps between entries; the walk holds it for its visitors. */
+struct ox_walk_copied_pass {
+	enum ox_walk_copied how;
+	struct stored_cache cache;
+};
+
+static int load_block_co(struct ox_walk *w, uint64_t index, uint8_t **ret)
+{
+	struct stored_cache *k = &w->copied->cache;
+	unsigned slot = k->next_victim;
+	int r;
+
+	for (unsigned i = 0; i < CACHED_BLOCKS; i++) {
+		if (k->blocks[i].bytes && k->blocks[i].index == index) {
+			*ret = k->blocks[i].bytes;
+			return 0;
+		}
+	}
+	if (!k->blocks[slot].bytes)
+		k->blocks[slot].bytes = malloc(w->cluster_bytes);
+	if (!k->blocks[slot].bytes)
+		return -ENOMEM;
+	k->blocks[slot].index = UINT64_MAX;
+	r = ox_io_pread_co(w->io, k->blocks[slot].bytes, w->cluster_bytes,
+			   ox_be64_get(w->reftable[index]));
+	if (r < 0)
+		return r;
+	k->blocks[slot].index = index;
+	k->next_victim = (slot + 1) % CACHED_BLOCKS;
+	*ret = k->blocks[slot].bytes;
+	return 0;
+}
+
+/* 1 and the count on disk; 0 where no block tells it; or a negative errno. */
+static int stored_count_co(struct ox_walk *w, uint64_t cluster, uint64_t *ret)
+{
+	uint64_t index = cluster / w->block_entries;
+	uint8_t *block;
+	int r;
+
+	if (index >= w->index_count || w->blocks[index].state == OX_BLOCK_NONE) {
+		*ret = 0;
+		return 1;
+	}
+	if (w->blocks[index].state == OX_BLOCK_BROKEN)
+		return 0;
+	r = load_block_co(w, index, &block);
+	if (r < 0)
+		return r;
+	*ret = ox_qcow2_refcount_get(block, w->h.refcount_order, cluster % w->block_entries);
+	return 1;
+}
+
+/*
+ * 1 if an entry's COPIED bit is to be flipped (or, REPORT, is wrong), with the count that says so;
+ * 0 if not; or a negative errno.
+ */
+static int judge_co(struct ox_walk *w, uint64_t cluster, bool copied, uint64_t *ret_count)
+{
+	struct ox_cell cell = ox_counts_get(&w->counts, cluster);
+	uint64_t stored;
+	int r;
+
+	if (cell.state == OX_CELL_NONE || ox_cell_is_broken(cell))
+		return 0;
+	*ret_count = cell.count;
+	if (w->copied->how == OX_COPIED_FIX) {
+		/* Where something could not be followed, a count of one may be an undercount. */
+		if (w->structural > 0)
+			return copied && cell.count > 1;
+		return copied != (cell.count == 1);
+	}
+	r = stored_count_co(w, cluster, &stored);
+	if (r <= 0)
+		return r;
+	if (w->copied->how == OX_COPIED_FIX_LEAKS)
+		return !copied && cell.count == 1 && stored > 1;
+	*ret_count = stored;
+	return copied != (stored == 1);
+}
+
+static void tell(struct ox_walk *w, enum ox_finding_id id, struct ox_found what)
+{
+	/* What -r leaks sets is part of mending the leak, which is told of where it is lowered. */
+	if (w->copied->how == OX_COPIED_FIX)
+		ox_walk_mended(w, id, what);
+	else if (w->copied->how == OX_COPIED_REPORT)
+		ox_walk_found(w, id, what);
+}
+
+static int copied_l1_co(struct ox_walk *w, uint64_t tree, uint64_t index, struct ox_be64 *entry)
+{
+	uint64_t raw = ox_be64_get(*entry);
+	struct ox_qcow2_l1_entry e = ox_qcow2_l1_decode(&w->h, raw);
+	uint64_t count;
+	int r;
+
+	(void)tree;
+	if (e.bad || e.l2.bytes == 0)
+		return 0;
+	r = judge_co(w, e.l2.bytes / w->cluster_bytes, e.copied, &count);
+	if (r <= 0)
+		return r;
+	tell(w, OX_FOUND_COPIED_L2,
+	     OX_FOUND(.a = index, .b = raw, .c = count, .host_offset = e.l2.bytes));
+	if (w->copied->how != OX_COPIED_REPORT)
+		*entry = ox_be64(raw ^ OX_QCOW2_COPIED);
+	return 0;
+}
+
+static int copied_entry_co(struct ox_walk *w, struct ox_be64 *entry)
+{
+	uint64_t raw = ox_be64_get(*entry);
+	struct ox_qcow2_entry e = ox_qcow2_l2_decode(&w->h, raw);
+	uint64_t count = 0;
+	int r = 0;
+
+	if (e.kind == OX_QCOW2_ENTRY_COMPRESSED && e.copied && w->copied->how == OX_COPIED_FIX) {
+		tell(w, OX_FOUND_COPIED_COMPRESSED,
+		     OX_FOUND(.a = e.host.bytes, .host_offset = e.host.bytes));
+		*entry = ox_be64(raw ^ OX_QCOW2_COPIED);
+	}
+	if (e.kind == OX_QCOW2_ENTRY_DATA || e.kind == OX_QCOW2_ENTRY_ZERO_ALLOC)
+		r = judge_co(w, e.host.bytes / w->cluster_bytes, e.copied, &count);
+	if (r <= 0)
+		return r;
+	tell(w, OX_FOUND_COPIED_DATA, OX_FOUND(.a = raw, .b = count, .host_offset = e.host.bytes));
+	if (w->copied->how != OX_COPIED_REPORT)
+		*entry = ox_be64(raw ^ OX_QCOW2_COPIED);
+	return 0;
+}
+
+static int copied_l2_co(struct ox_walk *w, uint64_t cluster, struct ox_cell cell,
+			struct ox_be64 *table)
+{
+	(void)cluster;
+	(void)cell;
+	for (uint64_t i = 0; i < ox_qcow2_l2_entries(&w->h); i++) {
+		int r = table[i].raw ? copied_entry_co(w, &table[i]) : 0;
+
+		if (r < 0)
+			return r;
+	}
+	return 0;
+}
+
+int ox_walk_copied_co(struct ox_walk *w, enum ox_walk_copied how)
+{
+	struct ox_walk_copied_pass pass = {.how = how};
+	int r;
+
+	w->copied = &pass;
+	r = ox_walk_l1_co(w, false, copied_l1_co);
+	if (r == 0)
+		r = ox_walk_l2_co(w, true, copied_l2_co);
+	w->copied = NULL;
+	for (unsigned i = 0; i < CACHED_BLOCKS; i++)
+		free(pass.cache.blocks[i].bytes);
+	return r;
+}
+
+/* ---- stale entries ---- */
+
+static int drop_l1(struct ox_walk *w, uint64_t tree, uint64_t index, struct ox_be64 *entry)
+{
+	struct ox_qcow2_l1_entry e = ox_qcow2_l1_decode(&w->h, ox_be64_get(*entry));
+
+	(void)tree;
+	(void)index;
+	if (e.bad || e.l2.bytes < w->file_bytes)
+		return 0;
+	ox_walk_mended(w, OX_FOUND_STALE_ENTRY, OX_FOUND(.a = e.l2.bytes));
+	*entry = ox_be64(0);
+	return 0;
+}
+
+static int drop_l2(struct ox_walk *w, uint64_t cluster, struct ox_cell cell, struct ox_be64 *table)
+{
+	(void)cluster;
+	for (uint64_t i = 0; i < ox_qcow2_l2_entries(&w->h); i++) {
+		struct ox_qcow2_entry e = ox_qcow2_l2_decode(&w->h, ox_be64_get(table[i]));
+
+		if (e.kind != OX_QCOW2_ENTRY_DATA && e.kind != OX_QCOW2_ENTRY_ZERO_ALLOC &&
+		    e.kind != OX_QCOW2_ENTRY_COMPRESSED)
+			continue;
+		if (!ox_walk_entry_is_stale(w, cell, e.host.bytes))
+			continue;
+		ox_walk_mended(w, OX_FOUND_STALE_ENTRY, OX_FOUND(.a = e.host.bytes));
+		/* A preallocated zero cluster loses its place, and still reads as zeroes. */
+		table[i] = ox_be64(e.kind == OX_QCOW2_ENTRY_ZERO_ALLOC ? OX_QCOW2_ZERO : 0);
+	}
+	return 0;
+}
+
+int ox_walk_drop_stale_co(struct ox_walk *w)
+{
+	int r = ox_walk_l1_co(w, false, drop_l1);
+
+	return r < 0 ? r : ox_walk_l2_co(w, true, drop_l2);
+}

@@ -1,0 +1,82 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * What the walk knows of each host cluster: what it is, and how often it is named.
+ *
+ * A cell takes one byte, four in a region of 4096 clusters in which one is named more than 15
+ * times. A region exists only once something in it is named, and only clusters below the limit
+ * (which comes from the file's real length) have cells. Counts stop at OX_COUNT_MAX.
+ */
+#ifndef OX_CHECK_COUNTS_H
+#define OX_CHECK_COUNTS_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#define OX_COUNT_MAX UINT32_C(0x0fffffff)
+
+/*
+ * What a cluster is. The two flags of L2 and DATA say how active entries name it; neither means
+ * that snapshots alone do. BROKEN: named in ways that exclude each other (a structural finding
+ * has been reported), so nothing about it is repaired.
+ */
+enum ox_cell_state {
+	OX_CELL_NONE,
+	OX_CELL_META, /* named once, shared with nothing */
+	OX_CELL_COMPRESSED,
+	OX_CELL_BROKEN,
+	OX_CELL_L2 = 4,
+	OX_CELL_DATA = 8,
+	OX_CELL_BROKEN_L2 = 12,
+	OX_CELL_COPIED = 1, /* flag: by an entry with COPIED */
+	OX_CELL_PLAIN = 2,  /* flag: by an entry without */
+};
+
+struct ox_cell {
+	unsigned state; /* enum ox_cell_state */
+	uint32_t count;
+};
+
+static inline bool ox_cell_is_l2(struct ox_cell c)
+{
+	return (c.state & ~3u) == OX_CELL_L2 || (c.state & ~3u) == OX_CELL_BROKEN_L2;
+}
+
+static inline bool ox_cell_is_data(struct ox_cell c)
+{
+	return (c.state & ~3u) == OX_CELL_DATA;
+}
+
+static inline bool ox_cell_is_broken(struct ox_cell c)
+{
+	return c.state == OX_CELL_BROKEN || (c.state & ~3u) == OX_CELL_BROKEN_L2;
+}
+
+/* The OX_CELL_COPIED and OX_CELL_PLAIN flags of a sound L2 or data cluster; 0 for others. */
+static inline unsigned ox_cell_active(struct ox_cell c)
+{
+	return c.state >= OX_CELL_L2 && c.state < OX_CELL_BROKEN_L2 ? c.state & 3u : 0;
+}
+
+struct ox_counts_region;
+
+struct ox_counts {
+	uint64_t limit; /* clusters that can have a cell */
+	struct ox_counts_region ***top;
+	uint64_t top_count;
+	uint64_t end; /* one past the highest cluster that was ever set */
+};
+
+/* 0 or -ENOMEM. */
+int ox_counts_init(struct ox_counts *k, uint64_t limit_clusters);
+void ox_counts_free(struct ox_counts *k);
+/* Makes room for clusters that a repair adds to the file. 0 or -ENOMEM. */
+int ox_counts_extend(struct ox_counts *k, uint64_t limit_clusters);
+
+/* Past the limit: NONE. */
+struct ox_cell ox_counts_get(const struct ox_counts *k, uint64_t cluster);
+/* The cluster must be below the limit. 0 or -ENOMEM. */
+int ox_counts_set(struct ox_counts *k, uint64_t cluster, struct ox_cell cell);
+/* The lowest cluster at or after from, below end, whose cell is not NONE; end if there is none. */
+uint64_t ox_counts_next(const struct ox_counts *k, uint64_t from, uint64_t end);
+
+#endif

@@ -1,0 +1,124 @@
+/* SPDX-License-Identifier: MIT */
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "check/walk.h"
+
+#define MESSAGE_BYTES 256
+
+enum finding_class { DERIVED, STRUCTURAL, UNREADABLE, FACT };
+
+struct finding_row {
+	const char *name;
+	enum ox_finding_severity severity;
+	enum finding_class class;
+	const char *lead;
+	const char *text;
+};
+
+static const struct finding_row rows[OX_FOUND_COUNT] = {
+#define OX_FINDING(id, name_, severity_, class_, lead_, text_, meaning)                            \
+	[OX_FOUND_##id] = {                                                                        \
+		.name = name_,                                                                     \
+		.severity = OX_FINDING_##severity_,                                                \
+		.class = class_,                                                                   \
+		.lead = lead_,                                                                     \
+		.text = text_,                                                                     \
+	},
+#include "check/findings.def"
+#undef OX_FINDING
+};
+
+/* One placeholder of a row's text; returns how many bytes it took. */
+static int format_field(char *to, size_t room, char field, const struct ox_found *what)
+{
+	switch (field) {
+	case 'a':
+		return snprintf(to, room, "%" PRIu64, what->a);
+	case 'b':
+		return snprintf(to, room, "%" PRIu64, what->b);
+	case 'c':
+		return snprintf(to, room, "%" PRIu64, what->c);
+	case 'A':
+		return snprintf(to, room, "%" PRIx64, what->a);
+	case 'B':
+		return snprintf(to, room, "%" PRIx64, what->b);
+	case 'C':
+		return snprintf(to, room, "%" PRIx64, what->c);
+	default:
+		return snprintf(to, room, "%s", what->word ? what->word : "?");
+	}
+}
+
+static void format_message(char to[MESSAGE_BYTES], const struct finding_row *row, bool repaired,
+			   const struct ox_found *what)
+{
+	size_t used =
+		(size_t)snprintf(to, MESSAGE_BYTES, "%s ", repaired ? "Repairing" : row->lead);
+
+	for (const char *p = row->text; *p && used + 1 < MESSAGE_BYTES; p++) {
+		if (*p == '%')
+			used += (size_t)format_field(to + used, MESSAGE_BYTES - used, *++p, what);
+		else
+			to[used++] = *p;
+	}
+	to[used < MESSAGE_BYTES ? used : MESSAGE_BYTES - 1] = '\0';
+}
+
+static void tell(struct ox_walk *w, const struct finding_row *row, bool repaired,
+		 const struct ox_found *what)
+{
+	char message[MESSAGE_BYTES];
+
+	format_message(message, row, repaired, what);
+	if (!repaired && !w->first_structural &&
+	    (row->class == STRUCTURAL || row->class == UNREADABLE))
+		w->first_structural = strdup(message);
+	if (!w->finding || (w->quiet && !repaired))
+		return;
+	w->finding(w->opaque,
+		   &(struct ox_finding){
+			   .name = row->name,
+			   .severity = row->severity,
+			   .message = message,
+			   .repaired = repaired,
+			   .host_offset = what->host_offset ? what->host_offset : UINT64_MAX,
+			   .guest_offset = what->guest_length ? what->guest_offset : UINT64_MAX,
+			   .guest_length = what->guest_length,
+		   });
+}
+
+void ox_walk_found(struct ox_walk *w, enum ox_finding_id id, struct ox_found what)
+{
+	const struct finding_row *row = &rows[id];
+
+	if (row->class == UNREADABLE)
+		w->result.check_errors++;
+	else if (row->severity == OX_FINDING_CORRUPTION)
+		w->result.corruptions++;
+	else if (row->severity == OX_FINDING_LEAK)
+		w->result.leaks++;
+	if (row->class == STRUCTURAL || row->class == UNREADABLE)
+		w->structural++;
+	tell(w, row, false, &what);
+}
+
+void ox_walk_mended(struct ox_walk *w, enum ox_finding_id id, struct ox_found what)
+{
+	const struct finding_row *row = &rows[id];
+
+	if (row->severity == OX_FINDING_CORRUPTION)
+		w->result.corruptions_fixed++;
+	else if (row->severity == OX_FINDING_LEAK)
+		w->result.leaks_fixed++;
+	tell(w, row, true, &what);
+}
+
+void ox_walk_progress(struct ox_walk *w, uint64_t work)
+{
+	w->work_done = ox_min_u64(w->work_done + work, w->work_total);
+	if (w->progress)
+		w->progress(w->opaque, w->work_done, w->work_total);
+}

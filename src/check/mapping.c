@@ -1,0 +1,215 @@
+/* SPDX-License-Identifier: MIT */
+/* Counting what L1 and L2 entries name. */
+#include <errno.h>
+#include <stdlib.h>
+
+#include "base/arith.h"
+#include "check/walk.h"
+
+static unsigned copied_flag(bool copied)
+{
+	return copied ? OX_CELL_COPIED : OX_CELL_PLAIN;
+}
+
+bool ox_walk_entry_is_stale(const struct ox_walk *w, struct ox_cell l2_cell, uint64_t host_offset)
+{
+	return w->dirty && (l2_cell.state & 3u) != 0 && l2_cell.count == 1 &&
+	       host_offset >= w->file_bytes;
+}
+
+/* ---- L1 ---- */
+
+static int bad_l1_entry(struct ox_walk *w, uint64_t raw)
+{
+	uint64_t offset = raw & OX_QCOW2_OFFSET_MASK;
+	bool unaligned = !ox_is_aligned(offset, w->cluster_bytes);
+
+	ox_walk_found(w, unaligned ? OX_FOUND_L1_UNALIGNED : OX_FOUND_L1_RESERVED,
+		      OX_FOUND(.a = unaligned ? offset : raw, .host_offset = offset));
+	return 0;
+}
+
+static int count_l1_entry(struct ox_walk *w, uint64_t tree, uint64_t index, struct ox_be64 *entry)
+{
+	uint64_t raw = ox_be64_get(*entry);
+	struct ox_qcow2_l1_entry e = ox_qcow2_l1_decode(&w->h, raw);
+	int r;
+
+	(void)index;
+	if (e.bad)
+		return bad_l1_entry(w, raw);
+	if (ox_walk_past_end(w, e.l2.bytes, w->cluster_bytes)) {
+		/* The active table is its image's own: no snapshot shares it. */
+		if (tree == 0 && w->dirty) {
+			w->stale++;
+			ox_walk_found(w, OX_FOUND_STALE_ENTRY, OX_FOUND(.a = e.l2.bytes));
+			return 0;
+		}
+		ox_walk_found(w, OX_FOUND_PAST_END,
+			      OX_FOUND(.a = e.l2.bytes, .b = w->cluster_bytes,
+				       .host_offset = e.l2.bytes));
+		return 0;
+	}
+	r = ox_walk_refer(w, e.l2.bytes / w->cluster_bytes,
+			  OX_CELL_L2 | (tree == 0 ? copied_flag(e.copied) : 0), 1);
+	if (r == 0)
+		ox_walk_found(w, OX_FOUND_OVERLAP,
+			      OX_FOUND(.word = "L2 table", .a = e.l2.bytes, .b = w->cluster_bytes,
+				       .host_offset = e.l2.bytes));
+	return r < 0 ? r : 0;
+}
+
+static int list_l2_clusters(struct ox_walk *w)
+{
+	uint64_t room = 0;
+
+	for (uint64_t c = 0; (c = ox_counts_next(&w->counts, c, UINT64_MAX)) != UINT64_MAX; c++) {
+		if (!ox_cell_is_l2(ox_counts_get(&w->counts, c)))
+			continue;
+		if (w->l2_count == room) {
+			uint64_t *more;
+
+			room = room ? 2 * room : 64;
+			more = reallocarray(w->l2_clusters, room, sizeof(*more));
+			if (!more)
+				return -ENOMEM;
+			w->l2_clusters = more;
+		}
+		w->l2_clusters[w->l2_count++] = c;
+	}
+	w->work_total += w->l2_count;
+	return 0;
+}
+
+/* ---- L2 ---- */
+
+/* The table whose entries are being counted. */
+struct l2_count {
+	struct ox_walk *w;
+	struct ox_cell cell;
+	uint64_t next_contiguous; /* where the next data cluster would continue the last one */
+	bool active;
+};
+
+static int overlap(struct ox_walk *w, const char *word, uint64_t offset, uint64_t size_bytes)
+{
+	ox_walk_found(w, OX_FOUND_OVERLAP,
+		      OX_FOUND(.word = word, .a = offset, .b = size_bytes, .host_offset = offset));
+	return 0;
+}
+
+static int past_end(struct l2_count *t, uint64_t offset, uint64_t size_bytes)
+{
+	struct ox_walk *w = t->w;
+
+	if (ox_walk_entry_is_stale(w, t->cell, offset)) {
+		w->stale++;
+		ox_walk_found(w, OX_FOUND_STALE_ENTRY, OX_FOUND(.a = offset));
+		return 0;
+	}
+	ox_walk_found(w, OX_FOUND_PAST_END,
+		      OX_FOUND(.a = offset, .b = size_bytes, .host_offset = offset));
+	return 0;
+}
+
+static int count_compressed(struct l2_count *t, const struct ox_qcow2_entry *e)
+{
+	struct ox_walk *w = t->w;
+	uint64_t first = e->host.bytes / w->cluster_bytes;
+	uint64_t last = (e->host.bytes + e->compressed_bytes - 1) / w->cluster_bytes;
+
+	if (t->active) {
+		w->result.allocated_clusters++;
+		w->result.fragmented_clusters++; /* by nature, as qemu-img has it */
+		w->result.compressed_clusters++;
+	}
+	if (e->copied) {
+		w->compressed_copied += t->active;
+		ox_walk_found(w, OX_FOUND_COPIED_COMPRESSED,
+			      OX_FOUND(.a = e->host.bytes, .host_offset = e->host.bytes));
+	}
+	if (ox_walk_past_end(w, e->host.bytes, e->compressed_bytes))
+		return past_end(t, e->host.bytes, e->compressed_bytes);
+	for (uint64_t c = first; c <= last; c++) {
+		int r = ox_walk_refer(w, c, OX_CELL_COMPRESSED, t->cell.count);
+
+		if (r < 0)
+			return r;
+		if (r == 0)
+			return overlap(w, "Compressed cluster", e->host.bytes, e->compressed_bytes);
+	}
+	return 0;
+}
+
+static int count_data(struct l2_count *t, const struct ox_qcow2_entry *e)
+{
+	struct ox_walk *w = t->w;
+	int r;
+
+	if (t->active) {
+		w->result.allocated_clusters++;
+		if (t->next_contiguous && t->next_contiguous != e->host.bytes)
+			w->result.fragmented_clusters++;
+		t->next_contiguous = e->host.bytes + w->cluster_bytes;
+	}
+	if (ox_walk_past_end(w, e->host.bytes, w->cluster_bytes))
+		return past_end(t, e->host.bytes, w->cluster_bytes);
+	r = ox_walk_refer(w, e->host.bytes / w->cluster_bytes,
+			  OX_CELL_DATA | (t->active ? copied_flag(e->copied) : 0), t->cell.count);
+	return r == 0 ? overlap(w, "Data cluster", e->host.bytes, w->cluster_bytes) : r;
+}
+
+static int bad_l2_entry(struct ox_walk *w, uint64_t raw)
+{
+	uint64_t offset = raw & OX_QCOW2_OFFSET_MASK;
+	bool unaligned = !(raw & OX_QCOW2_COMPRESSED) && !ox_is_aligned(offset, w->cluster_bytes);
+
+	ox_walk_found(w, unaligned ? OX_FOUND_L2_UNALIGNED : OX_FOUND_L2_RESERVED,
+		      OX_FOUND(.a = unaligned ? offset : raw));
+	return 0;
+}
+
+static int count_l2_entry(struct l2_count *t, uint64_t raw)
+{
+	struct ox_qcow2_entry e = ox_qcow2_l2_decode(&t->w->h, raw);
+
+	switch (e.kind) {
+	case OX_QCOW2_ENTRY_UNALLOCATED:
+	case OX_QCOW2_ENTRY_ZERO:
+		return 0;
+	case OX_QCOW2_ENTRY_DATA:
+	case OX_QCOW2_ENTRY_ZERO_ALLOC:
+		return count_data(t, &e);
+	case OX_QCOW2_ENTRY_COMPRESSED:
+		return count_compressed(t, &e);
+	case OX_QCOW2_ENTRY_BAD:
+		break;
+	}
+	return bad_l2_entry(t->w, raw);
+}
+
+static int count_l2_table(struct ox_walk *w, uint64_t cluster, struct ox_cell cell,
+			  struct ox_be64 *table)
+{
+	struct l2_count t = {.w = w, .cell = cell, .active = (cell.state & 3u) != 0};
+
+	(void)cluster;
+	for (uint64_t i = 0; i < ox_qcow2_l2_entries(&w->h); i++) {
+		int r = table[i].raw ? count_l2_entry(&t, ox_be64_get(table[i])) : 0;
+
+		if (r < 0)
+			return r;
+	}
+	return 0;
+}
+
+int ox_walk_count_trees_co(struct ox_walk *w)
+{
+	int r = ox_walk_l1_co(w, true, count_l1_entry);
+
+	if (r == 0)
+		r = list_l2_clusters(w);
+	if (r == 0)
+		r = ox_walk_l2_co(w, false, count_l2_table);
+	return r;
+}

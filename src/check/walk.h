@@ -1,0 +1,227 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * One walk over an image: the state that its passes share (docs/check.md).
+ *
+ * Order of calls: ox_walk_open_co, ox_walk_count_co, ox_walk_compare_co, ox_walk_explain_co, then
+ * ox_walk_report_co or ox_walk_repair_co, then ox_walk_close. Each returns a negative errno only
+ * where the check cannot go on (no memory, a write that failed); what is wrong with the image is
+ * a finding.
+ */
+#ifndef OX_CHECK_WALK_H
+#define OX_CHECK_WALK_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "check/counts.h"
+#include "fmt/qcow2.h"
+#include "io/io.h"
+
+enum ox_finding_id {
+#define OX_FINDING(id, name, severity, class, lead, text, meaning) OX_FOUND_##id,
+#include "check/findings.def"
+#undef OX_FINDING
+	OX_FOUND_COUNT
+};
+
+/* What a finding's message is made of, and where it is. */
+struct ox_found {
+	const char *word;
+	uint64_t a, b, c;
+	uint64_t host_offset; /* 0: none */
+	uint64_t guest_offset;
+	uint64_t guest_length; /* 0: no guest range */
+};
+
+#define OX_FOUND(...) ((struct ox_found){__VA_ARGS__})
+
+/* An L1 table: tree 0 is the active one, the others are snapshots'. */
+struct ox_walk_tree {
+	uint64_t l1_offset;
+	uint32_t l1_entries;
+};
+
+enum ox_walk_block_state {
+	OX_BLOCK_NONE, /* the table has no block here */
+	OX_BLOCK_SOUND,
+	OX_BLOCK_BROKEN, /* there is an entry, but no block of its own that could be read */
+};
+
+/* One refcount table entry. */
+struct ox_walk_block {
+	uint8_t state; /* enum ox_walk_block_state */
+	bool raise;    /* holds a count that is too low */
+	bool lower;    /* holds a leak */
+	uint8_t found; /* BROKEN: enum ox_finding_id */
+};
+
+struct ox_walk_copied_pass;
+
+struct ox_walk {
+	struct ox_io *io;
+	enum ox_repair repair;
+	void (*finding)(void *opaque, const struct ox_finding *finding);
+	void (*progress)(void *opaque, uint64_t done, uint64_t total);
+	void *opaque;
+
+	struct ox_qcow2_header h;
+	uint64_t cluster_bytes;
+	uint64_t file_bytes;
+	uint64_t file_clusters; /* the last one may be short */
+	uint64_t block_entries;
+	bool dirty;
+
+	struct ox_counts counts;
+	struct ox_walk_tree *trees;
+	uint64_t tree_count;
+	uint64_t *l2_clusters; /* every L2 table, ascending */
+	uint64_t l2_count;
+
+	struct ox_be64 *reftable; /* as on disk, index_count entries */
+	struct ox_walk_block *blocks;
+	uint64_t index_count;
+	uint64_t table_entries; /* those of the table on disk; index_count may be more */
+
+	uint64_t *l2_places; /* of l2_clusters: index in L1; only while suspects are explained */
+
+	uint64_t *suspects;	  /* clusters, ascending */
+	uint64_t *suspect_places; /* of suspects: guest cluster */
+	uint64_t suspect_count;
+	uint64_t suspect_room;
+
+	struct ox_walk_copied_pass *copied; /* while ox_walk_copied_co runs */
+
+	/* What the passes saw. */
+	uint64_t structural; /* STRUCTURAL and UNREADABLE findings */
+	uint64_t stale;	     /* entries to drop */
+	uint64_t broken_blocks;
+	uint64_t leaks;
+	uint64_t too_low;
+	uint64_t copied_wrong;	/* against the stored counts */
+	uint64_t copied_to_fix; /* against the counted ones */
+	uint64_t compressed_copied;
+	uint64_t stored_end;	/* one past the highest cluster with a count or a reference */
+	char *first_structural; /* its message */
+	uint64_t grown_from;	/* clusters from here on were added by the repair */
+	bool quiet;		/* findings are counted and not told: a repair comes first */
+	uint64_t work_done;
+	uint64_t work_total;
+	struct ox_check_result result;
+};
+
+/* ---- findings.c ---- */
+
+/* Something is wrong and stays so. */
+void ox_walk_found(struct ox_walk *w, enum ox_finding_id id, struct ox_found what);
+/* Something was wrong and has been mended on disk. */
+void ox_walk_mended(struct ox_walk *w, enum ox_finding_id id, struct ox_found what);
+void ox_walk_progress(struct ox_walk *w, uint64_t work);
+
+/* ---- walk.c: opening, exclusive metadata ---- */
+
+int ox_walk_open_co(struct ox_walk *w, struct ox_io *io, struct ox_error **err);
+void ox_walk_close(struct ox_walk *w);
+int ox_walk_count_co(struct ox_walk *w);
+/* Whether nothing at all is wrong. */
+bool ox_walk_is_clean(const struct ox_walk *w);
+
+/* Claims a range as exclusive metadata. 1: it is; 0: a finding was reported; or -ENOMEM. */
+int ox_walk_claim(struct ox_walk *w, const char *word, uint64_t offset, uint64_t size_bytes);
+/* Whether a range reaches a whole cluster or more past the file's end. */
+bool ox_walk_past_end(const struct ox_walk *w, uint64_t offset, uint64_t size_bytes);
+/* Counts times references of a kind (OX_CELL_L2, OX_CELL_DATA with flags, OX_CELL_COMPRESSED) for
+ * a cluster that ox_walk_past_end lets pass. 1; 0 where it is in use as something else (it is then
+ * BROKEN, and the caller reports it); or -ENOMEM. */
+int ox_walk_refer(struct ox_walk *w, uint64_t cluster, unsigned state, uint32_t times);
+
+/* ---- trees.c: the ways through L1 and L2 tables ---- */
+
+/* One L1 entry, in place. May be changed; the changed sectors are then written. */
+typedef int (*ox_walk_l1_fn)(struct ox_walk *w, uint64_t tree, uint64_t index,
+			     struct ox_be64 *entry);
+/* A whole L2 table, likewise. */
+typedef int (*ox_walk_l2_fn)(struct ox_walk *w, uint64_t cluster, struct ox_cell cell,
+			     struct ox_be64 *table);
+
+/* Visits L1 entries of the active tree, or of all. The visitors with _co may suspend. */
+int ox_walk_l1_co(struct ox_walk *w, bool all_trees, ox_walk_l1_fn visit_co);
+/* Visits L2 tables, each once, in host order. */
+int ox_walk_l2_co(struct ox_walk *w, bool active_only, ox_walk_l2_fn visit_co);
+
+/* ---- mapping.c: counting what L1 and L2 entries name ---- */
+
+int ox_walk_count_trees_co(struct ox_walk *w);
+/* Whether an entry of a dirty image's own, unshared tables names bytes that never were. */
+bool ox_walk_entry_is_stale(const struct ox_walk *w, struct ox_cell l2_cell, uint64_t host_offset);
+
+/* ---- extras.c: snapshots, bitmaps, encryption header ---- */
+
+int ox_walk_claim_snapshots_co(struct ox_walk *w);
+int ox_walk_claim_extensions_co(struct ox_walk *w);
+
+/* ---- compare.c ---- */
+
+/* One cluster whose stored count is in block (NULL where there is no block) at index. */
+struct ox_walk_slot {
+	uint64_t cluster;
+	uint64_t stored;
+	struct ox_cell cell;
+	void *block;
+	uint64_t index;
+	bool changed; /* set by a visitor that changed the block */
+};
+typedef int (*ox_walk_slot_fn)(struct ox_walk *w, struct ox_walk_slot *slot);
+enum ox_walk_select { OX_BLOCKS_ALL, OX_BLOCKS_RAISE, OX_BLOCKS_LOWER };
+
+/* Visits every cluster with a count or a reference, of the refcount blocks selected; changed
+ * blocks are written. */
+int ox_walk_slots_co(struct ox_walk *w, enum ox_walk_select select, ox_walk_slot_fn visit);
+int ox_walk_compare_co(struct ox_walk *w);
+int ox_walk_report_co(struct ox_walk *w);
+
+/* ---- suspects.c ---- */
+
+int ox_walk_suspect(struct ox_walk *w, uint64_t cluster);
+int ox_walk_explain_co(struct ox_walk *w);
+
+/* ---- copied.c ---- */
+
+enum ox_walk_copied {
+	OX_COPIED_REPORT,    /* against the stored counts */
+	OX_COPIED_FIX,	     /* to the counted ones */
+	OX_COPIED_FIX_LEAKS, /* where lowering a leak makes a count one */
+};
+int ox_walk_copied_co(struct ox_walk *w, enum ox_walk_copied how);
+int ox_walk_drop_stale_co(struct ox_walk *w);
+
+/* ---- rebuild.c ---- */
+
+/* Refcount blocks to be added, and the larger table that may take. All-zero: nothing. */
+struct ox_walk_plan {
+	uint64_t *indexes;
+	uint64_t *block_clusters;
+	uint64_t count;
+	uint64_t table_cluster; /* 0: the table stays where it is */
+	uint64_t table_clusters;
+	uint64_t end; /* clusters that the file then has */
+};
+
+/* Chooses places past everything and counts them as references. 0 also where it cannot be done,
+ * with a finding. */
+int ox_walk_plan_blocks(struct ox_walk *w, struct ox_walk_plan *ret);
+void ox_walk_plan_free(struct ox_walk_plan *plan);
+/* The blocks' content: nothing names them yet. */
+int ox_walk_write_blocks_co(struct ox_walk *w, const struct ox_walk_plan *plan);
+/* Links what was written and has been synced. Syncs. */
+int ox_walk_link_blocks_co(struct ox_walk *w, const struct ox_walk_plan *plan);
+
+/* ---- repair.c ---- */
+
+/* Steps 1 to 5 of a repair; what is structural stays. Everything is synced. */
+int ox_walk_repair_co(struct ox_walk *w);
+/* Clears the bits in the header's incompatible word, durably (H9). */
+int ox_walk_clear_bits_co(struct ox_walk *w, uint64_t bits);
+/* Writes the header's fields, one sector, and syncs. */
+int ox_walk_write_header_co(struct ox_walk *w, const struct ox_qcow2_header *h);
+
+#endif

@@ -1,0 +1,255 @@
+/* SPDX-License-Identifier: MIT */
+/* oxbow check */
+#include <errno.h>
+#include <getopt.h>
+#include <inttypes.h>
+#include <string.h>
+
+#include "cli/cli.h"
+
+static const char help[] =
+	"usage: oxbow check [-f FMT] [-r leaks|all] [-T CACHE] [--output=human|json] [-p] [-q] "
+	"[-U] "
+	"[--image-opts] FILE\n"
+	"Look for inconsistencies in an image, and repair them if told to.\n"
+	"\n"
+	"  -f FMT              format of the image; without it, it is looked for in the file\n"
+	"  -r leaks|all        repair: only space that nothing uses, or everything that can be\n"
+	"  -T, -t CACHE        writeback (the default), writethrough, none, directsync or unsafe\n"
+	"  --output=human|json text (the default) or JSON\n"
+	"  -p                  show progress, also where there is no terminal\n"
+	"  -q                  print no summary; what was found is still said on stderr\n"
+	"  -U, --force-share   also while another process has the image open for writing\n"
+	"  --image-opts        FILE is a description: driver=qcow2,file.filename=PATH,...\n"
+	"  -h, --help          this text\n"
+	"\n"
+	"Exit status: 0 clean (perhaps after a repair), 1 the check could not be completed, 2 the\n"
+	"image is corrupt, 3 it has leaked clusters and is otherwise right, 63 the format has no\n"
+	"check.\n";
+
+enum {
+	OPTION_OUTPUT = 256,
+	OPTION_IMAGE_OPTS,
+};
+
+enum {
+	STATUS_CLEAN = 0,
+	STATUS_FAILED = 1,
+	STATUS_CORRUPT = 2,
+	STATUS_LEAKS = 3,
+	STATUS_NO_CHECK = 63,
+};
+
+struct check {
+	struct ox_cli_source source;
+	enum ox_cli_output output;
+	enum ox_repair repair;
+	bool progress_asked;
+	bool quiet;
+	struct ox_cli_progress progress;
+};
+
+static void print_finding(void *opaque, const struct ox_finding *finding)
+{
+	(void)opaque;
+	fprintf(stderr, "%s\n", finding->message);
+}
+
+static void print_summary(const struct ox_check_result *res)
+{
+	if (!res->corruptions && !res->leaks && !res->check_errors) {
+		printf("No errors were found on the image.\n");
+		return;
+	}
+	if (res->corruptions)
+		printf("\n%" PRIu64 " errors were found on the image.\n"
+		       "Data may be corrupted, or further writes to the image may corrupt it.\n",
+		       res->corruptions);
+	if (res->leaks)
+		printf("\n%" PRIu64 " leaked clusters were found on the image.\n"
+		       "This means waste of disk space, but no harm to data.\n",
+		       res->leaks);
+	if (res->check_errors)
+		printf("\n%" PRIu64 " internal errors have occurred during the check.\n",
+		       res->check_errors);
+}
+
+static void print_text(const struct ox_check_result *res)
+{
+	if (res->corruptions_fixed || res->leaks_fixed) {
+		printf("The following inconsistencies were found and repaired:\n\n"
+		       "    %" PRIu64 " leaked clusters\n"
+		       "    %" PRIu64 " corruptions\n\n"
+		       "Double checking the fixed image now...\n",
+		       res->leaks_fixed, res->corruptions_fixed);
+	}
+	print_summary(res);
+	if (res->total_clusters && res->allocated_clusters) {
+		double allocated = (double)res->allocated_clusters;
+
+		printf("%" PRIu64 "/%" PRIu64
+		       " = %0.2f%% allocated, %0.2f%% fragmented, %0.2f%% compressed clusters\n",
+		       res->allocated_clusters, res->total_clusters,
+		       allocated * 100.0 / (double)res->total_clusters,
+		       (double)res->fragmented_clusters * 100.0 / allocated,
+		       (double)res->compressed_clusters * 100.0 / allocated);
+	}
+	if (res->image_end_offset)
+		printf("Image end offset: %" PRIu64 "\n", res->image_end_offset);
+}
+
+static void set_count(json_t *object, const char *key, uint64_t value)
+{
+	if (value)
+		ox_cli_json_set(object, key, json_integer((json_int_t)value));
+}
+
+/* Counts of zero are left out, but for check-errors; the order is the one of qemu-img. */
+static void print_json(const struct check *check, const struct ox_check_result *res)
+{
+	json_t *object = json_object();
+
+	set_count(object, "image-end-offset", res->image_end_offset);
+	set_count(object, "compressed-clusters", res->compressed_clusters);
+	set_count(object, "total-clusters", res->total_clusters);
+	set_count(object, "corruptions", res->corruptions);
+	set_count(object, "corruptions-fixed", res->corruptions_fixed);
+	ox_cli_json_set(object, "check-errors", json_integer((json_int_t)res->check_errors));
+	set_count(object, "leaks", res->leaks);
+	set_count(object, "leaks-fixed", res->leaks_fixed);
+	set_count(object, "allocated-clusters", res->allocated_clusters);
+	ox_cli_json_set(object, "filename", ox_cli_json_string(check->source.text));
+	ox_cli_json_set(object, "format", json_string(res->format));
+	set_count(object, "fragmented-clusters", res->fragmented_clusters);
+	ox_cli_json_print(object);
+}
+
+static int verdict(const struct ox_check_result *res)
+{
+	if (res->check_errors)
+		return STATUS_FAILED;
+	if (res->corruptions)
+		return STATUS_CORRUPT;
+	return res->leaks ? STATUS_LEAKS : STATUS_CLEAN;
+}
+
+static int run(struct check *check)
+{
+	struct ox_check_options opts = OX_CHECK_OPTIONS_INIT;
+	struct ox_check_result res = {0};
+	struct ox_context *ctx;
+	struct ox_error *err = NULL;
+	int r;
+
+	if (ox_cli_context_new(check->source.engine, &ctx) < 0)
+		return STATUS_FAILED;
+	opts.format = check->source.open.format;
+	opts.flags = check->source.open.flags & OX_OPEN_FORCE_SHARE;
+	opts.cache = check->source.open.cache;
+	opts.repair = check->repair;
+	opts.finding = print_finding;
+	opts.progress = ox_cli_progress_report;
+	opts.opaque = &check->progress;
+	/* On stdout as users know it, unless it would tear the JSON. */
+	ox_cli_progress_begin(&check->progress, check->progress_asked,
+			      check->output == OX_CLI_JSON ? stderr : stdout);
+	r = ox_image_check(ctx, check->source.path, &opts, &res, &err);
+	ox_cli_progress_end(&check->progress, r == 0);
+	ox_context_free(ctx);
+	if (r == -ENOTSUP) {
+		ox_cli_error("This image format does not support checks");
+	} else if (r < 0) {
+		ox_cli_error("Could not check '%s': %s", check->source.text,
+			     err ? ox_error_message(err) : strerror(-r));
+	}
+	ox_error_free(err);
+	if (r < 0)
+		return r == -ENOTSUP ? STATUS_NO_CHECK : STATUS_FAILED;
+	if (!check->quiet && check->output == OX_CLI_JSON)
+		print_json(check, &res);
+	else if (!check->quiet)
+		print_text(&res);
+	return verdict(&res);
+}
+
+static int parse_repair(struct check *check, const char *text)
+{
+	if (strcmp(text, "leaks") == 0)
+		check->repair = OX_REPAIR_LEAKS;
+	else if (strcmp(text, "all") == 0)
+		check->repair = OX_REPAIR_ALL;
+	else
+		return ox_cli_usage_error(
+			"check", "Unknown option value for -r (expecting 'leaks' or 'all'): %s",
+			text);
+	return 0;
+}
+
+/* One option. 0 to go on, -1 after --help, else the exit status. */
+static int take_option(struct check *check, int c, char **argv)
+{
+	switch (c) {
+	case 'h':
+		fputs(help, stdout);
+		return -1;
+	case 'f':
+		check->source.open.format = optarg;
+		return 0;
+	case 'r':
+		return parse_repair(check, optarg);
+	case 'T':
+	case 't':
+		if (ox_cache_mode_parse(optarg, &check->source.open.cache) == 0)
+			return 0;
+		ox_cli_error("Invalid source cache option: %s", optarg);
+		return STATUS_FAILED;
+	case 'p':
+		check->progress_asked = true;
+		return 0;
+	case 'q':
+		check->quiet = true;
+		return 0;
+	case 'U':
+		check->source.open.flags |= OX_OPEN_FORCE_SHARE;
+		return 0;
+	case OPTION_OUTPUT:
+		return ox_cli_output_parse(optarg, &check->output) < 0;
+	case OPTION_IMAGE_OPTS:
+		check->source.image_opts = true;
+		return 0;
+	default:
+		return ox_cli_option_error("check", c, argv);
+	}
+}
+
+int ox_cli_check(int argc, char **argv)
+{
+	static const struct option longs[] = {
+		{"help", no_argument, NULL, 'h'},
+		{"format", required_argument, NULL, 'f'},
+		{"repair", required_argument, NULL, 'r'},
+		{"output", required_argument, NULL, OPTION_OUTPUT},
+		{"force-share", no_argument, NULL, 'U'},
+		{"image-opts", no_argument, NULL, OPTION_IMAGE_OPTS},
+		{0},
+	};
+	struct check check = {.source = OX_CLI_SOURCE_INIT};
+	int c, status = 0;
+
+	opterr = 0;
+	while (status == 0 && (c = getopt_long(argc, argv, ":hf:r:T:t:pqU", longs, NULL)) != -1)
+		status = take_option(&check, c, argv);
+	if (status != 0)
+		return ox_cli_finish_output(status < 0 ? 0 : status);
+	if (optind + 1 != argc)
+		return ox_cli_usage_error("check", "Expecting one image file name");
+	if (check.source.image_opts && check.source.open.format) {
+		ox_cli_error("--image-opts and --format are mutually exclusive");
+		return STATUS_FAILED;
+	}
+	if (check.repair == OX_REPAIR_NONE)
+		check.source.open.flags |= OX_OPEN_READ_ONLY;
+	status = ox_cli_source_set(&check.source, argv[optind]) < 0 ? STATUS_FAILED : run(&check);
+	ox_cli_source_free(&check.source);
+	return ox_cli_finish_output(status);
+}

@@ -1,0 +1,154 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * What the verbs of the command share: messages, sizes, option lists, the naming of an image on a
+ * command line, progress, JSON. A verb is a function of one file, named in main.c's table; argv[0]
+ * is the verb, and the result is the exit status of the process.
+ *
+ * Texts, option names and exit statuses are those of qemu-img and qemu-io where the facts are the
+ * same, because scripts rely on them.
+ */
+#ifndef OX_CLI_CLI_H
+#define OX_CLI_CLI_H
+
+#include <jansson.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <time.h>
+
+#include "oxbow.h"
+
+/* ---- verbs ---- */
+
+int ox_cli_create(int argc, char **argv);
+int ox_cli_info(int argc, char **argv);
+int ox_cli_check(int argc, char **argv);
+int ox_cli_map(int argc, char **argv);
+int ox_cli_io(int argc, char **argv);
+int ox_cli_serve(int argc, char **argv);
+int ox_cli_help(int argc, char **argv);
+int ox_cli_version(int argc, char **argv);
+
+/* ---- message.c ---- */
+
+#define OX_CLI_PRINTF(a, b) __attribute__((format(printf, a, b)))
+
+/* "oxbow: ..." and a newline on stderr, after whatever stdout holds. */
+void ox_cli_error(const char *format, ...) OX_CLI_PRINTF(1, 2);
+/* The same for a wrong command line, with a pointer to the verb's help. Returns the exit status. */
+int ox_cli_usage_error(const char *verb, const char *format, ...) OX_CLI_PRINTF(2, 3);
+/* What getopt_long's '?' or ':' result c means; used with opterr = 0 and a leading ':'. */
+int ox_cli_option_error(const char *verb, int c, char **argv);
+/* For ox_open_options.warn; opaque is not used. */
+void ox_cli_warn(void *opaque, const char *message);
+/* 0, or 1 and a message when stdout could not be written. */
+int ox_cli_finish_output(int status);
+
+/* ---- progress.c ---- */
+
+struct ox_cli_progress {
+	FILE *stream; /* NULL: shows nothing */
+	bool asked;   /* -p: shown from the start, as whole lines at the end */
+	bool shown;
+	int hundredths; /* what is on the screen */
+	struct timespec start;
+};
+
+/* With asked, progress goes to `stream` always; else to a terminal on stderr, once the work has
+ * lasted long enough for someone to wonder. */
+void ox_cli_progress_begin(struct ox_cli_progress *progress, bool asked, FILE *stream);
+/* For the progress callbacks of oxbow.h; opaque is the struct ox_cli_progress. */
+void ox_cli_progress_report(void *opaque, uint64_t done, uint64_t total);
+void ox_cli_progress_end(struct ox_cli_progress *progress, bool completed);
+
+/* ---- size.c ---- */
+
+/* A size in bytes with an optional suffix (b k M G T P E, any case, powers of 1024), in decimal,
+ * perhaps with a fraction, or in hexadecimal. -EINVAL: not a size; -ERANGE: above INT64_MAX. */
+int ox_cli_size_parse(const char *text, uint64_t *ret_bytes) OX_CHECKED;
+
+#define OX_CLI_SIZE_MAX 32
+
+/* "1.5 GiB", three digits, as qemu-img prints sizes. Returns buf. */
+const char *ox_cli_size_text(uint64_t bytes, char buf[OX_CLI_SIZE_MAX]);
+
+/* ---- options.c ---- */
+
+struct ox_cli_option {
+	char *key;
+	char *value; /* NULL: the key stood alone */
+};
+
+/* "a=b,c=d", ",," being a comma within a value. */
+struct ox_cli_options {
+	struct ox_cli_option *items;
+	size_t count;
+};
+
+/* Appends what text holds. -EINVAL: empty, or an empty part; -ENOMEM. */
+int ox_cli_options_parse(struct ox_cli_options *options, const char *text) OX_CHECKED;
+void ox_cli_options_free(struct ox_cli_options *options);
+/* Whether "help" or "?" stands among the parts. */
+bool ox_cli_options_want_help(const struct ox_cli_options *options);
+/* on, off, yes, no, true, false, y, n; a key alone is on. -EINVAL: none of them. */
+int ox_cli_bool_parse(const char *value, bool *ret_value) OX_CHECKED;
+
+/* ---- source.c ---- */
+
+/* An image as the command line names it. Outlives the image that is opened from it, which may
+ * report progress again when it is reopened. */
+struct ox_cli_source {
+	const char *text; /* the argument, for messages */
+	const char *path;
+	bool image_opts;
+	struct ox_open_options open;
+	enum ox_engine engine;
+	bool direct_set; /* cache.direct= and cache.no-flush= override the mode of -t */
+	bool direct;
+	bool no_flush;
+	bool locking_off;
+	struct ox_cli_progress progress;
+	struct ox_cli_options options; /* owns what path and open point at under --image-opts */
+};
+
+#define OX_CLI_SOURCE_INIT                                                                         \
+	{                                                                                          \
+		.open = OX_OPEN_OPTIONS_INIT                                                       \
+	}
+
+/* One KEY=VALUE of a block-device description (driver=, file.filename=, cache.direct=, ...). Prints
+ * what is wrong with it. */
+int ox_cli_source_option(struct ox_cli_source *source, const char *key,
+			 const char *value) OX_CHECKED;
+/* Completes source from the file argument. Prints what is wrong. */
+int ox_cli_source_set(struct ox_cli_source *source, const char *text) OX_CHECKED;
+void ox_cli_source_free(struct ox_cli_source *source);
+/* A context for the verb; prints why there is none. */
+int ox_cli_context_new(enum ox_engine engine, struct ox_context **ret_ctx) OX_CHECKED;
+/* Opens read-only or as source->open says; prints "Could not open ..." on failure. */
+int ox_cli_source_open(struct ox_context *ctx, struct ox_cli_source *source,
+		       struct ox_image **ret_image) OX_CHECKED;
+
+/* ---- json.c ---- */
+
+enum ox_cli_output {
+	OX_CLI_HUMAN,
+	OX_CLI_JSON,
+};
+
+/* The argument of --output; prints what is wrong. */
+int ox_cli_output_parse(const char *text, enum ox_cli_output *ret_output) OX_CHECKED;
+/* A string, whatever its bytes: those that are no UTF-8 become U+FFFD. */
+json_t *ox_cli_json_string(const char *text);
+/* Adds value (taken over) to object; a missing value (no memory) ends the process. */
+void ox_cli_json_set(json_t *object, const char *key, json_t *value);
+/* Prints it on stdout, indented, and releases it. */
+void ox_cli_json_print(json_t *value);
+
+/* ---- info_text.c ---- */
+
+/* "Format specific information:" and its lines; nothing where the format has none. */
+void ox_cli_info_print_specific(const struct ox_image_info *info);
+void ox_cli_info_print(const struct ox_image_info *info);
+
+#endif

@@ -1,0 +1,304 @@
+/* SPDX-License-Identifier: MIT */
+/* oxbow info */
+#include <errno.h>
+#include <getopt.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#include "cli/cli.h"
+
+/* As many as the library follows when it opens an image. */
+#define CHAIN_MAX 200
+#define NS_PER_SECOND 1000000000ull
+
+static const char help[] =
+	"usage: oxbow info [-f FMT] [--output=human|json] [--backing-chain] [-U] [--image-opts] "
+	"FILE\n"
+	"Say what an image is.\n"
+	"\n"
+	"  -f FMT              format of the image; without it, it is looked for in the file\n"
+	"  --output=human|json text (the default) or JSON\n"
+	"  --backing-chain     the image, its backing file, and so on to the last\n"
+	"  -U, --force-share   also while another process has the image open for writing\n"
+	"  --image-opts        FILE is a description: driver=qcow2,file.filename=PATH,...\n"
+	"  -h, --help          this text\n";
+
+enum {
+	OPTION_OUTPUT = 256,
+	OPTION_CHAIN,
+	OPTION_IMAGE_OPTS,
+};
+
+struct layer {
+	struct ox_image_info *info;
+	dev_t device;
+	ino_t inode;
+};
+
+struct chain {
+	struct layer layers[CHAIN_MAX];
+	size_t count;
+};
+
+static json_t *snapshots_json(const struct ox_image_info *info)
+{
+	json_t *array = json_array();
+
+	for (size_t i = 0; i < info->snapshot_count; i++) {
+		const struct ox_snapshot_info *snapshot = &info->snapshots[i];
+		uint64_t clock = snapshot->vm_clock_ns;
+		json_t *object = json_object();
+
+		if (snapshot->icount != UINT64_MAX)
+			ox_cli_json_set(object, "icount",
+					json_integer((json_int_t)snapshot->icount));
+		ox_cli_json_set(object, "vm-clock-nsec",
+				json_integer((json_int_t)(clock % NS_PER_SECOND)));
+		ox_cli_json_set(object, "name", ox_cli_json_string(snapshot->name));
+		ox_cli_json_set(object, "date-sec", json_integer(snapshot->date_seconds));
+		ox_cli_json_set(object, "date-nsec", json_integer(snapshot->date_nanoseconds));
+		ox_cli_json_set(object, "vm-clock-sec",
+				json_integer((json_int_t)(clock / NS_PER_SECOND)));
+		ox_cli_json_set(object, "id", ox_cli_json_string(snapshot->id));
+		ox_cli_json_set(object, "vm-state-size",
+				json_integer((json_int_t)snapshot->vm_state_bytes));
+		json_array_append_new(array, object);
+	}
+	return array;
+}
+
+static json_t *bitmaps_json(const struct ox_image_info *info)
+{
+	json_t *array = json_array();
+
+	for (size_t i = 0; i < info->bitmap_count; i++) {
+		const struct ox_bitmap_info *bitmap = &info->bitmaps[i];
+		json_t *object = json_object(), *flags = json_array();
+
+		if (bitmap->in_use)
+			json_array_append_new(flags, json_string("in-use"));
+		if (bitmap->automatic)
+			json_array_append_new(flags, json_string("auto"));
+		ox_cli_json_set(object, "flags", flags);
+		ox_cli_json_set(object, "name", ox_cli_json_string(bitmap->name));
+		ox_cli_json_set(object, "granularity", json_integer(bitmap->granularity_bytes));
+		json_array_append_new(array, object);
+	}
+	return array;
+}
+
+static json_t *specific_json(const struct ox_image_info *info)
+{
+	json_t *data = json_object(), *object = json_object();
+	bool v3 = info->version >= 3;
+
+	ox_cli_json_set(object, "type", json_string(info->format));
+	ox_cli_json_set(data, "compat", json_string(v3 ? "1.1" : "0.10"));
+	ox_cli_json_set(
+		data, "compression-type",
+		ox_cli_json_string(info->compression_type ? info->compression_type : "zlib"));
+	if (v3)
+		ox_cli_json_set(data, "lazy-refcounts", json_boolean(info->lazy_refcounts));
+	if (info->bitmap_count)
+		ox_cli_json_set(data, "bitmaps", bitmaps_json(info));
+	ox_cli_json_set(data, "refcount-bits", json_integer(info->refcount_bits));
+	if (info->encryption) {
+		json_t *encrypt = json_object();
+
+		ox_cli_json_set(encrypt, "format", json_string(info->encryption));
+		ox_cli_json_set(data, "encrypt", encrypt);
+	}
+	if (info->data_file) {
+		ox_cli_json_set(data, "data-file", ox_cli_json_string(info->data_file));
+		ox_cli_json_set(data, "data-file-raw", json_boolean(info->data_file_raw));
+	}
+	if (v3) {
+		ox_cli_json_set(data, "corrupt", json_boolean(info->corrupt));
+		ox_cli_json_set(data, "extended-l2", json_boolean(info->extended_l2));
+	}
+	ox_cli_json_set(object, "data", data);
+	return object;
+}
+
+/* The order of the keys is the one that qemu-img's users see. */
+static json_t *info_json(const struct ox_image_info *info)
+{
+	json_t *object = json_object();
+
+	if (info->backing_file && info->backing_format)
+		ox_cli_json_set(object, "backing-filename-format",
+				ox_cli_json_string(info->backing_format));
+	if (info->snapshot_count)
+		ox_cli_json_set(object, "snapshots", snapshots_json(info));
+	ox_cli_json_set(object, "virtual-size", json_integer((json_int_t)info->virtual_bytes));
+	ox_cli_json_set(object, "filename", ox_cli_json_string(info->filename));
+	if (info->cluster_bytes)
+		ox_cli_json_set(object, "cluster-size", json_integer(info->cluster_bytes));
+	ox_cli_json_set(object, "format", json_string(info->format));
+	ox_cli_json_set(object, "actual-size", json_integer((json_int_t)info->actual_bytes));
+	if (strcmp(info->format, "qcow2") == 0)
+		ox_cli_json_set(object, "format-specific", specific_json(info));
+	if (info->backing_file) {
+		ox_cli_json_set(object, "full-backing-filename",
+				ox_cli_json_string(info->backing_path ? info->backing_path
+								      : info->backing_file));
+		ox_cli_json_set(object, "backing-filename", ox_cli_json_string(info->backing_file));
+	}
+	if (info->encryption)
+		ox_cli_json_set(object, "encrypted", json_true());
+	ox_cli_json_set(object, "dirty-flag", json_boolean(info->dirty));
+	return object;
+}
+
+static int read_layer(struct ox_context *ctx, struct chain *chain, const char *path,
+		      const char *text, const struct ox_open_options *opts)
+{
+	struct layer *layer = &chain->layers[chain->count];
+	struct ox_error *err = NULL;
+	struct stat st;
+	int r;
+
+	r = ox_image_info_read(ctx, path, opts, &layer->info, &err);
+	if (r < 0) {
+		ox_cli_error("Could not open '%s': %s", text,
+			     err ? ox_error_message(err) : strerror(-r));
+		ox_error_free(err);
+		return r;
+	}
+	chain->count++;
+	if (stat(path, &st) < 0)
+		return 0;
+	layer->device = st.st_dev;
+	layer->inode = st.st_ino;
+	for (size_t i = 0; i + 1 < chain->count; i++) {
+		if (chain->layers[i].device == st.st_dev && chain->layers[i].inode == st.st_ino) {
+			ox_cli_error("Backing file '%s' creates an infinite loop.", text);
+			return -ELOOP;
+		}
+	}
+	return 0;
+}
+
+/* Every layer below the first, by the names that the images bear. */
+static int read_backing(struct ox_context *ctx, struct chain *chain, unsigned flags)
+{
+	for (;;) {
+		const struct ox_image_info *info = chain->layers[chain->count - 1].info;
+		struct ox_open_options opts = OX_OPEN_OPTIONS_INIT;
+		const char *path = info->backing_path ? info->backing_path : info->backing_file;
+		int r;
+
+		if (!path)
+			return 0;
+		if (chain->count == CHAIN_MAX) {
+			ox_cli_error("Backing file '%s': the chain is longer than %d files", path,
+				     CHAIN_MAX);
+			return -ELOOP;
+		}
+		opts.format = info->backing_format;
+		opts.flags = flags & ~(unsigned)OX_OPEN_PROBE;
+		if (!opts.format)
+			opts.flags |= OX_OPEN_PROBE;
+		r = read_layer(ctx, chain, path, path, &opts);
+		if (r < 0)
+			return r;
+	}
+}
+
+static void print_chain(const struct chain *chain, enum ox_cli_output output, bool whole)
+{
+	json_t *array;
+
+	if (output == OX_CLI_JSON && !whole) {
+		ox_cli_json_print(info_json(chain->layers[0].info));
+		return;
+	}
+	if (output == OX_CLI_JSON) {
+		array = json_array();
+		for (size_t i = 0; i < chain->count; i++)
+			json_array_append_new(array, info_json(chain->layers[i].info));
+		ox_cli_json_print(array);
+		return;
+	}
+	for (size_t i = 0; i < chain->count; i++) {
+		if (i > 0)
+			putchar('\n');
+		ox_cli_info_print(chain->layers[i].info);
+	}
+}
+
+static int run(struct ox_cli_source *source, enum ox_cli_output output, bool whole)
+{
+	struct chain *chain = calloc(1, sizeof(*chain));
+	struct ox_context *ctx = NULL;
+	int r = chain ? ox_cli_context_new(source->engine, &ctx) : -ENOMEM;
+
+	if (r == 0)
+		r = read_layer(ctx, chain, source->path, source->text, &source->open);
+	if (r == 0 && whole)
+		r = read_backing(ctx, chain, source->open.flags);
+	if (r == 0)
+		print_chain(chain, output, whole);
+	for (size_t i = 0; chain && i < chain->count; i++)
+		ox_image_info_free(chain->layers[i].info);
+	ox_context_free(ctx);
+	free(chain);
+	return r < 0 ? 1 : 0;
+}
+
+static const struct option longs[] = {
+	{"help", no_argument, NULL, 'h'},
+	{"format", required_argument, NULL, 'f'},
+	{"output", required_argument, NULL, OPTION_OUTPUT},
+	{"backing-chain", no_argument, NULL, OPTION_CHAIN},
+	{"force-share", no_argument, NULL, 'U'},
+	{"image-opts", no_argument, NULL, OPTION_IMAGE_OPTS},
+	{0},
+};
+
+int ox_cli_info(int argc, char **argv)
+{
+	struct ox_cli_source source = OX_CLI_SOURCE_INIT;
+	enum ox_cli_output output = OX_CLI_HUMAN;
+	bool whole = false;
+	int c, status = 1;
+
+	source.open.flags = OX_OPEN_READ_ONLY;
+	opterr = 0;
+	while ((c = getopt_long(argc, argv, ":hf:U", longs, NULL)) != -1) {
+		switch (c) {
+		case 'h':
+			fputs(help, stdout);
+			return ox_cli_finish_output(0);
+		case 'f':
+			source.open.format = optarg;
+			break;
+		case 'U':
+			source.open.flags |= OX_OPEN_FORCE_SHARE;
+			break;
+		case OPTION_OUTPUT:
+			if (ox_cli_output_parse(optarg, &output) < 0)
+				return 1;
+			break;
+		case OPTION_CHAIN:
+			whole = true;
+			break;
+		case OPTION_IMAGE_OPTS:
+			source.image_opts = true;
+			break;
+		default:
+			return ox_cli_option_error("info", c, argv);
+		}
+	}
+	if (optind + 1 != argc)
+		return ox_cli_usage_error("info", "Expecting one image file name");
+	if (source.image_opts && source.open.format) {
+		ox_cli_error("--image-opts and --format are mutually exclusive");
+		return 1;
+	}
+	if (ox_cli_source_set(&source, argv[optind]) == 0)
+		status = run(&source, output, whole);
+	ox_cli_source_free(&source);
+	return ox_cli_finish_output(status);
+}

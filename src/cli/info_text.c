@@ -1,0 +1,109 @@
+/* SPDX-License-Identifier: MIT */
+/* What is known of an image, as text. */
+#include <inttypes.h>
+#include <string.h>
+#include <time.h>
+
+#include "cli/cli.h"
+
+#define NS_PER_SECOND 1000000000ull
+
+static const char *yes(bool value)
+{
+	return value ? "true" : "false";
+}
+
+static void print_bitmaps(const struct ox_image_info *info)
+{
+	if (info->bitmap_count == 0)
+		return;
+	printf("    bitmaps:\n");
+	for (size_t i = 0; i < info->bitmap_count; i++) {
+		const struct ox_bitmap_info *bitmap = &info->bitmaps[i];
+		int flag = 0;
+
+		printf("        [%zu]:\n            flags:\n", i);
+		if (bitmap->in_use)
+			printf("                [%d]: in-use\n", flag++);
+		if (bitmap->automatic)
+			printf("                [%d]: auto\n", flag);
+		printf("            name: %s\n            granularity: %" PRIu32 "\n", bitmap->name,
+		       bitmap->granularity_bytes);
+	}
+}
+
+void ox_cli_info_print_specific(const struct ox_image_info *info)
+{
+	bool v3 = info->version >= 3;
+
+	if (strcmp(info->format, "qcow2") != 0)
+		return;
+	printf("Format specific information:\n    compat: %s\n    compression type: %s\n",
+	       v3 ? "1.1" : "0.10", info->compression_type ? info->compression_type : "zlib");
+	if (v3)
+		printf("    lazy refcounts: %s\n", yes(info->lazy_refcounts));
+	print_bitmaps(info);
+	printf("    refcount bits: %u\n", info->refcount_bits);
+	if (info->encryption)
+		printf("    encrypt:\n        format: %s\n", info->encryption);
+	if (info->data_file)
+		printf("    data file: %s\n    data file raw: %s\n", info->data_file,
+		       yes(info->data_file_raw));
+	if (v3)
+		printf("    corrupt: %s\n    extended l2: %s\n", yes(info->corrupt),
+		       yes(info->extended_l2));
+}
+
+static void print_snapshot(const struct ox_snapshot_info *snapshot)
+{
+	char size[OX_CLI_SIZE_MAX], date[64], clock[64], icount[32] = "";
+	time_t when = snapshot->date_seconds;
+	uint64_t seconds = snapshot->vm_clock_ns / NS_PER_SECOND;
+	struct tm local;
+
+	if (!localtime_r(&when, &local) ||
+	    strftime(date, sizeof(date), "%Y-%m-%d %H:%M:%S", &local) == 0)
+		snprintf(date, sizeof(date), "-");
+	snprintf(clock, sizeof(clock), "%02" PRIu64 ":%02" PRIu64 ":%02" PRIu64 ".%03" PRIu64,
+		 seconds / 3600, seconds / 60 % 60, seconds % 60,
+		 snapshot->vm_clock_ns / 1000000 % 1000);
+	if (snapshot->icount != UINT64_MAX)
+		snprintf(icount, sizeof(icount), "%" PRIu64, snapshot->icount);
+	printf("%-9s %-16s %8s%20s%13s%11s\n", snapshot->id, snapshot->name,
+	       ox_cli_size_text(snapshot->vm_state_bytes, size), date, clock, icount);
+}
+
+static void print_snapshots(const struct ox_image_info *info)
+{
+	if (info->snapshot_count == 0)
+		return;
+	printf("Snapshot list:\n%-9s %-16s %8s%20s%13s%11s\n", "ID", "TAG", "VM SIZE", "DATE",
+	       "VM CLOCK", "ICOUNT");
+	for (size_t i = 0; i < info->snapshot_count; i++)
+		print_snapshot(&info->snapshots[i]);
+}
+
+void ox_cli_info_print(const struct ox_image_info *info)
+{
+	char virtual_size[OX_CLI_SIZE_MAX], disk_size[OX_CLI_SIZE_MAX];
+
+	printf("image: %s\nfile format: %s\nvirtual size: %s (%" PRIu64 " bytes)\ndisk size: %s\n",
+	       info->filename, info->format, ox_cli_size_text(info->virtual_bytes, virtual_size),
+	       info->virtual_bytes, ox_cli_size_text(info->actual_bytes, disk_size));
+	if (info->encryption)
+		printf("encrypted: yes\n");
+	if (info->cluster_bytes)
+		printf("cluster_size: %" PRIu32 "\n", info->cluster_bytes);
+	if (info->dirty)
+		printf("cleanly shut down: no\n");
+	if (info->backing_file) {
+		printf("backing file: %s", info->backing_file);
+		if (info->backing_path && strcmp(info->backing_file, info->backing_path) != 0)
+			printf(" (actual path: %s)", info->backing_path);
+		putchar('\n');
+		if (info->backing_format)
+			printf("backing file format: %s\n", info->backing_format);
+	}
+	print_snapshots(info);
+	ox_cli_info_print_specific(info);
+}

@@ -1,0 +1,65 @@
+/* SPDX-License-Identifier: MIT */
+/* Messages of the command: all on stderr, all beginning with its name. */
+#include <getopt.h>
+#include <stdarg.h>
+#include <stdio.h>
+
+#include "cli/cli.h"
+
+static void print_message(const char *format, va_list args) OX_CLI_PRINTF(1, 0);
+
+static void print_message(const char *format, va_list args)
+{
+	/* What was said before must stand before, also when both go to one file. */
+	fflush(stdout);
+	fputs("oxbow: ", stderr);
+	vfprintf(stderr, format, args);
+	fputc('\n', stderr);
+}
+
+void ox_cli_error(const char *format, ...)
+{
+	va_list args;
+
+	va_start(args, format);
+	print_message(format, args);
+	va_end(args);
+}
+
+int ox_cli_usage_error(const char *verb, const char *format, ...)
+{
+	va_list args;
+
+	va_start(args, format);
+	print_message(format, args);
+	va_end(args);
+	if (verb)
+		fprintf(stderr, "Try 'oxbow %s --help' for more information\n", verb);
+	else
+		fputs("Try 'oxbow --help' for more information\n", stderr);
+	return 1;
+}
+
+int ox_cli_option_error(const char *verb, int c, char **argv)
+{
+	const char *what = c == ':' ? "missing argument for" : "unrecognized";
+
+	/* optind has not moved yet if the option stands within a cluster of short ones. */
+	if (c == '?' && optopt > 0 && optopt < 128)
+		return ox_cli_usage_error(verb, "%s option '-%c'", what, optopt);
+	return ox_cli_usage_error(verb, "%s option '%s'", what, argv[optind - 1]);
+}
+
+void ox_cli_warn(void *opaque, const char *message)
+{
+	(void)opaque;
+	ox_cli_error("warning: %s", message);
+}
+
+int ox_cli_finish_output(int status)
+{
+	if (fflush(stdout) == 0 && !ferror(stdout))
+		return status;
+	ox_cli_error("standard output: %m");
+	return status ? status : 1;
+}

@@ -1,0 +1,443 @@
+/* SPDX-License-Identifier: MIT */
+/* oxbow serve: one image, offered over NBD, in the foreground. */
+#include "cli/cli.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <getopt.h>
+#include <limits.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "oxbow.h"
+#include "serve/serve.h"
+
+#define DEFAULT_CLIENTS 64
+#define MOST_CLIENTS 4096
+
+struct arguments {
+	const char *format;
+	const char *image;
+	const char *pid_file;
+	struct ox_open_options open;
+	struct ox_serve_nbd_options nbd;
+	int fd; /* -1: the image is opened by its name */
+	bool quiet;
+	bool verbose;
+	bool help;
+};
+
+enum long_option {
+	OPTION_CACHE = 't',
+	OPTION_EXPORT = 'x',
+	OPTION_ALLOW_BACKING = 256,
+	OPTION_DISCARD,
+	OPTION_FD,
+	OPTION_L2_CACHE,
+	OPTION_NBD,
+	OPTION_PID_FILE,
+	OPTION_REFCOUNT_CACHE,
+	OPTION_SHARED,
+};
+
+static const struct option long_options[] = {
+	{"allow-backing", optional_argument, NULL, OPTION_ALLOW_BACKING},
+	{"cache", required_argument, NULL, OPTION_CACHE},
+	{"description", required_argument, NULL, 'D'},
+	{"discard", required_argument, NULL, OPTION_DISCARD},
+	{"export", required_argument, NULL, OPTION_EXPORT},
+	{"export-name", required_argument, NULL, OPTION_EXPORT},
+	{"fd", required_argument, NULL, OPTION_FD},
+	{"force-share", no_argument, NULL, 'U'},
+	{"format", required_argument, NULL, 'f'},
+	{"help", no_argument, NULL, 'h'},
+	{"l2-cache-size", required_argument, NULL, OPTION_L2_CACHE},
+	{"nbd", required_argument, NULL, OPTION_NBD},
+	{"pid-file", required_argument, NULL, OPTION_PID_FILE},
+	{"quiet", no_argument, NULL, 'q'},
+	{"read-only", no_argument, NULL, 'r'},
+	{"refcount-cache-size", required_argument, NULL, OPTION_REFCOUNT_CACHE},
+	{"shared", required_argument, NULL, OPTION_SHARED},
+	{"verbose", no_argument, NULL, 'v'},
+	{0},
+};
+
+static const char help_text[] =
+	"Usage: oxbow serve [OPTION...] --nbd ADDRESS IMAGE\n"
+	"Serves IMAGE to NBD clients until SIGTERM, SIGINT or SIGHUP. Once clients can connect, "
+	"one\n"
+	"line with the URI for them is printed.\n"
+	"\n"
+	"  --nbd ADDRESS              a unix socket's path, or HOST:PORT, [IPv6]:PORT, :PORT\n"
+	"                             (port 0: any free one)\n"
+	"  -f, --format FMT           qcow2 or raw. Never guessed: without it, qcow2\n"
+	"  -t, --cache MODE           writeback (default), writethrough, none, directsync, unsafe\n"
+	"  -r, --read-only            clients cannot write\n"
+	"  --discard=unmap|ignore     whether trims give space back to the host (default: unmap)\n"
+	"  -x, --export NAME          the export's name (default: the empty one)\n"
+	"  -D, --description TEXT     what clients are told of it\n"
+	"  --allow-backing[=DIR]      open the backing file that the image names (only if it lies\n"
+	"                             under DIR); without this, such an image is refused\n"
+	"  --l2-cache-size SIZE       memory for L2 tables (default: from the image's size)\n"
+	"  --refcount-cache-size SIZE memory for refcount blocks (default: the same)\n"
+	"  --shared N                 at most N clients at once (default: 64)\n"
+	"  --fd N                     the image is the inherited descriptor N; IMAGE is its name\n"
+	"  --pid-file FILE            holds the process id while clients can connect\n"
+	"  -U, --force-share          with -r: take no notice of others' locks on the image\n"
+	"  -q, --quiet                print neither the URI nor warnings\n"
+	"  -v, --verbose              tell of each client that comes or goes, on stderr\n"
+	"  -h, --help                 this\n"
+	"\n"
+	"Sizes take the suffixes k, M, G, T. A second SIGTERM ends the wait for clients that do "
+	"not\n"
+	"read their last replies.\n";
+
+static void complain(const char *format, ...) __attribute__((format(printf, 1, 2)));
+
+static void complain(const char *format, ...)
+{
+	va_list args;
+
+	fputs("oxbow serve: ", stderr);
+	va_start(args, format);
+	vfprintf(stderr, format, args);
+	va_end(args);
+	fputc('\n', stderr);
+}
+
+/* ---- the command line ---- */
+
+static int parse_number(const char *text, uint64_t max, uint64_t *ret_number)
+{
+	char *end;
+	unsigned long long number;
+
+	if (text[0] < '0' || text[0] > '9')
+		return -EINVAL;
+	errno = 0;
+	number = strtoull(text, &end, 10);
+	if (errno != 0 || *end != '\0' || number > max)
+		return -EINVAL;
+	*ret_number = number;
+	return 0;
+}
+
+/* "16M": binary multiples, as everywhere in the command. */
+static int parse_size(const char *text, uint64_t *ret_bytes)
+{
+	static const char suffixes[] = "bkmgtpe";
+	const size_t length = strlen(text);
+	char digits[32];
+	const char *found;
+	uint64_t number;
+	unsigned shift = 0;
+	char last;
+
+	if (length == 0 || length >= sizeof(digits))
+		return -EINVAL;
+	strcpy(digits, text);
+	last = digits[length - 1];
+	if (last >= 'A' && last <= 'Z')
+		last = (char)(last - 'A' + 'a');
+	found = strchr(suffixes, last);
+	if (found) {
+		shift = (unsigned)(found - suffixes) * 10;
+		digits[length - 1] = '\0';
+	}
+	if (parse_number(digits, UINT64_MAX >> shift, &number) < 0)
+		return -EINVAL;
+	*ret_bytes = number << shift;
+	return 0;
+}
+
+static int bad_value(const char *option, const char *value, const char *expected)
+{
+	complain("%s '%s' is not valid; it takes %s", option, value, expected);
+	return -EINVAL;
+}
+
+static int take_size(const char *option, const char *value, uint64_t *ret_bytes)
+{
+	if (parse_size(value, ret_bytes) < 0)
+		return bad_value(option, value, "a size such as 4M");
+	return 0;
+}
+
+static int take_count(const char *option, const char *value, uint64_t min, uint64_t max,
+		      uint64_t *ret_number)
+{
+	if (parse_number(value, max, ret_number) < 0 || *ret_number < min) {
+		complain("%s '%s' is not valid; it takes a number from %llu to %llu", option, value,
+			 (unsigned long long)min, (unsigned long long)max);
+		return -EINVAL;
+	}
+	return 0;
+}
+
+static int take_discard(const char *value, unsigned *flags)
+{
+	if (strcmp(value, "unmap") == 0 || strcmp(value, "on") == 0)
+		*flags &= ~(unsigned)OX_OPEN_NO_DISCARD;
+	else if (strcmp(value, "ignore") == 0 || strcmp(value, "off") == 0)
+		*flags |= OX_OPEN_NO_DISCARD;
+	else
+		return bad_value("--discard", value, "unmap or ignore");
+	return 0;
+}
+
+/* The options that need more than to be noted. */
+static int take_valued_option(struct arguments *arguments, int option, const char *value)
+{
+	uint64_t number;
+	int ret;
+
+	switch (option) {
+	case OPTION_CACHE:
+		if (ox_cache_mode_parse(value, &arguments->open.cache) < 0)
+			return bad_value("--cache", value,
+					 "writeback, writethrough, none, directsync or unsafe");
+		return 0;
+	case OPTION_DISCARD:
+		return take_discard(value, &arguments->open.flags);
+	case OPTION_FD:
+		ret = take_count("--fd", value, 0, INT_MAX, &number);
+		if (ret == 0)
+			arguments->fd = (int)number;
+		return ret;
+	case OPTION_L2_CACHE:
+		return take_size("--l2-cache-size", value, &arguments->open.l2_cache_bytes);
+	case OPTION_REFCOUNT_CACHE:
+		return take_size("--refcount-cache-size", value,
+				 &arguments->open.refcount_cache_bytes);
+	case OPTION_SHARED:
+		ret = take_count("--shared", value, 1, MOST_CLIENTS, &number);
+		if (ret == 0)
+			arguments->nbd.max_clients = (unsigned)number;
+		return ret;
+	default:
+		complain("Try 'oxbow serve --help' for more information");
+		return -EINVAL;
+	}
+}
+
+static int take_option(struct arguments *arguments, int option, const char *value)
+{
+	switch (option) {
+	case 'f':
+		arguments->format = value;
+		break;
+	case 'r':
+		arguments->open.flags |= OX_OPEN_READ_ONLY;
+		break;
+	case 'U':
+		arguments->open.flags |= OX_OPEN_FORCE_SHARE;
+		break;
+	case 'q':
+		arguments->quiet = true;
+		break;
+	case 'v':
+		arguments->verbose = true;
+		break;
+	case 'h':
+		arguments->help = true;
+		break;
+	case 'D':
+		arguments->nbd.description = value;
+		break;
+	case OPTION_EXPORT:
+		arguments->nbd.export_name = value;
+		break;
+	case OPTION_NBD:
+		arguments->nbd.address = value;
+		break;
+	case OPTION_PID_FILE:
+		arguments->pid_file = value;
+		break;
+	case OPTION_ALLOW_BACKING:
+		arguments->open.backing_policy = value ? OX_BACKING_UNDER : OX_BACKING_ALLOW;
+		arguments->open.backing_dir = value;
+		break;
+	default:
+		return take_valued_option(arguments, option, value);
+	}
+	return 0;
+}
+
+static int check_arguments(const struct arguments *arguments, int images)
+{
+	if (images != 1) {
+		complain(images == 0 ? "Which image? (oxbow serve --nbd ADDRESS IMAGE)"
+				     : "Just one image can be served");
+		return -EINVAL;
+	}
+	if (!arguments->nbd.address) {
+		complain("Where? Say --nbd PATH for a unix socket, or --nbd HOST:PORT");
+		return -EINVAL;
+	}
+	if (strlen(arguments->nbd.export_name) > 4096 ||
+	    (arguments->nbd.description && strlen(arguments->nbd.description) > 4096)) {
+		complain("An export's name and description have at most 4096 bytes");
+		return -EINVAL;
+	}
+	if ((arguments->open.flags & OX_OPEN_FORCE_SHARE) &&
+	    !(arguments->open.flags & OX_OPEN_READ_ONLY)) {
+		complain("-U needs -r: an image that others may write cannot be served for "
+			 "writing");
+		return -EINVAL;
+	}
+	return 0;
+}
+
+static int parse(int argc, char **argv, struct arguments *arguments)
+{
+	int option;
+	int ret;
+
+	optind = 0; /* a fresh start, whoever used getopt before */
+	while ((option = getopt_long(argc, argv, "f:t:rx:D:Uqvh", long_options, NULL)) != -1) {
+		ret = take_option(arguments, option, optarg);
+		if (ret < 0)
+			return ret;
+	}
+	if (arguments->help)
+		return 0;
+	arguments->image = argv[optind];
+	arguments->open.format = arguments->format;
+	return check_arguments(arguments, argc - optind);
+}
+
+/* ---- serving ---- */
+
+static void on_warning(void *opaque, const char *message)
+{
+	const struct arguments *arguments = opaque;
+
+	if (!arguments->quiet)
+		complain("%s", message);
+}
+
+static void on_log(void *opaque, const char *message)
+{
+	(void)opaque;
+	complain("%s", message);
+}
+
+static void write_pid_file(const char *path)
+{
+	FILE *file = fopen(path, "we");
+	bool failed;
+
+	if (!file) {
+		complain("Cannot write '%s': %s", path, strerror(errno));
+		return;
+	}
+	failed = fprintf(file, "%ld\n", (long)getpid()) < 0;
+	failed |= fclose(file) != 0;
+	if (failed)
+		complain("Cannot write '%s': %s", path, strerror(errno));
+}
+
+static void on_ready(void *opaque, const char *uri)
+{
+	const struct arguments *arguments = opaque;
+
+	if (arguments->pid_file)
+		write_pid_file(arguments->pid_file);
+	if (arguments->quiet)
+		return;
+	if (printf("%s\n", uri) < 0 || fflush(stdout) != 0)
+		complain("Cannot print the URI: %s", strerror(errno));
+}
+
+static int open_image(struct ox_context *ctx, const struct arguments *arguments,
+		      struct ox_image **ret_image)
+{
+	struct ox_error *error = NULL;
+	int ret;
+
+	if (arguments->fd >= 0)
+		ret = ox_image_open_fd(ctx, arguments->fd, arguments->image, &arguments->open,
+				       ret_image, &error);
+	else
+		ret = ox_image_open(ctx, arguments->image, &arguments->open, ret_image, &error);
+	if (ret < 0) {
+		complain("Could not open '%s': %s", arguments->image, ox_error_message(error));
+		ox_error_free(error);
+	}
+	return ret;
+}
+
+static int close_image(struct ox_image *image, const char *name)
+{
+	struct ox_error *error = NULL;
+	int ret = ox_image_close(image, &error);
+
+	if (ret < 0) {
+		complain("Could not close '%s' cleanly: %s", name, ox_error_message(error));
+		ox_error_free(error);
+	}
+	return ret;
+}
+
+static int serve(struct ox_context *ctx, const struct arguments *arguments)
+{
+	struct ox_serve_error error;
+	struct ox_image *image;
+	int close_ret;
+	int ret;
+
+	ret = open_image(ctx, arguments, &image);
+	if (ret < 0) {
+		ox_context_free(ctx);
+		return ret;
+	}
+	ret = ox_serve_nbd(ctx, image, &arguments->nbd, &error);
+	if (arguments->pid_file)
+		(void)unlink(arguments->pid_file);
+	if (ret < 0) {
+		complain("%s", error.message);
+		if (error.requests_lost)
+			return ret;
+	}
+	close_ret = close_image(image, arguments->image);
+	ox_context_free(ctx);
+	return ret < 0 ? ret : close_ret;
+}
+
+int ox_cli_serve(int argc, char **argv)
+{
+	struct arguments arguments = {
+		.format = "qcow2",
+		.fd = -1,
+		.open = OX_OPEN_OPTIONS_INIT,
+		.nbd = {.export_name = "", .max_clients = DEFAULT_CLIENTS},
+	};
+	struct ox_error *error = NULL;
+	struct ox_context *ctx;
+
+	arguments.open.backing_policy = OX_BACKING_DENY;
+	if (parse(argc, argv, &arguments) < 0)
+		return 1;
+	if (arguments.help) {
+		fputs(help_text, stdout);
+		return fflush(stdout) == 0 ? 0 : 1;
+	}
+	arguments.open.warn = on_warning;
+	arguments.open.opaque = &arguments;
+	arguments.nbd.ready = on_ready;
+	arguments.nbd.log = arguments.verbose ? on_log : NULL;
+	arguments.nbd.opaque = &arguments;
+	/* Before the library has threads, so that none of them takes the signals. */
+	ox_serve_block_signals();
+	signal(SIGPIPE, SIG_IGN);
+	if (ox_context_new(OX_ENGINE_DEFAULT, &ctx, &error) < 0) {
+		complain("%s", ox_error_message(error));
+		ox_error_free(error);
+		return 1;
+	}
+	return serve(ctx, &arguments) < 0 ? 1 : 0;
+}

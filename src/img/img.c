@@ -1,0 +1,245 @@
+/* SPDX-License-Identifier: MIT */
+/* What every format shares: opening and closing, cache modes, bounds, the walk down a chain. */
+#include "img/img.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/arith.h"
+#include "base/assert.h"
+#include "base/iov.h"
+#include "fmt/qcow2.h"
+#include "img/chain.h"
+
+typedef int (*open_fn)(struct ox_image *img, const struct ox_img_open *how, struct ox_error **err);
+
+static int choose_format_co(struct ox_io *io, const struct ox_open_options *opts, open_fn *ret,
+			    struct ox_error **err)
+{
+	const char *format = opts->format;
+	uint8_t magic[8] = {0};
+	int r;
+
+	if (!format && !(opts->flags & OX_OPEN_PROBE))
+		return ox_error_set(err, -EINVAL, "The format of '%s' must be stated", io->name);
+	if (!format) {
+		r = ox_io_pread_co(io, magic, sizeof(magic), 0);
+		if (r < 0)
+			return ox_error_set_errno(err, r, "Could not read '%s'", io->name);
+		format = ox_qcow2_probe(magic, sizeof(magic)) ? "qcow2" : "raw";
+	}
+	if (strcmp(format, "qcow2") == 0)
+		*ret = ox_qcow2_open_co;
+	else if (strcmp(format, "raw") == 0)
+		*ret = ox_raw_open_co;
+	else
+		return ox_error_set(err, -EINVAL, "Unknown driver '%s'", format);
+	return 0;
+}
+
+static void img_free(struct ox_image *img)
+{
+	if (img->state)
+		img->ops->free(img);
+	free(img->backing_name);
+	free(img->backing_format);
+	free(img->filename);
+	free(img);
+}
+
+static struct ox_image *img_new(struct ox_io *io, const struct ox_img_open *how)
+{
+	struct ox_image *img = calloc(1, sizeof(*img));
+
+	if (!img)
+		return NULL;
+	img->filename = strdup(io->name);
+	if (!img->filename) {
+		free(img);
+		return NULL;
+	}
+	img->reactor = io->reactor;
+	img->io = io;
+	img->recovery = how->recovery;
+	img->cache = how->opts->cache;
+	img->open_flags = how->opts->flags;
+	img->read_only = io->read_only;
+	img->warn = how->opts->warn;
+	img->progress = how->opts->progress;
+	img->opaque = how->opts->opaque;
+	return img;
+}
+
+int ox_img_open_co(struct ox_io *io, const struct ox_img_open *how, struct ox_image **ret,
+		   struct ox_error **err)
+{
+	struct ox_image *img;
+	open_fn open = NULL;
+	int r;
+
+	r = choose_format_co(io, how->opts, &open, err);
+	if (r < 0)
+		return r;
+	img = img_new(io, how);
+	if (!img)
+		return ox_error_set(err, -ENOMEM, "Out of memory");
+	r = open(img, how, err);
+	if (r == 0 && img->backing_name)
+		r = ox_chain_open_backing_co(img, how, err);
+	if (r == 0 && !img->read_only)
+		r = img->ops->activate_co(img, err);
+	if (r < 0) {
+		if (img->backing)
+			ox_img_close_co(img->backing, NULL);
+		img_free(img);
+		return r;
+	}
+	*ret = img;
+	return 0;
+}
+
+int ox_img_close_co(struct ox_image *img, struct ox_error **err)
+{
+	int r = 0;
+
+	if (!img->read_only)
+		r = img->ops->deactivate_co(img, err);
+	if (img->backing)
+		ox_img_close_co(img->backing, NULL); /* read-only: nothing to lose */
+	ox_io_close(img->io);
+	img_free(img);
+	return r;
+}
+
+int ox_img_reopen_co(struct ox_image *img, bool read_only, struct ox_error **err)
+{
+	int r;
+
+	if (read_only == img->read_only)
+		return 0;
+	if (read_only) {
+		r = img->ops->deactivate_co(img, err);
+		if (r == 0)
+			r = ox_io_file_reopen(img->io, true, err);
+		if (r == 0)
+			img->read_only = true;
+		return r;
+	}
+	r = ox_io_file_reopen(img->io, false, err);
+	if (r < 0)
+		return r;
+	/* Recovery comes first here as well: stale refcounts are not allocated from. */
+	r = img->ops->activate_co(img, err);
+	if (r == 0)
+		img->read_only = false;
+	else if (ox_io_file_reopen(img->io, true, NULL) < 0)
+		ox_error_prefix(err, "(and the file could not be made read-only again) ");
+	return r;
+}
+
+static bool writes_through(const struct ox_image *img)
+{
+	return img->cache == OX_CACHE_WRITETHROUGH || img->cache == OX_CACHE_DIRECTSYNC;
+}
+
+/* What every changing request must pass. */
+static int check_write(const struct ox_image *img, uint64_t offset, uint64_t length)
+{
+	if (img->read_only)
+		return -EROFS;
+	return ox_range_within(offset, length, img->size_bytes) ? 0 : -EINVAL;
+}
+
+static unsigned effective_flags(const struct ox_image *img, unsigned flags)
+{
+	return writes_through(img) ? flags | OX_REQ_FUA : flags;
+}
+
+int ox_img_preadv_co(struct ox_image *img, const struct iovec *iov, int n, uint64_t offset)
+{
+	uint64_t length = ox_iov_bytes(iov, n);
+
+	if (!ox_range_within(offset, length, img->size_bytes))
+		return -EINVAL;
+	return length == 0 ? 0 : img->ops->preadv_co(img, iov, n, offset, length);
+}
+
+int ox_img_pwritev_co(struct ox_image *img, const struct iovec *iov, int n, uint64_t offset,
+		      unsigned flags)
+{
+	uint64_t length = ox_iov_bytes(iov, n);
+	int r = check_write(img, offset, length);
+
+	if (r < 0 || length == 0)
+		return r;
+	return img->ops->pwritev_co(img, iov, n, offset, length, effective_flags(img, flags));
+}
+
+int ox_img_zero_co(struct ox_image *img, uint64_t offset, uint64_t length, unsigned flags)
+{
+	int r = check_write(img, offset, length);
+
+	if (r < 0 || length == 0)
+		return r;
+	if (img->open_flags & OX_OPEN_NO_DISCARD)
+		flags &= ~(unsigned)OX_REQ_MAY_UNMAP;
+	return img->ops->zero_co(img, offset, length, effective_flags(img, flags));
+}
+
+int ox_img_discard_co(struct ox_image *img, uint64_t offset, uint64_t length)
+{
+	int r = check_write(img, offset, length);
+
+	if (r < 0 || length == 0 || (img->open_flags & OX_OPEN_NO_DISCARD))
+		return r;
+	r = img->ops->discard_co(img, offset, length);
+	if (r == 0 && writes_through(img))
+		r = img->ops->flush_co(img, true);
+	return r;
+}
+
+int ox_img_flush_co(struct ox_image *img)
+{
+	if (img->read_only)
+		return 0;
+	return img->ops->flush_co(img, img->cache != OX_CACHE_UNSAFE);
+}
+
+int ox_img_resize_co(struct ox_image *img, uint64_t new_bytes, struct ox_error **err)
+{
+	if (img->read_only)
+		return ox_error_set(err, -EROFS, "Image is read-only");
+	if (new_bytes > (uint64_t)INT64_MAX - 511)
+		return ox_error_set(err, -EFBIG, "Image size too big");
+	return img->ops->resize_co(img, ox_align_up(new_bytes, 512), err);
+}
+
+int ox_img_extent_co(struct ox_image *img, uint64_t offset, uint64_t length, struct ox_extent *ret)
+{
+	struct ox_extent e;
+	unsigned depth = 0;
+	int r;
+
+	if (length == 0 || !ox_range_within(offset, length, img->size_bytes))
+		return -EINVAL;
+	for (;;) {
+		r = img->ops->extent_co(img, offset, length, &e);
+		if (r < 0)
+			return r;
+		if ((e.flags & (OX_EXTENT_DATA | OX_EXTENT_ZERO)) || !img->backing)
+			break;
+		img = img->backing;
+		depth++;
+		length = e.length;
+		if (offset >= img->size_bytes) {
+			e = (struct ox_extent){.flags = OX_EXTENT_ZERO, .length = length};
+			break;
+		}
+		length = ox_min_u64(length, img->size_bytes - offset);
+	}
+	e.offset = offset;
+	e.depth = depth;
+	*ret = e;
+	return 0;
+}

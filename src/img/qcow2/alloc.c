@@ -1,0 +1,257 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The reserve: where allocation pays for its order, a batch at a time.
+ *
+ * A refill takes a batch of free clusters and, with one sync, makes durable that they lie within
+ * the file (D8), that they read as zeroes (H2), and that they are counted (D3; in a lazy image the
+ * dirty bit covers the counts, D5). From then on a write into a cluster out of the reserve owes
+ * nothing but itself: data and L2 entry may go out together, and one sync covers both.
+ *
+ * A crash leaks what is left of the batch; a clean close gives it back.
+ */
+#include <errno.h>
+#include <stdlib.h>
+
+#include "img/qcow2/qcow2.h"
+
+#define BATCH_FIRST_CLUSTERS 64u
+#define BATCH_MAX_CLUSTERS 4096u
+#define BATCH_MAX_BYTES (UINT64_C(64) << 20)
+/* Ranges that a refill takes at most; the rest of the reserve's slots serve what is given back. */
+#define REFILL_RANGES (OX_ALLOC_RESERVE_RANGES / 2)
+
+static bool is_lazy(const struct ox_qcow2 *q)
+{
+	const struct ox_qcow2_header *h = ox_qcow2_hdr(q);
+
+	return h->version >= 3 && (h->compatible & OX_QCOW2_COMPAT_LAZY_REFCOUNTS);
+}
+
+static uint64_t batch_limit(const struct ox_qcow2 *q)
+{
+	return ox_max_u64(ox_min_u64(BATCH_MAX_BYTES / q->cluster_bytes, BATCH_MAX_CLUSTERS), 8);
+}
+
+void ox_alloc_init(struct ox_qcow2 *q)
+{
+	q->alloc = (struct ox_alloc){0};
+	q->alloc.batch = ox_min_u64(BATCH_FIRST_CLUSTERS, batch_limit(q));
+	ox_mutex_init(&q->alloc.lock);
+	ox_list_init(&q->alloc.pending);
+	ox_list_init(&q->alloc.ready);
+}
+
+/* Zeroes the part of the range that the file has already. */
+static int zero_old_part_co(struct ox_qcow2 *q, uint64_t start, uint64_t bytes, bool *ret_zero)
+{
+	int r;
+
+	r = ox_io_punch_co(q->io, start, bytes);
+	if (r == -EOPNOTSUPP)
+		r = ox_io_zero_co(q->io, start, bytes);
+	if (r < 0 && r != -EOPNOTSUPP)
+		return r;
+	*ret_zero = r == 0;
+	return 0;
+}
+
+int ox_alloc_make_zero_co(struct ox_qcow2 *q, uint64_t start, uint64_t count, bool *ret_zero)
+{
+	uint64_t from = start * q->cluster_bytes;
+	uint64_t to = from + count * q->cluster_bytes;
+	uint64_t old_end = q->io->length;
+	int r;
+
+	*ret_zero = true;
+	if (from < old_end) {
+		r = zero_old_part_co(q, from, ox_min_u64(to, old_end) - from, ret_zero);
+		if (r < 0)
+			return r;
+	}
+	if (to <= old_end)
+		return 0;
+	return q->io->can_grow ? ox_io_set_length_co(q->io, to) : -ENOSPC;
+}
+
+/* Step 1 of a refill: free clusters, counted in the cache. A store that cannot grow ends the
+ * search at its end. */
+static int choose_batch_co(struct ox_qcow2 *q, struct ox_alloc_range *ranges, unsigned *ret_n)
+{
+	uint64_t limit =
+		q->io->can_grow ? UINT64_MAX >> q->cluster_bits : q->io->length / q->cluster_bytes;
+	uint64_t left = q->alloc.batch;
+	unsigned n = 0;
+	uint64_t start;
+	uint64_t count;
+	bool used;
+	int r = 0;
+
+	while (left > 0 && n < REFILL_RANGES) {
+		r = ox_refcount_find_free_co(q, q->alloc.cursor, left, &start, &count);
+		if (r < 0)
+			break;
+		if (start >= limit) {
+			r = -ENOSPC;
+			break;
+		}
+		count = ox_min_u64(count, limit - start);
+		r = ox_refcount_ensure_co(q, start, &used);
+		if (r < 0)
+			break;
+		q->alloc.cursor = start + 1;
+		if (used)
+			continue;
+		r = ox_refcount_set_co(q, start, count, 1);
+		if (r < 0)
+			break;
+		q->alloc.cursor = start + count;
+		left -= count;
+		if (n > 0 && ranges[n - 1].start + ranges[n - 1].count == start)
+			ranges[n - 1].count += count;
+		else
+			ranges[n++] = (struct ox_alloc_range){start, count, false};
+	}
+	*ret_n = n;
+	return n > 0 ? 0 : r;
+}
+
+/* Step 2: zero, long enough, counted, and all of it durable. */
+static int settle_batch_co(struct ox_qcow2 *q, struct ox_alloc_range *ranges, unsigned n)
+{
+	int r;
+
+	for (unsigned i = 0; i < n; i++) {
+		r = ox_alloc_make_zero_co(q, ranges[i].start, ranges[i].count, &ranges[i].zero);
+		if (r < 0)
+			return r;
+	}
+	if (!is_lazy(q)) {
+		r = ox_cache_flush_co(&q->counts);
+		if (r < 0)
+			return r;
+	}
+	return ox_order_wait_co(&q->order, ox_order_ticket(&q->order));
+}
+
+/* A batch that failed half way was never handed out: its counts may go back at any time (H8). If
+ * even that fails it is leaked. */
+static int abandon_batch_co(struct ox_qcow2 *q, const struct ox_alloc_range *ranges, unsigned n,
+			    int error)
+{
+	for (unsigned i = 0; i < n; i++) {
+		if (ox_refcount_set_co(q, ranges[i].start, ranges[i].count, 0) < 0)
+			continue;
+		q->alloc.cursor = ox_min_u64(q->alloc.cursor, ranges[i].start);
+	}
+	return error;
+}
+
+static int refill_co(struct ox_qcow2 *q)
+{
+	struct ox_alloc_range ranges[REFILL_RANGES];
+	unsigned n;
+	int r;
+
+	if (is_lazy(q)) {
+		r = ox_lazy_mark_co(q);
+		if (r < 0)
+			return r;
+	}
+	r = choose_batch_co(q, ranges, &n);
+	if (r < 0)
+		return r;
+	r = settle_batch_co(q, ranges, n);
+	if (r < 0)
+		return abandon_batch_co(q, ranges, n, r);
+	for (unsigned i = 0; i < n; i++)
+		q->alloc.reserve[q->alloc.reserve_count++] = ranges[i];
+	q->alloc.batch = ox_min_u64(q->alloc.batch * 2, batch_limit(q));
+	return 0;
+}
+
+static void pop_reserve(struct ox_alloc *a, uint64_t want, struct ox_alloc_range *ret)
+{
+	struct ox_alloc_range *first = &a->reserve[0];
+
+	*ret = (struct ox_alloc_range){first->start, ox_min_u64(want, first->count), first->zero};
+	first->start += ret->count;
+	first->count -= ret->count;
+	if (first->count > 0)
+		return;
+	a->reserve_count--;
+	for (unsigned i = 0; i < a->reserve_count; i++)
+		a->reserve[i] = a->reserve[i + 1];
+}
+
+int ox_alloc_take_co(struct ox_qcow2 *q, uint64_t want, struct ox_alloc_range *ret)
+{
+	int r = 0;
+
+	ox_assert(want > 0);
+	if (q->alloc.reserve_count == 0) {
+		ox_mutex_lock_co(&q->alloc.lock);
+		while (q->alloc.reserve_count == 0 && r == 0)
+			r = refill_co(q);
+		if (r == 0)
+			pop_reserve(&q->alloc, want, ret);
+		ox_mutex_unlock(&q->alloc.lock);
+		return r;
+	}
+	pop_reserve(&q->alloc, want, ret);
+	return 0;
+}
+
+/* A free run of count clusters whose refcount blocks exist; the run ends at a block's range. */
+static int find_contiguous_co(struct ox_qcow2 *q, uint64_t count, uint64_t *ret_start)
+{
+	uint64_t from = ox_div_up(q->io->length, q->cluster_bytes);
+	uint64_t have = 0;
+	uint64_t start;
+	uint64_t n;
+	bool used;
+	int r;
+
+	while (have < count) {
+		r = ox_refcount_find_free_co(q, from + have, count - have, &start, &n);
+		if (r < 0)
+			return r;
+		if (start != from + have) {
+			from = start;
+			have = 0;
+		}
+		r = ox_refcount_ensure_co(q, start, &used);
+		if (r < 0)
+			return r;
+		if (used) { /* the run is broken by the new block */
+			from = start + 1;
+			have = 0;
+			continue;
+		}
+		have += n;
+	}
+	*ret_start = from;
+	return 0;
+}
+
+int ox_alloc_take_contiguous_co(struct ox_qcow2 *q, uint64_t count, struct ox_alloc_range *ret)
+{
+	struct ox_alloc_range range = {.count = count};
+	int r = 0;
+
+	ox_mutex_lock_co(&q->alloc.lock);
+	if (is_lazy(q))
+		r = ox_lazy_mark_co(q);
+	if (r == 0)
+		r = find_contiguous_co(q, count, &range.start);
+	if (r == 0)
+		r = ox_refcount_set_co(q, range.start, count, 1);
+	if (r == 0) {
+		r = settle_batch_co(q, &range, 1);
+		if (r < 0)
+			r = abandon_batch_co(q, &range, 1, r);
+	}
+	if (r == 0)
+		*ret = range;
+	ox_mutex_unlock(&q->alloc.lock);
+	return r;
+}

@@ -1,0 +1,266 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * A new, empty image:
+ *
+ *	header | refcount table | refcount blocks | L1 table
+ *
+ * in clusters without gaps, the refcounts covering just these. The sector that makes it an image,
+ * the header's first, is written last and after a sync, so that a power cut leaves either no image
+ * or a whole one.
+ */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/arith.h"
+#include "base/endian.h"
+#include "fmt/qcow2.h"
+#include "img/img.h"
+
+#define SECTOR_BYTES 512u
+#define DEFAULT_CLUSTER_BYTES 65536u
+#define DEFAULT_REFCOUNT_BITS 16u
+#define DEFAULT_VERSION 3u
+#define ZERO_CHUNK_BYTES (1u << 20)
+
+struct layout {
+	uint64_t reftable_clusters;
+	uint64_t refblocks;
+	uint64_t l1_clusters;
+	uint64_t clusters; /* all of them, the header's too */
+};
+
+static int compression_parse(const char *text, uint8_t *ret_type, struct ox_error **err)
+{
+	if (!text || strcmp(text, "zlib") == 0)
+		*ret_type = OX_QCOW2_ZLIB;
+	else if (strcmp(text, "zstd") == 0)
+		*ret_type = OX_QCOW2_ZSTD;
+	else
+		return ox_error_set(err, -EINVAL,
+				    "Parameter 'compression-type' does not accept value '%s'",
+				    text);
+	return 0;
+}
+
+static int check_backing(const struct ox_create_options *opts, struct ox_error **err)
+{
+	if (!opts->backing_file)
+		return opts->backing_format
+			       ? ox_error_set(err, -EINVAL,
+					      "Backing format cannot be used without backing file")
+			       : 0;
+	if (opts->backing_file[0] == '\0')
+		return ox_error_set(err, -EINVAL, "Expected backing file name, got empty string");
+	if (!opts->backing_format || opts->backing_format[0] == '\0')
+		return ox_error_set(err, -EINVAL, "Backing file specified without backing format");
+	return 0;
+}
+
+/* What version 2 has no room for. */
+static int check_version2(const struct ox_create_options *opts, const struct ox_qcow2_header *h,
+			  struct ox_error **err)
+{
+	if (h->version >= 3)
+		return 0;
+	if (opts->lazy_refcounts)
+		return ox_error_set(err, -EINVAL,
+				    "Lazy refcounts only supported with compatibility level 1.1 "
+				    "and above (use version=v3 or greater)");
+	if (h->refcount_order != ox_log2(DEFAULT_REFCOUNT_BITS))
+		return ox_error_set(err, -EINVAL,
+				    "Different refcount widths than 16 bits require compatibility "
+				    "level 1.1 or above (use version=v3 or greater)");
+	if (h->compression_type != OX_QCOW2_ZLIB)
+		return ox_error_set(
+			err, -EINVAL,
+			"Non-zlib compression type is only supported with "
+			"compatibility level 1.1 and above (use version=v3 or greater)");
+	return 0;
+}
+
+static int too_large(struct ox_error **err)
+{
+	return ox_error_set(err, -EFBIG,
+			    "The image size is too large for file format 'qcow2' (try using a "
+			    "larger cluster size)");
+}
+
+/* Fills in what the options alone decide: all but offsets and counts. */
+static int header_from_options(const struct ox_create_options *opts, struct ox_qcow2_header *h,
+			       struct ox_error **err)
+{
+	uint32_t cluster_bytes = opts->cluster_bytes ? opts->cluster_bytes : DEFAULT_CLUSTER_BYTES;
+	unsigned refcount_bits = opts->refcount_bits ? opts->refcount_bits : DEFAULT_REFCOUNT_BITS;
+	int r;
+
+	*h = (struct ox_qcow2_header){.version = opts->version ? opts->version : DEFAULT_VERSION};
+	if (!ox_is_pow2(cluster_bytes) || cluster_bytes < 1u << OX_QCOW2_MIN_CLUSTER_BITS ||
+	    cluster_bytes > 1u << OX_QCOW2_MAX_CLUSTER_BITS)
+		return ox_error_set(err, -EINVAL,
+				    "Cluster size must be a power of two between 512 and 2048k");
+	if (h->version < 2 || h->version > 3)
+		return ox_error_set(err, -EINVAL, "Unsupported qcow2 version %u", h->version);
+	if (!ox_is_pow2(refcount_bits) || refcount_bits > 64)
+		return ox_error_set(
+			err, -EINVAL,
+			"Refcount width must be a power of two and may not exceed 64 bits");
+	r = compression_parse(opts->compression_type, &h->compression_type, err);
+	if (r < 0)
+		return r;
+	h->cluster_bits = ox_log2(cluster_bytes);
+	h->refcount_order = ox_log2(refcount_bits);
+	if (opts->lazy_refcounts)
+		h->compatible |= OX_QCOW2_COMPAT_LAZY_REFCOUNTS;
+	if (h->compression_type != OX_QCOW2_ZLIB)
+		h->incompatible |= OX_QCOW2_INCOMPAT_COMPRESSION;
+	r = check_version2(opts, h, err);
+	if (r == 0)
+		r = check_backing(opts, err);
+	if (r < 0)
+		return r;
+	if (opts->virtual_bytes > INT64_MAX - (SECTOR_BYTES - 1))
+		return too_large(err);
+	h->size_bytes = ox_align_up(opts->virtual_bytes, SECTOR_BYTES);
+	if (ox_qcow2_l1_needed(h, h->size_bytes) > OX_QCOW2_MAX_L1_BYTES / 8)
+		return too_large(err);
+	return 0;
+}
+
+/* The refcounts count the clusters that hold them; grown until they cover themselves. */
+static struct layout layout_of(struct ox_qcow2_header *h)
+{
+	uint64_t cluster = ox_qcow2_cluster_bytes(h);
+	struct layout l = {.reftable_clusters = 1, .refblocks = 1};
+	uint64_t blocks, tables;
+
+	h->l1_entries = (uint32_t)ox_qcow2_l1_needed(h, h->size_bytes);
+	l.l1_clusters = ox_div_up(UINT64_C(8) * h->l1_entries, cluster);
+	for (;;) {
+		l.clusters = 1 + l.reftable_clusters + l.refblocks + l.l1_clusters;
+		blocks = ox_div_up(l.clusters, ox_qcow2_refblock_entries(h));
+		tables = ox_div_up(blocks * 8, cluster);
+		if (blocks <= l.refblocks && tables <= l.reftable_clusters)
+			break;
+		l.refblocks = ox_max_u64(blocks, l.refblocks);
+		l.reftable_clusters = ox_max_u64(tables, l.reftable_clusters);
+	}
+	h->reftable_offset = cluster;
+	h->reftable_clusters = (uint32_t)l.reftable_clusters;
+	/* An empty disk has no L1 table, and then no place for one. */
+	h->l1_offset = h->l1_entries ? (1 + l.reftable_clusters + l.refblocks) * cluster : 0;
+	return l;
+}
+
+/* The refcount table and the blocks behind it, in one write. */
+static int write_refcounts_co(struct ox_io *io, const struct ox_qcow2_header *h,
+			      const struct layout *l)
+{
+	uint64_t cluster = ox_qcow2_cluster_bytes(h);
+	size_t table_bytes = l->reftable_clusters * cluster;
+	size_t bytes = table_bytes + l->refblocks * cluster;
+	uint8_t *buf = ox_io_buffer(bytes);
+	struct ox_be64 *table = (struct ox_be64 *)buf;
+	int r;
+
+	if (!buf)
+		return -ENOMEM;
+	memset(buf, 0, bytes);
+	for (uint64_t i = 0; i < l->refblocks; i++)
+		table[i] = ox_be64((1 + l->reftable_clusters + i) * cluster);
+	/* The blocks are contiguous, so that they are one array. */
+	for (uint64_t i = 0; i < l->clusters; i++)
+		ox_qcow2_refcount_set(buf + table_bytes, h->refcount_order, i, 1);
+	r = ox_io_pwrite_co(io, buf, bytes, h->reftable_offset, 0);
+	free(buf);
+	return r;
+}
+
+static int write_zeroes_co(struct ox_io *io, uint64_t offset, uint64_t length)
+{
+	size_t chunk = ox_min_u64(length, ZERO_CHUNK_BYTES);
+	uint8_t *zeroes = ox_io_buffer(chunk);
+	int r = 0;
+
+	if (!zeroes)
+		return -ENOMEM;
+	memset(zeroes, 0, chunk);
+	while (length > 0 && r == 0) {
+		size_t n = ox_min_u64(length, chunk);
+
+		r = ox_io_pwrite_co(io, zeroes, n, offset, 0);
+		offset += n;
+		length -= n;
+	}
+	free(zeroes);
+	return r;
+}
+
+/*
+ * Makes the store as long as the image, reading as zeroes where L1 lies. A device has its length
+ * and its old bytes: an image that was there stops being one first, for good.
+ */
+static int prepare_store_co(struct ox_io *io, const struct ox_qcow2_header *h,
+			    const struct layout *l, struct ox_error **err)
+{
+	uint64_t bytes = l->clusters << h->cluster_bits;
+	uint64_t l1_bytes = l->l1_clusters << h->cluster_bits;
+	int r;
+
+	if (io->can_grow) {
+		r = ox_io_set_length_co(io, bytes);
+		return r < 0 ? ox_error_set_errno(err, r, "Could not resize image file") : 0;
+	}
+	if (io->length < bytes)
+		return ox_error_set(err, -ENOSPC, "Device is too small for an image's metadata");
+	r = write_zeroes_co(io, 0, SECTOR_BYTES);
+	if (r == 0)
+		r = ox_io_sync_co(io);
+	if (r == 0 && l1_bytes)
+		r = write_zeroes_co(io, h->l1_offset, l1_bytes);
+	return r < 0 ? ox_error_set_errno(err, r, "Could not clear the device") : 0;
+}
+
+/* Everything but the first sector, a sync, the first sector, a sync (D1, H9). */
+static int write_image_co(struct ox_io *io, const struct ox_qcow2_header *h, const struct layout *l,
+			  const uint8_t *first_cluster, struct ox_error **err)
+{
+	size_t rest_bytes = ox_qcow2_cluster_bytes(h) - SECTOR_BYTES;
+	int r = prepare_store_co(io, h, l, err);
+
+	if (r < 0)
+		return r;
+	r = write_refcounts_co(io, h, l);
+	if (r == 0 && rest_bytes)
+		r = ox_io_pwrite_co(io, first_cluster + SECTOR_BYTES, rest_bytes, SECTOR_BYTES, 0);
+	if (r == 0)
+		r = ox_io_sync_co(io);
+	if (r < 0)
+		return ox_error_set_errno(err, r, "Could not write the image's tables");
+	r = ox_io_pwrite_co(io, first_cluster, SECTOR_BYTES, 0, 0);
+	if (r == 0)
+		r = ox_io_sync_co(io);
+	return r < 0 ? ox_error_set_errno(err, r, "Could not write qcow2 header") : 0;
+}
+
+int ox_qcow2_create_co(struct ox_io *io, const struct ox_create_options *opts,
+		       struct ox_error **err)
+{
+	struct ox_qcow2_header h;
+	struct layout l;
+	uint8_t *first_cluster;
+	int r = header_from_options(opts, &h, err);
+
+	if (r < 0)
+		return r;
+	l = layout_of(&h);
+	first_cluster = ox_io_buffer(ox_qcow2_cluster_bytes(&h));
+	if (!first_cluster)
+		return ox_error_set(err, -ENOMEM, "Out of memory");
+	r = ox_qcow2_first_cluster_encode(&h, opts->backing_file, opts->backing_format,
+					  first_cluster, ox_qcow2_cluster_bytes(&h), err);
+	if (r == 0)
+		r = write_image_co(io, &h, &l, first_cluster, err);
+	free(first_cluster);
+	return r;
+}

@@ -1,0 +1,221 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * From guest to host: the active L1 table and its L2 tables, through the cache. Every entry is
+ * validated when it is read, so that nothing downstream checks again: a damaged one is -EIO, and
+ * nothing is guessed.
+ */
+#include <errno.h>
+
+#include "img/qcow2/qcow2.h"
+
+bool ox_map_host_ok(const struct ox_qcow2 *q, struct ox_host host, uint64_t bytes)
+{
+	uint64_t end;
+
+	if (!ox_add_u64(host.bytes, bytes, &end))
+		return false;
+	if (host.bytes >= q->io->length)
+		return false;
+	for (unsigned i = 0; i < q->fixed_count; i++) {
+		if (host.bytes < q->fixed[i].end && end > q->fixed[i].start)
+			return false;
+	}
+	return true;
+}
+
+static uint64_t l2_entries(const struct ox_qcow2 *q)
+{
+	return q->cluster_bytes / 8;
+}
+
+static uint64_t l1_index_of(const struct ox_qcow2 *q, struct ox_guest guest)
+{
+	return guest.bytes >> q->cluster_bits >> (q->cluster_bits - 3);
+}
+
+int ox_map_l1_co(struct ox_qcow2 *q, uint64_t index, struct ox_qcow2_l1_entry *ret,
+		 bool *ret_durable)
+{
+	uint64_t at = ox_qcow2_hdr(q)->l1_offset + index * 8;
+	uint64_t slice = ox_align_down(at, q->slice_bytes);
+	struct ox_qcow2_l1_entry e;
+	struct ox_block *b;
+	bool durable;
+	int r;
+
+	ox_assert(index < ox_qcow2_hdr(q)->l1_entries);
+	r = ox_cache_get_co(&q->map, slice, &b);
+	if (r < 0)
+		return r;
+	e = ox_qcow2_l1_decode(ox_qcow2_hdr(q),
+			       ox_be64_get(((struct ox_be64 *)(void *)b->data)[(at - slice) / 8]));
+	durable = ox_cache_is_durable(&q->map, b);
+	ox_cache_put(&q->map, b);
+	if (e.bad || (e.l2.bytes == 0 && e.copied))
+		return -EIO;
+	if (e.l2.bytes != 0 && !ox_map_host_ok(q, e.l2, q->cluster_bytes))
+		return -EIO;
+	*ret = e;
+	*ret_durable = durable;
+	return 0;
+}
+
+/* Position of guest's entry: slice offset on the host, index in the slice. */
+static uint64_t slice_of(const struct ox_qcow2 *q, struct ox_host table, struct ox_guest guest,
+			 uint64_t *ret_index)
+{
+	uint64_t entry = (guest.bytes >> q->cluster_bits) % l2_entries(q);
+	uint64_t per_slice = q->slice_bytes / 8;
+
+	*ret_index = entry % per_slice;
+	return table.bytes + entry / per_slice * q->slice_bytes;
+}
+
+/* Whether the entry's host bytes may be what it says. */
+static bool entry_ok(const struct ox_qcow2 *q, const struct ox_qcow2_entry *e)
+{
+	switch (e->kind) {
+	case OX_QCOW2_ENTRY_DATA:
+	case OX_QCOW2_ENTRY_ZERO_ALLOC:
+		return ox_map_host_ok(q, e->host, q->cluster_bytes);
+	case OX_QCOW2_ENTRY_COMPRESSED:
+		return ox_map_host_ok(q, e->host, 1);
+	case OX_QCOW2_ENTRY_BAD:
+		return false;
+	case OX_QCOW2_ENTRY_UNALLOCATED:
+	case OX_QCOW2_ENTRY_ZERO:
+		break;
+	}
+	return true;
+}
+
+/* Whether next continues the run whose last entry was last. */
+static bool continues(const struct ox_qcow2 *q, const struct ox_qcow2_entry *last,
+		      const struct ox_qcow2_entry *next)
+{
+	if (next->kind != last->kind || next->copied != last->copied)
+		return false;
+	switch (next->kind) {
+	case OX_QCOW2_ENTRY_DATA:
+	case OX_QCOW2_ENTRY_ZERO_ALLOC:
+		return next->host.bytes == last->host.bytes + q->cluster_bytes;
+	case OX_QCOW2_ENTRY_UNALLOCATED:
+	case OX_QCOW2_ENTRY_ZERO:
+		return true;
+	default:
+		return false; /* a compressed cluster stands alone */
+	}
+}
+
+/* The run that starts at entry index of the slice. */
+static int read_run(const struct ox_qcow2 *q, const struct ox_be64 *slice, uint64_t index,
+		    uint64_t in_cluster, uint64_t length, struct ox_map_run *ret)
+{
+	struct ox_qcow2_entry first;
+	struct ox_qcow2_entry last;
+	uint64_t bytes = q->cluster_bytes - in_cluster;
+
+	ret->entry = ox_be64_get(slice[index]);
+	first = ox_qcow2_l2_decode(ox_qcow2_hdr(q), ret->entry);
+	if (!entry_ok(q, &first))
+		return -EIO;
+	last = first;
+	while (bytes < length && ++index < q->slice_bytes / 8) {
+		struct ox_qcow2_entry next =
+			ox_qcow2_l2_decode(ox_qcow2_hdr(q), ox_be64_get(slice[index]));
+
+		/* A bad neighbour ends the run; the request that reaches it gets the error. */
+		if (!continues(q, &last, &next) || !entry_ok(q, &next))
+			break;
+		bytes += q->cluster_bytes;
+		last = next;
+	}
+	ret->kind = first.kind;
+	ret->copied = first.copied;
+	ret->host = first.host;
+	if (first.kind == OX_QCOW2_ENTRY_DATA || first.kind == OX_QCOW2_ENTRY_ZERO_ALLOC)
+		ret->host.bytes += in_cluster;
+	ret->compressed_bytes = first.compressed_bytes;
+	ret->length = ox_min_u64(bytes, length);
+	return 0;
+}
+
+/* No L2 table: unallocated up to the next table's start. */
+static void no_table_run(const struct ox_qcow2 *q, struct ox_guest guest, uint64_t length,
+			 struct ox_map_run *ret)
+{
+	uint64_t span = q->cluster_bytes * l2_entries(q);
+
+	*ret = (struct ox_map_run){
+		.kind = OX_QCOW2_ENTRY_UNALLOCATED,
+		.durable = ret->durable,
+		.length = ox_min_u64(length, span - guest.bytes % span),
+	};
+}
+
+int ox_map_lookup_co(struct ox_qcow2 *q, struct ox_guest guest, uint64_t length,
+		     struct ox_map_run *ret)
+{
+	struct ox_qcow2_l1_entry l1;
+	struct ox_map_run run = {0};
+	struct ox_block *b;
+	uint64_t index;
+	uint64_t slice;
+	int r;
+
+	ox_assert(length > 0);
+	r = ox_map_l1_co(q, l1_index_of(q, guest), &l1, &run.durable);
+	if (r < 0)
+		return r;
+	if (l1.l2.bytes == 0) {
+		no_table_run(q, guest, length, &run);
+		*ret = run;
+		return 0;
+	}
+	slice = slice_of(q, l1.l2, guest, &index);
+	r = ox_cache_get_co(&q->map, slice, &b);
+	if (r < 0)
+		return r;
+	r = read_run(q, (const struct ox_be64 *)(void *)b->data, index,
+		     guest.bytes & (q->cluster_bytes - 1), length, &run);
+	run.durable = run.durable && ox_cache_is_durable(&q->map, b);
+	ox_cache_put(&q->map, b);
+	if (r == 0)
+		*ret = run;
+	return r;
+}
+
+int ox_map_set_co(struct ox_qcow2 *q, struct ox_guest guest, uint64_t count,
+		  enum ox_qcow2_entry_kind kind, struct ox_host host, uint64_t after,
+		  uint64_t *ret_done)
+{
+	struct ox_qcow2_entry e = {.kind = kind, .host = host};
+	struct ox_be64 *entries;
+	struct ox_host table;
+	struct ox_block *b;
+	uint64_t index;
+	uint64_t slice;
+	uint64_t n;
+	int r;
+
+	ox_assert(ox_is_aligned(guest.bytes, q->cluster_bytes) && count > 0);
+	r = ox_map_table_co(q, guest, &table);
+	if (r < 0)
+		return r;
+	slice = slice_of(q, table, guest, &index);
+	r = ox_cache_get_co(&q->map, slice, &b);
+	if (r < 0)
+		return r;
+	e.copied = kind == OX_QCOW2_ENTRY_DATA || kind == OX_QCOW2_ENTRY_ZERO_ALLOC;
+	n = ox_min_u64(count, q->slice_bytes / 8 - index);
+	entries = (struct ox_be64 *)(void *)b->data;
+	for (uint64_t i = 0; i < n; i++) {
+		entries[index + i] = ox_be64(ox_qcow2_l2_encode(ox_qcow2_hdr(q), &e));
+		if (e.copied)
+			e.host.bytes += q->cluster_bytes;
+	}
+	ox_cache_dirty(&q->map, b, after);
+	ox_cache_put(&q->map, b);
+	*ret_done = n;
+	return 0;
+}

@@ -1,0 +1,103 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * L2 tables for writing: made where there is none, copied where a snapshot shares them.
+ *
+ * D1: a table's bytes are durable before the L1 entry that names it. A table out of a zeroed
+ * reserve needs nothing for that: the zeroes are durable and say "unallocated". A copy, or a table
+ * on bytes that are not known to be zero, is written in full first, and the L1 slice carries the
+ * barrier.
+ */
+#include <errno.h>
+#include <stdlib.h>
+
+#include "img/qcow2/qcow2.h"
+
+static int l1_store_co(struct ox_qcow2 *q, uint64_t index, struct ox_host table, uint64_t after)
+{
+	uint64_t at = ox_qcow2_hdr(q)->l1_offset + index * 8;
+	uint64_t slice = ox_align_down(at, q->slice_bytes);
+	struct ox_qcow2_l1_entry e = {.copied = true, .l2 = table};
+	struct ox_block *b;
+	int r;
+
+	r = ox_cache_get_co(&q->map, slice, &b);
+	if (r < 0)
+		return r;
+	((struct ox_be64 *)(void *)b->data)[(at - slice) / 8] = ox_be64(ox_qcow2_l1_encode(&e));
+	ox_cache_dirty(&q->map, b, after);
+	ox_cache_put(&q->map, b);
+	return 0;
+}
+
+/* The new table's bytes: the shared table's, or zeroes. */
+static int fill_table_co(struct ox_qcow2 *q, struct ox_host to, struct ox_host from)
+{
+	uint8_t *buf;
+	int r;
+
+	if (from.bytes == 0)
+		return ox_io_fill_zero_co(q->io, to.bytes, q->cluster_bytes);
+	buf = ox_io_buffer(q->cluster_bytes);
+	if (!buf)
+		return -ENOMEM;
+	/* A shared table is never changed in the cache, so the store has its bytes. */
+	r = ox_io_pread_co(q->io, buf, q->cluster_bytes, from.bytes);
+	if (r == 0)
+		r = ox_io_pwrite_co(q->io, buf, q->cluster_bytes, to.bytes, 0);
+	free(buf);
+	return r;
+}
+
+static int make_table_co(struct ox_qcow2 *q, uint64_t index, struct ox_host old,
+			 struct ox_host *ret)
+{
+	struct ox_alloc_range range;
+	uint64_t after = OX_TICKET_NONE;
+	struct ox_host table;
+	int r;
+
+	r = ox_alloc_take_co(q, 1, &range);
+	if (r < 0)
+		return r;
+	table = ox_host(range.start * q->cluster_bytes);
+	/* Slices of an earlier life of this cluster. */
+	ox_cache_forget_co(&q->map, table.bytes, q->cluster_bytes);
+	if (old.bytes != 0 || !range.zero) {
+		r = fill_table_co(q, table, old);
+		after = ox_order_ticket(&q->order);
+	}
+	if (r == 0)
+		r = l1_store_co(q, index, table, after);
+	if (r < 0) {
+		ox_alloc_free_later(q, table, q->cluster_bytes);
+		return r;
+	}
+	if (old.bytes != 0)
+		ox_alloc_free_later(q, old, q->cluster_bytes);
+	*ret = table;
+	return 0;
+}
+
+int ox_map_table_co(struct ox_qcow2 *q, struct ox_guest guest, struct ox_host *ret)
+{
+	uint64_t index = guest.bytes >> q->cluster_bits >> (q->cluster_bits - 3);
+	struct ox_qcow2_l1_entry l1;
+	bool durable;
+	int r;
+
+	r = ox_map_l1_co(q, index, &l1, &durable);
+	if (r < 0)
+		return r;
+	if (l1.copied) {
+		*ret = l1.l2;
+		return 0;
+	}
+	ox_mutex_lock_co(&q->tables);
+	r = ox_map_l1_co(q, index, &l1, &durable); /* another task may have made it meanwhile */
+	if (r == 0 && l1.copied)
+		*ret = l1.l2;
+	else if (r == 0)
+		r = make_table_co(q, index, l1.l2, ret);
+	ox_mutex_unlock(&q->tables);
+	return r;
+}

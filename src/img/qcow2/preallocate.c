@@ -1,0 +1,79 @@
+/* SPDX-License-Identifier: MIT */
+/* create -o preallocation=: every cluster gets its place before the guest comes. */
+#include <errno.h>
+
+#include "img/qcow2/qcow2.h"
+
+static int fill_range_co(struct ox_qcow2 *q, const struct ox_alloc_range *range,
+			 enum ox_preallocation mode)
+{
+	uint64_t at = range->start * q->cluster_bytes;
+	uint64_t bytes = range->count * q->cluster_bytes;
+	int r = 0;
+
+	if (mode == OX_PREALLOC_FULL || (mode != OX_PREALLOC_OFF && !range->zero))
+		return ox_io_fill_zero_co(q->io, at, bytes);
+	if (mode == OX_PREALLOC_FALLOC)
+		r = ox_io_reserve_co(q->io, at, bytes);
+	return r;
+}
+
+/* One stretch of clusters, all of them unallocated before. */
+static int allocate_run_co(struct ox_qcow2 *q, uint64_t offset, uint64_t clusters,
+			   enum ox_preallocation mode, uint64_t *ret_done)
+{
+	struct ox_alloc_range range;
+	uint64_t after;
+	uint64_t done;
+	int r;
+
+	r = ox_alloc_take_co(q, clusters, &range);
+	if (r < 0)
+		return r;
+	*ret_done = range.count;
+	r = fill_range_co(q, &range, mode);
+	after = range.zero ? OX_TICKET_NONE : ox_order_ticket(&q->order);
+	while (r == 0 && range.count > 0) {
+		r = ox_map_set_co(q, ox_guest(offset), range.count, OX_QCOW2_ENTRY_DATA,
+				  ox_host(range.start * q->cluster_bytes), after, &done);
+		if (r < 0)
+			break;
+		range.start += done;
+		range.count -= done;
+		offset += done * q->cluster_bytes;
+	}
+	if (r < 0)
+		ox_alloc_free_later(q, ox_host(range.start * q->cluster_bytes),
+				    range.count * q->cluster_bytes);
+	return r;
+}
+
+int ox_qcow2_preallocate_co(struct ox_image *img, uint64_t offset, uint64_t length,
+			    enum ox_preallocation mode,
+			    void (*progress)(void *opaque, uint64_t done, uint64_t total),
+			    void *opaque)
+{
+	struct ox_qcow2 *q = ox_qcow2_of(img);
+	uint64_t end = ox_align_up(offset + length, q->cluster_bytes);
+	uint64_t start = ox_align_down(offset, q->cluster_bytes);
+	struct ox_map_run run;
+	uint64_t n;
+	int r;
+
+	for (uint64_t at = start; at < end; at += n * q->cluster_bytes) {
+		r = ox_map_lookup_co(q, ox_guest(at), end - at, &run);
+		if (r < 0)
+			return r;
+		n = ox_min_u64(run.length >> q->cluster_bits, 1024);
+		if (run.kind == OX_QCOW2_ENTRY_UNALLOCATED) {
+			r = allocate_run_co(q, at, n, mode, &n);
+			if (r < 0)
+				return r;
+		}
+		if (progress)
+			progress(opaque, at - start, end - start);
+	}
+	if (progress)
+		progress(opaque, end - start, end - start);
+	return ox_commit_co(q);
+}

@@ -1,0 +1,285 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The qcow2 engine's parts. Each file owns the struct of its own name; struct ox_qcow2 only holds
+ * them. docs/durability.md tells how they keep D1-D9 together.
+ *
+ * Locks, in the order in which they are taken:
+ *   guest range lock (per request) > map.tables > alloc.lock > header.lock
+ * and below all of them the caches' pins, of which a task holds one at most.
+ */
+#ifndef OX_IMG_QCOW2_QCOW2_H
+#define OX_IMG_QCOW2_QCOW2_H
+
+#include "base/arith.h"
+#include "base/assert.h"
+#include "base/list.h"
+#include "base/offset.h"
+#include "fmt/qcow2.h"
+#include "img/img.h"
+#include "meta/cache.h"
+#include "meta/order.h"
+#include "rt/sync.h"
+
+/* ---- header.c: the header on disk ---- */
+
+struct ox_header {
+	struct ox_qcow2_header fields; /* as they are on disk */
+	uint8_t sector[512];	       /* the first sector as it is on disk */
+	struct ox_mutex lock;
+};
+
+/* ---- lazy.c: the dirty bit (D5, D6, H6) ---- */
+
+enum ox_lazy_state {
+	OX_LAZY_CLEAN,
+	OX_LAZY_SETTING,
+	OX_LAZY_DIRTY,
+	OX_LAZY_CLEARING,
+};
+
+struct ox_lazy {
+	enum ox_lazy_state state;
+	struct ox_waitq changed;
+};
+
+/* ---- alloc.c: the reserve and the freed clusters ---- */
+
+struct ox_alloc_range {
+	uint64_t start; /* cluster index */
+	uint64_t count; /* clusters */
+	bool zero;	/* reads as zeroes, durably (H2) */
+};
+
+#define OX_ALLOC_RESERVE_RANGES 32
+
+struct ox_alloc {
+	struct ox_mutex lock; /* refill, release, growth of the refcount structure */
+	struct ox_alloc_range reserve[OX_ALLOC_RESERVE_RANGES];
+	unsigned reserve_count;
+	uint64_t cursor; /* no cluster below it is known to be free */
+	uint64_t batch;	 /* clusters of the next refill */
+	/* Clusters whose entry is gone from the cache: pending until the next commit has made that
+	 * durable, then ready to be released (D4). */
+	struct ox_list pending;
+	struct ox_list ready;
+	uint64_t pending_count;
+	bool releasing;
+};
+
+/* ---- commit.c: group commit of the mapping tables ---- */
+
+struct ox_commit {
+	uint64_t started;
+	uint64_t done;
+	uint64_t failed; /* last round that failed, with its error */
+	int error;
+	bool running;
+	bool soon;	  /* a background round has been asked for */
+	uint64_t entered; /* synchronous writers that began to write data, ever */
+	uint64_t left;	  /* and that ended, so that they are about to join a round */
+	struct ox_waitq waiters;
+	struct ox_waitq leaving;
+};
+
+/* ---- one host range that must not be data ---- */
+
+struct ox_metadata_range {
+	uint64_t start;
+	uint64_t end;
+};
+
+struct ox_qcow2 {
+	struct ox_image *img;
+	struct ox_io *io;
+	uint64_t cluster_bytes;
+	unsigned cluster_bits;
+	size_t slice_bytes;
+	bool prepared; /* first write of this opening has been announced (prepare_write_co) */
+	struct ox_qcow2_extensions ext;
+	struct ox_header header;
+	struct ox_order order;
+	struct ox_cache map;	/* slices of the active L1 table and of L2 tables */
+	struct ox_cache counts; /* slices of the refcount table and of refcount blocks */
+	struct ox_mutex tables; /* making and copying L2 tables */
+	struct ox_rangelock guest;
+	struct ox_alloc alloc;
+	struct ox_commit commit;
+	struct ox_lazy lazy;
+	struct ox_latch background;
+	struct ox_metadata_range fixed[6]; /* header, L1, refcount table, snapshots, bitmaps */
+	unsigned fixed_count;
+	/* The last cluster that was decompressed, by its L2 entry. */
+	uint8_t *unpacked;
+	uint64_t unpacked_entry;
+	struct ox_mutex unpack_lock;
+};
+
+static inline const struct ox_qcow2_header *ox_qcow2_hdr(const struct ox_qcow2 *q)
+{
+	return &q->header.fields;
+}
+
+static inline struct ox_qcow2 *ox_qcow2_of(struct ox_image *img)
+{
+	return img->state;
+}
+
+/* ---- header.c ---- */
+
+void ox_header_init(struct ox_header *h);
+/*
+ * Between lock and unlock: copy the fields, change the copy, and write it. The write is one
+ * sector (H9), and durable on return. fields is taken over only if all went well.
+ */
+void ox_header_lock_co(struct ox_qcow2 *q);
+int ox_header_write_co(struct ox_qcow2 *q, const struct ox_qcow2_header *fields)
+	__attribute__((warn_unused_result));
+void ox_header_unlock(struct ox_qcow2 *q);
+/* Reads and decodes header and extensions into q. */
+int ox_header_read_co(struct ox_qcow2 *q, uint8_t **ret_cluster, size_t *ret_count,
+		      struct ox_error **err);
+
+/* ---- lazy.c ---- */
+
+void ox_lazy_init(struct ox_qcow2 *q);
+/* Before the first entry that the refcounts on disk do not cover (D5). */
+int ox_lazy_mark_co(struct ox_qcow2 *q) __attribute__((warn_unused_result));
+/* After every refcount is durable and right (D6). */
+int ox_lazy_clear_co(struct ox_qcow2 *q) __attribute__((warn_unused_result));
+
+/* ---- refcount.c, refcount_grow.c ---- */
+
+int ox_refcount_get_co(struct ox_qcow2 *q, uint64_t cluster, uint64_t *ret)
+	__attribute__((warn_unused_result));
+/* Sets count clusters to value; their refcount blocks must exist (-EIO otherwise). */
+int ox_refcount_set_co(struct ox_qcow2 *q, uint64_t cluster, uint64_t count, uint64_t value)
+	__attribute__((warn_unused_result));
+/* The first run of free clusters at or after from, at most most long. Reaches past every table:
+ * what no block describes is free. */
+int ox_refcount_find_free_co(struct ox_qcow2 *q, uint64_t from, uint64_t most, uint64_t *ret_start,
+			     uint64_t *ret_count) __attribute__((warn_unused_result));
+/*
+ * Makes sure that a refcount block describes the free cluster; clusters of one block's range have
+ * or lack it together. *ret_used: the refcount structure took the cluster itself; search again.
+ */
+int ox_refcount_ensure_co(struct ox_qcow2 *q, uint64_t cluster, bool *ret_used)
+	__attribute__((warn_unused_result));
+int ox_refcount_grow_table_co(struct ox_qcow2 *q, uint64_t need_blocks)
+	__attribute__((warn_unused_result));
+
+/* ---- alloc.c, release.c ---- */
+
+void ox_alloc_init(struct ox_qcow2 *q);
+/*
+ * Takes up to want clusters, contiguous, out of the reserve. They lie within the file's durable
+ * length (D8), their refcounts are durable or covered by the dirty bit (D3, D5), and zero tells
+ * whether they durably read as zeroes (H2).
+ */
+int ox_alloc_take_co(struct ox_qcow2 *q, uint64_t want, struct ox_alloc_range *ret)
+	__attribute__((warn_unused_result));
+/* Exactly count clusters in one piece, for tables that must be contiguous. */
+int ox_alloc_take_contiguous_co(struct ox_qcow2 *q, uint64_t count, struct ox_alloc_range *ret)
+	__attribute__((warn_unused_result));
+/* Makes [start, start + count) part of the file and zero: *ret_zero false where the store cannot
+ * zero. Not durable yet. */
+int ox_alloc_make_zero_co(struct ox_qcow2 *q, uint64_t start, uint64_t count, bool *ret_zero)
+	__attribute__((warn_unused_result));
+/* The entry that named these bytes is gone from the cache: one reference less for each cluster
+ * under them once a commit has made that durable (D4). */
+void ox_alloc_free_later(struct ox_qcow2 *q, struct ox_host host, uint64_t bytes);
+/* Works through alloc.ready: punches, then lowers refcounts. */
+int ox_alloc_release_co(struct ox_qcow2 *q) __attribute__((warn_unused_result));
+/* Gives the unused reserve back and cuts free clusters off the file's end, at close. */
+int ox_alloc_shrink_co(struct ox_qcow2 *q) __attribute__((warn_unused_result));
+void ox_alloc_fini(struct ox_qcow2 *q);
+
+/* ---- commit.c ---- */
+
+void ox_commit_init(struct ox_qcow2 *q);
+/* Makes every entry set so far, and all data that had been written, durable (D7). */
+int ox_commit_co(struct ox_qcow2 *q) __attribute__((warn_unused_result));
+/*
+ * A synchronous writer says when its data is on its way and when it has arrived: the leader of a
+ * round waits for those that were on their way, so that one sync serves them all. Called with the
+ * guest range held, so that whoever waits for that range is not waited for.
+ */
+void ox_commit_enter(struct ox_qcow2 *q);
+void ox_commit_leave(struct ox_qcow2 *q);
+/* For a writer that is alone: writes the tables beside its data. The round that follows finds them
+ * written, or writes what failed. */
+void ox_commit_start_tables(struct ox_qcow2 *q);
+/* The same in the background, for a guest that frees much and never flushes. */
+void ox_commit_soon(struct ox_qcow2 *q);
+
+/* ---- map.c, map_table.c ---- */
+
+/* A stretch of guest clusters whose entries are of one kind and, where they have host clusters,
+ * contiguous on the host. */
+struct ox_map_run {
+	enum ox_qcow2_entry_kind kind;
+	bool copied;
+	bool durable;		   /* the entries are durable as they are (H1) */
+	struct ox_host host;	   /* of the byte asked for; COMPRESSED: of the stream */
+	uint64_t length;	   /* bytes from the byte asked for on */
+	uint64_t compressed_bytes; /* COMPRESSED */
+	uint64_t entry;		   /* the first entry, raw */
+};
+
+/* What lies at guest, at most length bytes on. -EIO where a table or an entry is damaged. */
+int ox_map_lookup_co(struct ox_qcow2 *q, struct ox_guest guest, uint64_t length,
+		     struct ox_map_run *ret) __attribute__((warn_unused_result));
+
+/*
+ * Sets the entries of count clusters from the cluster-aligned guest on. With kind DATA or
+ * ZERO_ALLOC they name consecutive host clusters and get COPIED. after is the barrier they owe
+ * (D1). Sets as many as one slice holds and says how many.
+ */
+int ox_map_set_co(struct ox_qcow2 *q, struct ox_guest guest, uint64_t count,
+		  enum ox_qcow2_entry_kind kind, struct ox_host host, uint64_t after,
+		  uint64_t *ret_done) __attribute__((warn_unused_result));
+/* The L2 table of guest for writing: made or copied if need be (map_table.c). */
+int ox_map_table_co(struct ox_qcow2 *q, struct ox_guest guest, struct ox_host *ret)
+	__attribute__((warn_unused_result));
+/* Reads the L1 entry; -EIO where it is damaged. */
+int ox_map_l1_co(struct ox_qcow2 *q, uint64_t index, struct ox_qcow2_l1_entry *ret,
+		 bool *ret_durable) __attribute__((warn_unused_result));
+/* Whether host clusters may be what an entry says: aligned by decode, within the file, and not on
+ * top of the fixed tables. */
+bool ox_map_host_ok(const struct ox_qcow2 *q, struct ox_host host, uint64_t bytes);
+
+/* ---- the request paths, one file each ---- */
+
+/* The first change of this opening: clears autoclear bits that we do not keep (D6's sibling for
+ * bitmaps), durably. */
+int ox_qcow2_prepare_write_co(struct ox_qcow2 *q) __attribute__((warn_unused_result));
+int ox_qcow2_preadv_co(struct ox_image *img, const struct iovec *iov, int n, uint64_t offset,
+		       uint64_t length);
+/* What the guest reads there without taking a lock: for copy-on-write under the writer's lock. */
+int ox_qcow2_read_unlocked_co(struct ox_qcow2 *q, const struct iovec *iov, int n, uint64_t offset,
+			      uint64_t length);
+int ox_qcow2_pwritev_co(struct ox_image *img, const struct iovec *iov, int n, uint64_t offset,
+			uint64_t length, unsigned flags);
+int ox_qcow2_zero_co(struct ox_image *img, uint64_t offset, uint64_t length, unsigned flags);
+int ox_qcow2_discard_co(struct ox_image *img, uint64_t offset, uint64_t length);
+int ox_qcow2_flush_co(struct ox_image *img, bool durable);
+int ox_qcow2_extent_co(struct ox_image *img, uint64_t offset, uint64_t length,
+		       struct ox_extent *ret);
+int ox_qcow2_resize_co(struct ox_image *img, uint64_t new_bytes, struct ox_error **err);
+/* The writer's inner part, for a caller that holds the range exclusively. fua: a commit follows. */
+int ox_qcow2_write_locked_co(struct ox_qcow2 *q, const struct iovec *iov, int n, uint64_t offset,
+			     uint64_t length, bool fua);
+/* Zeroes, and for a shrinking disk removal of what lies past its new end, for a caller that holds
+ * the range exclusively (zero.c). */
+int ox_qcow2_zero_locked_co(struct ox_qcow2 *q, uint64_t offset, uint64_t length, unsigned flags);
+int ox_qcow2_drop_locked_co(struct ox_qcow2 *q, uint64_t offset, uint64_t length);
+/* Reads the host cluster of a compressed run into a cluster-sized buffer. */
+int ox_qcow2_unpack_co(struct ox_qcow2 *q, const struct ox_map_run *run, uint8_t *cluster);
+
+/* Locks the clusters under [offset, offset + length). */
+void ox_qcow2_lock_co(struct ox_qcow2 *q, struct ox_range *range, uint64_t offset, uint64_t length,
+		      bool exclusive);
+/* Whether the bytes from offset on to the cluster's end, or the whole disk's end, come from the
+ * backing file where the image has none of its own. */
+bool ox_qcow2_backing_covers(const struct ox_qcow2 *q, uint64_t offset);
+
+#endif

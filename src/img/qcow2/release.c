@@ -1,0 +1,176 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Freed clusters on their way back: pending (entry gone from the cache) -> ready (gone durably, by
+ * a commit round) -> released here. D4: the hole is punched while the refcount still holds the
+ * cluster, and only then is the refcount lowered, so that nobody can be handed the cluster with
+ * a punch still under way.
+ */
+#include <errno.h>
+#include <stdlib.h>
+
+#include "img/qcow2/qcow2.h"
+
+/* Clusters that may wait for the guest's flush before a commit is worth its cost. */
+#define PENDING_MAX_CLUSTERS 4096u
+
+struct freed {
+	struct ox_list link;
+	uint64_t start; /* cluster */
+	uint64_t count;
+};
+
+void ox_alloc_free_later(struct ox_qcow2 *q, struct ox_host host, uint64_t bytes)
+{
+	uint64_t start = host.bytes / q->cluster_bytes;
+	uint64_t end = ox_div_up(host.bytes + bytes, q->cluster_bytes);
+	struct freed *f;
+
+	ox_assert(bytes > 0);
+	q->alloc.pending_count += end - start;
+	if (q->alloc.pending_count > PENDING_MAX_CLUSTERS)
+		ox_commit_soon(q);
+	if (!ox_list_empty(&q->alloc.pending)) {
+		f = ox_list_entry(q->alloc.pending.prev, struct freed, link);
+		if (f->start + f->count == start) {
+			f->count += end - start;
+			return;
+		}
+	}
+	f = malloc(sizeof(*f));
+	if (!f)
+		return; /* leaked: the refcount stays */
+	f->start = start;
+	f->count = end - start;
+	ox_list_push_back(&q->alloc.pending, &f->link);
+}
+
+/* How many clusters from start on have refcount value, up to most. */
+static int count_alike_co(struct ox_qcow2 *q, uint64_t start, uint64_t most, uint64_t *ret_value,
+			  uint64_t *ret_n)
+{
+	uint64_t value;
+	uint64_t other;
+	uint64_t n = 1;
+	int r;
+
+	r = ox_refcount_get_co(q, start, &value);
+	while (r == 0 && n < most) {
+		r = ox_refcount_get_co(q, start + n, &other);
+		if (r < 0 || other != value)
+			break;
+		n++;
+	}
+	*ret_value = value;
+	*ret_n = n;
+	return r;
+}
+
+static int release_run_co(struct ox_qcow2 *q, uint64_t start, uint64_t n, uint64_t value)
+{
+	uint64_t bytes = n * q->cluster_bytes;
+	uint64_t at = start * q->cluster_bytes;
+	int r;
+
+	if (value == 0)
+		return -EIO; /* freed twice: the counts are wrong, touch nothing */
+	if (value > 1)
+		return ox_refcount_set_co(q, start, n, value - 1);
+	if (at < q->io->length) {
+		r = ox_io_punch_co(q->io, at, ox_min_u64(bytes, q->io->length - at));
+		if (r < 0 && r != -EOPNOTSUPP)
+			return r;
+	}
+	r = ox_refcount_set_co(q, start, n, 0);
+	if (r == 0)
+		q->alloc.cursor = ox_min_u64(q->alloc.cursor, start);
+	return r;
+}
+
+static int release_record_co(struct ox_qcow2 *q, struct freed *f)
+{
+	uint64_t value;
+	uint64_t n;
+	int r;
+
+	while (f->count > 0) {
+		r = count_alike_co(q, f->start, f->count, &value, &n);
+		if (r == 0)
+			r = release_run_co(q, f->start, n, value);
+		if (r < 0)
+			return r;
+		f->start += n;
+		f->count -= n;
+	}
+	return 0;
+}
+
+int ox_alloc_release_co(struct ox_qcow2 *q)
+{
+	int r = 0;
+
+	ox_mutex_lock_co(&q->alloc.lock);
+	while (r == 0 && !ox_list_empty(&q->alloc.ready)) {
+		struct freed *f = ox_list_first(&q->alloc.ready, struct freed, link);
+
+		ox_list_del(&f->link);
+		r = release_record_co(q, f);
+		free(f);
+	}
+	ox_mutex_unlock(&q->alloc.lock);
+	return r;
+}
+
+static int return_reserve_co(struct ox_qcow2 *q)
+{
+	struct ox_alloc *a = &q->alloc;
+	int r = 0;
+
+	while (r == 0 && a->reserve_count > 0) {
+		struct ox_alloc_range *last = &a->reserve[a->reserve_count - 1];
+
+		r = ox_refcount_set_co(q, last->start, last->count, 0);
+		a->cursor = ox_min_u64(a->cursor, last->start);
+		a->reserve_count--;
+	}
+	return r;
+}
+
+int ox_alloc_shrink_co(struct ox_qcow2 *q)
+{
+	uint64_t end;
+	uint64_t old_end = ox_div_up(q->io->length, q->cluster_bytes);
+	uint64_t value;
+	int r;
+
+	ox_mutex_lock_co(&q->alloc.lock);
+	r = return_reserve_co(q);
+	if (r == 0)
+		r = ox_cache_flush_co(&q->counts);
+	for (end = old_end; r == 0 && end > 1; end--) {
+		r = ox_refcount_get_co(q, end - 1, &value);
+		if (r < 0 || value > 0)
+			break;
+	}
+	if (r == 0 && end < old_end && q->io->can_grow)
+		r = ox_io_set_length_co(q->io, end * q->cluster_bytes);
+	ox_mutex_unlock(&q->alloc.lock);
+	return r;
+}
+
+static void drop_list(struct ox_list *list)
+{
+	if (!list->next)
+		return; /* an opening that failed before the allocator was set up */
+	while (!ox_list_empty(list)) {
+		struct freed *f = ox_list_first(list, struct freed, link);
+
+		ox_list_del(&f->link);
+		free(f);
+	}
+}
+
+void ox_alloc_fini(struct ox_qcow2 *q)
+{
+	drop_list(&q->alloc.pending);
+	drop_list(&q->alloc.ready);
+}

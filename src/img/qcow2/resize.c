@@ -1,0 +1,151 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Resizing, under a lock on every guest range. A larger L1 table moves as H7 demands: written and
+ * durable at its new place, then the header's fields in one sector, then the old one is freed.
+ */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "img/qcow2/qcow2.h"
+
+static int copy_l1_co(struct ox_qcow2 *q, uint64_t to, uint64_t bytes)
+{
+	const struct ox_qcow2_header *h = ox_qcow2_hdr(q);
+	uint8_t *buf = ox_io_buffer(bytes);
+	int r;
+
+	if (!buf)
+		return -ENOMEM;
+	memset(buf, 0, bytes);
+	r = ox_cache_flush_co(&q->map);
+	if (r == 0)
+		r = ox_io_pread_co(q->io, buf, (uint64_t)h->l1_entries * 8, h->l1_offset);
+	if (r == 0)
+		r = ox_io_pwrite_co(q->io, buf, bytes, to, 0);
+	if (r == 0)
+		r = ox_order_wait_co(&q->order, ox_order_ticket(&q->order));
+	free(buf);
+	return r;
+}
+
+static int write_size_co(struct ox_qcow2 *q, uint64_t new_bytes, uint64_t l1_offset,
+			 uint64_t l1_entries)
+{
+	struct ox_qcow2_header fields;
+	int r;
+
+	ox_header_lock_co(q);
+	fields = *ox_qcow2_hdr(q);
+	fields.size_bytes = new_bytes;
+	fields.l1_offset = l1_offset;
+	fields.l1_entries = (uint32_t)l1_entries;
+	r = ox_header_write_co(q, &fields);
+	ox_header_unlock(q);
+	if (r == 0)
+		q->fixed[1] = (struct ox_metadata_range){l1_offset, l1_offset + l1_entries * 8};
+	return r;
+}
+
+static int grow_l1_co(struct ox_qcow2 *q, uint64_t new_bytes, uint64_t entries)
+{
+	uint64_t clusters = ox_div_up(entries * 8, q->cluster_bytes);
+	uint64_t old_offset = ox_qcow2_hdr(q)->l1_offset;
+	uint64_t old_bytes = (uint64_t)ox_qcow2_hdr(q)->l1_entries * 8;
+	struct ox_alloc_range range;
+	uint64_t to;
+	int r;
+
+	r = ox_alloc_take_contiguous_co(q, clusters, &range);
+	if (r < 0)
+		return r;
+	to = range.start * q->cluster_bytes;
+	r = copy_l1_co(q, to, clusters * q->cluster_bytes);
+	if (r == 0)
+		r = write_size_co(q, new_bytes, to, entries);
+	if (r < 0) {
+		/* After a failed header write nobody knows which table it names: leak. */
+		return r;
+	}
+	ox_cache_forget_co(&q->map, ox_align_down(old_offset, q->slice_bytes), old_bytes);
+	if (old_bytes > 0)
+		ox_alloc_free_later(q, ox_host(old_offset), old_bytes);
+	return 0;
+}
+
+/* What the guest will see beyond the old end must be zeroes: neither a larger backing file's
+ * bytes nor the rest of the last cluster. */
+static int zero_new_part_co(struct ox_qcow2 *q, uint64_t from, uint64_t to)
+{
+	uint64_t backing = q->img->backing ? q->img->backing->size_bytes : 0;
+	uint64_t end = ox_min_u64(to, ox_max_u64(backing, ox_align_up(from, q->cluster_bytes)));
+
+	if (from >= end)
+		return 0;
+	return ox_qcow2_zero_locked_co(q, from, end - from, OX_REQ_MAY_UNMAP);
+}
+
+static int grow_co(struct ox_qcow2 *q, uint64_t new_bytes, struct ox_error **err)
+{
+	const struct ox_qcow2_header *h = ox_qcow2_hdr(q);
+	uint64_t need = ox_qcow2_l1_needed(h, new_bytes);
+	uint64_t old_bytes = h->size_bytes;
+	int r;
+
+	if (need * 8 > OX_QCOW2_MAX_L1_BYTES)
+		return ox_error_set(err, -EFBIG, "Image size too big for this cluster size");
+	if (need > h->l1_entries)
+		r = grow_l1_co(q, old_bytes, need);
+	else
+		r = 0;
+	if (r < 0)
+		return ox_error_set_errno(err, r, "Could not grow the L1 table");
+	/* Zeroed while the guest cannot see it yet; the size is what makes it visible. */
+	r = zero_new_part_co(q, old_bytes, new_bytes);
+	if (r == 0)
+		r = ox_commit_co(q);
+	if (r == 0)
+		r = write_size_co(q, new_bytes, h->l1_offset, h->l1_entries);
+	if (r < 0)
+		return ox_error_set_errno(err, r, "Could not resize the image");
+	return 0;
+}
+
+static int shrink_co(struct ox_qcow2 *q, uint64_t new_bytes, struct ox_error **err)
+{
+	const struct ox_qcow2_header *h = ox_qcow2_hdr(q);
+	uint64_t old_bytes = h->size_bytes;
+	int r;
+
+	r = write_size_co(q, new_bytes, h->l1_offset, h->l1_entries);
+	if (r == 0) /* discarded after the guest has lost sight of it: a crash between leaks */
+		r = ox_qcow2_drop_locked_co(q, new_bytes, old_bytes - new_bytes);
+	if (r == 0)
+		r = ox_commit_co(q);
+	if (r < 0)
+		return ox_error_set_errno(err, r, "Could not resize the image");
+	return 0;
+}
+
+int ox_qcow2_resize_co(struct ox_image *img, uint64_t new_bytes, struct ox_error **err)
+{
+	struct ox_qcow2 *q = ox_qcow2_of(img);
+	const struct ox_qcow2_header *h = ox_qcow2_hdr(q);
+	struct ox_range all;
+	int r;
+
+	if (h->version < 3 && h->snapshot_count > 0)
+		return ox_error_set(err, -ENOTSUP, "Can't resize a v2 image which has snapshots");
+	r = ox_qcow2_prepare_write_co(q);
+	if (r < 0)
+		return ox_error_set_errno(err, r, "Could not resize the image");
+	ox_rangelock_acquire_co(&q->guest, &all, 0, UINT64_MAX, true);
+	if (new_bytes > h->size_bytes)
+		r = grow_co(q, new_bytes, err);
+	else if (new_bytes < h->size_bytes)
+		r = shrink_co(q, new_bytes, err);
+	if (r == 0)
+		img->size_bytes = new_bytes;
+	ox_rangelock_release(&q->guest, &all);
+	return r;
+}

@@ -1,0 +1,337 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Guest writes.
+ *
+ * In place: the entry says DATA and COPIED; the clusters are locked shared, so that neither a
+ * discard nor a copy-on-write moves them meanwhile (H4).
+ *
+ * Allocating: the clusters are locked exclusively. Host clusters come out of the reserve, are
+ * written in one pass (what the guest wrote, and around it what it must still read there), and are
+ * then linked. The order owed (D1):
+ *
+ *   old content zero, host bytes durably zero   none: data and entry may go out together
+ *   anything else                               the data is durable before the entry
+ *
+ * because in the first case a lost data sector reads as the zeroes that were there before.
+ */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/iov.h"
+#include "img/qcow2/qcow2.h"
+
+/* Longest copy-on-write margin plus payload that goes out in one write, in clusters' bytes. */
+#define ALLOC_MAX_BYTES (UINT64_C(32) << 20)
+
+/* One allocating piece of a request: whole clusters around [offset, offset + length). */
+struct piece {
+	const struct iovec *iov;
+	int n;
+	uint64_t skip;	 /* bytes of iov before this piece */
+	uint64_t offset; /* guest */
+	uint64_t length;
+	uint64_t start;	   /* guest, cluster-aligned, <= offset */
+	uint64_t clusters; /* under the piece */
+	struct ox_map_run old;
+	struct ox_host host; /* first cluster to be written */
+	bool host_zero;	     /* durably zero (H2) */
+	bool host_fresh;     /* out of the reserve: goes back if the write fails */
+};
+
+static bool old_reads_zero(const struct ox_qcow2 *q, const struct piece *p)
+{
+	switch (p->old.kind) {
+	case OX_QCOW2_ENTRY_ZERO:
+	case OX_QCOW2_ENTRY_ZERO_ALLOC:
+		return true;
+	case OX_QCOW2_ENTRY_UNALLOCATED:
+		return !ox_qcow2_backing_covers(q, p->start);
+	default:
+		return false;
+	}
+}
+
+/* Where the piece goes: a preallocated zero cluster stays where it is, all else is new. */
+static int choose_host_co(struct ox_qcow2 *q, struct piece *p)
+{
+	struct ox_alloc_range range;
+	uint64_t end;
+	int r;
+
+	p->host_fresh = !(p->old.kind == OX_QCOW2_ENTRY_ZERO_ALLOC && p->old.copied);
+	if (!p->host_fresh) {
+		p->host = ox_host(ox_align_down(p->old.host.bytes, q->cluster_bytes));
+		p->host_zero = false;
+		return 0;
+	}
+	r = ox_alloc_take_co(q, p->clusters, &range);
+	if (r < 0)
+		return r;
+	p->host = ox_host(range.start * q->cluster_bytes);
+	p->host_zero = range.zero;
+	p->clusters = range.count;
+	end = p->start + range.count * q->cluster_bytes;
+	p->length = ox_min_u64(p->length, end - p->offset);
+	return 0;
+}
+
+/* Fills a margin with what the guest reads there now. The disk's end may cut a cluster short. */
+static int read_margin_co(struct ox_qcow2 *q, uint8_t *buf, uint64_t offset, uint64_t bytes)
+{
+	uint64_t size = q->img->size_bytes;
+	uint64_t have = offset >= size ? 0 : ox_min_u64(bytes, size - offset);
+	struct iovec v = {buf, have};
+
+	memset(buf + have, 0, bytes - have);
+	if (have == 0)
+		return 0;
+	return ox_qcow2_read_unlocked_co(q, &v, 1, offset, have);
+}
+
+/* The piece's bytes on the host, margins included where anything but zeroes must be there. */
+static int write_data_co(struct ox_qcow2 *q, const struct piece *p)
+{
+	uint64_t head = p->offset - p->start;
+	uint64_t end = p->start + p->clusters * q->cluster_bytes;
+	uint64_t tail = end - (p->offset + p->length);
+	uint8_t *margins = NULL;
+	struct ox_iov v;
+	int r = 0;
+
+	if (old_reads_zero(q, p) && p->host_zero) {
+		head = 0;
+		tail = 0;
+	}
+	if (head + tail > 0) {
+		margins = ox_io_buffer(head + tail);
+		if (!margins)
+			return -ENOMEM;
+		if (head > 0)
+			r = read_margin_co(q, margins, p->start, head);
+		if (r == 0 && tail > 0)
+			r = read_margin_co(q, margins + head, end - tail, tail);
+	}
+	if (r == 0)
+		r = ox_iov_wrap(&v, p->iov, p->n, p->skip, p->length, margins, head,
+				margins ? margins + head : NULL, tail);
+	if (r == 0) {
+		r = ox_io_pwritev_co(q->io, v.v, v.n,
+				     p->host.bytes + (head > 0 ? 0 : p->offset - p->start), 0);
+		ox_iov_free(&v);
+	}
+	free(margins);
+	return r;
+}
+
+/* What the old entries named has lost a reference. */
+static void free_old(struct ox_qcow2 *q, const struct piece *p, uint64_t clusters)
+{
+	switch (p->old.kind) {
+	case OX_QCOW2_ENTRY_DATA:
+		ox_alloc_free_later(q, ox_host(ox_align_down(p->old.host.bytes, q->cluster_bytes)),
+				    clusters * q->cluster_bytes);
+		break;
+	case OX_QCOW2_ENTRY_ZERO_ALLOC:
+		if (p->host_fresh)
+			ox_alloc_free_later(
+				q, ox_host(ox_align_down(p->old.host.bytes, q->cluster_bytes)),
+				clusters * q->cluster_bytes);
+		break;
+	case OX_QCOW2_ENTRY_COMPRESSED:
+		ox_alloc_free_later(q, p->old.host, p->old.compressed_bytes);
+		break;
+	default:
+		break;
+	}
+}
+
+/* Names the written clusters. What could not be named is given back (H8); what was named stays. */
+static int link_piece_co(struct ox_qcow2 *q, const struct piece *p, uint64_t after)
+{
+	struct piece rest = *p;
+	uint64_t done;
+	int r;
+
+	while (rest.clusters > 0) {
+		r = ox_map_set_co(q, ox_guest(rest.start), rest.clusters, OX_QCOW2_ENTRY_DATA,
+				  rest.host, after, &done);
+		if (r < 0) {
+			if (rest.host_fresh)
+				ox_alloc_free_later(q, rest.host, rest.clusters * q->cluster_bytes);
+			return r;
+		}
+		free_old(q, &rest, done);
+		rest.start += done * q->cluster_bytes;
+		rest.host.bytes += done * q->cluster_bytes;
+		rest.old.host.bytes += done * q->cluster_bytes;
+		rest.clusters -= done;
+	}
+	return 0;
+}
+
+/*
+ * Order is owed: data first, then the entry, with the barrier that makes the data durable first.
+ */
+static int write_then_link_co(struct ox_qcow2 *q, const struct piece *p)
+{
+	int r = write_data_co(q, p);
+
+	if (r == 0)
+		return link_piece_co(q, p, ox_order_ticket(&q->order)); /* D1 */
+	if (p->host_fresh)
+		ox_alloc_free_later(q, p->host, p->clusters * q->cluster_bytes);
+	return r;
+}
+
+/*
+ * No order is owed: the entry goes first, so that for a lone synchronous writer the table can be on
+ * its way together with the data. Should the data fail, the guest reads the old zeroes or, sector
+ * by sector, the new bytes.
+ */
+static int link_then_write_co(struct ox_qcow2 *q, const struct piece *p, bool fua)
+{
+	int r = link_piece_co(q, p, OX_TICKET_NONE);
+
+	if (r < 0)
+		return r;
+	if (fua)
+		ox_commit_start_tables(q);
+	return write_data_co(q, p);
+}
+
+static int write_piece_co(struct ox_qcow2 *q, struct piece *p, bool fua)
+{
+	int r = choose_host_co(q, p);
+
+	if (r < 0)
+		return r;
+	if (old_reads_zero(q, p) && p->host_zero)
+		return link_then_write_co(q, p, fua);
+	return write_then_link_co(q, p);
+}
+
+static int write_in_place_co(struct ox_qcow2 *q, const struct iovec *iov, int n, uint64_t skip,
+			     const struct ox_map_run *run, unsigned io_flags)
+{
+	struct ox_iov part;
+	int r;
+
+	r = ox_iov_cut(&part, iov, n, skip, run->length);
+	if (r < 0)
+		return r;
+	r = ox_io_pwritev_co(q->io, part.v, part.n, run->host.bytes, io_flags);
+	ox_iov_free(&part);
+	return r;
+}
+
+static bool is_in_place(const struct ox_map_run *run)
+{
+	return run->kind == OX_QCOW2_ENTRY_DATA && run->copied;
+}
+
+/* The stretch of the request, from done on, that one write can carry out. */
+static struct piece cut_piece(const struct ox_qcow2 *q, const struct iovec *iov, int n,
+			      uint64_t offset, uint64_t done, const struct ox_map_run *run)
+{
+	uint64_t start = ox_align_down(offset + done, q->cluster_bytes);
+	uint64_t length = ox_min_u64(run->length, ALLOC_MAX_BYTES);
+	uint64_t end = ox_align_up(offset + done + length, q->cluster_bytes);
+
+	return (struct piece){
+		.iov = iov,
+		.n = n,
+		.skip = done,
+		.offset = offset + done,
+		.length = length,
+		.start = start,
+		.clusters = (end - start) >> q->cluster_bits,
+		.old = *run,
+	};
+}
+
+int ox_qcow2_write_locked_co(struct ox_qcow2 *q, const struct iovec *iov, int n, uint64_t offset,
+			     uint64_t length, bool fua)
+{
+	struct ox_map_run run;
+	uint64_t done = 0;
+	int r;
+
+	while (done < length) {
+		r = ox_map_lookup_co(q, ox_guest(offset + done), length - done, &run);
+		if (r < 0)
+			return r;
+		if (is_in_place(&run)) {
+			r = write_in_place_co(q, iov, n, done, &run, 0);
+			if (r < 0)
+				return r;
+			done += run.length;
+		} else {
+			struct piece p = cut_piece(q, iov, n, offset, done, &run);
+
+			r = write_piece_co(q, &p, fua);
+			if (r < 0)
+				return r;
+			done += p.length;
+		}
+	}
+	return 0;
+}
+
+/*
+ * The fast path: the whole request in place, under a shared lock. -EAGAIN where part of it needs
+ * an allocation. *ret_durable tells that the bytes are durable already: FUA was passed on, which
+ * is right only where the entries are durable too (H1).
+ */
+static int write_shared_co(struct ox_qcow2 *q, const struct iovec *iov, int n, uint64_t offset,
+			   uint64_t length, bool fua, bool *ret_durable)
+{
+	struct ox_map_run run;
+	struct ox_range range;
+	uint64_t done = 0;
+	int r = 0;
+
+	*ret_durable = true;
+	ox_qcow2_lock_co(q, &range, offset, length, false);
+	while (r == 0 && done < length) {
+		r = ox_map_lookup_co(q, ox_guest(offset + done), length - done, &run);
+		if (r == 0 && !is_in_place(&run))
+			r = -EAGAIN;
+		if (r < 0)
+			break;
+		if (!run.durable)
+			*ret_durable = false;
+		r = write_in_place_co(q, iov, n, done, &run, fua && run.durable ? OX_IO_FUA : 0);
+		done += run.length;
+	}
+	ox_rangelock_release(&q->guest, &range);
+	return r;
+}
+
+int ox_qcow2_pwritev_co(struct ox_image *img, const struct iovec *iov, int n, uint64_t offset,
+			uint64_t length, unsigned flags)
+{
+	struct ox_qcow2 *q = ox_qcow2_of(img);
+	bool fua = flags & OX_REQ_FUA;
+	struct ox_range range;
+	bool durable;
+	int r;
+
+	r = ox_qcow2_prepare_write_co(q);
+	if (r < 0)
+		return r;
+	r = write_shared_co(q, iov, n, offset, length, fua && !q->order.skip_syncs, &durable);
+	if (r == -EAGAIN) {
+		durable = false;
+		ox_qcow2_lock_co(q, &range, offset, length, true);
+		if (fua)
+			ox_commit_enter(q);
+		r = ox_qcow2_write_locked_co(q, iov, n, offset, length, fua);
+		if (fua)
+			ox_commit_leave(q);
+		ox_rangelock_release(&q->guest, &range);
+	}
+	if (r == 0 && fua && !durable)
+		r = ox_commit_co(q);
+	return r;
+}

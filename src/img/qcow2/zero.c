@@ -1,0 +1,273 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Write-zeroes and discard. Whole clusters change their entries, under an exclusive lock; what was
+ * named is freed once that is durable (D4). Parts of clusters are written as zero bytes.
+ *
+ *   entry before        zero, may unmap     zero, keep space       discard
+ *   DATA, own           ZERO, freed         ZERO_ALLOC, kept       as "zero, may unmap"
+ *   DATA, shared        ZERO, one ref less  ZERO, one ref less     the same
+ *   COMPRESSED          ZERO, freed         ZERO, freed            the same
+ *   UNALLOCATED         ZERO if backed      the same               nothing
+ *
+ * Without backing bytes, UNALLOCATED serves as ZERO. Version 2 has no zero entries: zeroes over
+ * backing bytes are written, and a discard there does nothing, rather than expose them.
+ */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "img/qcow2/qcow2.h"
+
+/* Zero bytes for the part of a cluster; skipped where it reads as zeroes anyway. */
+static int zero_part_co(struct ox_qcow2 *q, uint64_t offset, uint64_t length, bool fast)
+{
+	struct ox_map_run run;
+	struct iovec v;
+	int r;
+
+	r = ox_map_lookup_co(q, ox_guest(offset), length, &run);
+	if (r < 0)
+		return r;
+	if (run.kind == OX_QCOW2_ENTRY_ZERO || run.kind == OX_QCOW2_ENTRY_ZERO_ALLOC)
+		return 0;
+	if (run.kind == OX_QCOW2_ENTRY_UNALLOCATED && !ox_qcow2_backing_covers(q, offset))
+		return 0;
+	if (fast)
+		return -ENOTSUP;
+	v = (struct iovec){ox_io_buffer(length), length};
+	if (!v.iov_base)
+		return -ENOMEM;
+	memset(v.iov_base, 0, length);
+	r = ox_qcow2_write_locked_co(q, &v, 1, offset, length, false);
+	free(v.iov_base);
+	return r;
+}
+
+static int zero_bytes_co(struct ox_qcow2 *q, uint64_t offset, uint64_t length, bool fast)
+{
+	uint64_t n;
+	int r = 0;
+
+	while (r == 0 && length > 0) {
+		n = ox_min_u64(length, q->cluster_bytes - (offset & (q->cluster_bytes - 1)));
+		r = zero_part_co(q, offset, n, fast);
+		offset += n;
+		length -= n;
+	}
+	return r;
+}
+
+/* The entry that lets the run read as zeroes. False: there is nothing to change. */
+static bool zero_entry_for(const struct ox_qcow2 *q, const struct ox_map_run *run, uint64_t offset,
+			   bool unmap, enum ox_qcow2_entry_kind *ret)
+{
+	bool backed = ox_qcow2_backing_covers(q, offset);
+
+	switch (run->kind) {
+	case OX_QCOW2_ENTRY_UNALLOCATED:
+		*ret = OX_QCOW2_ENTRY_ZERO;
+		return backed;
+	case OX_QCOW2_ENTRY_ZERO:
+		return false;
+	case OX_QCOW2_ENTRY_ZERO_ALLOC:
+		if (!unmap)
+			return false;
+		break;
+	case OX_QCOW2_ENTRY_DATA:
+		if (!unmap && run->copied && ox_qcow2_hdr(q)->version >= 3) {
+			*ret = OX_QCOW2_ENTRY_ZERO_ALLOC;
+			return true;
+		}
+		break;
+	default:
+		break;
+	}
+	*ret = backed ? OX_QCOW2_ENTRY_ZERO : OX_QCOW2_ENTRY_UNALLOCATED;
+	return true;
+}
+
+static void free_run(struct ox_qcow2 *q, const struct ox_map_run *run, uint64_t skip_clusters,
+		     uint64_t clusters)
+{
+	struct ox_host host = run->host;
+
+	if (run->kind == OX_QCOW2_ENTRY_COMPRESSED) {
+		ox_alloc_free_later(q, host, run->compressed_bytes);
+	} else if (run->kind == OX_QCOW2_ENTRY_DATA || run->kind == OX_QCOW2_ENTRY_ZERO_ALLOC) {
+		host.bytes += skip_clusters * q->cluster_bytes;
+		ox_alloc_free_later(q, host, clusters * q->cluster_bytes);
+	}
+}
+
+/* Gives the whole clusters of the run the entry kind, and frees what the old entries named. */
+static int set_run_co(struct ox_qcow2 *q, const struct ox_map_run *run, uint64_t offset,
+		      enum ox_qcow2_entry_kind kind)
+{
+	uint64_t left = run->length >> q->cluster_bits;
+	struct ox_host host = run->host;
+	uint64_t before = 0;
+	uint64_t done;
+	int r;
+
+	while (left > 0) {
+		r = ox_map_set_co(q, ox_guest(offset), left, kind, host, OX_TICKET_NONE, &done);
+		if (r < 0)
+			return r;
+		if (kind != OX_QCOW2_ENTRY_ZERO_ALLOC)
+			free_run(q, run, before, done);
+		before += done;
+		left -= done;
+		offset += done * q->cluster_bytes;
+		host.bytes += done * q->cluster_bytes;
+	}
+	return 0;
+}
+
+enum purpose { PURPOSE_ZERO, PURPOSE_UNMAP, PURPOSE_DISCARD };
+
+/* Whether version 2 must leave these clusters alone, or write bytes instead of entries. */
+static bool needs_bytes(const struct ox_qcow2 *q, const struct ox_map_run *run, uint64_t offset,
+			enum purpose purpose)
+{
+	if (ox_qcow2_hdr(q)->version >= 3)
+		return false;
+	if (ox_qcow2_backing_covers(q, offset))
+		return true;
+	return purpose == PURPOSE_ZERO && run->kind == OX_QCOW2_ENTRY_DATA;
+}
+
+/* Whole clusters: offset and length are cluster-aligned. */
+static int zero_clusters_co(struct ox_qcow2 *q, uint64_t offset, uint64_t length,
+			    enum purpose purpose, bool fast)
+{
+	enum ox_qcow2_entry_kind kind;
+	struct ox_map_run run;
+	int r = 0;
+
+	for (uint64_t done = 0; r == 0 && done < length; done += run.length) {
+		uint64_t at = offset + done;
+
+		r = ox_map_lookup_co(q, ox_guest(at), length - done, &run);
+		if (r < 0)
+			break;
+		if (purpose == PURPOSE_DISCARD && run.kind == OX_QCOW2_ENTRY_UNALLOCATED)
+			continue;
+		if (needs_bytes(q, &run, at, purpose)) {
+			run.length = ox_min_u64(run.length, q->cluster_bytes);
+			if (purpose != PURPOSE_DISCARD)
+				r = zero_bytes_co(q, at, run.length, fast);
+			continue;
+		}
+		if (run.kind == OX_QCOW2_ENTRY_UNALLOCATED)
+			run.length = ox_min_u64(run.length, UINT64_C(1) << 30);
+		if (zero_entry_for(q, &run, at, purpose != PURPOSE_ZERO, &kind))
+			r = set_run_co(q, &run, at, kind);
+	}
+	return r;
+}
+
+/* Splits the range into a head, whole clusters and a tail. The disk's last cluster counts as whole
+ * where the range reaches the disk's end. */
+static void split_range(const struct ox_qcow2 *q, uint64_t offset, uint64_t length,
+			uint64_t *ret_start, uint64_t *ret_end)
+{
+	uint64_t end = offset + length;
+
+	*ret_start = ox_align_up(offset, q->cluster_bytes);
+	*ret_end = end == q->img->size_bytes ? ox_align_up(end, q->cluster_bytes)
+					     : ox_align_down(end, q->cluster_bytes);
+	if (*ret_start > *ret_end)
+		*ret_start = *ret_end = 0;
+}
+
+int ox_qcow2_zero_locked_co(struct ox_qcow2 *q, uint64_t offset, uint64_t length, unsigned flags)
+{
+	enum purpose purpose = flags & OX_REQ_MAY_UNMAP ? PURPOSE_UNMAP : PURPOSE_ZERO;
+	bool fast = flags & OX_REQ_FAST_ZERO;
+	uint64_t start;
+	uint64_t end;
+	int r;
+
+	split_range(q, offset, length, &start, &end);
+	if (start == end)
+		return zero_bytes_co(q, offset, length, fast);
+	r = zero_bytes_co(q, offset, start - offset, fast);
+	if (r == 0)
+		r = zero_clusters_co(q, start, end - start, purpose, fast);
+	if (r == 0 && offset + length > end)
+		r = zero_bytes_co(q, end, offset + length - end, fast);
+	return r;
+}
+
+/* Ranges longer than this are worked off step by step, so that the lock is not held for long. */
+#define STEP_BYTES (UINT64_C(1) << 30)
+
+int ox_qcow2_zero_co(struct ox_image *img, uint64_t offset, uint64_t length, unsigned flags)
+{
+	struct ox_qcow2 *q = ox_qcow2_of(img);
+	struct ox_range range;
+	uint64_t n;
+	int r;
+
+	r = ox_qcow2_prepare_write_co(q);
+	while (r == 0 && length > 0) {
+		n = ox_min_u64(length, STEP_BYTES - offset % STEP_BYTES);
+		ox_qcow2_lock_co(q, &range, offset, n, true);
+		r = ox_qcow2_zero_locked_co(q, offset, n, flags);
+		ox_rangelock_release(&q->guest, &range);
+		offset += n;
+		length -= n;
+	}
+	if (r == 0 && (flags & OX_REQ_FUA))
+		r = ox_commit_co(q);
+	return r;
+}
+
+int ox_qcow2_discard_co(struct ox_image *img, uint64_t offset, uint64_t length)
+{
+	struct ox_qcow2 *q = ox_qcow2_of(img);
+	struct ox_range range;
+	uint64_t start;
+	uint64_t end;
+	uint64_t n;
+	int r;
+
+	split_range(q, offset, length, &start, &end);
+	if (start == end)
+		return 0;
+	r = ox_qcow2_prepare_write_co(q);
+	while (r == 0 && start < end) {
+		n = ox_min_u64(end - start, STEP_BYTES - start % STEP_BYTES);
+		ox_qcow2_lock_co(q, &range, start, n, true);
+		r = zero_clusters_co(q, start, n, PURPOSE_DISCARD, false);
+		ox_rangelock_release(&q->guest, &range);
+		start += n;
+	}
+	return r;
+}
+
+/* Entries past the disk's end: nothing shows through there, so they simply go. */
+static int drop_clusters_co(struct ox_qcow2 *q, uint64_t start, uint64_t length)
+{
+	struct ox_map_run run;
+	int r = 0;
+
+	for (uint64_t done = 0; r == 0 && done < length; done += run.length) {
+		r = ox_map_lookup_co(q, ox_guest(start + done), length - done, &run);
+		if (r == 0 && run.kind != OX_QCOW2_ENTRY_UNALLOCATED)
+			r = set_run_co(q, &run, start + done, OX_QCOW2_ENTRY_UNALLOCATED);
+	}
+	return r;
+}
+
+int ox_qcow2_drop_locked_co(struct ox_qcow2 *q, uint64_t offset, uint64_t length)
+{
+	uint64_t start = ox_align_up(offset, q->cluster_bytes);
+	uint64_t end = ox_align_up(offset + length, q->cluster_bytes);
+	int r;
+
+	r = zero_bytes_co(q, offset, ox_min_u64(start, offset + length) - offset, false);
+	if (r == 0 && start < end)
+		r = drop_clusters_co(q, start, end - start);
+	return r;
+}

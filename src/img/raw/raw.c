@@ -1,0 +1,167 @@
+/* SPDX-License-Identifier: MIT */
+/* Raw: the store is the disk. For chains, and as the measure of what a format costs. */
+#include <errno.h>
+
+#include "base/arith.h"
+#include "base/assert.h"
+#include "img/img.h"
+#include "meta/order.h"
+
+#include <stdlib.h>
+
+struct raw {
+	struct ox_order order; /* group commit of flushes, poisoning (M3) */
+};
+
+static int raw_preadv_co(struct ox_image *img, const struct iovec *iov, int n, uint64_t offset,
+			 uint64_t length)
+{
+	(void)length;
+	return ox_io_preadv_co(img->io, iov, n, offset);
+}
+
+static int raw_finish_co(struct ox_image *img, int r, unsigned flags)
+{
+	struct raw *raw = img->state;
+
+	if (r == 0 && (flags & OX_REQ_FUA))
+		r = ox_order_wait_co(&raw->order, ox_order_ticket(&raw->order));
+	return r;
+}
+
+static int raw_pwritev_co(struct ox_image *img, const struct iovec *iov, int n, uint64_t offset,
+			  uint64_t length, unsigned flags)
+{
+	struct raw *raw = img->state;
+
+	(void)length;
+	if (ox_order_error(&raw->order))
+		return -EIO;
+	return raw_finish_co(img, ox_io_pwritev_co(img->io, iov, n, offset, 0), flags);
+}
+
+static int raw_zero_co(struct ox_image *img, uint64_t offset, uint64_t length, unsigned flags)
+{
+	struct raw *raw = img->state;
+	int r = -EOPNOTSUPP;
+
+	if (ox_order_error(&raw->order))
+		return -EIO;
+	if (flags & OX_REQ_MAY_UNMAP)
+		r = ox_io_punch_co(img->io, offset, length);
+	if (r == -EOPNOTSUPP)
+		r = ox_io_zero_co(img->io, offset, length);
+	if (r == -EOPNOTSUPP)
+		r = flags & OX_REQ_FAST_ZERO ? -ENOTSUP
+					     : ox_io_fill_zero_co(img->io, offset, length);
+	return raw_finish_co(img, r, flags);
+}
+
+static int raw_discard_co(struct ox_image *img, uint64_t offset, uint64_t length)
+{
+	struct raw *raw = img->state;
+	int r;
+
+	if (ox_order_error(&raw->order))
+		return -EIO;
+	r = ox_io_punch_co(img->io, offset, length);
+	return r == -EOPNOTSUPP ? 0 : r;
+}
+
+static int raw_flush_co(struct ox_image *img, bool durable)
+{
+	struct raw *raw = img->state;
+
+	(void)durable; /* the order knows */
+	return ox_order_wait_co(&raw->order, ox_order_ticket(&raw->order));
+}
+
+static int raw_extent_co(struct ox_image *img, uint64_t offset, uint64_t length,
+			 struct ox_extent *ret)
+{
+	struct ox_io_extent e;
+	int r;
+
+	r = ox_io_extent_co(img->io, offset, &e);
+	if (r < 0)
+		return r;
+	*ret = (struct ox_extent){
+		.offset = offset,
+		.length = ox_min_u64(e.length, length),
+		.flags = OX_EXTENT_PRESENT | OX_EXTENT_HAS_OFFSET |
+			 (e.zero ? OX_EXTENT_ZERO : OX_EXTENT_DATA),
+		.host_offset = offset,
+		.filename = img->filename,
+	};
+	return 0;
+}
+
+static int raw_resize_co(struct ox_image *img, uint64_t new_bytes, struct ox_error **err)
+{
+	int r;
+
+	if (!img->io->can_grow && new_bytes > img->io->length)
+		return ox_error_set(err, -ENOTSUP, "Cannot grow device files");
+	r = img->io->can_grow ? ox_io_set_length_co(img->io, new_bytes) : 0;
+	if (r < 0)
+		return ox_error_set_errno(err, r, "Could not resize the image");
+	img->size_bytes = new_bytes;
+	return 0;
+}
+
+static int raw_activate_co(struct ox_image *img, struct ox_error **err)
+{
+	(void)img;
+	(void)err;
+	return 0;
+}
+
+static int raw_deactivate_co(struct ox_image *img, struct ox_error **err)
+{
+	struct raw *raw = img->state;
+	int r = ox_order_wait_co(&raw->order, ox_order_ticket(&raw->order));
+
+	if (r < 0)
+		return ox_error_set_errno(err, r, "Could not flush '%s'", img->filename);
+	return 0;
+}
+
+static void raw_free(struct ox_image *img)
+{
+	free(img->state);
+	img->state = NULL;
+}
+
+static void raw_stats(const struct ox_image *img, struct ox_image_stats *ret)
+{
+	(void)img;
+	(void)ret; /* no metadata, so nothing is cached */
+}
+
+static const struct ox_img_ops raw_ops = {
+	.format = "raw",
+	.preadv_co = raw_preadv_co,
+	.pwritev_co = raw_pwritev_co,
+	.zero_co = raw_zero_co,
+	.discard_co = raw_discard_co,
+	.flush_co = raw_flush_co,
+	.extent_co = raw_extent_co,
+	.resize_co = raw_resize_co,
+	.activate_co = raw_activate_co,
+	.deactivate_co = raw_deactivate_co,
+	.free = raw_free,
+	.stats = raw_stats,
+};
+
+int ox_raw_open_co(struct ox_image *img, const struct ox_img_open *how, struct ox_error **err)
+{
+	struct raw *raw = calloc(1, sizeof(*raw));
+
+	if (!raw)
+		return ox_error_set(err, -ENOMEM, "Out of memory");
+	ox_order_init(&raw->order, img->io, how->opts->cache == OX_CACHE_UNSAFE);
+	img->ops = &raw_ops;
+	img->state = raw;
+	img->size_bytes = ox_align_up(img->io->length, 512); /* as QEMU: the rest reads as zero */
+	return 0;
+}

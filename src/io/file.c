@@ -1,0 +1,562 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Regular files and block devices.
+ *
+ * Reads, writes, syncs and fallocate go through the reactor's engine. lseek and ftruncate have no
+ * asynchronous form and may wait (for the file's lock, for requests in flight, for the journal),
+ * so a worker thread makes them: one long truncation must not stop every task of the reactor.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/falloc.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/uio.h>
+#include <unistd.h>
+
+#include "base/arith.h"
+#include "base/assert.h"
+#include "io/file_align.h"
+#include "io/file_lock.h"
+#include "io/io.h"
+
+struct file_store {
+	struct ox_io io;
+	int fd;
+	bool fd_given; /* by the caller: it is never replaced, and its mode is what it is */
+	bool is_block;
+	bool direct;
+	bool no_dsync; /* what the file system was found not to have */
+	bool no_punch;
+	bool no_zero_range;
+	unsigned open_flags; /* enum ox_io_open_flags */
+	uint64_t dev;
+	uint64_t ino;
+	struct ox_file_lock lock;
+};
+
+static struct file_store *file_of(const struct ox_io *io)
+{
+	return ox_container_of(io, struct file_store, io);
+}
+
+/* ---- requests ---- */
+
+static int64_t file_preadv_co(struct ox_io *io, const struct iovec *iov, int n, uint64_t offset)
+{
+	return ox_aio_preadv_co(file_of(io)->fd, iov, n, offset);
+}
+
+static int64_t file_pwritev_co(struct ox_io *io, const struct iovec *iov, int n, uint64_t offset,
+			       unsigned flags)
+{
+	struct file_store *f = file_of(io);
+	bool fua = flags & OX_IO_FUA;
+	int64_t put;
+	int r;
+
+	if (fua && !f->no_dsync) {
+		put = ox_aio_pwritev_co(f->fd, iov, n, offset, RWF_DSYNC);
+		if (put != -EOPNOTSUPP)
+			return put;
+		f->no_dsync = true;
+	}
+	put = ox_aio_pwritev_co(f->fd, iov, n, offset, 0);
+	if (put <= 0 || !fua)
+		return put;
+	r = ox_aio_fdatasync_co(f->fd);
+	if (r < 0)
+		return r;
+	io->counts[OX_IO_COUNT_SYNCS]++;
+	return put;
+}
+
+static int file_sync_co(struct ox_io *io)
+{
+	return ox_aio_fdatasync_co(file_of(io)->fd);
+}
+
+/* fallocate, with the ways to say "cannot" made one. */
+static int fallocate_co(struct file_store *f, int mode, uint64_t offset, uint64_t length)
+{
+	int r;
+
+	do {
+		r = ox_aio_fallocate_co(f->fd, mode, offset, length);
+	} while (r == -EINTR);
+	return r == -ENOSYS || r == -ENOTTY || r == -ENODEV ? -EOPNOTSUPP : r;
+}
+
+static int file_punch_co(struct ox_io *io, uint64_t offset, uint64_t length)
+{
+	struct file_store *f = file_of(io);
+	int r;
+
+	if (f->no_punch)
+		return -EOPNOTSUPP;
+	r = fallocate_co(f, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, offset, length);
+	f->no_punch = r == -EOPNOTSUPP;
+	return r;
+}
+
+static int file_zero_co(struct ox_io *io, uint64_t offset, uint64_t length)
+{
+	struct file_store *f = file_of(io);
+	int r;
+
+	if (!f->no_zero_range) {
+		r = fallocate_co(f, FALLOC_FL_ZERO_RANGE | FALLOC_FL_KEEP_SIZE, offset, length);
+		if (r != -EOPNOTSUPP)
+			return r;
+		f->no_zero_range = true;
+	}
+	/* A hole that is filled again is zeroes with space; a device has no space to fill. */
+	r = file_punch_co(io, offset, length);
+	if (r < 0 || f->is_block)
+		return r;
+	return fallocate_co(f, FALLOC_FL_KEEP_SIZE, offset, length);
+}
+
+static int file_reserve_co(struct ox_io *io, uint64_t offset, uint64_t length)
+{
+	struct file_store *f = file_of(io);
+
+	if (f->is_block)
+		return ox_range_within(offset, length, io->length) ? 0 : -ENOSPC;
+	return fallocate_co(f, 0, offset, length);
+}
+
+/* ---- what worker threads do ---- */
+
+struct set_length_work {
+	int fd;
+	uint64_t length;
+};
+
+static int set_length_work(void *arg)
+{
+	struct set_length_work *w = arg;
+	int r;
+
+	do {
+		r = ftruncate(w->fd, (off_t)w->length);
+	} while (r < 0 && errno == EINTR);
+	return r < 0 ? -errno : 0;
+}
+
+static int file_set_length_co(struct ox_io *io, uint64_t length)
+{
+	struct set_length_work w = {.fd = file_of(io)->fd, .length = length};
+
+	return ox_aio_work_co(set_length_work, &w);
+}
+
+struct extent_work {
+	int fd;
+	uint64_t offset;
+	struct ox_io_extent out;
+};
+
+static int extent_work(void *arg)
+{
+	struct extent_work *w = arg;
+	off_t offset = (off_t)w->offset;
+	off_t end = lseek(w->fd, 0, SEEK_END);
+	off_t data;
+	off_t hole;
+
+	if (end < 0)
+		return -errno;
+	if (offset >= end) {
+		w->out = (struct ox_io_extent){.length = UINT64_MAX - w->offset, .zero = true};
+		return 0;
+	}
+	w->out = (struct ox_io_extent){.length = (uint64_t)(end - offset), .zero = false};
+	data = lseek(w->fd, offset, SEEK_DATA);
+	if (data > offset) {
+		w->out = (struct ox_io_extent){.length = (uint64_t)(data - offset), .zero = true};
+	} else if (data < 0) {
+		/* ENXIO: a hole to the end. Else the file cannot tell: all of it is data. */
+		w->out.zero = errno == ENXIO;
+	} else {
+		hole = lseek(w->fd, offset, SEEK_HOLE);
+		if (hole > offset)
+			w->out.length = (uint64_t)(hole - offset);
+	}
+	return 0;
+}
+
+static int file_extent_co(struct ox_io *io, uint64_t offset, struct ox_io_extent *ret)
+{
+	struct extent_work w = {.fd = file_of(io)->fd, .offset = offset};
+	int r = ox_aio_work_co(extent_work, &w);
+
+	if (r < 0)
+		return r;
+	*ret = w.out;
+	return 0;
+}
+
+/* ---- opening and closing ---- */
+
+static void file_free(struct file_store *f)
+{
+	free(f->io.name);
+	free(f);
+}
+
+static void file_close(struct ox_io *io)
+{
+	struct file_store *f = file_of(io);
+
+	/* A descriptor of the caller's may be a duplicate, whose locks would live on. */
+	ox_file_lock_keep(f->fd, &f->lock, (struct ox_file_lock){0});
+	close(f->fd);
+	file_free(f);
+}
+
+static const struct ox_io_ops file_ops = {
+	.name = "file",
+	.preadv_co = file_preadv_co,
+	.pwritev_co = file_pwritev_co,
+	.sync_co = file_sync_co,
+	.punch_co = file_punch_co,
+	.zero_co = file_zero_co,
+	.reserve_co = file_reserve_co,
+	.set_length_co = file_set_length_co,
+	.extent_co = file_extent_co,
+	.close = file_close,
+};
+
+/* What QEMU's users of a qcow2 image hold and refuse to others. */
+static struct ox_file_lock wanted_lock(unsigned flags, bool read_only)
+{
+	const unsigned changes = OX_FILE_LOCK_WRITE | OX_FILE_LOCK_RESIZE;
+
+	if (flags & OX_IO_NO_LOCK)
+		return (struct ox_file_lock){0};
+	if (!read_only)
+		return (struct ox_file_lock){OX_FILE_LOCK_READ | changes, changes};
+	if (flags & (OX_IO_FORCE_SHARE | OX_IO_SHARE_WRITE))
+		return (struct ox_file_lock){OX_FILE_LOCK_READ, 0};
+	return (struct ox_file_lock){OX_FILE_LOCK_READ, changes};
+}
+
+/* Looks at the descriptor: its kind and identity. */
+static int file_examine(struct file_store *f, struct ox_error **err)
+{
+	struct stat st;
+
+	if (fstat(f->fd, &st) < 0)
+		return ox_error_set_errno(err, -errno, "Could not look at '%s'", f->io.name);
+	if (!S_ISREG(st.st_mode) && !S_ISBLK(st.st_mode))
+		return ox_error_set(err, S_ISDIR(st.st_mode) ? -EISDIR : -EINVAL,
+				    "'%s' is neither a regular file nor a block device",
+				    f->io.name);
+	f->is_block = S_ISBLK(st.st_mode);
+	f->io.can_grow = !f->is_block;
+	/* A device may have several nodes; its number is what it is known by. */
+	f->dev = f->is_block ? st.st_rdev : st.st_dev;
+	f->ino = f->is_block ? 0 : st.st_ino;
+	return 0;
+}
+
+/* Takes the length and alignment: under the locks, as a writer could still change them before. */
+static int file_measure(struct file_store *f, struct ox_error **err)
+{
+	off_t end = lseek(f->fd, 0, SEEK_END);
+	int r;
+
+	if (end < 0)
+		return ox_error_set_errno(err, -errno, "Could not get the length of '%s'",
+					  f->io.name);
+	f->io.length = (uint64_t)end;
+	r = ox_file_align_find(f->fd, f->direct, f->is_block, &f->io);
+	if (r < 0)
+		return ox_error_set_errno(err, r, "Could not find out the alignment of '%s'",
+					  f->io.name);
+	return 0;
+}
+
+/* Empties a regular file. Only its locks' holder may. */
+static int file_empty(struct file_store *f, struct ox_error **err)
+{
+	if (f->is_block)
+		return 0;
+	if (ftruncate(f->fd, 0) < 0)
+		return ox_error_set_errno(err, -errno, "Could not empty '%s'", f->io.name);
+	f->io.length = 0;
+	return 0;
+}
+
+/* Makes a store of fd, which has been opened as flags say and stays the caller's on failure. */
+static int file_make(struct ox_reactor *reactor, int fd, bool fd_given, const char *name,
+		     unsigned flags, struct ox_io **ret, struct ox_error **err)
+{
+	struct file_store *f = calloc(1, sizeof(*f));
+	int r;
+
+	if (!f)
+		return ox_error_set_errno(err, -ENOMEM, "Could not open '%s'", name);
+	f->io.ops = &file_ops;
+	f->io.reactor = reactor;
+	f->io.name = strdup(name);
+	f->io.read_only = flags & OX_IO_READ_ONLY;
+	ox_rangelock_init(&f->io.rmw);
+	f->fd = fd;
+	f->fd_given = fd_given;
+	f->direct = flags & OX_IO_DIRECT;
+	f->open_flags = flags;
+	if (!f->io.name) {
+		r = ox_error_set_errno(err, -ENOMEM, "Could not open '%s'", name);
+		goto fail;
+	}
+	r = file_examine(f, err);
+	if (r < 0)
+		goto fail;
+	r = ox_file_lock_take(fd, name, &f->lock, wanted_lock(flags, f->io.read_only), err);
+	if (r < 0)
+		goto fail;
+	r = file_measure(f, err);
+	if (r == 0 && (flags & OX_IO_CREATE))
+		r = file_empty(f, err);
+	if (r < 0) {
+		ox_file_lock_keep(fd, &f->lock, (struct ox_file_lock){0});
+		goto fail;
+	}
+	*ret = &f->io;
+	return 0;
+fail:
+	file_free(f);
+	return r;
+}
+
+static int check_flags(unsigned flags, struct ox_error **err)
+{
+	ox_assert(!(flags & OX_IO_CREATE) || !(flags & OX_IO_READ_ONLY));
+	if ((flags & OX_IO_FORCE_SHARE) && !(flags & OX_IO_READ_ONLY))
+		return ox_error_set(err, -EINVAL,
+				    "Locks can be disregarded for read-only images only");
+	return 0;
+}
+
+/* Makes the entry of a new file durable: a sync of the file does not promise that. A directory
+ * that may not be read, or whose file system cannot sync it, is let be. */
+static int sync_directory_of(const char *path)
+{
+	const char *slash = strrchr(path, '/');
+	char *dir = slash ? strndup(path, (size_t)(slash - path) + 1) : strdup(".");
+	int fd;
+	int r = 0;
+
+	if (!dir)
+		return -ENOMEM;
+	fd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	free(dir);
+	if (fd < 0)
+		return 0;
+	if (fsync(fd) < 0 && errno != EINVAL && errno != EROFS)
+		r = -errno;
+	close(fd);
+	return r;
+}
+
+/* Makes the file, durably, or opens the one that is there, perhaps at the end of a link. */
+static int create_path(const char *path, int mode)
+{
+	int fd = open(path, mode | O_CREAT | O_EXCL, 0644);
+	int r;
+
+	if (fd < 0 && errno != EEXIST)
+		return -errno;
+	if (fd < 0) {
+		fd = open(path, mode);
+		return fd < 0 ? -errno : fd;
+	}
+	r = sync_directory_of(path);
+	if (r == 0)
+		return fd;
+	close(fd);
+	return r;
+}
+
+/* A descriptor, or a negative errno. O_NONBLOCK keeps a pipe in the path's place from stopping the
+ * program; it is taken off again as io_uring heeds it. */
+static int open_path(const char *path, unsigned flags)
+{
+	int mode = (flags & OX_IO_READ_ONLY) ? O_RDONLY : O_RDWR;
+	int fd;
+	int r;
+
+	mode |= O_CLOEXEC | O_NONBLOCK | O_NOCTTY | ((flags & OX_IO_DIRECT) ? O_DIRECT : 0);
+	if (flags & OX_IO_CREATE) {
+		fd = create_path(path, mode);
+	} else {
+		fd = open(path, mode);
+		fd = fd < 0 ? -errno : fd;
+	}
+	if (fd < 0)
+		return fd;
+	if (fcntl(fd, F_SETFL, mode & ~O_NONBLOCK) < 0) {
+		r = -errno;
+		close(fd);
+		return r;
+	}
+	return fd;
+}
+
+static int open_failed(const char *name, unsigned flags, int code, struct ox_error **err)
+{
+	if (code == -EINVAL && (flags & OX_IO_DIRECT))
+		return ox_error_set(err, code,
+				    "Could not open '%s': filesystem does not support O_DIRECT",
+				    name);
+	return ox_error_set_errno(err, code, "Could not open '%s'", name);
+}
+
+int ox_io_file_open(struct ox_reactor *r, const char *path, unsigned flags, struct ox_io **ret,
+		    struct ox_error **err)
+{
+	int code = check_flags(flags, err);
+	int fd;
+
+	if (code < 0)
+		return code;
+	fd = open_path(path, flags);
+	if (fd < 0)
+		return open_failed(path, flags, fd, err);
+	code = file_make(r, fd, false, path, flags, ret, err);
+	if (code < 0)
+		close(fd);
+	return code;
+}
+
+/* Whether a descriptor of the caller's can carry a store with these flags; puts right what can be
+ * put right on it. */
+static int prepare_given_fd(int fd, const char *name, unsigned flags, struct ox_error **err)
+{
+	int mode = fcntl(fd, F_GETFL);
+	int wanted;
+
+	if (mode < 0)
+		return ox_error_set_errno(err, -errno, "Could not use descriptor '%s'", name);
+	if ((mode & O_PATH) || (mode & O_ACCMODE) == O_WRONLY)
+		return ox_error_set(err, -EBADF, "Descriptor '%s' is not open for reading", name);
+	if (!(flags & OX_IO_READ_ONLY) && (mode & O_ACCMODE) != O_RDWR)
+		return ox_error_set(err, -EACCES, "Descriptor '%s' is not open for writing", name);
+	/* Linux appends whatever the offset of a write says. */
+	wanted = mode & ~(O_APPEND | O_NONBLOCK);
+	if (flags & OX_IO_DIRECT)
+		wanted |= O_DIRECT;
+	if (wanted != mode && fcntl(fd, F_SETFL, wanted) < 0)
+		return open_failed(name, flags, -errno, err);
+	return 0;
+}
+
+int ox_io_file_open_fd(struct ox_reactor *r, int fd, const char *name, unsigned flags,
+		       struct ox_io **ret, struct ox_error **err)
+{
+	int code = check_flags(flags, err);
+
+	if (code < 0)
+		return code;
+	code = prepare_given_fd(fd, name, flags, err);
+	if (code < 0)
+		return code;
+	if (fcntl(fd, F_GETFL) & O_DIRECT)
+		flags |= OX_IO_DIRECT;
+	return file_make(r, fd, true, name, flags, ret, err);
+}
+
+/* ---- reopening ---- */
+
+/* Opens the very file of f in another mode: through /proc where it is mounted, which a rename
+ * does not disturb, else by name. */
+static int open_again(const struct file_store *f, unsigned flags)
+{
+	struct stat st;
+	char path[32];
+	int fd;
+
+	snprintf(path, sizeof(path), "/proc/self/fd/%d", f->fd);
+	fd = open_path(path, flags);
+	if (fd == -ENOENT)
+		fd = open_path(f->io.name, flags);
+	if (fd < 0)
+		return fd;
+	if (fstat(fd, &st) == 0 && (f->is_block ? st.st_rdev : st.st_dev) == f->dev &&
+	    (f->is_block || st.st_ino == f->ino))
+		return fd;
+	close(fd);
+	return -ESTALE;
+}
+
+/* Puts a descriptor of the wanted mode, with the locks given, in the place of f's. */
+static int replace_fd(struct file_store *f, unsigned flags, struct ox_file_lock lock,
+		      struct ox_error **err)
+{
+	int fd = open_again(f, flags);
+	int r;
+
+	if (fd < 0)
+		return open_failed(f->io.name, flags, fd, err);
+	r = ox_file_lock_copy(fd, f->io.name, lock, err);
+	/* The number stays, so that there is no moment without a descriptor; the locks of the old
+	 * one go with it. */
+	if (r == 0 && dup3(fd, f->fd, O_CLOEXEC) < 0)
+		r = ox_error_set_errno(err, -errno, "Could not reopen '%s'", f->io.name);
+	close(fd);
+	if (r == 0)
+		f->lock = lock;
+	return r;
+}
+
+/* The old descriptor takes the locks that a writer needs first, so that a refusal leaves all as it
+ * was; those that a reader does not need it keeps until all else has succeeded. */
+int ox_io_file_reopen(struct ox_io *io, bool read_only, struct ox_error **err)
+{
+	struct file_store *f = file_of(io);
+	unsigned flags = f->open_flags & ~(OX_IO_READ_ONLY | OX_IO_CREATE);
+	struct ox_file_lock old = f->lock;
+	struct ox_file_lock lock;
+	int r;
+
+	ox_assert(io->ops == &file_ops);
+	if (read_only == io->read_only)
+		return 0;
+	flags |= read_only ? OX_IO_READ_ONLY : 0;
+	r = check_flags(flags, err);
+	if (r == 0 && f->fd_given)
+		r = prepare_given_fd(f->fd, io->name, flags, err);
+	if (r < 0)
+		return r;
+	lock = wanted_lock(flags, read_only);
+	if (!read_only) {
+		r = ox_file_lock_take(f->fd, io->name, &f->lock, lock, err);
+		if (r < 0)
+			return r;
+		lock = f->lock; /* nothing where there are no locks */
+	} else {
+		lock = (struct ox_file_lock){old.held & lock.held, old.unshared & lock.unshared};
+	}
+	r = file_measure(f, err);
+	if (r == 0 && !f->fd_given)
+		r = replace_fd(f, flags, lock, err);
+	ox_file_lock_keep(f->fd, &f->lock, r < 0 ? old : lock);
+	if (r < 0)
+		return r;
+	f->open_flags = flags;
+	io->read_only = read_only;
+	return 0;
+}
+
+bool ox_io_file_identity(const struct ox_io *io, uint64_t *ret_dev, uint64_t *ret_ino)
+{
+	if (io->ops != &file_ops)
+		return false;
+	*ret_dev = file_of(io)->dev;
+	*ret_ino = file_of(io)->ino;
+	return true;
+}

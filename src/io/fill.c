@@ -1,0 +1,29 @@
+/* SPDX-License-Identifier: MIT */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/arith.h"
+#include "io/io.h"
+
+#define FILL_BYTES (256u * 1024u)
+
+int ox_io_fill_zero_co(struct ox_io *io, uint64_t offset, uint64_t length)
+{
+	size_t bytes = ox_min_u64(length, FILL_BYTES);
+	uint8_t *buf = ox_io_buffer(bytes);
+	int r = 0;
+
+	if (!buf)
+		return -ENOMEM;
+	memset(buf, 0, bytes);
+	while (r == 0 && length > 0) {
+		size_t n = ox_min_u64(length, bytes);
+
+		r = ox_io_pwrite_co(io, buf, n, offset, 0);
+		offset += n;
+		length -= n;
+	}
+	free(buf);
+	return r;
+}

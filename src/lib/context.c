@@ -1,0 +1,107 @@
+/* SPDX-License-Identifier: MIT */
+#include "lib/context.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/arith.h"
+#include "base/assert.h"
+
+#define STRINGIFY_(x) #x
+#define STRINGIFY(x) STRINGIFY_(x)
+
+OX_EXPORT const char *ox_version(void)
+{
+	return STRINGIFY(OX_VERSION_MAJOR) "." STRINGIFY(OX_VERSION_MINOR) "." STRINGIFY(
+		OX_VERSION_PATCH);
+}
+
+OX_EXPORT int ox_context_new(enum ox_engine engine, struct ox_context **ret_ctx,
+			     struct ox_error **err)
+{
+	struct ox_context *ctx = calloc(1, sizeof(*ctx));
+	int r;
+
+	if (!ctx)
+		return ox_error_set(err, -ENOMEM, "Out of memory");
+	r = ox_reactor_create(engine, &ctx->reactor, err);
+	if (r < 0) {
+		free(ctx);
+		return r;
+	}
+	*ret_ctx = ctx;
+	return 0;
+}
+
+OX_EXPORT void ox_context_free(struct ox_context *ctx)
+{
+	if (!ctx)
+		return;
+	ox_assert(ctx->images == 0);
+	ox_reactor_destroy(ctx->reactor);
+	free(ctx);
+}
+
+OX_EXPORT const char *ox_context_engine_name(const struct ox_context *ctx)
+{
+	return ox_reactor_engine(ctx->reactor) == OX_ENGINE_IO_URING ? "io_uring" : "threads";
+}
+
+OX_EXPORT int ox_context_fd(const struct ox_context *ctx)
+{
+	return ox_reactor_fd(ctx->reactor);
+}
+
+OX_EXPORT int ox_context_poll(struct ox_context *ctx)
+{
+	return ox_reactor_run(ctx->reactor, false);
+}
+
+OX_EXPORT int ox_context_wait(struct ox_context *ctx)
+{
+	return ox_reactor_run(ctx->reactor, true);
+}
+
+static const char *const cache_names[] = {
+	[OX_CACHE_WRITEBACK] = "writeback", [OX_CACHE_WRITETHROUGH] = "writethrough",
+	[OX_CACHE_NONE] = "none",	    [OX_CACHE_DIRECTSYNC] = "directsync",
+	[OX_CACHE_UNSAFE] = "unsafe",
+};
+
+OX_EXPORT int ox_cache_mode_parse(const char *text, enum ox_cache_mode *ret_mode)
+{
+	for (unsigned i = 0; i < OX_ARRAY_SIZE(cache_names); i++) {
+		if (strcmp(text, cache_names[i]) == 0) {
+			*ret_mode = (enum ox_cache_mode)i;
+			return 0;
+		}
+	}
+	return -EINVAL;
+}
+
+OX_EXPORT const char *ox_cache_mode_name(enum ox_cache_mode mode)
+{
+	ox_assert((unsigned)mode < OX_ARRAY_SIZE(cache_names));
+	return cache_names[mode];
+}
+
+void ox_options_copy(void *ret, size_t ret_bytes, const void *given, size_t given_bytes)
+{
+	memset(ret, 0, ret_bytes);
+	if (given)
+		memcpy(ret, given, ox_min_u64(ret_bytes, given_bytes));
+}
+
+unsigned ox_store_flags(const struct ox_open_options *opts)
+{
+	unsigned flags = 0;
+
+	if (opts->flags & OX_OPEN_READ_ONLY)
+		flags |= OX_IO_READ_ONLY;
+	if (opts->flags & OX_OPEN_FORCE_SHARE)
+		flags |= OX_IO_FORCE_SHARE;
+	if (opts->cache == OX_CACHE_NONE || opts->cache == OX_CACHE_DIRECTSYNC)
+		flags |= OX_IO_DIRECT;
+	return flags;
+}

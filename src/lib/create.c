@@ -1,0 +1,136 @@
+/* SPDX-License-Identifier: MIT */
+/* Making images. The layout is the format's; preallocation goes through the opened image. */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/arith.h"
+#include "check/check.h"
+#include "lib/context.h"
+
+struct create_job {
+	struct ox_io *io;
+	const struct ox_create_options *opts;
+	struct ox_error **err;
+	bool io_taken; /* by the image that preallocation opened and closed */
+	int result;
+};
+
+static int raw_preallocate_co(struct ox_io *io, const struct ox_create_options *opts,
+			      uint64_t bytes)
+{
+	switch (opts->preallocation) {
+	case OX_PREALLOC_FULL:
+		return ox_io_fill_zero_co(io, 0, bytes);
+	case OX_PREALLOC_FALLOC:
+		return ox_io_reserve_co(io, 0, bytes);
+	default:
+		return 0;
+	}
+}
+
+static int create_raw_co(struct ox_io *io, const struct ox_create_options *opts,
+			 struct ox_error **err)
+{
+	uint64_t bytes;
+	int r;
+
+	if (opts->backing_file)
+		return ox_error_set(err, -EINVAL,
+				    "Backing file not supported for file format 'raw'");
+	if (opts->preallocation == OX_PREALLOC_METADATA)
+		return ox_error_set(err, -EINVAL, "Unsupported preallocation mode 'metadata'");
+	if (opts->virtual_bytes > (uint64_t)INT64_MAX - 511)
+		return ox_error_set(err, -EFBIG, "Image size too big");
+	bytes = ox_align_up(opts->virtual_bytes, 512);
+	r = ox_io_set_length_co(io, bytes);
+	if (r == 0 && bytes > 0)
+		r = raw_preallocate_co(io, opts, bytes);
+	if (r == 0)
+		r = ox_io_sync_co(io);
+	if (r < 0)
+		return ox_error_set_errno(err, r, "Could not write the image");
+	return 0;
+}
+
+static int preallocate_co(struct create_job *j)
+{
+	struct ox_open_options open_opts = OX_OPEN_OPTIONS_INIT;
+	struct ox_img_open how = {.opts = &open_opts, .recovery = &ox_check_recovery, .io = j->io};
+	struct ox_image *img;
+	int close_r;
+	int r;
+
+	open_opts.format = "qcow2";
+	open_opts.flags = OX_OPEN_NO_BACKING;
+	r = ox_img_open_co(j->io, &how, &img, j->err);
+	if (r < 0)
+		return r;
+	j->io_taken = true;
+	if (img->size_bytes > 0) {
+		r = ox_qcow2_preallocate_co(img, 0, img->size_bytes, j->opts->preallocation,
+					    j->opts->progress, j->opts->opaque);
+		if (r < 0)
+			ox_error_set_errno(j->err, r, "Could not preallocate the image");
+	}
+	close_r = ox_img_close_co(img, r < 0 ? NULL : j->err);
+	return r < 0 ? r : close_r;
+}
+
+static void create_task_co(void *arg)
+{
+	struct create_job *j = arg;
+
+	if (strcmp(j->opts->format, "raw") == 0) {
+		j->result = create_raw_co(j->io, j->opts, j->err);
+		return;
+	}
+	j->result = ox_qcow2_create_co(j->io, j->opts, j->err);
+	if (j->result == 0 && j->opts->preallocation != OX_PREALLOC_OFF)
+		j->result = preallocate_co(j);
+}
+
+static int check_options(const struct ox_create_options *opts, struct ox_error **err)
+{
+	if (!opts->format)
+		return ox_error_set(err, -EINVAL, "No format was given");
+	if (strcmp(opts->format, "raw") != 0 && strcmp(opts->format, "qcow2") != 0)
+		return ox_error_set(err, -EINVAL, "Unknown file format '%s'", opts->format);
+	if (opts->backing_file && !opts->backing_format)
+		return ox_error_set(err, -EINVAL,
+				    "backing format must be specified for the backing file");
+	if (opts->backing_file && opts->preallocation != OX_PREALLOC_OFF)
+		return ox_error_set(
+			err, -EINVAL,
+			"Backing file and preallocation can only be used at the same time if "
+			"extended_l2 is enabled");
+	return 0;
+}
+
+OX_EXPORT int ox_image_create(struct ox_context *ctx, const char *path,
+			      const struct ox_create_options *given, struct ox_error **err)
+{
+	struct ox_create_options opts;
+	struct create_job job = {.opts = &opts, .err = err};
+	bool existed = access(path, F_OK) == 0;
+	int r;
+
+	ox_options_copy(&opts, sizeof(opts), given, given ? given->struct_size : 0);
+	r = check_options(&opts, err);
+	if (r < 0)
+		return r;
+	r = ox_io_file_open(ctx->reactor, path, OX_IO_CREATE, &job.io, err);
+	if (r < 0)
+		return r;
+	r = ox_reactor_call(ctx->reactor, create_task_co, &job);
+	if (r == 0)
+		r = job.result;
+	else
+		ox_error_set_errno(err, r, "The I/O engine failed");
+	if (!job.io_taken)
+		ox_io_close(job.io);
+	if (r < 0 && !existed)
+		unlink(path);
+	return r;
+}

@@ -1,0 +1,285 @@
+/* SPDX-License-Identifier: MIT */
+#include "meta/cache.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/arith.h"
+#include "base/assert.h"
+
+static void assert_block_consistent(const struct ox_cache *c, const struct ox_block *b)
+{
+	ox_assert(ox_is_aligned(b->offset, c->slice_bytes));
+	ox_assert(!b->loading || (!b->dirty && !b->writing));
+	ox_assert(b->dirty == !ox_list_empty(&b->dirty_at));
+	ox_assert(!b->dirty || b->dirty_seq > 0);
+}
+
+int ox_cache_init(struct ox_cache *c, struct ox_io *io, struct ox_order *order, size_t slice_bytes,
+		  uint64_t max_bytes)
+{
+	uint64_t blocks = ox_max_u64(max_bytes / slice_bytes, 2);
+	size_t buckets = 64;
+
+	ox_assert(ox_is_pow2(slice_bytes));
+	*c = (struct ox_cache){
+		.io = io,
+		.order = order,
+		.slice_bytes = slice_bytes,
+		.max_blocks = (size_t)ox_min_u64(blocks, SIZE_MAX / 2),
+	};
+	while (buckets < blocks && buckets < 65536)
+		buckets *= 2;
+	c->buckets = malloc(buckets * sizeof(*c->buckets));
+	if (!c->buckets)
+		return -ENOMEM;
+	c->bucket_mask = buckets - 1;
+	for (size_t i = 0; i < buckets; i++)
+		ox_list_init(&c->buckets[i]);
+	ox_list_init(&c->lru);
+	ox_list_init(&c->dirty);
+	ox_waitq_init(&c->changed);
+	return 0;
+}
+
+static void block_free(struct ox_cache *c, struct ox_block *b)
+{
+	ox_list_del(&b->lru);
+	ox_list_del(&b->dirty_at);
+	ox_list_del(&b->hashed);
+	c->block_count--;
+	c->evicted_at = ox_max_u64(c->evicted_at, b->durable_at);
+	free(b->data);
+	free(b);
+}
+
+void ox_cache_fini(struct ox_cache *c)
+{
+	struct ox_list *it;
+	struct ox_list *tmp;
+
+	if (!c->buckets)
+		return;
+	ox_list_for_each_safe (it, tmp, &c->lru) {
+		struct ox_block *b = ox_list_entry(it, struct ox_block, lru);
+
+		ox_assert(b->pins == 0 && !b->loading && !b->writing);
+		block_free(c, b);
+	}
+	free(c->buckets);
+	c->buckets = NULL;
+}
+
+static struct ox_list *bucket_of(struct ox_cache *c, uint64_t offset)
+{
+	uint64_t h = (offset / c->slice_bytes) * UINT64_C(0x9e3779b97f4a7c15);
+
+	return &c->buckets[(h >> 40) & c->bucket_mask];
+}
+
+struct ox_block *ox_cache_find(struct ox_cache *c, uint64_t offset)
+{
+	struct ox_list *head = bucket_of(c, offset);
+	struct ox_list *it;
+
+	ox_list_for_each (it, head) {
+		struct ox_block *b = ox_list_entry(it, struct ox_block, hashed);
+
+		if (b->offset == offset)
+			return b;
+	}
+	return NULL;
+}
+
+static int block_new(struct ox_cache *c, uint64_t offset, struct ox_block **ret)
+{
+	struct ox_block *b = calloc(1, sizeof(*b));
+
+	if (!b)
+		return -ENOMEM;
+	b->data = ox_io_buffer(c->slice_bytes);
+	if (!b->data) {
+		free(b);
+		return -ENOMEM;
+	}
+	b->offset = offset;
+	/* An earlier life of this block may have been written and not synced yet. */
+	b->durable_at = c->evicted_at;
+	ox_list_push_back(&c->lru, &b->lru);
+	ox_list_init(&b->dirty_at);
+	ox_list_push_front(bucket_of(c, offset), &b->hashed);
+	c->block_count++;
+	*ret = b;
+	return 0;
+}
+
+/* The block that is best given up: the least recently used clean one, else a dirty one. */
+static struct ox_block *pick_victim(struct ox_cache *c)
+{
+	struct ox_block *dirty = NULL;
+	struct ox_list *it;
+	unsigned looked = 0;
+
+	ox_list_for_each (it, &c->lru) {
+		struct ox_block *b = ox_list_entry(it, struct ox_block, lru);
+
+		if (b->pins > 0 || b->loading || b->writing)
+			continue;
+		if (!b->dirty)
+			return b;
+		if (!dirty)
+			dirty = b;
+		if (++looked == 64)
+			break;
+	}
+	return dirty;
+}
+
+/* Makes room for one more block. May suspend; returns -EAGAIN if it did, as anything may have
+ * changed since. */
+static int make_room_co(struct ox_cache *c)
+{
+	struct ox_block *b;
+	int r;
+
+	if (c->block_count < c->max_blocks)
+		return 0;
+	b = pick_victim(c);
+	if (b && !b->dirty) {
+		block_free(c, b);
+		return 0;
+	}
+	if (!b) {
+		ox_waitq_wait_co(&c->changed);
+		return -EAGAIN;
+	}
+	r = ox_cache_write_run_co(c, b);
+	return r < 0 ? r : -EAGAIN;
+}
+
+static int block_load_co(struct ox_cache *c, struct ox_block *b)
+{
+	int r;
+
+	b->loading = true;
+	r = ox_io_pread_co(c->io, b->data, c->slice_bytes, b->offset);
+	b->loading = false;
+	ox_waitq_wake_all(&c->changed);
+	return r;
+}
+
+static int get_co(struct ox_cache *c, uint64_t offset, bool zero, struct ox_block **ret)
+{
+	struct ox_block *b;
+	int r;
+
+	ox_assert(ox_is_aligned(offset, c->slice_bytes));
+	for (;;) {
+		b = ox_cache_find(c, offset);
+		if (b && b->loading) {
+			ox_waitq_wait_co(&c->changed);
+			continue;
+		}
+		if (b)
+			break;
+		r = make_room_co(c);
+		if (r == -EAGAIN)
+			continue;
+		if (r < 0)
+			return r;
+		r = block_new(c, offset, &b);
+		if (r < 0)
+			return r;
+		c->misses++;
+		b->pins = 1;
+		if (zero)
+			memset(b->data, 0, c->slice_bytes);
+		else
+			r = block_load_co(c, b);
+		b->pins--;
+		if (r < 0) {
+			ox_assert(b->pins == 0);
+			block_free(c, b);
+			return r;
+		}
+		b->pins++;
+		*ret = b;
+		return 0;
+	}
+	c->hits++;
+	if (zero) /* an earlier life of the cluster: its bytes are void */
+		memset(b->data, 0, c->slice_bytes);
+	b->pins++;
+	ox_list_del(&b->lru);
+	ox_list_push_back(&c->lru, &b->lru);
+	*ret = b;
+	return 0;
+}
+
+int ox_cache_get_co(struct ox_cache *c, uint64_t offset, struct ox_block **ret)
+{
+	return get_co(c, offset, false, ret);
+}
+
+int ox_cache_get_zero_co(struct ox_cache *c, uint64_t offset, struct ox_block **ret)
+{
+	return get_co(c, offset, true, ret);
+}
+
+void ox_cache_put(struct ox_cache *c, struct ox_block *b)
+{
+	ox_assert(b->pins > 0);
+	assert_block_consistent(c, b);
+	b->pins--;
+	if (b->pins == 0 && c->block_count >= c->max_blocks)
+		ox_waitq_wake_all(&c->changed);
+}
+
+void ox_cache_dirty(struct ox_cache *c, struct ox_block *b, uint64_t after)
+{
+	ox_assert(b->pins > 0 && !b->loading);
+	b->after = ox_max_u64(b->after, after);
+	if (b->dirty)
+		return;
+	b->dirty = true;
+	b->dirty_seq = ++c->seq;
+	ox_list_push_back(&c->dirty, &b->dirty_at);
+}
+
+bool ox_cache_is_durable(const struct ox_cache *c, const struct ox_block *b)
+{
+	return !b->dirty && !b->writing && ox_order_reached(c->order, b->durable_at);
+}
+
+bool ox_cache_is_busy(const struct ox_cache *c)
+{
+	return !ox_list_empty(&c->dirty) || c->writing_count > 0;
+}
+
+void ox_cache_forget_co(struct ox_cache *c, uint64_t offset, uint64_t length)
+{
+	for (uint64_t at = offset; at < offset + length; at += c->slice_bytes) {
+		struct ox_block *b = ox_cache_find(c, at);
+
+		while (b && (b->loading || b->writing || b->pins > 0)) {
+			ox_waitq_wait_co(&c->changed);
+			b = ox_cache_find(c, at);
+		}
+		if (b)
+			block_free(c, b);
+	}
+}
+
+void ox_cache_clear(struct ox_cache *c)
+{
+	struct ox_list *it;
+	struct ox_list *tmp;
+
+	ox_list_for_each_safe (it, tmp, &c->lru) {
+		struct ox_block *b = ox_list_entry(it, struct ox_block, lru);
+
+		ox_assert(b->pins == 0 && !b->loading && !b->writing && !b->dirty);
+		block_free(c, b);
+	}
+}

@@ -1,0 +1,108 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The metadata cache: slices of tables, each with the write order that it owes. The cache knows
+ * bytes and barriers, not what the tables mean.
+ *
+ * A block's life, and the function that makes each transition:
+ *
+ *   absent --get--> loading --> clean --ox_cache_dirty--> dirty --write_run--> writing --> clean
+ *                                 ^                         ^                      |
+ *                                 +-------- evict --> absent +--- ox_cache_dirty ---+
+ *
+ * Invariants (cache_assert_consistent):
+ *  C1 A dirty block is written only once its barrier, the ticket in `after`, is reached (D1).
+ *  C2 A write carries a private copy: what changes meanwhile stays dirty (H3). One block is
+ *     never written by two tasks at a time.
+ *  C3 Eviction writes obey C1 and C2 as flushes do (H10); a pinned block is never evicted.
+ *  C4 A failed write leaves the block dirty.
+ *
+ * A task holds at most one pin of a cache while it suspends, so that a cache of two blocks cannot
+ * deadlock. Contents may be changed between ox_cache_get_co and ox_cache_put without suspending,
+ * followed by ox_cache_dirty.
+ */
+#ifndef OX_META_CACHE_H
+#define OX_META_CACHE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/list.h"
+#include "io/io.h"
+#include "meta/order.h"
+
+struct ox_block {
+	struct ox_list lru;	 /* in cache->lru, least recently used first */
+	struct ox_list dirty_at; /* in cache->dirty while dirty, oldest change first */
+	struct ox_list hashed;
+	uint64_t offset; /* bytes in the store, slice-aligned */
+	uint8_t *data;
+	unsigned pins;
+	bool loading;
+	bool dirty;
+	bool writing;
+	uint64_t dirty_seq;   /* number of the oldest change that is not in a write yet */
+	uint64_t writing_seq; /* the same of the version being written */
+	uint64_t after;	      /* C1: ticket to be reached before this version may be written */
+	uint64_t durable_at;  /* ticket that makes the last completed write durable */
+};
+
+struct ox_cache {
+	struct ox_io *io;
+	struct ox_order *order;
+	size_t slice_bytes;
+	size_t max_blocks;
+	size_t block_count;
+	struct ox_list *buckets;
+	size_t bucket_mask;
+	struct ox_list lru;
+	struct ox_list dirty;
+	size_t writing_count;	 /* blocks being written */
+	uint64_t seq;		 /* numbers changes */
+	uint64_t evicted_at;	 /* ticket that covers the last write of every evicted block */
+	struct ox_waitq changed; /* loads, writes, unpinnings */
+	uint64_t hits;
+	uint64_t misses;
+};
+
+/* max_bytes is rounded to whole blocks, two at the least. 0 or -ENOMEM. */
+int ox_cache_init(struct ox_cache *c, struct ox_io *io, struct ox_order *order, size_t slice_bytes,
+		  uint64_t max_bytes);
+/* Drops every block, dirty ones as well (the owner has flushed, or gives up). */
+void ox_cache_fini(struct ox_cache *c);
+
+/* Pins the slice at offset, reading it if need be. Every byte of the store past its end reads as
+ * zero. 0 or a negative errno. */
+int ox_cache_get_co(struct ox_cache *c, uint64_t offset, struct ox_block **ret)
+	__attribute__((warn_unused_result));
+/* The same without reading: the caller knows that the store holds zeroes there. */
+int ox_cache_get_zero_co(struct ox_cache *c, uint64_t offset, struct ox_block **ret)
+	__attribute__((warn_unused_result));
+void ox_cache_put(struct ox_cache *c, struct ox_block *b);
+
+/* The pinned block was changed. after: barrier that this change owes, or OX_TICKET_NONE. */
+void ox_cache_dirty(struct ox_cache *c, struct ox_block *b, uint64_t after);
+
+/* Whether the block's bytes, as they are now, are durable on the store. */
+bool ox_cache_is_durable(const struct ox_cache *c, const struct ox_block *b);
+
+/* Writes every change made before the call, each behind its barrier. The writes are complete, not
+ * durable, on return: wait for ox_order_ticket() next. 0 or the first error. */
+int ox_cache_flush_co(struct ox_cache *c) __attribute__((warn_unused_result));
+
+/* Whether any block is dirty or being written. */
+bool ox_cache_is_busy(const struct ox_cache *c);
+
+/* Drops the blocks of [offset, offset + length), whose table is gone: changes to them are not
+ * written any more. Waits for loads and writes in flight. */
+void ox_cache_forget_co(struct ox_cache *c, uint64_t offset, uint64_t length);
+
+/* Drops every block; none is dirty or pinned. */
+void ox_cache_clear(struct ox_cache *c);
+
+/* Writes one run of dirty blocks that are neighbours, starting with b: for eviction. */
+int ox_cache_write_run_co(struct ox_cache *c, struct ox_block *b);
+
+struct ox_block *ox_cache_find(struct ox_cache *c, uint64_t offset);
+
+#endif

@@ -1,0 +1,198 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Worker threads for requests that block. Started one by one as the work demands, kept until the
+ * reactor goes.
+ *
+ * A worker puts a finished request on the done list and then makes the pipe readable, unless
+ * signalled says that it is. The reactor reads the pipe, clears signalled, and only then empties
+ * the list: whatever is put there later finds signalled clear. Where signalled is set but the pipe
+ * is not readable yet, the worker is about to write it, and signalled stays set so that a later
+ * collect reads it.
+ *
+ * A pipe and not an eventfd, because io_uring polls it: Linux up to at least 6.18 may fail to
+ * signal the eventfd of a ring for a completion that another eventfd's wake-up caused.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+#include "base/assert.h"
+#include "rt/internal.h"
+
+#define WORKERS_MAX 16
+
+struct ox_pool {
+	int pipe_fds[2];    /* holds a byte when there is something to collect */
+	unsigned in_flight; /* the reactor's: submitted and not collected */
+	atomic_bool signalled;
+	pthread_mutex_t lock; /* guards everything below */
+	pthread_cond_t work;
+	struct ox_list queue; /* struct ox_aio, first come first served */
+	unsigned queued;
+	struct ox_list done;
+	unsigned idle;
+	bool stop;
+	unsigned worker_count;
+	pthread_t workers[WORKERS_MAX];
+};
+
+int ox_pool_create(struct ox_pool **ret)
+{
+	struct ox_pool *pool = calloc(1, sizeof(*pool));
+
+	if (!pool)
+		return -ENOMEM;
+	if (pipe2(pool->pipe_fds, O_CLOEXEC | O_NONBLOCK) < 0) {
+		int code = -errno;
+
+		free(pool);
+		return code;
+	}
+	ox_assert(pthread_mutex_init(&pool->lock, NULL) == 0);
+	ox_assert(pthread_cond_init(&pool->work, NULL) == 0);
+	ox_list_init(&pool->queue);
+	ox_list_init(&pool->done);
+	*ret = pool;
+	return 0;
+}
+
+static void lock(struct ox_pool *pool)
+{
+	ox_assert(pthread_mutex_lock(&pool->lock) == 0);
+}
+
+static void unlock(struct ox_pool *pool)
+{
+	ox_assert(pthread_mutex_unlock(&pool->lock) == 0);
+}
+
+void ox_pool_destroy(struct ox_pool *pool)
+{
+	if (!pool)
+		return;
+	lock(pool);
+	ox_assert(ox_list_empty(&pool->queue) && ox_list_empty(&pool->done));
+	pool->stop = true;
+	ox_assert(pthread_cond_broadcast(&pool->work) == 0);
+	unlock(pool);
+	for (unsigned i = 0; i < pool->worker_count; i++)
+		ox_assert(pthread_join(pool->workers[i], NULL) == 0);
+	ox_assert(pthread_cond_destroy(&pool->work) == 0);
+	ox_assert(pthread_mutex_destroy(&pool->lock) == 0);
+	ox_assert(close(pool->pipe_fds[0]) == 0);
+	ox_assert(close(pool->pipe_fds[1]) == 0);
+	free(pool);
+}
+
+int ox_pool_fd(const struct ox_pool *pool)
+{
+	return pool->pipe_fds[0];
+}
+
+bool ox_pool_is_idle(const struct ox_pool *pool)
+{
+	return pool->in_flight == 0;
+}
+
+void ox_pool_kick(struct ox_pool *pool)
+{
+	if (!atomic_exchange(&pool->signalled, true))
+		ox_assert(write(pool->pipe_fds[1], "", 1) == 1);
+}
+
+static void *worker(void *opaque)
+{
+	struct ox_pool *pool = opaque;
+
+	lock(pool);
+	for (;;) {
+		struct ox_aio *aio;
+
+		while (ox_list_empty(&pool->queue) && !pool->stop) {
+			pool->idle++;
+			ox_assert(pthread_cond_wait(&pool->work, &pool->lock) == 0);
+			pool->idle--;
+		}
+		if (ox_list_empty(&pool->queue))
+			break;
+		aio = ox_list_first(&pool->queue, struct ox_aio, link);
+		ox_list_del(&aio->link);
+		pool->queued--;
+		unlock(pool);
+		ox_aio_execute(aio);
+		lock(pool);
+		ox_list_push_back(&pool->done, &aio->link);
+		unlock(pool);
+		ox_pool_kick(pool);
+		lock(pool);
+	}
+	unlock(pool);
+	return NULL;
+}
+
+/* Called with the lock held. A host that refuses more threads makes do with those there are. */
+static void start_worker(struct ox_pool *pool)
+{
+	sigset_t all;
+	sigset_t old;
+
+	/* signals are for the program's own threads */
+	ox_assert(sigfillset(&all) == 0);
+	ox_assert(pthread_sigmask(SIG_SETMASK, &all, &old) == 0);
+	if (pthread_create(&pool->workers[pool->worker_count], NULL, worker, pool) == 0)
+		pool->worker_count++;
+	ox_assert(pthread_sigmask(SIG_SETMASK, &old, NULL) == 0);
+}
+
+void ox_pool_submit(struct ox_pool *pool, struct ox_aio *aio)
+{
+	bool inline_only;
+
+	pool->in_flight++;
+	lock(pool);
+	if (pool->queued >= pool->idle && pool->worker_count < WORKERS_MAX)
+		start_worker(pool);
+	inline_only = pool->worker_count == 0;
+	if (!inline_only) {
+		ox_list_push_back(&pool->queue, &aio->link);
+		pool->queued++;
+		if (pool->idle)
+			ox_assert(pthread_cond_signal(&pool->work) == 0);
+	}
+	unlock(pool);
+	if (!inline_only)
+		return;
+	/* no thread at all: slow beats failing */
+	ox_aio_execute(aio);
+	lock(pool);
+	ox_list_push_back(&pool->done, &aio->link);
+	unlock(pool);
+	ox_pool_kick(pool);
+}
+
+void ox_pool_collect(struct ox_pool *pool, struct ox_reactor *r)
+{
+	struct ox_list done;
+	char byte;
+
+	if (!atomic_load(&pool->signalled))
+		return;
+	if (read(pool->pipe_fds[0], &byte, 1) == 1)
+		atomic_store(&pool->signalled, false);
+	else
+		ox_assert(errno == EAGAIN);
+	ox_list_init(&done);
+	lock(pool);
+	ox_list_splice_back(&done, &pool->done);
+	unlock(pool);
+	while (!ox_list_empty(&done)) {
+		struct ox_aio *aio = ox_list_first(&done, struct ox_aio, link);
+
+		ox_list_del(&aio->link);
+		pool->in_flight--;
+		ox_aio_finish(r, aio);
+	}
+}

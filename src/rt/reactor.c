@@ -1,0 +1,287 @@
+/* SPDX-License-Identifier: MIT */
+#include "rt/reactor.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/random.h>
+#include <time.h>
+
+#include "base/assert.h"
+#include "rt/internal.h"
+
+/* How many tasks run before completions are looked at: tasks that wake each other without end
+ * must not keep the others' I/O from being seen. */
+#define TASKS_A_TURN_MAX 1024
+
+/* A sleeping task's place in the reactor's list; on the task's stack. */
+struct timer {
+	struct ox_list link;
+	uint64_t deadline_ns;
+	struct ox_co *co;
+	bool expired;
+};
+
+static int engine_open(struct ox_reactor *r, const struct ox_engine_ops *ops)
+{
+	r->ops = ops;
+	return ops->create(r);
+}
+
+static int engine_choose(struct ox_reactor *r, enum ox_engine kind, struct ox_error **err)
+{
+	const char *env = kind == OX_ENGINE_DEFAULT ? getenv("OXBOW_IO") : NULL;
+	int code;
+
+	if (env && strcmp(env, "uring") == 0)
+		kind = OX_ENGINE_IO_URING;
+	else if (env && strcmp(env, "threads") == 0)
+		kind = OX_ENGINE_THREAD_POOL;
+	else if (env && *env)
+		return ox_error_set(err, -EINVAL, "OXBOW_IO is '%s', not 'uring' or 'threads'",
+				    env);
+	if (kind != OX_ENGINE_THREAD_POOL) {
+		code = engine_open(r, &ox_uring_ops);
+		if (code == 0)
+			return 0;
+		if (kind == OX_ENGINE_IO_URING)
+			return ox_error_set_errno(err, code, "Could not set up io_uring");
+	}
+	code = engine_open(r, &ox_threads_ops);
+	if (code < 0)
+		return ox_error_set_errno(err, code, "Could not set up the I/O threads");
+	return 0;
+}
+
+static uint64_t random_seed(void)
+{
+	uint64_t seed = 0;
+
+	if (getrandom(&seed, sizeof(seed), GRND_NONBLOCK) != sizeof(seed) || seed == 0)
+		seed = 0x9e3779b97f4a7c15; /* not a secret: any odd start serves */
+	return seed;
+}
+
+int ox_reactor_create(enum ox_engine kind, struct ox_reactor **ret, struct ox_error **err)
+{
+	struct ox_reactor *r = calloc(1, sizeof(*r));
+	int code;
+
+	if (!r)
+		return ox_error_set_errno(err, -ENOMEM, "Could not make a reactor");
+	r->thread = pthread_self();
+	ox_list_init(&r->ready);
+	ox_list_init(&r->yielded);
+	ox_list_init(&r->timers);
+	ox_list_init(&r->free_stacks);
+	r->armed_ns = OX_NO_DEADLINE;
+	r->random_state = random_seed();
+	code = engine_choose(r, kind, err);
+	if (code < 0) {
+		free(r);
+		return code;
+	}
+	*ret = r;
+	return 0;
+}
+
+void ox_reactor_destroy(struct ox_reactor *r)
+{
+	if (!r)
+		return;
+	/* tasks that a failed engine left behind cannot end; their stacks stay mapped */
+	ox_assert((r->tasks == 0 || r->failed) && !r->running);
+	ox_assert(pthread_equal(r->thread, pthread_self()));
+	r->ops->destroy(r);
+	ox_stack_free_all(r);
+	free(r);
+}
+
+enum ox_engine ox_reactor_engine(const struct ox_reactor *r)
+{
+	return r->ops->kind;
+}
+
+int ox_reactor_fd(const struct ox_reactor *r)
+{
+	return r->ops->fd(r);
+}
+
+unsigned ox_reactor_tasks(const struct ox_reactor *r)
+{
+	return r->tasks;
+}
+
+/* ---- time, chance and order: what a seeded reactor would answer itself ---- */
+
+uint64_t ox_reactor_now_ns(struct ox_reactor *r)
+{
+	struct timespec now;
+
+	(void)r;
+	ox_assert(clock_gettime(CLOCK_MONOTONIC, &now) == 0);
+	return (uint64_t)now.tv_sec * 1000000000 + (uint64_t)now.tv_nsec;
+}
+
+/* xorshift64* (Vigna, "An experimental exploration of Marsaglia's xorshift generators"). */
+uint64_t ox_reactor_random(struct ox_reactor *r)
+{
+	uint64_t x = r->random_state;
+
+	x ^= x >> 12;
+	x ^= x << 25;
+	x ^= x >> 27;
+	r->random_state = x;
+	return x * 0x2545f4914f6cdd1d;
+}
+
+static struct ox_co *next_task(struct ox_reactor *r)
+{
+	struct ox_co *co = ox_list_first(&r->ready, struct ox_co, link);
+
+	ox_list_del(&co->link);
+	return co;
+}
+
+/* ---- timers ---- */
+
+void ox_reactor_sleep_co(uint64_t ns)
+{
+	struct ox_reactor *r = ox_co_reactor();
+	struct timer timer = {.co = ox_co_self()};
+	struct ox_list *at;
+
+	if (!ox_add_u64(ox_reactor_now_ns(r), ns, &timer.deadline_ns) ||
+	    timer.deadline_ns > INT64_MAX)
+		timer.deadline_ns = INT64_MAX;
+	/* from the back: most sleeps are of one length */
+	for (at = r->timers.prev; at != &r->timers; at = at->prev)
+		if (ox_list_entry(at, struct timer, link)->deadline_ns <= timer.deadline_ns)
+			break;
+	ox_list_push_front(at, &timer.link);
+	while (!timer.expired)
+		ox_co_suspend_co();
+}
+
+static uint64_t first_deadline(const struct ox_reactor *r)
+{
+	if (ox_list_empty(&r->timers))
+		return OX_NO_DEADLINE;
+	return ox_list_first(&r->timers, struct timer, link)->deadline_ns;
+}
+
+static void expire_timers(struct ox_reactor *r)
+{
+	uint64_t now;
+
+	if (ox_list_empty(&r->timers))
+		return;
+	now = ox_reactor_now_ns(r);
+	while (first_deadline(r) <= now) {
+		struct timer *timer = ox_list_first(&r->timers, struct timer, link);
+
+		ox_list_del(&timer->link);
+		timer->expired = true;
+		ox_co_wake(timer->co);
+	}
+}
+
+/* ---- turns ---- */
+
+static bool is_ready(const struct ox_reactor *r)
+{
+	return !ox_list_empty(&r->ready) || !ox_list_empty(&r->yielded);
+}
+
+static void run_ready(struct ox_reactor *r)
+{
+	ox_list_splice_back(&r->ready, &r->yielded);
+	for (unsigned i = 0; i < TASKS_A_TURN_MAX && !ox_list_empty(&r->ready); i++)
+		ox_co_resume(next_task(r));
+}
+
+/* With wait, sleeps if there is something to sleep for and no task became ready. */
+static int turn(struct ox_reactor *r, bool wait)
+{
+	int code = 0;
+
+	run_ready(r);
+	if (first_deadline(r) < r->armed_ns)
+		code = r->ops->arm_timer(r, first_deadline(r));
+	if (code == 0) {
+		bool asleep = r->requests > 0 || !ox_list_empty(&r->timers);
+
+		code = r->ops->turn(r, wait && asleep && !is_ready(r));
+	}
+	expire_timers(r);
+	/* What is in flight may write to the stacks of tasks for as long as it likes; no caller
+	 * can go on from here. */
+	if (code < 0)
+		r->failed = code;
+	return code;
+}
+
+static void enter(struct ox_reactor *r)
+{
+	ox_assert(!ox_co_self() && !r->running);
+	ox_assert(pthread_equal(r->thread, pthread_self()));
+	r->running = true;
+	r->ops->enter(r);
+}
+
+/* Whether the loop may be left: nothing ready, every timer set, and the descriptor tells of the
+ * rest. */
+static bool is_quiet(struct ox_reactor *r)
+{
+	return !is_ready(r) && first_deadline(r) >= r->armed_ns && !r->ops->leave(r);
+}
+
+int ox_reactor_run(struct ox_reactor *r, bool wait)
+{
+	int code = r->failed;
+
+	if (code < 0)
+		return code;
+	enter(r);
+	wait = wait && !is_ready(r);
+	do {
+		code = turn(r, wait);
+		wait = false;
+	} while (code == 0 && !is_quiet(r));
+	r->running = false;
+	return code;
+}
+
+struct call {
+	ox_co_fn fn;
+	void *arg;
+	bool ended;
+};
+
+static void call_co(void *opaque)
+{
+	struct call *call = opaque;
+
+	call->fn(call->arg);
+	call->ended = true;
+}
+
+int ox_reactor_call(struct ox_reactor *r, ox_co_fn fn, void *arg)
+{
+	struct call call = {.fn = fn, .arg = arg};
+	int code = r->failed;
+
+	if (code < 0)
+		return code;
+	code = ox_co_spawn(r, call_co, &call);
+	if (code < 0)
+		return code;
+	enter(r);
+	while (code == 0 && !call.ended)
+		code = turn(r, true);
+	/* Other tasks may have more to do, perhaps without end: theirs is the next run. */
+	if (code == 0 && !is_quiet(r))
+		r->ops->kick(r);
+	r->running = false;
+	return code;
+}

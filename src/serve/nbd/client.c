@@ -1,0 +1,267 @@
+/* SPDX-License-Identifier: MIT */
+#include "serve/nbd/client.h"
+
+#include <errno.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <stdlib.h>
+#include <sys/epoll.h>
+#include <sys/socket.h>
+#include <sys/uio.h>
+#include <time.h>
+#include <unistd.h>
+
+/* System calls for one client in one turn of the server's loop. */
+#define READS_A_TURN 4
+#define SENDS_A_TURN 4
+#define SEND_VECTORS 128
+/* A reply of a large read should fit; the kernel takes as much of it as it allows. */
+#define UNIX_SEND_BUFFER_BYTES (1 << 20)
+#define HANDSHAKE_MS 30000
+/* How long a client may take to see the end of the stream. */
+#define LINGER_MS 1000
+
+#define EVENTS (EPOLLIN | EPOLLRDHUP | EPOLLET)
+
+int64_t ox_nbd_now_ms(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
+}
+
+static int watch(struct ox_nbd_client *client, int operation, uint32_t events)
+{
+	struct epoll_event event = {.events = events, .data.ptr = client};
+
+	return epoll_ctl(client->epoll_fd, operation, client->fd, &event) < 0 ? -errno : 0;
+}
+
+/* A client is served without these just as rightly, if slower. */
+static void tune_socket(int fd, bool is_tcp)
+{
+	const int on = 1;
+	const int send_bytes = UNIX_SEND_BUFFER_BYTES;
+
+	if (is_tcp) {
+		(void)setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
+		(void)setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof(on));
+	} else {
+		(void)setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &send_bytes, sizeof(send_bytes));
+	}
+}
+
+int ox_nbd_client_new(struct ox_nbd_export *export, int epoll_fd, int fd, bool is_tcp,
+		      struct ox_nbd_client **ret_client)
+{
+	struct ox_nbd_client *client = calloc(1, sizeof(*client));
+	int ret;
+
+	if (!client) {
+		close(fd);
+		return -ENOMEM;
+	}
+	client->watch = NBD_WATCH_CLIENT;
+	client->fd = fd;
+	client->epoll_fd = epoll_fd;
+	client->is_tcp = is_tcp;
+	client->deadline_ms = ox_nbd_now_ms() + HANDSHAKE_MS;
+	tune_socket(fd, is_tcp);
+	ret = ox_nbd_conn_init(&client->conn, export);
+	if (ret < 0) {
+		close(fd);
+		free(client);
+		return ret;
+	}
+	ret = watch(client, EPOLL_CTL_ADD, EVENTS);
+	if (ret < 0) {
+		ox_nbd_client_free(client);
+		return ret;
+	}
+	*ret_client = client;
+	return 0;
+}
+
+void ox_nbd_client_close(struct ox_nbd_client *client)
+{
+	if (client->fd < 0)
+		return;
+	ox_nbd_conn_abort(&client->conn);
+	close(client->fd);
+	client->fd = -1;
+	client->deadline_ms = INT64_MAX;
+}
+
+void ox_nbd_client_free(struct ox_nbd_client *client)
+{
+	ox_nbd_client_close(client);
+	ox_nbd_conn_free(&client->conn);
+	free(client);
+}
+
+static void set_blocked(struct ox_nbd_client *client, bool blocked)
+{
+	if (client->blocked == blocked)
+		return;
+	client->blocked = blocked;
+	if (watch(client, EPOLL_CTL_MOD, blocked ? EVENTS | EPOLLOUT : EVENTS) < 0)
+		ox_nbd_client_close(client);
+}
+
+void ox_nbd_client_event(struct ox_nbd_client *client, uint32_t events)
+{
+	if (client->fd < 0)
+		return;
+	if (events & (EPOLLERR | EPOLLHUP)) {
+		/* Nothing that is sent arrives any more. What has arrived is not an obligation:
+		 * nobody would learn of its outcome. */
+		ox_nbd_client_close(client);
+		return;
+	}
+	if (events & EPOLLIN)
+		client->readable = true;
+	if (events & EPOLLRDHUP)
+		client->readable = client->hung_up = true;
+	if (events & EPOLLOUT)
+		set_blocked(client, false);
+}
+
+/* ---- input ---- */
+
+static size_t vectors_bytes(const struct iovec *iov, int count)
+{
+	size_t total = 0;
+
+	for (int i = 0; i < count; i++)
+		total += iov[i].iov_len;
+	return total;
+}
+
+static void receive(struct ox_nbd_client *client)
+{
+	struct iovec iov[2];
+
+	for (int i = 0; i < READS_A_TURN && client->readable; i++) {
+		int count = ox_nbd_conn_receive_space(&client->conn, iov);
+		ssize_t got;
+
+		if (count == 0)
+			return;
+		got = readv(client->fd, iov, count);
+		if (got > 0) {
+			if ((size_t)got < vectors_bytes(iov, count) && !client->hung_up)
+				client->readable = false;
+			ox_nbd_conn_received(&client->conn, (size_t)got);
+		} else if (got == 0) {
+			client->readable = false;
+			ox_nbd_conn_end_input(&client->conn);
+		} else if (errno == EAGAIN) {
+			client->readable = false;
+		} else if (errno != EINTR) {
+			ox_nbd_client_close(client);
+			return;
+		}
+	}
+}
+
+/* ---- output ---- */
+
+/* True: there is more to send, and room for it. */
+static bool transmit(struct ox_nbd_client *client)
+{
+	struct iovec iov[SEND_VECTORS];
+
+	for (int i = 0; i < SENDS_A_TURN; i++) {
+		struct msghdr message = {.msg_iov = iov};
+		ssize_t sent;
+
+		if (client->blocked)
+			return false;
+		message.msg_iovlen =
+			(size_t)ox_nbd_conn_send_vectors(&client->conn, iov, SEND_VECTORS);
+		if (message.msg_iovlen == 0)
+			return false;
+		sent = sendmsg(client->fd, &message, MSG_NOSIGNAL | MSG_DONTWAIT);
+		if (sent >= 0) {
+			ox_nbd_conn_sent(&client->conn, (size_t)sent);
+		} else if (errno == EAGAIN) {
+			set_blocked(client, true);
+			if (client->fd < 0)
+				return false;
+		} else if (errno != EINTR) {
+			ox_nbd_client_close(client);
+			return false;
+		}
+	}
+	return true;
+}
+
+/* ---- the end ---- */
+
+/* A TCP socket closed with unread input resets the connection, and the last replies may be lost on
+ * their way: so first the client has to see their end. */
+static void linger(struct ox_nbd_client *client)
+{
+	char thrown_away[4096];
+
+	for (int i = 0; i < READS_A_TURN; i++) {
+		ssize_t got = read(client->fd, thrown_away, sizeof(thrown_away));
+
+		if (got == 0 || (got < 0 && errno != EAGAIN && errno != EINTR)) {
+			ox_nbd_client_close(client);
+			return;
+		}
+		if (got < 0 && errno == EAGAIN) {
+			client->readable = false;
+			return;
+		}
+	}
+}
+
+void ox_nbd_client_drain(struct ox_nbd_client *client)
+{
+	if (ox_nbd_conn_in_handshake(&client->conn)) {
+		ox_nbd_client_close(client);
+		return;
+	}
+	ox_nbd_conn_end_input(&client->conn);
+	client->to_linger = client->is_tcp && client->conn.request_count > 0;
+}
+
+static void finish(struct ox_nbd_client *client)
+{
+	if (!client->to_linger || client->conn.aborted || shutdown(client->fd, SHUT_WR) < 0) {
+		ox_nbd_client_close(client);
+		return;
+	}
+	client->lingering = true;
+	client->readable = true;
+	client->deadline_ms = ox_nbd_now_ms() + LINGER_MS;
+}
+
+bool ox_nbd_client_serve(struct ox_nbd_client *client)
+{
+	struct iovec iov[2];
+	bool more;
+
+	if (client->fd < 0)
+		return false;
+	if (client->lingering) {
+		linger(client);
+		return client->fd >= 0 && client->readable;
+	}
+	receive(client);
+	if (client->fd < 0)
+		return false;
+	if (!ox_nbd_conn_in_handshake(&client->conn))
+		client->deadline_ms = INT64_MAX;
+	more = transmit(client);
+	if (client->fd < 0)
+		return false;
+	if (ox_nbd_conn_finished(&client->conn)) {
+		finish(client);
+		return client->fd >= 0;
+	}
+	return more || (client->readable && ox_nbd_conn_receive_space(&client->conn, iov) > 0);
+}

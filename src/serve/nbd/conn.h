@@ -1,0 +1,223 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * One NBD connection as a state machine over bytes, without a socket: its owner asks where the next
+ * bytes received belong, says how many came, and takes the bytes to send. That lets a fuzzer
+ * drive it, and lets a payload land in its request's buffer directly.
+ *
+ *   HELLO --client flags--> OPTION --EXPORT_NAME, GO--> REQUEST <--header, payload--> PAYLOAD
+ *                           ^    |                      ^     |
+ *                           +SKIP+                      +-SKIP+    (bytes that nobody wants)
+ *
+ * The ways out of every state: ox_nbd_conn_end_input (the client is done, or the server is: what
+ * was accepted is finished and answered) and ox_nbd_conn_abort (the client is gone, or broke the
+ * protocol beyond answering: nothing is sent any more). Requests that the library has taken keep
+ * their buffers until they complete, whatever happens to the connection.
+ *
+ * A request is counted against the limits below from its header to the last byte of its reply, so
+ * a client that does not read its replies is soon not read from either.
+ */
+#ifndef OX_SERVE_NBD_CONN_H
+#define OX_SERVE_NBD_CONN_H
+
+#include <sys/uio.h>
+
+#include "oxbow.h"
+#include "serve/nbd/buffer.h"
+#include "serve/nbd/nbd_proto.h"
+
+/* The largest payload, as NBD_INFO_BLOCK_SIZE announces it. */
+#define NBD_PAYLOAD_MAX_BYTES (32u << 20)
+/* A write beyond that, but not beyond this, is skipped and answered; more ends the connection. */
+#define NBD_SKIP_MAX_BYTES (64u << 20)
+#define NBD_CONN_MAX_REQUESTS 64u
+#define NBD_CONN_MAX_BYTES (64u << 20)
+/* For all connections together. Beyond it, each may still have one request at a time. */
+#define NBD_EXPORT_MAX_BYTES (1u << 30)
+#define NBD_RECEIVE_BYTES (64u << 10)
+/* The id by which clients know base:allocation. */
+#define NBD_CONTEXT_ALLOCATION 1u
+
+/* What is served; shared by all connections. */
+struct ox_nbd_export {
+	const char *name;
+	const char *description; /* NULL: none */
+	uint64_t size_bytes;
+	bool read_only;
+	struct ox_queue *queue;
+	struct ox_nbd_pool pool;
+	size_t charged_bytes;
+	bool submitted; /* since the owner last polled the library: it resets this */
+};
+
+/* Consecutive pieces of the disk. */
+struct ox_nbd_extent {
+	uint64_t length;
+	uint32_t status; /* NBD_STATE_ */
+};
+
+struct ox_nbd_extents {
+	struct ox_nbd_extent *list;
+	size_t count;
+	size_t capacity;
+	size_t max;	      /* the walk ends when it would need more */
+	uint32_t status_mask; /* extents that differ elsewhere only are merged */
+	unsigned looks_left;  /* the walk ends as well when these are used up */
+	uint64_t position;    /* of the walk */
+	uint64_t end;
+};
+
+enum ox_nbd_stage {
+	NBD_STAGE_EXTENTS, /* the library looks up what is where */
+	NBD_STAGE_DATA,	   /* the operation itself */
+	NBD_STAGE_FLUSH,   /* after a discard with FUA */
+};
+
+/* The header of a chunk, and what all but the longest chunks have after it. */
+#define NBD_REPLY_HEAD_BYTES 160u
+
+struct ox_nbd_request {
+	struct ox_request op;
+	struct ox_nbd_conn *conn;
+	struct ox_nbd_request *next; /* in conn's queue of replies */
+	struct ox_nbd_request_head head;
+	enum ox_nbd_stage stage;
+	int error;		/* known before the payload is skipped; 0: none */
+	const char *error_text; /* a literal; NULL: none */
+	uint8_t *data;		/* payload of data_bytes; NULL: none */
+	size_t data_bytes;
+	size_t charged_bytes;
+	struct iovec data_iov;
+	struct ox_extent found;
+	struct ox_nbd_extents extents;
+	/* the reply: iov_count of iov, which is inline_iov or allocated */
+	uint8_t reply_head[NBD_REPLY_HEAD_BYTES];
+	uint8_t *reply_more; /* allocated; NULL: none */
+	struct iovec inline_iov[2];
+	struct iovec *iov;
+	int iov_count;
+};
+
+enum ox_nbd_conn_state {
+	NBD_CONN_HELLO,
+	NBD_CONN_OPTION,
+	NBD_CONN_REQUEST,
+	NBD_CONN_PAYLOAD,
+};
+
+struct ox_nbd_conn {
+	struct ox_nbd_export *export;
+	enum ox_nbd_conn_state state;
+	enum ox_nbd_style style;
+	bool fixed_newstyle;
+	bool no_zeroes;
+	bool allocation_selected; /* base:allocation is negotiated */
+	bool input_ended;
+	bool aborted;
+	bool stalled; /* a request waits, unparsed, for a limit */
+
+	/* received and not used yet: [start, end) */
+	uint8_t *receive;
+	size_t receive_start;
+	size_t receive_end;
+	uint64_t skip_bytes; /* to be thrown away before anything else is parsed */
+	struct ox_nbd_option_head skipped_option; /* answered when they are */
+
+	struct ox_nbd_request *incoming; /* its payload is being received or skipped */
+	size_t incoming_bytes;		 /* of the payload, so far */
+	size_t last_payload_bytes;
+
+	/* answers of the handshake: [start, end) */
+	uint8_t *answer;
+	size_t answer_start;
+	size_t answer_end;
+	size_t answer_capacity;
+
+	/* replies, and how far the first is sent */
+	struct ox_nbd_request *reply_first;
+	struct ox_nbd_request *reply_last;
+	int sent_iovs;
+	size_t sent_iov_bytes;
+
+	unsigned request_count; /* from header to the last byte of the reply */
+	unsigned library_count; /* of those, in the library's hands */
+	size_t charged_bytes;
+};
+
+/* ---- for the owner ---- */
+
+/* -ENOMEM. The greeting is ready to be sent. */
+int ox_nbd_conn_init(struct ox_nbd_conn *conn, struct ox_nbd_export *export) OX_CHECKED;
+/* The library must have nothing of it. */
+void ox_nbd_conn_free(struct ox_nbd_conn *conn);
+
+/* Where bytes from the socket are to be put: the number of vectors, at most 2; 0: none now. */
+int ox_nbd_conn_receive_space(struct ox_nbd_conn *conn, struct iovec *ret_iov);
+/* count bytes have been put there. Requests they complete are submitted. */
+void ox_nbd_conn_received(struct ox_nbd_conn *conn, size_t count);
+/* Takes up again what a limit has stopped. */
+void ox_nbd_conn_resume(struct ox_nbd_conn *conn);
+
+/* What is to be sent, in order: the number of vectors, at most max. */
+int ox_nbd_conn_send_vectors(const struct ox_nbd_conn *conn, struct iovec *ret_iov, int max);
+/* count bytes of it have been sent. */
+void ox_nbd_conn_sent(struct ox_nbd_conn *conn, size_t count);
+
+void ox_nbd_conn_end_input(struct ox_nbd_conn *conn);
+void ox_nbd_conn_abort(struct ox_nbd_conn *conn);
+/* Whether there will never be anything more to send. */
+bool ox_nbd_conn_finished(const struct ox_nbd_conn *conn);
+bool ox_nbd_conn_in_handshake(const struct ox_nbd_conn *conn);
+
+/* A reaped request's connection, which may have something to send now. */
+struct ox_nbd_conn *ox_nbd_request_completed(struct ox_request *op);
+
+/* ---- options.c: the handshake ---- */
+
+/* Room for count bytes of answer; NULL when memory is short. */
+uint8_t *ox_nbd_conn_answer(struct ox_nbd_conn *conn, size_t count);
+/* The option's data are complete. May change the state, end the input, or abort. */
+void ox_nbd_option_run(struct ox_nbd_conn *conn, const struct ox_nbd_option_head *head,
+		       const uint8_t *data);
+/* The option was longer than any that makes sense, and has been skipped. */
+void ox_nbd_option_refuse_length(struct ox_nbd_conn *conn, const struct ox_nbd_option_head *head);
+
+/* ---- request.c: the transmission ---- */
+
+enum ox_nbd_accept {
+	NBD_ACCEPT_DONE,    /* taken, started or answered: the header is used up */
+	NBD_ACCEPT_PAYLOAD, /* taken: conn->incoming waits for its payload */
+	NBD_ACCEPT_STALL,   /* not taken: a limit is reached */
+	NBD_ACCEPT_FATAL,   /* the stream cannot be followed */
+	NBD_ACCEPT_END,	    /* the client says goodbye */
+};
+
+enum ox_nbd_accept ox_nbd_request_accept(struct ox_nbd_conn *conn,
+					 const struct ox_nbd_request_head *head);
+/* conn->incoming has its payload, or has had it skipped. */
+void ox_nbd_request_payload_done(struct ox_nbd_conn *conn);
+/* Gives it back: buffers, charges and all. */
+void ox_nbd_request_free(struct ox_nbd_request *request);
+/* op is filled in except for its stage's bookkeeping: hands it to the library, or fails it. */
+void ox_nbd_request_submit(struct ox_nbd_request *request, enum ox_nbd_stage stage);
+
+/* ---- extent.c ---- */
+
+/* Begins to look up [offset, offset + length), in at most max pieces. */
+void ox_nbd_extents_start(struct ox_nbd_request *request, uint64_t offset, uint64_t length,
+			  size_t max, uint32_t status_mask);
+/* Takes in one look. True: the walk is over. A negative *ret_error: it failed. */
+bool ox_nbd_extents_step(struct ox_nbd_request *request, int *ret_error);
+
+/* ---- reply.c: each puts the request into its connection's queue of replies ---- */
+
+void ox_nbd_reply_done(struct ox_nbd_request *request);
+/* error: a negative errno. text: a literal for the user, or NULL. */
+void ox_nbd_reply_error(struct ox_nbd_request *request, int error, const char *text);
+/* request->data holds the bytes of the whole range. */
+void ox_nbd_reply_read(struct ox_nbd_request *request);
+/* The same where request->extents says which parts are zeroes; data holds the bytes from
+ * data_offset on, as far as any part is not. */
+void ox_nbd_reply_read_sparse(struct ox_nbd_request *request, uint64_t data_offset);
+void ox_nbd_reply_block_status(struct ox_nbd_request *request);
+
+#endif

@@ -1,0 +1,34 @@
+/* SPDX-License-Identifier: MIT */
+/* The sockets that a server listens on. */
+#ifndef OX_SERVE_NBD_LISTEN_H
+#define OX_SERVE_NBD_LISTEN_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <sys/types.h>
+
+#include "serve/serve.h"
+
+#define NBD_LISTEN_MAX 8
+
+struct ox_nbd_listeners {
+	int fds[NBD_LISTEN_MAX]; /* non-blocking */
+	int count;
+	bool is_unix;
+	char *path; /* of a unix socket, absolute */
+	dev_t path_dev;
+	ino_t path_ino;
+	char *host; /* as it stands in a URI; TCP */
+	unsigned port;
+};
+
+/* address as ox_serve_nbd_options has it. A unix socket that nobody listens on is replaced. On
+ * failure a negative errno, *ret_error, and nothing is left open. */
+int ox_nbd_listen(const char *address, struct ox_nbd_listeners *ret_listeners,
+		  struct ox_serve_error *ret_error) OX_CHECKED;
+/* Closes them, and removes the unix socket if it is still the one that was made. */
+void ox_nbd_listeners_close(struct ox_nbd_listeners *listeners);
+/* The URI for clients, to be freed; NULL when memory is short. */
+char *ox_nbd_listeners_uri(const struct ox_nbd_listeners *listeners, const char *export_name);
+
+#endif

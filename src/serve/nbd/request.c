@@ -1,0 +1,474 @@
+/* SPDX-License-Identifier: MIT */
+/* The transmission: which requests are taken, and what the library is asked for each. */
+#include <assert.h>
+#include <errno.h>
+#include <stdlib.h>
+
+#include "serve/nbd/conn.h"
+
+/* From this size on a read first asks where there are zeroes; a smaller one just reads, and looks
+ * at the bytes. */
+#define SPARSE_READ_MIN_BYTES (64u << 10)
+#define SPARSE_READ_MAX_EXTENTS 64u
+/* The protocol asks for no more than 2^20 in one reply. */
+#define BLOCK_STATUS_MAX_EXTENTS (1u << 15)
+/* Effect length and one context id: all that a filter can sensibly hold here. */
+#define STATUS_FILTER_BYTES 12u
+
+/* ---- judging a header ---- */
+
+struct verdict {
+	int error; /* 0 or a negative errno */
+	const char *text;
+};
+
+#define REFUSE(code, words) ((struct verdict){.error = (code), .text = (words)})
+#define ACCEPT ((struct verdict){.error = 0})
+
+static bool is_modifying(uint16_t type)
+{
+	return type == NBD_CMD_WRITE || type == NBD_CMD_TRIM || type == NBD_CMD_WRITE_ZEROES;
+}
+
+static uint16_t allowed_flags(const struct ox_nbd_conn *conn, uint16_t type)
+{
+	unsigned flags = NBD_CMD_FLAG_FUA; /* valid, if mostly without meaning, everywhere */
+
+	switch (type) {
+	case NBD_CMD_READ:
+		if (conn->style != NBD_STYLE_SIMPLE)
+			flags |= NBD_CMD_FLAG_DF;
+		break;
+	case NBD_CMD_WRITE:
+		if (conn->style == NBD_STYLE_EXTENDED)
+			flags |= NBD_CMD_FLAG_PAYLOAD_LEN;
+		break;
+	case NBD_CMD_WRITE_ZEROES:
+		flags |= NBD_CMD_FLAG_NO_HOLE | NBD_CMD_FLAG_FAST_ZERO;
+		break;
+	case NBD_CMD_BLOCK_STATUS:
+		flags |= NBD_CMD_FLAG_REQ_ONE;
+		if (conn->style == NBD_STYLE_EXTENDED)
+			flags |= NBD_CMD_FLAG_PAYLOAD_LEN;
+		break;
+	default:
+		break;
+	}
+	return (uint16_t)flags;
+}
+
+static bool is_inside(const struct ox_nbd_conn *conn, uint64_t offset, uint64_t length)
+{
+	const uint64_t size_bytes = conn->export->size_bytes;
+
+	return offset <= size_bytes && length <= size_bytes - offset;
+}
+
+static struct verdict judge_status(const struct ox_nbd_conn *conn,
+				   const struct ox_nbd_request_head *head)
+{
+	if (!conn->allocation_selected)
+		return REFUSE(-EINVAL, "no metadata context is negotiated");
+	if (head->flags & NBD_CMD_FLAG_PAYLOAD_LEN) {
+		if (head->length != STATUS_FILTER_BYTES)
+			return REFUSE(-EINVAL, "the filter must name the one negotiated context");
+		return ACCEPT; /* its effect length is judged once it is there */
+	}
+	if (head->length == 0)
+		return REFUSE(-EINVAL, "block status needs a length");
+	if (!is_inside(conn, head->offset, head->length))
+		return REFUSE(-EINVAL, "the request goes past the end of the disk");
+	return ACCEPT;
+}
+
+static struct verdict judge_data(const struct ox_nbd_conn *conn,
+				 const struct ox_nbd_request_head *head)
+{
+	const bool writes = head->type == NBD_CMD_WRITE || head->type == NBD_CMD_WRITE_ZEROES;
+	const bool fragmentable = !(head->flags & NBD_CMD_FLAG_DF);
+
+	if (is_modifying(head->type) && conn->export->read_only)
+		return REFUSE(-EPERM, "the export is read-only");
+	if (head->type == NBD_CMD_READ && head->length > NBD_PAYLOAD_MAX_BYTES)
+		return REFUSE(fragmentable ? -EINVAL : -EOVERFLOW, "more than 32 MiB asked for");
+	if (head->type == NBD_CMD_WRITE) {
+		if (head->length > NBD_PAYLOAD_MAX_BYTES)
+			return REFUSE(-EINVAL, "more than 32 MiB sent");
+		if (conn->style == NBD_STYLE_EXTENDED && head->length > 0 &&
+		    !(head->flags & NBD_CMD_FLAG_PAYLOAD_LEN))
+			return REFUSE(-EINVAL, "a write without a payload");
+	}
+	if (!is_inside(conn, head->offset, head->length))
+		return REFUSE(writes ? -ENOSPC : -EINVAL,
+			      "the request goes past the end of the disk");
+	return ACCEPT;
+}
+
+static struct verdict judge(const struct ox_nbd_conn *conn, const struct ox_nbd_request_head *head)
+{
+	if (head->flags & ~allowed_flags(conn, head->type))
+		return REFUSE(-EINVAL, "a flag that this command does not take");
+	switch (head->type) {
+	case NBD_CMD_READ:
+	case NBD_CMD_WRITE:
+	case NBD_CMD_TRIM:
+	case NBD_CMD_CACHE:
+	case NBD_CMD_WRITE_ZEROES:
+		return judge_data(conn, head);
+	case NBD_CMD_FLUSH:
+		return ACCEPT;
+	case NBD_CMD_BLOCK_STATUS:
+		return judge_status(conn, head);
+	default:
+		return REFUSE(-EINVAL, "unknown command");
+	}
+}
+
+static uint64_t payload_bytes(const struct ox_nbd_conn *conn,
+			      const struct ox_nbd_request_head *head)
+{
+	if (conn->style == NBD_STYLE_EXTENDED)
+		return head->flags & NBD_CMD_FLAG_PAYLOAD_LEN ? head->length : 0;
+	return head->type == NBD_CMD_WRITE ? head->length : 0;
+}
+
+/* ---- taking it on ---- */
+
+/* The payload buffer that a valid request needs, be it for what comes or what goes. */
+static size_t buffer_bytes(const struct ox_nbd_request_head *head)
+{
+	switch (head->type) {
+	case NBD_CMD_READ:
+	case NBD_CMD_WRITE:
+		return head->length;
+	case NBD_CMD_CACHE:
+		return head->length <= NBD_PAYLOAD_MAX_BYTES ? head->length : 0;
+	case NBD_CMD_BLOCK_STATUS:
+		return head->flags & NBD_CMD_FLAG_PAYLOAD_LEN ? STATUS_FILTER_BYTES : 0;
+	default:
+		return 0;
+	}
+}
+
+static bool has_room(const struct ox_nbd_conn *conn, size_t count)
+{
+	if (conn->charged_bytes + count > NBD_CONN_MAX_BYTES)
+		return false;
+	return conn->charged_bytes == 0 ||
+	       conn->export->charged_bytes + count <= NBD_EXPORT_MAX_BYTES;
+}
+
+static void charge(struct ox_nbd_request *request, size_t count)
+{
+	request->charged_bytes = count;
+	request->conn->charged_bytes += count;
+	request->conn->export->charged_bytes += count;
+}
+
+static void drop_data(struct ox_nbd_request *request)
+{
+	struct ox_nbd_conn *conn = request->conn;
+
+	ox_nbd_buffer_put(&conn->export->pool, request->data, request->data_bytes);
+	request->data = NULL;
+	request->data_bytes = 0;
+	conn->charged_bytes -= request->charged_bytes;
+	conn->export->charged_bytes -= request->charged_bytes;
+	request->charged_bytes = 0;
+}
+
+void ox_nbd_request_free(struct ox_nbd_request *request)
+{
+	drop_data(request);
+	request->conn->request_count--;
+	free(request->extents.list);
+	free(request->reply_more);
+	if (request->iov != request->inline_iov)
+		free(request->iov);
+	free(request);
+}
+
+/* data for length bytes; false: the request has been answered with an error. */
+static bool allocate_data(struct ox_nbd_request *request, size_t length)
+{
+	request->data = ox_nbd_buffer_get(&request->conn->export->pool, length);
+	if (!request->data) {
+		ox_nbd_reply_error(request, -ENOMEM, NULL);
+		return false;
+	}
+	request->data_bytes = length;
+	return true;
+}
+
+void ox_nbd_request_submit(struct ox_nbd_request *request, enum ox_nbd_stage stage)
+{
+	struct ox_nbd_conn *conn = request->conn;
+	int ret;
+
+	request->stage = stage;
+	request->op.user = request;
+	ret = ox_queue_submit(conn->export->queue, &request->op);
+	if (ret < 0) {
+		ox_nbd_reply_error(request, ret, NULL);
+		return;
+	}
+	conn->library_count++;
+	conn->export->submitted = true;
+}
+
+static void submit_transfer(struct ox_nbd_request *request, enum ox_op op, uint64_t offset,
+			    unsigned flags)
+{
+	request->data_iov = (struct iovec){request->data, request->data_bytes};
+	request->op = (struct ox_request){
+		.op = op,
+		.flags = flags,
+		.offset = offset,
+		.length = request->data_bytes,
+		.iov = &request->data_iov,
+		.iov_count = 1,
+	};
+	ox_nbd_request_submit(request, NBD_STAGE_DATA);
+}
+
+static void submit_range(struct ox_nbd_request *request, enum ox_op op, unsigned flags)
+{
+	request->op = (struct ox_request){
+		.op = op,
+		.flags = flags,
+		.offset = request->head.offset,
+		.length = request->head.length,
+	};
+	ox_nbd_request_submit(request, NBD_STAGE_DATA);
+}
+
+static void submit_flush(struct ox_nbd_request *request, enum ox_nbd_stage stage)
+{
+	request->op = (struct ox_request){.op = OX_OP_FLUSH};
+	ox_nbd_request_submit(request, stage);
+}
+
+static void start_read(struct ox_nbd_request *request)
+{
+	const struct ox_nbd_request_head *head = &request->head;
+
+	if (request->conn->style != NBD_STYLE_SIMPLE && !(head->flags & NBD_CMD_FLAG_DF) &&
+	    head->type == NBD_CMD_READ && head->length >= SPARSE_READ_MIN_BYTES) {
+		ox_nbd_extents_start(request, head->offset, head->length, SPARSE_READ_MAX_EXTENTS,
+				     NBD_STATE_ZERO);
+		return;
+	}
+	if (allocate_data(request, head->length))
+		submit_transfer(request, OX_OP_READ, head->offset, 0);
+}
+
+static void start_status(struct ox_nbd_request *request, uint64_t length)
+{
+	const struct ox_nbd_request_head *head = &request->head;
+
+	ox_nbd_extents_start(request, head->offset, length,
+			     head->flags & NBD_CMD_FLAG_REQ_ONE ? 1 : BLOCK_STATUS_MAX_EXTENTS,
+			     NBD_STATE_HOLE | NBD_STATE_ZERO);
+}
+
+/* The request is valid and has its payload. */
+static void start(struct ox_nbd_request *request)
+{
+	const struct ox_nbd_request_head *head = &request->head;
+	const unsigned fua = head->flags & NBD_CMD_FLAG_FUA ? OX_REQ_FUA : 0;
+	unsigned zero_flags = fua;
+
+	if (head->length == 0 && head->type != NBD_CMD_FLUSH) {
+		ox_nbd_reply_done(request);
+		return;
+	}
+	switch (head->type) {
+	case NBD_CMD_CACHE:
+		if (buffer_bytes(head) == 0) { /* only a hint: too much of it is passed over */
+			ox_nbd_reply_done(request);
+			return;
+		}
+		start_read(request);
+		return;
+	case NBD_CMD_READ:
+		start_read(request);
+		return;
+	case NBD_CMD_WRITE:
+		submit_transfer(request, OX_OP_WRITE, head->offset, fua);
+		return;
+	case NBD_CMD_FLUSH:
+		submit_flush(request, NBD_STAGE_DATA);
+		return;
+	case NBD_CMD_TRIM:
+		submit_range(request, OX_OP_DISCARD, 0);
+		return;
+	case NBD_CMD_WRITE_ZEROES:
+		if (!(head->flags & NBD_CMD_FLAG_NO_HOLE))
+			zero_flags |= OX_REQ_MAY_UNMAP;
+		if (head->flags & NBD_CMD_FLAG_FAST_ZERO)
+			zero_flags |= OX_REQ_FAST_ZERO;
+		submit_range(request, OX_OP_WRITE_ZEROES, zero_flags);
+		return;
+	default:
+		start_status(request, head->length);
+		return;
+	}
+}
+
+enum ox_nbd_accept ox_nbd_request_accept(struct ox_nbd_conn *conn,
+					 const struct ox_nbd_request_head *head)
+{
+	const uint64_t payload = payload_bytes(conn, head);
+	struct ox_nbd_request *request;
+	struct verdict verdict;
+
+	if (head->type == NBD_CMD_DISC)
+		return NBD_ACCEPT_END;
+	if (payload > NBD_SKIP_MAX_BYTES)
+		return NBD_ACCEPT_FATAL;
+	verdict = judge(conn, head);
+	if (conn->request_count >= NBD_CONN_MAX_REQUESTS ||
+	    (!verdict.error && !has_room(conn, buffer_bytes(head))))
+		return NBD_ACCEPT_STALL;
+	request = calloc(1, sizeof(*request));
+	if (!request)
+		return NBD_ACCEPT_FATAL;
+	request->conn = conn;
+	request->head = *head;
+	request->iov = request->inline_iov;
+	conn->request_count++;
+	if (!verdict.error)
+		charge(request, buffer_bytes(head));
+	if (payload == 0) {
+		if (verdict.error)
+			ox_nbd_reply_error(request, verdict.error, verdict.text);
+		else
+			start(request);
+		return NBD_ACCEPT_DONE;
+	}
+	if (!verdict.error) {
+		request->data = ox_nbd_buffer_get(&conn->export->pool, payload);
+		if (request->data)
+			request->data_bytes = payload;
+		else
+			verdict = REFUSE(-ENOMEM, NULL);
+	}
+	request->error = verdict.error;
+	request->error_text = verdict.text;
+	if (verdict.error)
+		conn->skip_bytes = payload;
+	conn->incoming = request;
+	conn->incoming_bytes = 0;
+	return NBD_ACCEPT_PAYLOAD;
+}
+
+/* A filter: which contexts, and for how much of the disk. */
+static void start_filtered_status(struct ox_nbd_request *request)
+{
+	const uint64_t length = ox_nbd_get64(request->data);
+
+	if (ox_nbd_get32(request->data + 8) != NBD_CONTEXT_ALLOCATION)
+		ox_nbd_reply_error(request, -EINVAL, "the filter names an unknown context");
+	else if (length == 0 || !is_inside(request->conn, request->head.offset, length))
+		ox_nbd_reply_error(request, -EINVAL, "the request goes past the end of the disk");
+	else
+		start_status(request, length);
+}
+
+void ox_nbd_request_payload_done(struct ox_nbd_conn *conn)
+{
+	struct ox_nbd_request *request = conn->incoming;
+
+	conn->incoming = NULL;
+	if (request->error)
+		ox_nbd_reply_error(request, request->error, request->error_text);
+	else if (request->head.type == NBD_CMD_BLOCK_STATUS)
+		start_filtered_status(request);
+	else
+		start(request);
+}
+
+/* ---- what the library says ---- */
+
+/* What lies where is known: the part that must be read is from the first to the last piece that is
+ * not zeroes; what the walk did not reach counts as such. */
+static void read_between_holes(struct ox_nbd_request *request)
+{
+	const struct ox_nbd_extents *extents = &request->extents;
+	uint64_t position = request->head.offset;
+	uint64_t first = UINT64_MAX;
+	uint64_t end = 0;
+
+	for (size_t i = 0; i < extents->count; i++) {
+		if (!(extents->list[i].status & NBD_STATE_ZERO)) {
+			if (first == UINT64_MAX)
+				first = position;
+			end = position + extents->list[i].length;
+		}
+		position += extents->list[i].length;
+	}
+	if (position < extents->end) {
+		if (first == UINT64_MAX)
+			first = position;
+		end = extents->end;
+	}
+	if (first == UINT64_MAX) {
+		ox_nbd_reply_read_sparse(request, 0);
+		return;
+	}
+	if (allocate_data(request, end - first))
+		submit_transfer(request, OX_OP_READ, first, 0);
+}
+
+static void extents_found(struct ox_nbd_request *request)
+{
+	int error = 0;
+
+	if (!ox_nbd_extents_step(request, &error))
+		return;
+	if (error)
+		ox_nbd_reply_error(request, error, NULL);
+	else if (request->head.type == NBD_CMD_BLOCK_STATUS)
+		ox_nbd_reply_block_status(request);
+	else
+		read_between_holes(request);
+}
+
+static void data_done(struct ox_nbd_request *request)
+{
+	const struct ox_nbd_request_head *head = &request->head;
+
+	if (head->type == NBD_CMD_READ) {
+		if (request->extents.count > 0)
+			ox_nbd_reply_read_sparse(request, request->op.offset);
+		else
+			ox_nbd_reply_read(request);
+		return;
+	}
+	if (head->type == NBD_CMD_TRIM && (head->flags & NBD_CMD_FLAG_FUA)) {
+		submit_flush(request, NBD_STAGE_FLUSH);
+		return;
+	}
+	drop_data(request);
+	ox_nbd_reply_done(request);
+}
+
+struct ox_nbd_conn *ox_nbd_request_completed(struct ox_request *op)
+{
+	struct ox_nbd_request *request = op->user;
+	struct ox_nbd_conn *conn = request->conn;
+
+	assert(op == &request->op && conn->library_count > 0);
+	conn->library_count--;
+	if (conn->aborted)
+		ox_nbd_request_free(request);
+	else if (op->result < 0)
+		ox_nbd_reply_error(request, op->result, NULL);
+	else if (request->stage == NBD_STAGE_EXTENTS)
+		extents_found(request);
+	else if (request->stage == NBD_STAGE_DATA)
+		data_done(request);
+	else
+		ox_nbd_reply_done(request);
+	return conn;
+}

@@ -1,0 +1,474 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The server's loop. One thread does everything; a turn of the loop is
+ *
+ *   wait:     epoll, which marks clients that can be read or written
+ *   serve:    marked clients' requests are read and submitted, replies sent
+ *   exchange: the library starts what was submitted and hands back what is complete, whose
+ *             replies are sent; again while that made new work
+ *
+ * so that however many requests are in flight, a turn costs each client one receive and one send.
+ */
+#include <errno.h>
+#include <limits.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/signalfd.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "serve/nbd/client.h"
+#include "serve/nbd/listen.h"
+#include "serve/serve.h"
+
+#define EVENTS_A_TURN 64
+#define REAPS_A_CALL 64
+#define EXCHANGES_A_TURN 8
+/* A client that does not read its last replies holds up the end this long. */
+#define DRAIN_MS 5000
+/* When the process is out of descriptors: until accepting is tried again. */
+#define ACCEPT_PAUSE_MS 200
+
+struct watched_fd {
+	enum ox_nbd_watch watch;
+	int fd;
+};
+
+struct server {
+	const struct ox_serve_nbd_options *options;
+	struct ox_context *ctx;
+	struct ox_nbd_export export;
+	struct ox_nbd_listeners listeners;
+	struct watched_fd listener_watches[NBD_LISTEN_MAX];
+	struct watched_fd signals;
+	struct watched_fd library;
+	int epoll_fd;
+	struct ox_nbd_client *clients;
+	struct ox_nbd_client *marked;
+	unsigned client_count;
+	unsigned next_number;
+	bool accepting; /* the listeners are watched */
+	bool draining;
+	int64_t drain_deadline_ms;
+	int64_t accept_again_ms; /* INT64_MAX: when a client is gone */
+};
+
+static void tell(const struct server *server, const char *format, ...)
+	__attribute__((format(printf, 2, 3)));
+
+static void tell(const struct server *server, const char *format, ...)
+{
+	char line[128];
+	va_list args;
+
+	if (!server->options->log)
+		return;
+	va_start(args, format);
+	vsnprintf(line, sizeof(line), format, args);
+	va_end(args);
+	server->options->log(server->options->opaque, line);
+}
+
+static int fail(struct ox_serve_error *error, int code, const char *what)
+{
+	snprintf(error->message, sizeof(error->message), "%s: %s", what, strerror(-code));
+	return code;
+}
+
+static int watch_fd(const struct server *server, int operation, struct watched_fd *watched,
+		    uint32_t events)
+{
+	struct epoll_event event = {.events = events, .data.ptr = watched};
+
+	return epoll_ctl(server->epoll_fd, operation, watched->fd, &event) < 0 ? -errno : 0;
+}
+
+/* ---- clients ---- */
+
+static void mark(struct server *server, struct ox_nbd_client *client)
+{
+	if (client->marked)
+		return;
+	client->marked = true;
+	client->next_marked = server->marked;
+	server->marked = client;
+}
+
+static void serve_marked(struct server *server)
+{
+	struct ox_nbd_client *client = server->marked;
+
+	server->marked = NULL;
+	while (client) {
+		struct ox_nbd_client *next = client->next_marked;
+
+		client->marked = false;
+		if (ox_nbd_client_serve(client))
+			mark(server, client);
+		client = next;
+	}
+}
+
+/* Watches the listeners, or stops: clients then wait in the queue of the kernel. */
+static void set_accepting(struct server *server, bool accepting)
+{
+	if (server->accepting == accepting)
+		return;
+	server->accepting = accepting;
+	for (int i = 0; i < server->listeners.count; i++)
+		if (watch_fd(server, EPOLL_CTL_MOD, &server->listener_watches[i],
+			     accepting ? EPOLLIN : 0) < 0)
+			tell(server, "a listening socket cannot be watched");
+}
+
+/* Takes leave of clients that are closed and have nothing left in the library. */
+static void sweep(struct server *server)
+{
+	struct ox_nbd_client **link = &server->clients;
+
+	while (*link) {
+		struct ox_nbd_client *client = *link;
+
+		if (client->fd >= 0 || client->conn.library_count > 0 || client->marked) {
+			link = &client->next;
+			continue;
+		}
+		*link = client->next;
+		tell(server, "client %u is gone", client->number);
+		ox_nbd_client_free(client);
+		server->client_count--;
+		server->accept_again_ms = 0;
+	}
+	if (!server->draining && server->accept_again_ms == 0) {
+		server->accept_again_ms = INT64_MAX;
+		set_accepting(server, server->client_count < server->options->max_clients);
+	}
+}
+
+/* A limit for all clients may have kept some waiting although they themselves are idle. */
+static void resume_stalled(struct server *server)
+{
+	for (struct ox_nbd_client *client = server->clients; client; client = client->next) {
+		if (!client->conn.stalled)
+			continue;
+		ox_nbd_conn_resume(&client->conn);
+		if (!client->conn.stalled)
+			mark(server, client);
+	}
+}
+
+static void accept_client(struct server *server, int fd)
+{
+	struct ox_nbd_client *client;
+	int ret = ox_nbd_client_new(&server->export, server->epoll_fd, fd,
+				    !server->listeners.is_unix, &client);
+
+	if (ret < 0) {
+		tell(server, "a client was turned away: %s", strerror(-ret));
+		return;
+	}
+	client->number = server->next_number++;
+	client->next = server->clients;
+	server->clients = client;
+	server->client_count++;
+	mark(server, client); /* the greeting */
+	tell(server, "client %u is connected", client->number);
+}
+
+static void accept_clients(struct server *server, int listener)
+{
+	while (server->client_count < server->options->max_clients) {
+		int fd = accept4(listener, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+
+		if (fd >= 0) {
+			accept_client(server, fd);
+			continue;
+		}
+		if (errno == EMFILE || errno == ENFILE || errno == ENOMEM || errno == ENOBUFS) {
+			server->accept_again_ms = ox_nbd_now_ms() + ACCEPT_PAUSE_MS;
+			set_accepting(server, false);
+		}
+		/* Other errors concern that one client, who is gone, or say that none waits. */
+		return;
+	}
+	set_accepting(server, false);
+}
+
+/* ---- the end ---- */
+
+static void begin_drain(struct server *server)
+{
+	int64_t now_ms = ox_nbd_now_ms();
+
+	if (server->draining) { /* told twice: clients that do not read are not waited for */
+		server->drain_deadline_ms = now_ms;
+		return;
+	}
+	server->draining = true;
+	server->drain_deadline_ms = now_ms + DRAIN_MS;
+	ox_nbd_listeners_close(&server->listeners);
+	for (struct ox_nbd_client *client = server->clients; client; client = client->next) {
+		ox_nbd_client_drain(client);
+		mark(server, client);
+	}
+}
+
+static void take_signals(struct server *server)
+{
+	struct signalfd_siginfo info;
+
+	while (read(server->signals.fd, &info, sizeof(info)) == sizeof(info))
+		begin_drain(server);
+}
+
+static bool all_answered(const struct server *server)
+{
+	for (const struct ox_nbd_client *client = server->clients; client; client = client->next)
+		if (client->conn.library_count > 0)
+			return false;
+	return true;
+}
+
+/* ---- the loop ---- */
+
+static int64_t next_deadline_ms(const struct server *server)
+{
+	int64_t deadline_ms = INT64_MAX;
+
+	for (const struct ox_nbd_client *client = server->clients; client; client = client->next)
+		if (client->deadline_ms < deadline_ms)
+			deadline_ms = client->deadline_ms;
+	if (!server->draining && server->accept_again_ms < deadline_ms)
+		deadline_ms = server->accept_again_ms;
+	/* While the library works its events wake us; the time of slow clients starts after. */
+	if (server->draining && all_answered(server) && server->drain_deadline_ms < deadline_ms)
+		deadline_ms = server->drain_deadline_ms;
+	return deadline_ms;
+}
+
+static void expire(struct server *server, int64_t now_ms)
+{
+	const bool close_all =
+		server->draining && now_ms >= server->drain_deadline_ms && all_answered(server);
+
+	for (struct ox_nbd_client *client = server->clients; client; client = client->next) {
+		if (!close_all && now_ms < client->deadline_ms)
+			continue;
+		if (client->fd >= 0)
+			tell(server, "client %u was too slow", client->number);
+		ox_nbd_client_close(client);
+	}
+	if (server->accept_again_ms <= now_ms)
+		server->accept_again_ms = 0; /* sweep takes it up */
+}
+
+static int wait_timeout_ms(const struct server *server, int64_t deadline_ms)
+{
+	int64_t left_ms;
+
+	if (server->marked || server->export.submitted)
+		return 0;
+	if (deadline_ms == INT64_MAX)
+		return -1;
+	left_ms = deadline_ms - ox_nbd_now_ms();
+	return left_ms <= 0 ? 0 : (int)(left_ms < INT_MAX ? left_ms : INT_MAX);
+}
+
+static int wait_events(struct server *server)
+{
+	const int64_t deadline_ms = next_deadline_ms(server);
+	struct epoll_event events[EVENTS_A_TURN];
+	int count;
+
+	count = epoll_wait(server->epoll_fd, events, EVENTS_A_TURN,
+			   wait_timeout_ms(server, deadline_ms));
+	if (count < 0)
+		return errno == EINTR ? 0 : -errno;
+	for (int i = 0; i < count; i++) {
+		struct watched_fd *watched = events[i].data.ptr;
+		struct ox_nbd_client *client = events[i].data.ptr;
+
+		switch (watched->watch) {
+		case NBD_WATCH_LISTENER:
+			if (!server->draining)
+				accept_clients(server, watched->fd);
+			break;
+		case NBD_WATCH_SIGNALS:
+			take_signals(server);
+			break;
+		case NBD_WATCH_LIBRARY:
+			break; /* it is polled in each turn */
+		case NBD_WATCH_CLIENT:
+			ox_nbd_client_event(client, events[i].events);
+			mark(server, client);
+			break;
+		}
+	}
+	if (deadline_ms != INT64_MAX) {
+		int64_t now_ms = ox_nbd_now_ms();
+
+		if (now_ms >= deadline_ms)
+			expire(server, now_ms);
+	}
+	return 0;
+}
+
+static bool reap(struct server *server)
+{
+	struct ox_request *requests[REAPS_A_CALL];
+	bool any = false;
+	size_t count;
+
+	do {
+		count = ox_queue_reap(server->export.queue, requests, REAPS_A_CALL);
+		for (size_t i = 0; i < count; i++) {
+			struct ox_nbd_conn *conn = ox_nbd_request_completed(requests[i]);
+			char *client = (char *)conn - offsetof(struct ox_nbd_client, conn);
+
+			mark(server, (struct ox_nbd_client *)(void *)client);
+			any = true;
+		}
+	} while (count == REAPS_A_CALL);
+	return any;
+}
+
+static int exchange(struct server *server)
+{
+	for (int i = 0; i < EXCHANGES_A_TURN; i++) {
+		int ret;
+
+		server->export.submitted = false;
+		ret = ox_context_poll(server->ctx);
+		if (ret < 0)
+			return ret;
+		if (reap(server))
+			serve_marked(server);
+		if (!server->export.submitted)
+			break;
+	}
+	return 0;
+}
+
+static int run(struct server *server)
+{
+	int ret = 0;
+
+	while (ret == 0 && (!server->draining || server->clients)) {
+		ret = wait_events(server);
+		if (ret < 0)
+			break;
+		serve_marked(server);
+		ret = exchange(server);
+		resume_stalled(server);
+		sweep(server);
+	}
+	return ret;
+}
+
+/* ---- beginning ---- */
+
+static void stop_signals(sigset_t *ret_set)
+{
+	sigemptyset(ret_set);
+	sigaddset(ret_set, SIGTERM);
+	sigaddset(ret_set, SIGINT);
+	sigaddset(ret_set, SIGHUP);
+}
+
+void ox_serve_block_signals(void)
+{
+	sigset_t set;
+
+	stop_signals(&set);
+	sigprocmask(SIG_BLOCK, &set, NULL);
+}
+
+static int open_fds(struct server *server, struct ox_serve_error *error)
+{
+	sigset_t set;
+	int ret = 0;
+
+	stop_signals(&set);
+	server->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
+	server->signals.fd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
+	if (server->epoll_fd < 0 || server->signals.fd < 0)
+		return fail(error, -errno, "Cannot set up the event loop");
+	server->signals.watch = NBD_WATCH_SIGNALS;
+	server->library.watch = NBD_WATCH_LIBRARY;
+	server->library.fd = ox_context_fd(server->ctx);
+	ret = watch_fd(server, EPOLL_CTL_ADD, &server->signals, EPOLLIN);
+	if (ret == 0)
+		ret = watch_fd(server, EPOLL_CTL_ADD, &server->library, EPOLLIN);
+	for (int i = 0; i < server->listeners.count && ret == 0; i++) {
+		server->listener_watches[i] =
+			(struct watched_fd){NBD_WATCH_LISTENER, server->listeners.fds[i]};
+		ret = watch_fd(server, EPOLL_CTL_ADD, &server->listener_watches[i], EPOLLIN);
+	}
+	server->accepting = true;
+	return ret < 0 ? fail(error, ret, "Cannot set up the event loop") : 0;
+}
+
+static int announce(const struct server *server, struct ox_serve_error *error)
+{
+	char *uri = ox_nbd_listeners_uri(&server->listeners, server->export.name);
+
+	if (!uri)
+		return fail(error, -ENOMEM, "Cannot tell the address");
+	server->options->ready(server->options->opaque, uri);
+	free(uri);
+	return 0;
+}
+
+static void close_server(struct server *server, bool requests_lost)
+{
+	ox_nbd_listeners_close(&server->listeners);
+	if (server->signals.fd >= 0)
+		close(server->signals.fd);
+	if (server->epoll_fd >= 0)
+		close(server->epoll_fd);
+	if (requests_lost)
+		return; /* the library still knows clients' requests and their buffers */
+	ox_nbd_pool_free(&server->export.pool);
+	ox_queue_free(server->export.queue);
+}
+
+int ox_serve_nbd(struct ox_context *ctx, struct ox_image *image,
+		 const struct ox_serve_nbd_options *options, struct ox_serve_error *ret_error)
+{
+	struct server server = {
+		.options = options,
+		.ctx = ctx,
+		.export = {.name = options->export_name,
+			   .description = options->description,
+			   .size_bytes = ox_image_size(image),
+			   .read_only = ox_image_is_read_only(image)},
+		.signals.fd = -1,
+		.epoll_fd = -1,
+		.accept_again_ms = INT64_MAX,
+		.next_number = 1,
+	};
+	int ret;
+
+	*ret_error = (struct ox_serve_error){0};
+	ret = ox_queue_new(image, &server.export.queue);
+	if (ret < 0)
+		return fail(ret_error, ret, "Cannot make a request queue");
+	ret = ox_nbd_listen(options->address, &server.listeners, ret_error);
+	if (ret == 0)
+		ret = open_fds(&server, ret_error);
+	if (ret == 0)
+		ret = announce(&server, ret_error);
+	if (ret == 0) {
+		ret = run(&server);
+		if (ret < 0) {
+			fail(ret_error, ret, "The I/O engine failed");
+			ret_error->requests_lost = true;
+		}
+	}
+	close_server(&server, ret_error->requests_lost);
+	return ret;
+}

@@ -1,0 +1,45 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Servers: an open image, offered to clients of a block protocol. A server runs in the thread of
+ * the image's context and returns when it is told to stop by SIGTERM, SIGINT or SIGHUP, which the
+ * caller has blocked (ox_serve_block_signals) before any thread was started.
+ */
+#ifndef OX_SERVE_SERVE_H
+#define OX_SERVE_SERVE_H
+
+#include "oxbow.h"
+
+struct ox_serve_nbd_options {
+	/* unix:PATH; HOST:PORT, [ADDRESS]:PORT or :PORT (port 0: any free one); else a path. */
+	const char *address;
+	const char *export_name; /* "" is the default export */
+	const char *description; /* NULL: none */
+	unsigned max_clients;	 /* > 0; further ones wait in the listen queue */
+	/* Called once, when clients can connect, with the URI for them. */
+	void (*ready)(void *opaque, const char *uri);
+	/* Called with one line for each connection that comes or goes. NULL: not told. */
+	void (*log)(void *opaque, const char *message);
+	void *opaque;
+};
+
+/* What went wrong, in words. */
+struct ox_serve_error {
+	char message[512];
+	/* The library's engine failed under requests that will never complete: the image cannot be
+	 * closed any more. */
+	bool requests_lost;
+};
+
+/* Blocks the signals that stop a server, so that it can take them from a descriptor. */
+void ox_serve_block_signals(void);
+
+/*
+ * Serves image until told to stop; then finishes what it has accepted, sends the replies (waiting a
+ * bounded time for clients that do not read) and returns 0. The image stays open. On failure, also
+ * of the library's I/O engine, returns a negative errno and fills *ret_error.
+ */
+int ox_serve_nbd(struct ox_context *ctx, struct ox_image *image,
+		 const struct ox_serve_nbd_options *options,
+		 struct ox_serve_error *ret_error) OX_CHECKED;
+
+#endif

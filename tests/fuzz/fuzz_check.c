@@ -1,0 +1,134 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The bytes of an image's file: checked, repaired in each way, and checked again. A repair never
+ * leaves more wrong than it found, does all it can do the first time, and marks an image clean
+ * only if a check then finds nothing.
+ */
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/assert.h"
+#include "check/check.h"
+#include "fmt/qcow2.h"
+#include "io/io.h"
+#include "rt/reactor.h"
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+
+#define MAX_INPUT_BYTES (UINT32_C(1) << 20)
+
+struct job {
+	struct ox_io *io;
+	enum ox_repair repair;
+	bool recover;
+	struct ox_check_result result;
+	int error;
+};
+
+static void run_job_co(void *arg)
+{
+	struct job *job = arg;
+	struct ox_check_options opts = OX_CHECK_OPTIONS_INIT;
+	struct ox_error *err = NULL;
+
+	opts.repair = job->repair;
+	if (job->recover)
+		job->error = ox_check_recovery.rebuild_co(job->io, &err, NULL, NULL);
+	else
+		job->error = ox_check_qcow2_co(job->io, &opts, &job->result, &err);
+	ox_assert((job->error < 0) == (err != NULL));
+	ox_error_free(err);
+}
+
+static struct ox_reactor *the_reactor(void)
+{
+	static struct ox_reactor *reactor;
+
+	if (!reactor)
+		ox_assert(ox_reactor_create(OX_ENGINE_DEFAULT, &reactor, NULL) == 0);
+	return reactor;
+}
+
+static struct job run(struct ox_io *io, enum ox_repair repair, bool recover)
+{
+	struct job job = {.io = io, .repair = repair, .recover = recover};
+
+	ox_assert(ox_reactor_call(the_reactor(), run_job_co, &job) == 0);
+	return job;
+}
+
+static struct ox_io *open_image(const uint8_t *data, size_t size)
+{
+	struct ox_io *io;
+
+	ox_assert(ox_io_memory_open(the_reactor(), size, &io) == 0);
+	memcpy(ox_io_memory_bytes(io), data, size);
+	return io;
+}
+
+static bool is_dirty(struct ox_io *io)
+{
+	struct ox_qcow2_header h;
+
+	ox_assert(ox_qcow2_header_decode(ox_io_memory_bytes(io), io->length, &h, NULL) == 0);
+	return h.incompatible & OX_QCOW2_INCOMPAT_DIRTY;
+}
+
+static bool is_clean(const struct ox_check_result *r)
+{
+	return r->corruptions == 0 && r->leaks == 0 && r->check_errors == 0;
+}
+
+static void feed_repair(const uint8_t *data, size_t size, enum ox_repair repair,
+			const struct ox_check_result *before)
+{
+	struct ox_io *io = open_image(data, size);
+	bool dirty = is_dirty(io);
+	struct job mended = run(io, repair, false);
+	struct job after = run(io, OX_REPAIR_NONE, false);
+	struct job again = run(io, repair, false);
+
+	ox_assert(mended.error == 0 && after.error == 0 && again.error == 0);
+	ox_assert(after.result.corruptions <= before->corruptions);
+	ox_assert(after.result.check_errors <= before->check_errors);
+	ox_assert(after.result.corruptions == mended.result.corruptions);
+	ox_assert(after.result.leaks == mended.result.leaks);
+	ox_assert(again.result.corruptions_fixed == 0 && again.result.leaks_fixed == 0);
+	ox_assert(is_dirty(io) == (dirty && !is_clean(&after.result)));
+	ox_io_close(io);
+}
+
+static void feed_recovery(const uint8_t *data, size_t size)
+{
+	struct ox_io *io = open_image(data, size);
+	struct job mended = run(io, OX_REPAIR_NONE, true);
+	struct job after;
+
+	/* Nothing is written where not everything can be mended. */
+	if (mended.error < 0) {
+		ox_assert(io->length == size && memcmp(ox_io_memory_bytes(io), data, size) == 0);
+	} else {
+		after = run(io, OX_REPAIR_NONE, false);
+		ox_assert(after.error == 0 && is_clean(&after.result));
+	}
+	ox_io_close(io);
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+{
+	struct ox_io *io;
+	struct job before;
+
+	if (size == 0 || size > MAX_INPUT_BYTES)
+		return 0;
+	io = open_image(data, size);
+	before = run(io, OX_REPAIR_NONE, false);
+	ox_assert(memcmp(ox_io_memory_bytes(io), data, size) == 0);
+	ox_io_close(io);
+	if (before.error < 0)
+		return 0;
+	feed_repair(data, size, OX_REPAIR_ALL, &before.result);
+	feed_repair(data, size, OX_REPAIR_LEAKS, &before.result);
+	feed_recovery(data, size);
+	return 0;
+}

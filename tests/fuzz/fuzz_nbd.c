@@ -1,0 +1,185 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Fuzzes one NBD connection: handshake, requests and replies, over a disk in memory instead of the
+ * library. The first input byte says how the world around behaves; the rest is what the client
+ * sends.
+ *
+ *   bit 0     the export is read-only
+ *   bit 1     the library completes requests out of order
+ *   bit 2     the library completes nothing before the input ends
+ *   bit 3     bytes come one at a time, else in pieces as large as is asked for
+ *   bit 4     the client reads few bytes at a time
+ *   bit 5     the client vanishes at the end, else it ends its stream
+ *   bit 6     some requests fail
+ */
+#include <assert.h>
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "serve/nbd/conn.h"
+
+#define DISK_BYTES (256u << 10)
+#define EXTENT_BYTES 8192u
+
+enum world {
+	READ_ONLY = 1 << 0,
+	REORDER = 1 << 1,
+	LATE = 1 << 2,
+	TRICKLE = 1 << 3,
+	SLOW_READER = 1 << 4,
+	VANISH = 1 << 5,
+	FAIL_SOME = 1 << 6,
+};
+
+static uint8_t disk[DISK_BYTES];
+static struct ox_request *submitted[NBD_CONN_MAX_REQUESTS];
+static size_t submitted_count;
+static unsigned completed_count;
+
+int ox_queue_submit(struct ox_queue *queue, struct ox_request *request)
+{
+	(void)queue;
+	assert(submitted_count < NBD_CONN_MAX_REQUESTS);
+	submitted[submitted_count++] = request;
+	return 0;
+}
+
+static void look(const struct ox_request *request)
+{
+	uint64_t left = EXTENT_BYTES - request->offset % EXTENT_BYTES;
+
+	*request->extent = (struct ox_extent){
+		.offset = request->offset,
+		.length = left < request->length ? left : request->length,
+		.flags = request->offset / EXTENT_BYTES % 3 ? OX_EXTENT_DATA : OX_EXTENT_ZERO,
+	};
+}
+
+/* What the library would do; that the server asks for nothing outside the disk is its promise. */
+static void carry_out(const struct ox_request *request, bool read_only)
+{
+	const bool transfer = request->op == OX_OP_READ || request->op == OX_OP_WRITE;
+	const size_t length = transfer ? request->iov[0].iov_len : request->length;
+
+	assert(!read_only || request->op == OX_OP_READ || request->op == OX_OP_EXTENT ||
+	       request->op == OX_OP_FLUSH);
+	assert(request->offset <= DISK_BYTES && length <= DISK_BYTES - request->offset);
+	switch (request->op) {
+	case OX_OP_READ:
+		memcpy(request->iov[0].iov_base, disk + request->offset, length);
+		break;
+	case OX_OP_WRITE:
+		memcpy(disk + request->offset, request->iov[0].iov_base, length);
+		break;
+	case OX_OP_WRITE_ZEROES:
+	case OX_OP_DISCARD:
+		memset(disk + request->offset, 0, length);
+		break;
+	case OX_OP_FLUSH:
+		break;
+	case OX_OP_EXTENT:
+		look(request);
+		break;
+	}
+}
+
+static void complete_one(uint8_t world)
+{
+	size_t index = world & REORDER ? completed_count % submitted_count : 0;
+	struct ox_request *request = submitted[index];
+
+	submitted_count--;
+	memmove(&submitted[index], &submitted[index + 1],
+		(submitted_count - index) * sizeof(submitted[0]));
+	completed_count++;
+	carry_out(request, world & READ_ONLY);
+	request->result = (world & FAIL_SOME) && completed_count % 5 == 0 ? -EIO : 0;
+	ox_nbd_request_completed(request);
+}
+
+static void send_some(struct ox_nbd_conn *conn, uint8_t world)
+{
+	struct iovec iov[8];
+	size_t total = 0;
+	int count = ox_nbd_conn_send_vectors(conn, iov, 8);
+
+	for (int i = 0; i < count; i++) {
+		volatile uint8_t last = 0;
+
+		assert(iov[i].iov_len > 0);
+		/* every byte must be there to be sent */
+		for (size_t at = 0; at < iov[i].iov_len; at++)
+			last ^= ((const uint8_t *)iov[i].iov_base)[at];
+		total += iov[i].iov_len;
+	}
+	if ((world & SLOW_READER) && total > 7)
+		total = 7;
+	if (total > 0)
+		ox_nbd_conn_sent(conn, total);
+}
+
+/* Gives the connection as much as it wants; returns how much that was. */
+static size_t receive_some(struct ox_nbd_conn *conn, const uint8_t *data, size_t size,
+			   uint8_t world)
+{
+	struct iovec iov[2];
+	int count = ox_nbd_conn_receive_space(conn, iov);
+	size_t taken = 0;
+
+	if (world & TRICKLE)
+		size = size ? 1 : 0;
+	for (int i = 0; i < count; i++) {
+		size_t piece = size - taken < iov[i].iov_len ? size - taken : iov[i].iov_len;
+
+		memcpy(iov[i].iov_base, data + taken, piece);
+		taken += piece;
+	}
+	if (taken > 0)
+		ox_nbd_conn_received(conn, taken);
+	return taken;
+}
+
+static void converse(struct ox_nbd_conn *conn, const uint8_t *data, size_t size, uint8_t world)
+{
+	while (size > 0 && !conn->aborted && !conn->input_ended) {
+		size_t taken = receive_some(conn, data, size, world);
+
+		data += taken;
+		size -= taken;
+		if (submitted_count > 0 && (!(world & LATE) || taken == 0))
+			complete_one(world);
+		send_some(conn, world);
+	}
+	if (world & VANISH)
+		ox_nbd_conn_abort(conn);
+	else
+		ox_nbd_conn_end_input(conn);
+	while (submitted_count > 0)
+		complete_one(world);
+	while (!ox_nbd_conn_finished(conn))
+		send_some(conn, world & ~SLOW_READER);
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+{
+	const uint8_t world = size ? data[0] : 0;
+	struct ox_nbd_export export = {
+		.name = "disk",
+		.description = "a disk",
+		.size_bytes = DISK_BYTES,
+		.read_only = world & READ_ONLY,
+	};
+	struct ox_nbd_conn conn;
+
+	completed_count = 0;
+	if (size == 0 || ox_nbd_conn_init(&conn, &export) < 0)
+		return 0;
+	converse(&conn, data + 1, size - 1, world);
+	ox_nbd_conn_free(&conn);
+	assert(export.charged_bytes == 0);
+	ox_nbd_pool_free(&export.pool);
+	return 0;
+}

@@ -1,0 +1,589 @@
+/* SPDX-License-Identifier: MIT */
+/* clang-format off: cmocka.h needs these first */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <cmocka.h>
+/* clang-format on */
+
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/falloc.h>
+#include <poll.h>
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "base/arith.h"
+#include "rt/reactor.h"
+#include "rt/sync.h"
+
+static struct ox_reactor *reactor;
+static int file;
+
+static int setup_kind(enum ox_engine kind)
+{
+	char path[] = "/tmp/oxbow-rt-XXXXXX";
+
+	file = mkstemp(path);
+	if (file < 0 || unlink(path) < 0)
+		return -1;
+	return ox_reactor_create(kind, &reactor, NULL);
+}
+
+static int setup_uring(void **state)
+{
+	(void)state;
+	return setup_kind(OX_ENGINE_IO_URING);
+}
+
+static int setup_threads(void **state)
+{
+	(void)state;
+	return setup_kind(OX_ENGINE_THREAD_POOL);
+}
+
+static int teardown(void **state)
+{
+	(void)state;
+	ox_reactor_destroy(reactor);
+	return close(file);
+}
+
+static void spawn(ox_co_fn fn, void *arg)
+{
+	assert_int_equal(ox_co_spawn(reactor, fn, arg), 0);
+}
+
+static void call(ox_co_fn fn, void *arg)
+{
+	assert_int_equal(ox_reactor_call(reactor, fn, arg), 0);
+}
+
+static bool fd_is_readable(int timeout_ms)
+{
+	struct pollfd p = {.fd = ox_reactor_fd(reactor), .events = POLLIN};
+	int n = poll(&p, 1, timeout_ms);
+
+	assert_true(n >= 0);
+	return n == 1;
+}
+
+/* ---- requests ---- */
+
+static void write_then_read_co(void *arg)
+{
+	char out[] = "hello, disk";
+	char first[5];
+	char second[16];
+	struct iovec whole = {out, 11};
+	struct iovec parts[] = {{first, 5}, {second, 16}};
+
+	(void)arg;
+	assert_int_equal(ox_aio_pwritev_co(file, &whole, 1, 4096, 0), 11);
+	assert_int_equal(ox_aio_fdatasync_co(file), 0);
+	assert_int_equal(ox_aio_preadv_co(file, parts, 2, 4096), 11);
+	assert_memory_equal(first, "hello", 5);
+	assert_memory_equal(second, ", disk", 6);
+	assert_int_equal(ox_aio_preadv_co(file, parts, 1, 4096), 5);
+	assert_int_equal(ox_aio_preadv_co(file, parts, 1, 8192), 0);
+	assert_int_equal(ox_aio_pwritev_co(file, &whole, 1, 0, RWF_DSYNC), 11);
+	assert_int_equal(
+		ox_aio_pwritev_co(file, (struct iovec[]){{out, 6}, {out, 4}}, 2, 0, RWF_DSYNC), 10);
+}
+
+static void what_is_written_is_read(void **state)
+{
+	(void)state;
+	call(write_then_read_co, NULL);
+}
+
+static void errors_co(void *arg)
+{
+	char byte;
+	struct iovec iov = {&byte, 1};
+
+	(void)arg;
+	assert_int_equal(ox_aio_preadv_co(-1, &iov, 1, 0), -EBADF);
+	assert_int_equal(ox_aio_pwritev_co(-1, &iov, 1, 0, 0), -EBADF);
+	assert_int_equal(ox_aio_fdatasync_co(-1), -EBADF);
+	assert_int_equal(ox_aio_fallocate_co(-1, 0, 0, 1), -EBADF);
+	/* what io_uring would take for "at the current position" */
+	assert_int_equal(ox_aio_preadv_co(file, &iov, 1, UINT64_MAX), -EINVAL);
+	assert_int_equal(ox_aio_pwritev_co(file, &iov, 1, UINT64_MAX, 0), -EINVAL);
+	assert_int_equal(ox_aio_fallocate_co(file, 0, UINT64_MAX, 1), -EINVAL);
+	assert_int_equal(ox_aio_fallocate_co(file, 0, 0, UINT64_MAX), -EINVAL);
+}
+
+static void errors_come_back_as_negative_errno(void **state)
+{
+	(void)state;
+	call(errors_co, NULL);
+}
+
+static void fallocate_co(void *arg)
+{
+	char data[8192];
+	struct iovec iov = {data, sizeof(data)};
+
+	(void)arg;
+	memset(data, 'x', sizeof(data));
+	assert_int_equal(ox_aio_pwritev_co(file, &iov, 1, 0, 0), sizeof(data));
+	assert_int_equal(
+		ox_aio_fallocate_co(file, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 4096, 4096),
+		0);
+	assert_int_equal(ox_aio_preadv_co(file, &iov, 1, 0), sizeof(data));
+	assert_int_equal(data[4095], 'x');
+	assert_int_equal(data[4096], 0);
+}
+
+static void a_punched_hole_reads_as_zeroes(void **state)
+{
+	(void)state;
+	call(fallocate_co, NULL);
+}
+
+static void long_vector_co(void *arg)
+{
+	static char bytes[2000];
+	static struct iovec iov[2000];
+
+	(void)arg;
+	for (unsigned i = 0; i < 2000; i++)
+		iov[i] = (struct iovec){&bytes[i], 1};
+	assert_int_equal(ox_aio_pwritev_co(file, iov, 2000, 0, 0), 1024);
+}
+
+static void a_vector_beyond_the_kernels_limit_comes_back_short(void **state)
+{
+	(void)state;
+	call(long_vector_co, NULL);
+}
+
+/* ---- many at once ---- */
+
+#define MANY 3000
+
+static unsigned char many_bytes[MANY];
+static struct ox_latch many_latch;
+
+static void many_co(void *arg)
+{
+	unsigned char *byte = arg;
+	uint64_t offset = (uint64_t)(byte - many_bytes);
+	unsigned char want = (unsigned char)(offset * 7);
+	struct iovec iov = {byte, 1};
+
+	*byte = want;
+	assert_int_equal(ox_aio_pwritev_co(file, &iov, 1, offset, 0), 1);
+	*byte = (unsigned char)~want;
+	assert_int_equal(ox_aio_preadv_co(file, &iov, 1, offset), 1);
+	assert_int_equal(*byte, want);
+	ox_latch_done(&many_latch);
+}
+
+static void spawn_many_co(void *arg)
+{
+	(void)arg;
+	ox_latch_init(&many_latch);
+	for (unsigned i = 0; i < MANY; i++) {
+		ox_latch_add(&many_latch);
+		spawn(many_co, &many_bytes[i]);
+	}
+	ox_latch_wait_co(&many_latch);
+}
+
+static void more_requests_than_the_ring_holds_all_complete(void **state)
+{
+	(void)state;
+	call(spawn_many_co, NULL);
+	assert_int_equal(ox_reactor_tasks(reactor), 0);
+}
+
+static int pipe_fds[2];
+
+static int read_pipe(void *arg)
+{
+	return read(pipe_fds[0], arg, 1) == 1 ? 0 : -errno;
+}
+
+static void read_pipe_co(void *arg)
+{
+	char byte;
+
+	assert_int_equal(ox_aio_work_co(read_pipe, &byte), 0);
+	*(char *)arg = byte;
+}
+
+static void *write_pipe(void *arg)
+{
+	assert_int_equal(write(pipe_fds[1], arg, strlen(arg)), strlen(arg));
+	return NULL;
+}
+
+static void a_completion_makes_the_fd_readable(void **state)
+{
+	char byte = 0;
+
+	(void)state;
+	assert_int_equal(pipe(pipe_fds), 0);
+	assert_false(fd_is_readable(0));
+	for (char c = 'a'; c < 'a' + 20; c++) {
+		char text[] = {c, 0};
+
+		spawn(read_pipe_co, &byte);
+		assert_int_equal(ox_reactor_run(reactor, false), 0);
+		assert_false(fd_is_readable(0));
+		assert_int_equal(ox_reactor_tasks(reactor), 1);
+		(void)write_pipe(text);
+		while (byte != c) {
+			assert_true(fd_is_readable(10000));
+			assert_int_equal(ox_reactor_run(reactor, false), 0);
+		}
+	}
+	assert_int_equal(ox_reactor_tasks(reactor), 0);
+	assert_int_equal(close(pipe_fds[0]) | close(pipe_fds[1]), 0);
+}
+
+struct flow {
+	unsigned rounds;
+	unsigned ended;
+};
+
+static void flow_co(void *arg)
+{
+	struct flow *flow = arg;
+	char byte = 'x';
+	struct iovec iov = {&byte, 1};
+
+	for (unsigned i = 0; i < flow->rounds; i++) {
+		assert_int_equal(ox_aio_pwritev_co(file, &iov, 1, i, 0), 1);
+		if (i % 8 == 0)
+			assert_int_equal(ox_aio_fdatasync_co(file), 0);
+		assert_int_equal(ox_aio_preadv_co(file, &iov, 1, i), 1);
+	}
+	flow->ended++;
+}
+
+/* An event loop of the embedder's own: a lost wake-up shows as a poll that runs into its limit. */
+static void an_event_loop_on_the_fd_loses_no_wakeup(void **state)
+{
+	struct flow flow = {.rounds = 300};
+
+	(void)state;
+	for (unsigned i = 0; i < 4; i++)
+		spawn(flow_co, &flow);
+	assert_int_equal(ox_reactor_run(reactor, false), 0);
+	while (flow.ended < 4) {
+		assert_true(fd_is_readable(10000));
+		assert_int_equal(ox_reactor_run(reactor, false), 0);
+	}
+	/* and it falls silent: what is still announced is used up by a few runs */
+	for (unsigned i = 0; i < 1000 && fd_is_readable(0); i++)
+		assert_int_equal(ox_reactor_run(reactor, false), 0);
+	assert_false(fd_is_readable(0));
+}
+
+static void waiting_runs_carry_requests_through(void **state)
+{
+	struct flow flow = {.rounds = 100};
+
+	(void)state;
+	for (unsigned i = 0; i < 4; i++)
+		spawn(flow_co, &flow);
+	while (flow.ended < 4)
+		assert_int_equal(ox_reactor_run(reactor, true), 0);
+}
+
+static void waiting_for_nothing_returns_at_once(void **state)
+{
+	(void)state;
+	assert_int_equal(ox_reactor_run(reactor, true), 0);
+}
+
+static void yield_forever_co(void *arg)
+{
+	const bool *stop = arg;
+
+	while (!*stop)
+		ox_co_yield_co();
+}
+
+static struct ox_waitq pair[2];
+static bool pair_stop;
+
+/* Two of these wake each other without end; neither ever yields. */
+static void pair_co(void *arg)
+{
+	struct ox_waitq *mine = arg;
+	struct ox_waitq *other = mine == &pair[0] ? &pair[1] : &pair[0];
+
+	while (!pair_stop) {
+		ox_waitq_wake_one(other);
+		ox_waitq_wait_co(mine);
+	}
+	ox_waitq_wake_one(other);
+}
+
+static void stop_after_io_co(void *arg)
+{
+	write_then_read_co(NULL);
+	*(bool *)arg = true;
+	pair_stop = true;
+}
+
+static void busy_tasks_do_not_starve_io(void **state)
+{
+	bool stop = false;
+
+	(void)state;
+	pair_stop = false;
+	ox_waitq_init(&pair[0]);
+	ox_waitq_init(&pair[1]);
+	spawn(yield_forever_co, &stop);
+	spawn(pair_co, &pair[0]);
+	spawn(pair_co, &pair[1]);
+	call(stop_after_io_co, &stop);
+	assert_int_equal(ox_reactor_run(reactor, false), 0);
+	assert_int_equal(ox_reactor_tasks(reactor), 0);
+}
+
+static void return_co(void *arg)
+{
+	(void)arg;
+}
+
+static void a_call_that_leaves_others_ready_makes_the_fd_readable(void **state)
+{
+	bool stop = false;
+
+	(void)state;
+	spawn(yield_forever_co, &stop);
+	call(return_co, NULL);
+	assert_true(fd_is_readable(0));
+	stop = true;
+	assert_int_equal(ox_reactor_run(reactor, false), 0);
+	assert_int_equal(ox_reactor_tasks(reactor), 0);
+	assert_false(fd_is_readable(0));
+}
+
+/* ---- work ---- */
+
+static int add_one(void *arg)
+{
+	int *value = arg;
+
+	assert_null(ox_co_self());
+	return ++*value;
+}
+
+static void work_co(void *arg)
+{
+	int value = 41;
+
+	(void)arg;
+	assert_int_equal(ox_aio_work_co(add_one, &value), 42);
+	assert_int_equal(value, 42);
+}
+
+static void work_runs_on_a_thread_and_returns_its_result(void **state)
+{
+	(void)state;
+	call(work_co, NULL);
+	for (unsigned i = 0; i < 100; i++)
+		spawn(work_co, NULL);
+	while (ox_reactor_tasks(reactor))
+		assert_int_equal(ox_reactor_run(reactor, true), 0);
+}
+
+static pthread_barrier_t barrier;
+
+static int meet(void *arg)
+{
+	(void)arg;
+	(void)pthread_barrier_wait(&barrier);
+	return 0;
+}
+
+static void meet_co(void *arg)
+{
+	(void)arg;
+	assert_int_equal(ox_aio_work_co(meet, NULL), 0);
+}
+
+static void sixteen_works_run_at_the_same_time(void **state)
+{
+	(void)state;
+	assert_int_equal(pthread_barrier_init(&barrier, NULL, 16), 0);
+	for (unsigned i = 0; i < 16; i++)
+		spawn(meet_co, NULL);
+	while (ox_reactor_tasks(reactor))
+		assert_int_equal(ox_reactor_run(reactor, true), 0);
+	assert_int_equal(pthread_barrier_destroy(&barrier), 0);
+}
+
+/* ---- time and chance ---- */
+
+static char order[8];
+
+static void sleep_co(void *arg)
+{
+	const char *digit = arg;
+	uint64_t ns = (uint64_t)(*digit - '0') * 5000000;
+	uint64_t before = ox_reactor_now_ns(reactor);
+
+	ox_reactor_sleep_co(ns);
+	assert_true(ox_reactor_now_ns(reactor) - before >= ns);
+	order[strlen(order)] = *digit;
+}
+
+static void spawn_sleepers(void)
+{
+	memset(order, 0, sizeof(order));
+	spawn(sleep_co, "3");
+	spawn(sleep_co, "1");
+	spawn(sleep_co, "4");
+	spawn(sleep_co, "0");
+	spawn(sleep_co, "2");
+}
+
+static void sleepers_wake_by_deadline(void **state)
+{
+	(void)state;
+	spawn_sleepers();
+	while (ox_reactor_tasks(reactor))
+		assert_int_equal(ox_reactor_run(reactor, true), 0);
+	assert_string_equal(order, "01234");
+}
+
+static void a_timer_makes_the_fd_readable(void **state)
+{
+	(void)state;
+	spawn_sleepers();
+	assert_int_equal(ox_reactor_run(reactor, false), 0);
+	while (ox_reactor_tasks(reactor)) {
+		assert_true(fd_is_readable(10000));
+		assert_int_equal(ox_reactor_run(reactor, false), 0);
+	}
+	assert_string_equal(order, "01234");
+	for (unsigned i = 0; i < 1000 && fd_is_readable(0); i++)
+		assert_int_equal(ox_reactor_run(reactor, false), 0);
+	assert_false(fd_is_readable(0));
+}
+
+static void earlier_co(void *arg)
+{
+	(void)arg;
+	spawn(sleep_co, "2");
+	ox_co_yield_co();
+	ox_co_yield_co();
+	/* the timer is set for the later one by now */
+	spawn(sleep_co, "1");
+	ox_reactor_sleep_co(1000000);
+	spawn(sleep_co, "4");
+}
+
+static void a_timer_moves_to_an_earlier_deadline(void **state)
+{
+	(void)state;
+	memset(order, 0, sizeof(order));
+	spawn(earlier_co, NULL);
+	while (ox_reactor_tasks(reactor))
+		assert_int_equal(ox_reactor_run(reactor, true), 0);
+	assert_string_equal(order, "124");
+}
+
+static void random_numbers_differ(void **state)
+{
+	uint64_t last = ox_reactor_random(reactor);
+
+	(void)state;
+	for (unsigned i = 0; i < 100; i++) {
+		uint64_t next = ox_reactor_random(reactor);
+
+		assert_int_not_equal(next, last);
+		last = next;
+	}
+}
+
+/* ---- choosing the engine ---- */
+
+static void assert_env_gives(const char *value, enum ox_engine engine)
+{
+	struct ox_reactor *r;
+
+	assert_int_equal(setenv("OXBOW_IO", value, 1), 0);
+	assert_int_equal(ox_reactor_create(OX_ENGINE_DEFAULT, &r, NULL), 0);
+	assert_int_equal(ox_reactor_engine(r), engine);
+	ox_reactor_destroy(r);
+}
+
+static void the_environment_chooses_the_engine(void **state)
+{
+	struct ox_reactor *r = NULL;
+	struct ox_error *err = NULL;
+
+	(void)state;
+	assert_env_gives("threads", OX_ENGINE_THREAD_POOL);
+	assert_env_gives("uring", OX_ENGINE_IO_URING);
+	assert_int_equal(setenv("OXBOW_IO", "floppy", 1), 0);
+	assert_int_equal(ox_reactor_create(OX_ENGINE_DEFAULT, &r, &err), -EINVAL);
+	assert_null(r);
+	assert_non_null(strstr(ox_error_message(err), "floppy"));
+	ox_error_free(err);
+	/* whoever names an engine gets it */
+	assert_int_equal(ox_reactor_create(OX_ENGINE_THREAD_POOL, &r, NULL), 0);
+	assert_int_equal(ox_reactor_engine(r), OX_ENGINE_THREAD_POOL);
+	ox_reactor_destroy(r);
+	assert_int_equal(unsetenv("OXBOW_IO"), 0);
+	ox_reactor_destroy(NULL);
+}
+
+static void two_reactors_share_a_thread(void **state)
+{
+	struct ox_reactor *first = reactor;
+
+	(void)state;
+	call(write_then_read_co, NULL);
+	assert_int_equal(ox_reactor_create(OX_ENGINE_DEFAULT, &reactor, NULL), 0);
+	call(write_then_read_co, NULL);
+	ox_reactor_destroy(reactor);
+	reactor = first;
+	call(write_then_read_co, NULL);
+}
+
+#define BOTH(name)                                                                                 \
+	{#name "/uring", name, setup_uring, teardown, NULL},                                       \
+	{                                                                                          \
+#name "/threads", name, setup_threads, teardown, NULL                              \
+	}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		BOTH(what_is_written_is_read),
+		BOTH(errors_come_back_as_negative_errno),
+		BOTH(a_punched_hole_reads_as_zeroes),
+		BOTH(a_vector_beyond_the_kernels_limit_comes_back_short),
+		BOTH(more_requests_than_the_ring_holds_all_complete),
+		BOTH(a_completion_makes_the_fd_readable),
+		BOTH(an_event_loop_on_the_fd_loses_no_wakeup),
+		BOTH(waiting_runs_carry_requests_through),
+		BOTH(waiting_for_nothing_returns_at_once),
+		BOTH(busy_tasks_do_not_starve_io),
+		BOTH(a_call_that_leaves_others_ready_makes_the_fd_readable),
+		BOTH(work_runs_on_a_thread_and_returns_its_result),
+		BOTH(sixteen_works_run_at_the_same_time),
+		BOTH(sleepers_wake_by_deadline),
+		BOTH(a_timer_makes_the_fd_readable),
+		BOTH(a_timer_moves_to_an_earlier_deadline),
+		BOTH(random_numbers_differ),
+		BOTH(two_reactors_share_a_thread),
+		cmocka_unit_test(the_environment_chooses_the_engine),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,207 @@
+#!/usr/bin/python3
+# SPDX-License-Identifier: MIT
+"""Runs every test program of a build and counts the single tests in them.
+
+    tools/runtests.py [--build DIR] [--jobs N] [--timeout SECONDS] [--wrapper COMMAND] [NAME...]
+
+Test programs are what meson knows as tests, and the Python files tests/**/test_*.py and
+tools/**/test_*.py. Each says `ok NAME` or `not ok NAME` a test (TAP, which cmocka speaks and
+tests/harness.py resembles). A program that is killed, takes too long, exits with another code than
+its lines explain, or runs no test at all, is a failed test of its own. NAME selects programs by a
+part of their name; NAME:TEST selects, for Python files, tests in them.
+
+The output of each goes to DIR/test-logs; that of one that failed is shown. The last line is
+`N passed, N failed`; the exit code is 1 if one failed. A skip ("ok # SKIP") is reported before it.
+"""
+import argparse
+import concurrent.futures
+import json
+import os
+import pathlib
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+SHOWN_LINES = 120
+
+
+class Program:
+    """One test program and, once it ran, what came of it."""
+
+    def __init__(self, name, argv, env=None):
+        self.name = name
+        self.argv = argv
+        self.env = env or {}
+        self.passed = []
+        self.failed = []
+        self.skipped = []
+        self.log = None
+        self.seconds = 0.0
+
+
+def parse_arguments(argv):
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--build", default="build", type=pathlib.Path)
+    parser.add_argument("--jobs", default=2, type=int)
+    parser.add_argument("--timeout", default=600, type=int, help="seconds a program may take")
+    parser.add_argument("--wrapper", default="", help="command to run compiled tests under")
+    parser.add_argument("--only-compiled", action="store_true", help="no Python tests")
+    parser.add_argument("--tree", default=ROOT, type=pathlib.Path, help=argparse.SUPPRESS)
+    parser.add_argument("names", nargs="*")
+    return parser.parse_args(argv)
+
+
+def compiled_programs(build, wrapper):
+    """What meson knows as tests of this build."""
+    if not (build / "meson-info").is_dir():
+        return []
+    listing = subprocess.run(["meson", "introspect", "--tests", str(build)], check=True,
+                             stdout=subprocess.PIPE).stdout
+    programs = []
+    for test in json.loads(listing):
+        argv = test["cmd"]
+        is_script = argv[0].endswith((".py", ".sh"))
+        programs.append(Program(test["name"].replace(" ", "-"),
+                                argv if is_script else shlex.split(wrapper) + argv,
+                                test.get("env") or {}))
+    return programs
+
+
+def python_programs(tree):
+    """The Python tests, the slower kinds first so that they do not end up last and alone."""
+    found = [path for folder in ("tests", "tools") for path in (tree / folder).rglob("test_*.py")]
+    order = {"interop": 0, "cli": 1}
+    found.sort(key=lambda path: (order.get(path.parent.name, 2), str(path)))
+    return [Program(str(path.relative_to(tree).with_suffix("")), ["/usr/bin/python3", str(path)])
+            for path in found]
+
+
+def select(programs, names):
+    """The programs that names select; arguments for single tests are added to theirs."""
+    if not names:
+        return programs
+    chosen = []
+    for program in programs:
+        for name in names:
+            part, _, test = name.partition(":")
+            if part in program.name:
+                if test:
+                    program.argv = program.argv + [test]
+                if program not in chosen:
+                    chosen.append(program)
+    return chosen
+
+
+def count(program, text, code):
+    """Sorts the lines of text into passed, failed and skipped; code None: it did not end."""
+    plan = None
+    for line in text.splitlines():
+        found = re.match(r"(not )?ok\b(?: (\d+))?(?: - )? *(.*)", line)
+        if found:
+            name = found.group(3) or found.group(2) or "?"
+            if re.search(r"# *SKIP", line, re.IGNORECASE):
+                program.skipped.append(name)
+            elif found.group(1):
+                program.failed.append(name)
+            else:
+                program.passed.append(name)
+        elif re.fullmatch(r"1\.\.\d+", line):
+            plan = (plan or 0) + int(line[3:])
+    done = len(program.passed) + len(program.failed) + len(program.skipped)
+    if code is None:
+        program.failed.append("(did not end in time)")
+    elif plan is not None and done < plan:
+        program.failed.append(f"(ended after {done} of {plan} tests, exit code {code})")
+    elif code == 77 and done == 0:
+        program.skipped.append(program.name)
+    elif code != 0 and not program.failed:
+        program.failed.append(f"(exit code {code})")
+    elif done == 0 and code == 0:
+        program.failed.append("(ran no test)")
+
+
+def environment(build):
+    return dict(os.environ,
+                OXBOW=str((build / "oxbow").absolute()),
+                OXBOW_BUILD=str(build.absolute()),
+                PYTHONPATH=str(ROOT / "tests"),
+                PYTHONDONTWRITEBYTECODE="1",
+                CMOCKA_MESSAGE_OUTPUT="TAP",
+                MALLOC_PERTURB_="165")
+
+
+def run(program, options):
+    """Runs it in a process group of its own, so that what it leaves behind can be ended."""
+    program.log = options.build / "test-logs" / (program.name.replace("/", "-") + ".log")
+    began = time.monotonic()
+    with open(program.log, "wb") as log:
+        process = subprocess.Popen(program.argv, stdin=subprocess.DEVNULL, stdout=log,
+                                   stderr=subprocess.STDOUT, cwd=ROOT, start_new_session=True,
+                                   env=dict(environment(options.build), **program.env))
+        try:
+            code = process.wait(options.timeout)
+        except subprocess.TimeoutExpired:
+            code = None
+        try:
+            os.killpg(process.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+        process.wait()
+    program.seconds = time.monotonic() - began
+    count(program, program.log.read_text(errors="replace"), code)
+
+
+def show(program):
+    verdict = "FAILED" if program.failed else "ok"
+    skipped = f", {len(program.skipped)} skipped" if program.skipped else ""
+    print(f"{verdict:6} {program.name}: {len(program.passed)} passed, "
+          f"{len(program.failed)} failed{skipped} ({program.seconds:.1f} s)")
+    if program.failed:
+        lines = program.log.read_text(errors="replace").splitlines()
+        if len(lines) > SHOWN_LINES:
+            print(f"    [...] the whole of it is in {program.log}")
+        for line in lines[-SHOWN_LINES:]:
+            print(f"    {line}")
+        for name in program.failed:
+            print(f"    failed: {name}")
+    sys.stdout.flush()
+
+
+def main(argv):
+    options = parse_arguments(argv)
+    programs = python_programs(options.tree) if not options.only_compiled else []
+    scripts = {program.argv[1] for program in programs}
+    programs += [program for program in compiled_programs(options.build, options.wrapper)
+                 if scripts.isdisjoint(program.argv)]
+    programs = select(programs, options.names)
+    (options.build / "test-logs").mkdir(parents=True, exist_ok=True)
+    lock = threading.Lock()
+
+    def run_and_show(program):
+        run(program, options)
+        with lock:
+            show(program)
+
+    with concurrent.futures.ThreadPoolExecutor(options.jobs) as pool:
+        for future in [pool.submit(run_and_show, program) for program in programs]:
+            future.result()
+    if not programs:
+        print("no test is named like that")
+    skipped = [f"{program.name}: {name}" for program in programs for name in program.skipped]
+    for name in skipped:
+        print(f"skipped: {name}")
+    failed = [f"{program.name}: {name}" for program in programs for name in program.failed]
+    for name in failed:
+        print(f"failed: {name}")
+    passed = sum(len(program.passed) for program in programs)
+    print(f"{passed} passed, {len(failed)} failed")
+    return 1 if failed or not programs else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
