@@ -5,7 +5,6 @@ import re
 
 from interop import *
 
-DIRECT_MODES = ("none", "directsync")
 SYNC_CALLS = "fsync,fdatasync,sync_file_range,syncfs,sync,msync"
 
 
@@ -80,6 +79,7 @@ def test_acknowledged_writes_outlive_a_kill_without_any_flush_in_synchronous_mod
                 for at in range(0, 64 * MIB, 7 * MIB + 512):
                     handle.pwrite(b"\x5c" * 3000, at)
                 server.kill9()
+                wait_until_unlocked("disk.qcow2")
             commands = [f"read -P 0x5c {at} 3000" for at in range(0, 64 * MIB, 7 * MIB + 512)]
             oxbow("io", "-r", "-f", "qcow2", *io_args(commands), image)
             oxbow("io", "-f", "qcow2", "-c", "read 0 512", image)
@@ -154,6 +154,7 @@ def test_flushed_writes_are_seen_by_the_next_process_after_a_kill_under_unsafe()
         handle.pwrite(b"\x33" * MIB, MIB)
         handle.flush()
         server.kill9()
+        wait_until_unlocked("disk.qcow2")
     oxbow("io", "-r", "-f", "qcow2", "-c", "read -P 0x33 1M 1M", image)
 
 

@@ -22,6 +22,7 @@ def crashed_image(cache="writeback"):
         handle.pwrite(data, 300 * KIB, nbd.CMD_FLAG_FUA)
         handle.flush()
         server.kill9()
+        wait_until_unlocked("disk.qcow2")
     check_equal(Qcow2(image).is_dirty, True, "dirty bit after the kill")
     return image, bytes(300 * KIB) + data + bytes(8 * MIB - 940 * KIB)
 
@@ -49,6 +50,7 @@ def test_the_dirty_bit_is_on_disk_before_an_allocating_write_is_acknowledged():
             handle = nbd_connect(server.uri)
             handle.pwrite(b"x" * 4096, 0, nbd.CMD_FLAG_FUA)
             server.kill9()
+            wait_until_unlocked("disk.qcow2")
         file = Qcow2(image)
         entry = file.l2_entry(0)
         if entry & OFFSET_MASK == 0:
@@ -69,6 +71,7 @@ def test_an_image_that_was_only_read_is_never_marked():
         handle.flush()
         check_equal(Qcow2(image).is_dirty, False, "dirty bit while it is read")
         server.kill9()
+        wait_until_unlocked("disk.qcow2")
     check_equal(fingerprint(image), before, "the file")
 
 
@@ -97,6 +100,7 @@ def test_an_image_that_is_not_lazy_is_never_dirty():
             check_equal(Qcow2("disk.qcow2").is_dirty, False, "dirty bit")
         handle.flush()
         server.kill9()
+        wait_until_unlocked("disk.qcow2")
     check_equal(Qcow2("disk.qcow2").is_dirty, False, "dirty bit")
 
 
@@ -249,6 +253,7 @@ def test_the_dirty_bit_survives_a_second_crash_during_the_life_after_the_first()
             handle.pwrite(bytes([turn + 1]) * 200000, at, nbd.CMD_FLAG_FUA)
             expected[at:at + 200000] = bytes([turn + 1]) * 200000
             server.kill9()
+            wait_until_unlocked("disk.qcow2")
         check_equal(Qcow2(image).is_dirty, True, "dirty bit")
     oxbow("check", "-r", "all", image)
     check_clean(image)
