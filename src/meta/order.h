@@ -24,6 +24,7 @@ struct ox_order {
 	uint64_t done;	  /* number of the last sync that succeeded */
 	bool running;
 	bool skip_syncs; /* cache mode unsafe: syncs are counted, not carried out */
+	unsigned forced; /* waiters for whom they are carried out all the same */
 	int error;	 /* negative once poisoned */
 	struct ox_waitq waiters;
 };
