@@ -23,10 +23,17 @@ static void lead_sync_co(struct ox_order *o)
 	r = o->skip_syncs && o->forced == 0 ? 0 : ox_io_sync_co(o->io);
 	o->running = false;
 	if (r < 0)
-		o->error = r; /* M3 */
+		ox_order_poison(o, r); /* M3 */
 	else
 		o->done = number;
 	ox_waitq_wake_all(&o->waiters);
+}
+
+void ox_order_poison(struct ox_order *o, int error)
+{
+	ox_assert(error < 0);
+	if (o->error == 0)
+		o->error = error;
 }
 
 int ox_order_wait_co(struct ox_order *o, uint64_t ticket)

@@ -52,6 +52,9 @@ int ox_order_wait_co(struct ox_order *o, uint64_t ticket) __attribute__((warn_un
 /* Makes everything that has completed up to now durable, also in a mode that skips syncs. */
 int ox_order_sync_always_co(struct ox_order *o) __attribute__((warn_unused_result));
 
+/* What is on the disk is not known any more (a header write failed): as after a failed sync. */
+void ox_order_poison(struct ox_order *o, int error);
+
 /* 0, or the error that poisoned the order. */
 static inline int ox_order_error(const struct ox_order *o)
 {

@@ -216,9 +216,8 @@ static int check_refcounts_co(struct ox_qcow2 *q, struct ox_error **err)
 	return 0;
 }
 
-static int qcow2_activate_co(struct ox_image *img, struct ox_error **err)
+static int activate_locked_co(struct ox_qcow2 *q, struct ox_error **err)
 {
-	struct ox_qcow2 *q = ox_qcow2_of(img);
 	int r;
 
 	r = ox_qcow2_header_check_supported(ox_qcow2_hdr(q), &q->ext, true, err);
@@ -227,10 +226,24 @@ static int qcow2_activate_co(struct ox_image *img, struct ox_error **err)
 	/* A read-only user's blocks may be older than what recovery makes of the image. */
 	ox_cache_clear(&q->map);
 	ox_cache_clear(&q->counts);
+	q->unpacked_entry = 0;
 	q->alloc.floor = ox_div_up(q->io->length, q->cluster_bytes);
 	if (ox_qcow2_hdr(q)->incompatible & OX_QCOW2_INCOMPAT_DIRTY)
 		r = recover_co(q, err);
 	return r < 0 ? r : check_refcounts_co(q, err);
+}
+
+/* No request is under way meanwhile. */
+static int qcow2_activate_co(struct ox_image *img, struct ox_error **err)
+{
+	struct ox_qcow2 *q = ox_qcow2_of(img);
+	struct ox_range all;
+	int r;
+
+	ox_rangelock_acquire_co(&q->guest, &all, 0, UINT64_MAX, true);
+	r = activate_locked_co(q, err);
+	ox_rangelock_release(&q->guest, &all);
+	return r;
 }
 
 int ox_qcow2_prepare_write_co(struct ox_qcow2 *q)
@@ -286,14 +299,16 @@ static int settle_co(struct ox_qcow2 *q)
 static int qcow2_deactivate_co(struct ox_image *img, struct ox_error **err)
 {
 	struct ox_qcow2 *q = ox_qcow2_of(img);
+	struct ox_range all;
 	int r;
 
-	ox_assert(ox_rangelock_idle(&q->guest));
+	ox_rangelock_acquire_co(&q->guest, &all, 0, UINT64_MAX, true);
 	ox_latch_wait_co(&q->background);
 	r = ox_order_error(&q->order);
 	if (r == 0)
 		r = settle_co(q);
 	q->prepared = false;
+	ox_rangelock_release(&q->guest, &all);
 	if (r < 0)
 		return ox_error_set_errno(err, r, "Could not commit the metadata of '%s'",
 					  img->filename);

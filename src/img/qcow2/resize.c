@@ -102,6 +102,9 @@ static int grow_co(struct ox_qcow2 *q, uint64_t new_bytes, struct ox_error **err
 	uint64_t old_bytes = h->size_bytes;
 	int r;
 
+	if (h->backing_offset != 0 && !q->img->backing)
+		return ox_error_set(err, -ENOTSUP,
+				    "Cannot grow the image while its backing file is not open");
 	if (need * 8 > OX_QCOW2_MAX_L1_BYTES)
 		return ox_error_set(err, -EFBIG, "Image size too big for this cluster size");
 	if (need > h->l1_entries)
