@@ -139,7 +139,8 @@ int ox_image_open_fd(struct ox_context *ctx, int fd, const char *name,
  * must have completed.
  */
 int ox_image_close(struct ox_image *image, struct ox_error **err);
-/* Turns a read-only image into a writable one (recovering it first if it is dirty) or back. */
+/* Turns a read-only image into a writable one (recovering it first if it is dirty) or back. All
+ * requests must have completed. */
 int ox_image_reopen(struct ox_image *image, bool read_only, struct ox_error **err) OX_CHECKED;
 
 /* ---- facts ---- */

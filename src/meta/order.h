@@ -24,6 +24,7 @@ struct ox_order {
 	uint64_t done;	  /* number of the last sync that succeeded */
 	bool running;
 	bool skip_syncs; /* cache mode unsafe: syncs are counted, not carried out */
+	unsigned forced; /* waiters for whom they are carried out all the same */
 	int error;	 /* negative once poisoned */
 	struct ox_waitq waiters;
 };
@@ -50,6 +51,9 @@ int ox_order_wait_co(struct ox_order *o, uint64_t ticket) __attribute__((warn_un
 
 /* Makes everything that has completed up to now durable, also in a mode that skips syncs. */
 int ox_order_sync_always_co(struct ox_order *o) __attribute__((warn_unused_result));
+
+/* What is on the disk is not known any more (a header write failed): as after a failed sync. */
+void ox_order_poison(struct ox_order *o, int error);
 
 /* 0, or the error that poisoned the order. */
 static inline int ox_order_error(const struct ox_order *o)
