@@ -229,7 +229,7 @@ static void prepare(struct io_uring_sqe *sqe, const struct ox_aio *aio)
 					(off_t)aio->length);
 		break;
 	case OX_AIO_WORK:
-		ox_assert(!"work goes to the pool");
+		ox_assert(aio->kind != OX_AIO_WORK);
 	}
 }
 
