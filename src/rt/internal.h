@@ -121,6 +121,7 @@ struct ox_engine_ops {
 
 extern const struct ox_engine_ops ox_uring_ops;
 extern const struct ox_engine_ops ox_threads_ops;
+extern const struct ox_engine_ops ox_simulated_ops;
 
 /* ---- the reactor ---- */
 
@@ -139,6 +140,8 @@ struct ox_reactor {
 	struct ox_list timers; /* struct timer, by deadline */
 	uint64_t armed_ns;     /* what the engine's timer is set to */
 	uint64_t random_state;
+	bool simulated;	       /* time and the order of tasks follow the seed */
+	uint64_t simulated_ns; /* then: now */
 
 	struct ox_list free_stacks;
 	unsigned free_stack_count;

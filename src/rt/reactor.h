@@ -2,9 +2,9 @@
 /*
  * The reactor: one thread's loop over ready tasks and I/O completions.
  *
- * Each turn runs the tasks that are ready (in order; a seeded reactor draws the order), hands
+ * Each turn runs the tasks that are ready (in order; a simulated reactor draws the order), hands
  * all queued requests to the kernel in one submission, and collects completions, which only queue
- * their tasks. Time and randomness come from here, so that a seeded run replays.
+ * their tasks. Time and randomness come from here, so that a simulated run replays.
  *
  * Two engines carry requests: io_uring, and a pool of threads where io_uring is refused. The
  * environment variable OXBOW_IO=threads|uring forces one.
@@ -27,6 +27,12 @@ struct ox_reactor;
 /* The kinds are those of oxbow.h; OX_ENGINE_DEFAULT reads OXBOW_IO, then tries io_uring, then
  * threads. */
 int ox_reactor_create(enum ox_engine kind, struct ox_reactor **ret, struct ox_error **err)
+	__attribute__((warn_unused_result));
+
+/* A reactor without kernel, threads and clock, whose whole run follows from the seed: time passes
+ * only while every task sleeps, and ready tasks run in a random order. For stores that sleep rather
+ * than ask the kernel (tests/sim). Its descriptor is -1. 0 or -ENOMEM. */
+int ox_reactor_create_simulated(uint64_t seed, struct ox_reactor **ret)
 	__attribute__((warn_unused_result));
 
 /* Asserts that no task is alive. NULL is allowed. */
@@ -57,7 +63,7 @@ int ox_reactor_call(struct ox_reactor *r, ox_co_fn fn, void *arg)
 /* How many tasks exist. */
 unsigned ox_reactor_tasks(const struct ox_reactor *r);
 
-/* Monotonic nanoseconds, and a random number, both replayable under a seeded reactor. */
+/* Monotonic nanoseconds, and a random number, both replayable under a simulated reactor. */
 uint64_t ox_reactor_now_ns(struct ox_reactor *r);
 uint64_t ox_reactor_random(struct ox_reactor *r);
 
