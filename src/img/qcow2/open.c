@@ -232,7 +232,7 @@ static int activate_locked_co(struct ox_qcow2 *q, struct ox_error **err)
 	 * not be taken for durable (H1, H7). */
 	r = ox_order_wait_co(&q->order, ox_order_ticket(&q->order));
 	if (r < 0)
-		return ox_error_set_errno(err, r, "Could not sync '%s'", img->filename);
+		return ox_error_set_errno(err, r, "Could not sync '%s'", q->img->filename);
 	if (ox_qcow2_hdr(q)->incompatible & OX_QCOW2_INCOMPAT_DIRTY)
 		r = recover_co(q, err);
 	return r < 0 ? r : check_refcounts_co(q, err);
