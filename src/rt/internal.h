@@ -63,7 +63,8 @@ struct ox_aio {
 	struct ox_co *co;
 	enum ox_aio_kind kind;
 	int fd;
-	int flags; /* rwf_flags, or the mode of fallocate */
+	int flags;	 /* rwf_flags, or the mode of fallocate */
+	bool page_cache; /* a write that goes through it; io_uring's own */
 	const struct iovec *iov;
 	int iov_count;
 	uint64_t offset;
@@ -120,6 +121,7 @@ struct ox_engine_ops {
 
 extern const struct ox_engine_ops ox_uring_ops;
 extern const struct ox_engine_ops ox_threads_ops;
+extern const struct ox_engine_ops ox_simulated_ops;
 
 /* ---- the reactor ---- */
 
@@ -138,6 +140,8 @@ struct ox_reactor {
 	struct ox_list timers; /* struct timer, by deadline */
 	uint64_t armed_ns;     /* what the engine's timer is set to */
 	uint64_t random_state;
+	bool simulated;	       /* time and the order of tasks follow the seed */
+	uint64_t simulated_ns; /* then: now */
 
 	struct ox_list free_stacks;
 	unsigned free_stack_count;

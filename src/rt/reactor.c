@@ -67,21 +67,47 @@ static uint64_t random_seed(void)
 	return seed;
 }
 
-int ox_reactor_create(enum ox_engine kind, struct ox_reactor **ret, struct ox_error **err)
+static struct ox_reactor *reactor_new(uint64_t seed)
 {
 	struct ox_reactor *r = calloc(1, sizeof(*r));
-	int code;
 
 	if (!r)
-		return ox_error_set_errno(err, -ENOMEM, "Could not make a reactor");
+		return NULL;
 	r->thread = pthread_self();
 	ox_list_init(&r->ready);
 	ox_list_init(&r->yielded);
 	ox_list_init(&r->timers);
 	ox_list_init(&r->free_stacks);
 	r->armed_ns = OX_NO_DEADLINE;
-	r->random_state = random_seed();
+	r->random_state = seed;
+	return r;
+}
+
+int ox_reactor_create(enum ox_engine kind, struct ox_reactor **ret, struct ox_error **err)
+{
+	struct ox_reactor *r = reactor_new(random_seed());
+	int code;
+
+	if (!r)
+		return ox_error_set_errno(err, -ENOMEM, "Could not make a reactor");
 	code = engine_choose(r, kind, err);
+	if (code < 0) {
+		free(r);
+		return code;
+	}
+	*ret = r;
+	return 0;
+}
+
+int ox_reactor_create_simulated(uint64_t seed, struct ox_reactor **ret)
+{
+	/* xorshift stands still on zero, and small seeds would begin alike */
+	struct ox_reactor *r = reactor_new((seed + 1) * 0x9e3779b97f4a7c15 | 1);
+	int code;
+
+	if (!r)
+		return -ENOMEM;
+	code = engine_open(r, &ox_simulated_ops);
 	if (code < 0) {
 		free(r);
 		return code;
@@ -117,13 +143,14 @@ unsigned ox_reactor_tasks(const struct ox_reactor *r)
 	return r->tasks;
 }
 
-/* ---- time, chance and order: what a seeded reactor would answer itself ---- */
+/* ---- time, chance and order: what a simulated reactor answers itself ---- */
 
 uint64_t ox_reactor_now_ns(struct ox_reactor *r)
 {
 	struct timespec now;
 
-	(void)r;
+	if (r->simulated)
+		return r->simulated_ns;
 	ox_assert(clock_gettime(CLOCK_MONOTONIC, &now) == 0);
 	return (uint64_t)now.tv_sec * 1000000000 + (uint64_t)now.tv_nsec;
 }
@@ -142,10 +169,18 @@ uint64_t ox_reactor_random(struct ox_reactor *r)
 
 static struct ox_co *next_task(struct ox_reactor *r)
 {
-	struct ox_co *co = ox_list_first(&r->ready, struct ox_co, link);
+	struct ox_list *at = r->ready.next;
+	unsigned n = 0;
 
-	ox_list_del(&co->link);
-	return co;
+	if (r->simulated) {
+		struct ox_list *it;
+
+		ox_list_for_each (it, &r->ready)
+			if (ox_reactor_random(r) % ++n == 0)
+				at = it;
+	}
+	ox_list_del(at);
+	return ox_list_entry(at, struct ox_co, link);
 }
 
 /* ---- timers ---- */

@@ -2,9 +2,9 @@
 /*
  * The reactor: one thread's loop over ready tasks and I/O completions.
  *
- * Each turn runs the tasks that are ready (in order; a seeded reactor draws the order), hands
+ * Each turn runs the tasks that are ready (in order; a simulated reactor draws the order), hands
  * all queued requests to the kernel in one submission, and collects completions, which only queue
- * their tasks. Time and randomness come from here, so that a seeded run replays.
+ * their tasks. Time and randomness come from here, so that a simulated run replays.
  *
  * Two engines carry requests: io_uring, and a pool of threads where io_uring is refused. The
  * environment variable OXBOW_IO=threads|uring forces one.
@@ -29,6 +29,12 @@ struct ox_reactor;
 int ox_reactor_create(enum ox_engine kind, struct ox_reactor **ret, struct ox_error **err)
 	__attribute__((warn_unused_result));
 
+/* A reactor without kernel, threads and clock, whose whole run follows from the seed: time passes
+ * only while every task sleeps, and ready tasks run in a random order. For stores that sleep rather
+ * than ask the kernel (tests/sim). Its descriptor is -1. 0 or -ENOMEM. */
+int ox_reactor_create_simulated(uint64_t seed, struct ox_reactor **ret)
+	__attribute__((warn_unused_result));
+
 /* Asserts that no task is alive. NULL is allowed. */
 void ox_reactor_destroy(struct ox_reactor *r);
 
@@ -37,24 +43,27 @@ enum ox_engine ox_reactor_engine(const struct ox_reactor *r);
 
 /*
  * Runs turns until nothing is ready and no completion is at hand. With wait, first sleeps until
- * there is something to do (returns at once if no request is in flight and no timer set).
- * Returns 0, or a negative errno of the engine itself.
+ * there is something to do (returns at once if no request is in flight and no timer set); a
+ * signal cuts the sleep short. Returns 0, or a negative errno of the engine itself, after which
+ * no task runs any more.
  */
 int ox_reactor_run(struct ox_reactor *r, bool wait);
 
-/* An eventfd that becomes readable when ox_reactor_run has something to do. ox_reactor_run
- * drains it. */
+/* A descriptor to poll, and nothing else, that becomes readable when a completion or a timer gives
+ * ox_reactor_run something to do; ox_reactor_run makes it unreadable. Whoever spawns or wakes a
+ * task outside of any run calls ox_reactor_run afterwards: that alone does not make it readable. */
 int ox_reactor_fd(const struct ox_reactor *r);
 
-/* Runs fn(arg) as a task and turns the loop until it has ended; other tasks run meanwhile. Must
- * not be called from a task. 0, -ENOMEM, or the engine's error. */
+/* Runs fn(arg) as a task and turns the loop until it has ended; other tasks run meanwhile, and the
+ * descriptor is left readable if they have more to do. Must not be called from a task. 0, -ENOMEM,
+ * or the engine's error. */
 int ox_reactor_call(struct ox_reactor *r, ox_co_fn fn, void *arg)
 	__attribute__((warn_unused_result));
 
 /* How many tasks exist. */
 unsigned ox_reactor_tasks(const struct ox_reactor *r);
 
-/* Monotonic nanoseconds, and a random number, both replayable under a seeded reactor. */
+/* Monotonic nanoseconds, and a random number, both replayable under a simulated reactor. */
 uint64_t ox_reactor_now_ns(struct ox_reactor *r);
 uint64_t ox_reactor_random(struct ox_reactor *r);
 

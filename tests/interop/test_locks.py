@@ -1,7 +1,6 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: MIT
 """QEMU and oxbow refuse each other: writers alone, readers together, -U beside everyone."""
-import nbd
 from interop import *
 
 REFUSED_WRITE = 'Failed to get "write" lock'
@@ -148,21 +147,6 @@ def test_a_served_image_is_locked_until_the_server_is_killed():
         server.kill9()
         wait_until_unlocked(image)
         qemu_io("-f", "qcow2", "-c", "length", image)
-
-
-def test_oxbow_opens_an_image_at_once_after_a_writer_was_killed_in_mid_write():
-    """The kernel may hold the locks of a dead process until its I/O is done; that is no refusal."""
-    image = new_image()
-    for cache in ("writeback", "directsync"):
-        for _ in range(5):
-            with Server("-f", "qcow2", "--cache", cache, image) as server:
-                handle = nbd_connect(server.uri)
-                buffers = [nbd.Buffer.from_bytearray(bytearray(64 * KIB)) for _ in range(16)]
-                for number, buffer in enumerate(buffers):
-                    handle.aio_pwrite(buffer, number * 64 * KIB)
-                handle.poll(1000)
-                server.kill9()
-                oxbow("io", "-f", "qcow2", "-c", "length", image)
 
 
 def test_two_read_only_servers_share_an_image():

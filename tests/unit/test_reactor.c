@@ -14,11 +14,13 @@
 #include <linux/seccomp.h>
 #include <poll.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/time.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -290,6 +292,36 @@ static void waiting_runs_carry_requests_through(void **state)
 		spawn(flow_co, &flow);
 	while (flow.ended < 4)
 		assert_int_equal(ox_reactor_run(reactor, true), 0);
+}
+
+static volatile sig_atomic_t signals_seen;
+
+static void on_signal(int number)
+{
+	(void)number;
+	signals_seen++;
+}
+
+static void signals_do_not_disturb_requests(void **state)
+{
+	struct sigaction action = {.sa_handler = on_signal};
+	struct itimerval often = {{.tv_usec = 500}, {.tv_usec = 500}};
+	struct itimerval never = {0};
+	struct flow flow = {.rounds = 100};
+
+	(void)state;
+	signals_seen = 0;
+	assert_int_equal(sigaction(SIGALRM, &action, NULL), 0);
+	assert_int_equal(setitimer(ITIMER_REAL, &often, NULL), 0);
+	while (signals_seen < 20) {
+		flow.ended = 0;
+		for (unsigned i = 0; i < 4; i++)
+			spawn(flow_co, &flow);
+		while (flow.ended < 4)
+			assert_int_equal(ox_reactor_run(reactor, true), 0);
+	}
+	assert_int_equal(setitimer(ITIMER_REAL, &never, NULL), 0);
+	assert_int_equal(ox_reactor_tasks(reactor), 0);
 }
 
 static void waiting_for_nothing_returns_at_once(void **state)
@@ -628,6 +660,7 @@ int main(void)
 		TEST(a_completion_makes_the_fd_readable),
 		TEST(an_event_loop_on_the_fd_loses_no_wakeup),
 		TEST(waiting_runs_carry_requests_through),
+		TEST(signals_do_not_disturb_requests),
 		TEST(waiting_for_nothing_returns_at_once),
 		TEST(busy_tasks_do_not_starve_io),
 		TEST(a_call_that_leaves_others_ready_makes_the_fd_readable),

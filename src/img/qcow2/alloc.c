@@ -17,6 +17,7 @@
 #define BATCH_FIRST_CLUSTERS 64u
 #define BATCH_MAX_CLUSTERS 4096u
 #define BATCH_MAX_BYTES (UINT64_C(64) << 20)
+#define GROWTH_ALIGN_BYTES 4096u
 /* Ranges that a refill takes at most; the rest of the reserve's slots serve what is given back. */
 #define REFILL_RANGES (OX_ALLOC_RESERVE_RANGES / 2)
 
@@ -73,7 +74,9 @@ int ox_alloc_make_zero_co(struct ox_qcow2 *q, uint64_t start, uint64_t count, bo
 	}
 	if (to <= old_end)
 		return 0;
-	return q->io->can_grow ? ox_io_set_length_co(q->io, to) : -ENOSPC;
+	/* Whole pages: growing from the middle of one disturbs direct writes beside it. */
+	return q->io->can_grow ? ox_io_set_length_co(q->io, ox_align_up(to, GROWTH_ALIGN_BYTES))
+			       : -ENOSPC;
 }
 
 /* Refcounts that call a table free are wrong: nothing is allocated by them. */

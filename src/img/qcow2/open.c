@@ -228,6 +228,11 @@ static int activate_locked_co(struct ox_qcow2 *q, struct ox_error **err)
 	ox_cache_clear(&q->counts);
 	q->unpacked_entry = 0;
 	q->alloc.floor = ox_div_up(q->io->length, q->cluster_bytes);
+	/* What a process that died wrote and did not sync is read back like anything else, and must
+	 * not be taken for durable (H1, H7). */
+	r = ox_order_wait_co(&q->order, ox_order_ticket(&q->order));
+	if (r < 0)
+		return ox_error_set_errno(err, r, "Could not sync '%s'", q->img->filename);
 	if (ox_qcow2_hdr(q)->incompatible & OX_QCOW2_INCOMPAT_DIRTY)
 		r = recover_co(q, err);
 	return r < 0 ? r : check_refcounts_co(q, err);

@@ -76,23 +76,13 @@ static int grow_l1_co(struct ox_qcow2 *q, uint64_t new_bytes, uint64_t entries)
 	return 0;
 }
 
-/* What the guest will see beyond the old end must be zeroes: neither entries that an earlier shrink
- * or another program left there, nor a larger backing file's bytes, nor the rest of the last
- * cluster. */
+/*
+ * What the guest will see beyond the old end must be zeroes: neither a larger backing file's bytes,
+ * nor the rest of the last cluster, nor what a shrinking that was cut short left in the tables.
+ */
 static int zero_new_part_co(struct ox_qcow2 *q, uint64_t from, uint64_t to)
 {
-	uint64_t backing = q->img->backing ? q->img->backing->size_bytes : 0;
-	uint64_t mapped = (uint64_t)ox_qcow2_hdr(q)->l1_entries *
-			  ox_qcow2_l2_entries(ox_qcow2_hdr(q)) * q->cluster_bytes;
-	uint64_t end = ox_min_u64(to, ox_max_u64(backing, ox_align_up(from, q->cluster_bytes)));
-
-	int r = 0;
-
-	if (mapped > from)
-		r = ox_qcow2_drop_locked_co(q, from, ox_min_u64(mapped, to) - from);
-	if (r < 0 || from >= end)
-		return r;
-	return ox_qcow2_zero_locked_co(q, from, end - from, OX_REQ_MAY_UNMAP);
+	return ox_qcow2_zero_locked_co(q, from, to - from, OX_REQ_MAY_UNMAP);
 }
 
 static int grow_co(struct ox_qcow2 *q, uint64_t new_bytes, struct ox_error **err)

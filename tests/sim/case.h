@@ -1,0 +1,35 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * One case: an image lives through generations. Each opens it (recovering it where it is dirty),
+ * lets the guest work, and ends with a power cut, a killed process, or a close; cuts also strike in
+ * the midst of opening, recovery, repair and closing. After each the oracle looks at the disk.
+ */
+#ifndef SIM_CASE_H
+#define SIM_CASE_H
+
+#include <stdint.h>
+
+struct sim_totals {
+	uint64_t cases;
+	uint64_t cuts;
+	uint64_t cuts_opening; /* of them, those during opening, recovery or repair */
+	uint64_t cuts_closing;
+	uint64_t kills;
+	uint64_t closes;
+	uint64_t recoveries;
+	uint64_t faults;
+	uint64_t requests;
+	uint64_t checked; /* images that qemu-img looked at */
+};
+
+struct sim_run {
+	uint64_t most_cuts; /* stop when so many have been survived */
+	int verbose;
+	const char *qemu_dir; /* a folder for images to be checked by qemu-img; NULL: none */
+	unsigned qemu_every;  /* one of so many surviving images */
+	struct sim_totals totals;
+};
+
+void sim_case_run(struct sim_run *run, uint64_t seed);
+
+#endif

@@ -1,0 +1,131 @@
+/* SPDX-License-Identifier: MIT */
+#include "config.h"
+
+#include <stdio.h>
+
+#include "base/arith.h"
+
+static unsigned draw_cluster_bits(struct sim_random *random)
+{
+	/* small clusters make small images with many tables */
+	static const unsigned choices[] = {9, 9, 9, 9, 9, 9, 10, 10, 11, 12, 12, 12, 13, 14, 16};
+
+	return choices[sim_random_below(random, sizeof(choices) / sizeof(choices[0]))];
+}
+
+static enum ox_cache_mode draw_cache(struct sim_random *random)
+{
+	static const enum ox_cache_mode choices[] = {
+		OX_CACHE_WRITEBACK, OX_CACHE_WRITEBACK,	   OX_CACHE_WRITEBACK,
+		OX_CACHE_WRITEBACK, OX_CACHE_WRITETHROUGH, OX_CACHE_WRITETHROUGH,
+		OX_CACHE_NONE,	    OX_CACHE_NONE,	   OX_CACHE_DIRECTSYNC,
+		OX_CACHE_UNSAFE,
+	};
+
+	return choices[sim_random_below(random, sizeof(choices) / sizeof(choices[0]))];
+}
+
+static void draw_disk(struct sim_disk_options *ret, struct sim_random *random)
+{
+	static const uint32_t aligns[] = {1, 1, 512, 512, 4096};
+
+	ret->align_bytes = aligns[sim_random_below(random, 5)];
+	ret->zero_align_bytes =
+		sim_random_percent(random, 50) ? (uint32_t)ox_max_u64(ret->align_bytes, 512) : 4096;
+	ret->fixed_bytes = 0;
+	ret->can_punch = sim_random_percent(random, 80);
+	ret->can_zero = sim_random_percent(random, 60);
+	ret->short_counts = sim_random_percent(random, 20);
+}
+
+static uint64_t draw_sectors(const struct sim_config *c, struct sim_random *random)
+{
+	uint64_t per_cluster = UINT64_C(1) << (c->cluster_bits - 9);
+	uint64_t most = ox_max_u64(UINT64_C(2048) / per_cluster, 20);
+	uint64_t clusters = sim_random_between(random, 8, ox_min_u64(most, 640));
+	uint64_t sectors;
+
+	if (sim_random_percent(random, 50))
+		clusters = ox_min_u64(clusters, 100);
+	sectors = clusters * per_cluster;
+	/* a disk need not end with a cluster */
+	if (per_cluster > 1 && sim_random_percent(random, 30))
+		sectors -= sim_random_below(random, per_cluster);
+	return sectors;
+}
+
+/* A block device, with hardly more room than the disk needs: what is freed is used again soon. */
+static void make_device(struct sim_config *c, struct sim_random *random)
+{
+	uint64_t cluster = UINT64_C(1) << c->cluster_bits;
+	uint64_t clusters = c->sectors * SIM_SECTOR_BYTES / cluster + 1;
+
+	clusters += clusters / (cluster / 8) + 12 + sim_random_below(random, clusters / 2 + 20);
+	c->disk.fixed_bytes = ox_align_up(clusters * cluster, 4096);
+	c->snapshot = false;
+}
+
+/* The smallest image whose refcount table has to move soon. */
+static void make_full(struct sim_config *c)
+{
+	c->version = 3;
+	c->cluster_bits = 9;
+	c->refcount_bits = 64;
+	c->sectors = 4300;
+	c->room_sectors = c->sectors;
+	c->backed_sectors = 0;
+	c->snapshot = false;
+	c->prefilled = true;
+	c->hot_clusters = 400;
+}
+
+void sim_config_draw(struct sim_config *ret, struct sim_random *random)
+{
+	struct sim_config c = {.version = sim_random_percent(random, 20) ? 2 : 3};
+
+	c.cluster_bits = draw_cluster_bits(random);
+	c.refcount_bits = 16;
+	if (c.version == 3 && sim_random_percent(random, 60))
+		c.refcount_bits = 1u << sim_random_below(random, 7);
+	c.lazy = c.version == 3 && sim_random_percent(random, 50);
+	c.sectors = draw_sectors(&c, random);
+	if (sim_random_percent(random, 30))
+		c.backed_sectors = sim_random_between(random, 1, c.sectors);
+	c.snapshot = c.refcount_bits > 1 && sim_random_percent(random, 30);
+	c.tiny_caches = sim_random_percent(random, 50);
+	c.faults = sim_random_percent(random, 35);
+	c.cache = draw_cache(random);
+	draw_disk(&c.disk, random);
+	c.room_sectors = c.sectors;
+	if (sim_random_percent(random, 25) && !(c.version == 2 && c.snapshot))
+		c.room_sectors += sim_random_below(random, c.sectors * 2);
+	if (sim_random_percent(random, 20))
+		make_device(&c, random);
+	else if (sim_random_percent(random, 1))
+		make_full(&c);
+	c.tasks = (unsigned)sim_random_between(random, 1, 8);
+	c.operations = (unsigned)sim_random_between(random, 5, 60);
+	c.hot_clusters = sim_random_between(random, 1, 24);
+	c.quiet_percent = (unsigned)sim_random_between(random, 0, 60);
+	*ret = c;
+}
+
+void sim_config_describe(const struct sim_config *c, char *ret, size_t room)
+{
+	snprintf(ret, room,
+		 "version %u, clusters of %u, refcounts of %u bits%s, %llu sectors "
+		 "up to %llu (%llu backed)%s%s%s, "
+		 "cache %s, disk blocks of %u/%u%s%s%s, %u tasks%s",
+		 c->version, 1u << c->cluster_bits, c->refcount_bits, c->lazy ? ", lazy" : "",
+		 (unsigned long long)c->sectors, (unsigned long long)c->room_sectors,
+		 (unsigned long long)c->backed_sectors, c->disk.fixed_bytes ? ", device" : "",
+		 c->snapshot ? ", snapshot" : "", c->tiny_caches ? ", tiny caches" : "",
+		 c->cache == OX_CACHE_WRITEBACK	     ? "writeback"
+		 : c->cache == OX_CACHE_WRITETHROUGH ? "writethrough"
+		 : c->cache == OX_CACHE_NONE	     ? "none"
+		 : c->cache == OX_CACHE_DIRECTSYNC   ? "directsync"
+						     : "unsafe",
+		 c->disk.align_bytes, c->disk.zero_align_bytes, c->disk.can_punch ? ", punch" : "",
+		 c->disk.can_zero ? ", zero" : "", c->disk.short_counts ? ", short" : "", c->tasks,
+		 c->faults ? ", faults" : "");
+}

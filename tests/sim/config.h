@@ -1,0 +1,36 @@
+/* SPDX-License-Identifier: MIT */
+/* What a case is about: the image, its options, and the disk below, all drawn from the seed. */
+#ifndef SIM_CONFIG_H
+#define SIM_CONFIG_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "disk.h"
+#include "oxbow.h"
+
+struct sim_config {
+	unsigned version;
+	unsigned cluster_bits;
+	unsigned refcount_bits;
+	bool lazy;
+	uint64_t sectors;
+	uint64_t room_sectors;	 /* the most that the disk grows to */
+	bool prefilled;		 /* begins full of data, so that the tables are about to move */
+	uint64_t backed_sectors; /* 0: no backing file */
+	bool snapshot;
+	bool tiny_caches;
+	bool faults;
+	enum ox_cache_mode cache;
+	struct sim_disk_options disk;
+	unsigned tasks;
+	unsigned operations;
+	uint64_t hot_clusters;
+	unsigned quiet_percent;
+};
+
+void sim_config_draw(struct sim_config *ret, struct sim_random *random);
+void sim_config_describe(const struct sim_config *c, char *ret, size_t room);
+
+#endif

@@ -1,0 +1,168 @@
+/* SPDX-License-Identifier: MIT */
+#include "image.h"
+
+#include <stdio.h>
+
+bool sim_image_parse(const struct sim_bytes *bytes, struct sim_image *ret, const char **ret_why)
+{
+	struct sim_image i = {.bytes = bytes};
+
+	*ret_why = "no magic";
+	if (sim_bytes_be32(bytes, 0) != 0x514649fb)
+		return false;
+	i.version = sim_bytes_be32(bytes, 4);
+	i.backing_offset = sim_bytes_be64(bytes, 8);
+	i.cluster_bits = sim_bytes_be32(bytes, 20);
+	i.size_bytes = sim_bytes_be64(bytes, 24);
+	i.l1_entries = sim_bytes_be32(bytes, 36);
+	i.l1_offset = sim_bytes_be64(bytes, 40);
+	i.reftable_offset = sim_bytes_be64(bytes, 48);
+	i.reftable_clusters = sim_bytes_be32(bytes, 56);
+	i.snapshot_count = sim_bytes_be32(bytes, 60);
+	i.snapshots_offset = sim_bytes_be64(bytes, 64);
+	i.refcount_order = 4;
+	if (i.version >= 3) {
+		i.incompatible = sim_bytes_be64(bytes, 72);
+		i.compatible = sim_bytes_be64(bytes, 80);
+		i.refcount_order = sim_bytes_be32(bytes, 96);
+	}
+	*ret_why = "impossible fields";
+	if (i.version < 2 || i.version > 3 || i.cluster_bits < 9 || i.cluster_bits > 21 ||
+	    i.refcount_order > 6 || i.reftable_clusters == 0 || i.snapshot_count > 16)
+		return false;
+	i.cluster_bytes = UINT64_C(1) << i.cluster_bits;
+	if (i.l1_entries > 65536 || i.reftable_clusters > 65536 ||
+	    i.l1_offset % i.cluster_bytes != 0 || i.reftable_offset % i.cluster_bytes != 0)
+		return false;
+	*ret = i;
+	return true;
+}
+
+uint64_t sim_image_block_entries(const struct sim_image *i)
+{
+	return i->cluster_bytes * 8 >> i->refcount_order;
+}
+
+uint64_t sim_image_refblock(const struct sim_image *i, uint64_t index)
+{
+	if (index >= i->reftable_clusters * i->cluster_bytes / 8)
+		return 0;
+	return sim_bytes_be64(i->bytes, i->reftable_offset + index * 8);
+}
+
+uint64_t sim_image_refcount(const struct sim_image *i, uint64_t cluster)
+{
+	uint64_t entries = sim_image_block_entries(i);
+	uint64_t block = sim_image_refblock(i, cluster / entries);
+	uint64_t bit = cluster % entries << i->refcount_order;
+	uint64_t value = 0;
+	uint8_t raw[8];
+
+	if (block == 0)
+		return 0;
+	sim_bytes_read(i->bytes, block + bit / 8, raw, sizeof(raw));
+	if (i->refcount_order < 3) /* the entries of a byte begin at its lowest bit */
+		return raw[0] >> bit % 8 & ((1u << (1u << i->refcount_order)) - 1);
+	for (unsigned n = 0; n < 1u << (i->refcount_order - 3); n++)
+		value = value << 8 | raw[n];
+	return value;
+}
+
+struct sim_snapshot sim_image_snapshot(const struct sim_image *i, uint64_t offset)
+{
+	uint64_t bytes = 40 + (uint64_t)sim_bytes_be32(i->bytes, offset + 36) +
+			 sim_bytes_be16(i->bytes, offset + 12) +
+			 sim_bytes_be16(i->bytes, offset + 14);
+
+	return (struct sim_snapshot){
+		.l1_offset = sim_bytes_be64(i->bytes, offset),
+		.l1_entries = sim_bytes_be32(i->bytes, offset + 8),
+		.record_bytes = (bytes + 7) & ~UINT64_C(7),
+	};
+}
+
+enum sim_place sim_image_find(const struct sim_image *i, uint64_t l1_offset, uint32_t l1_entries,
+			      uint64_t guest, uint64_t *ret_host)
+{
+	uint64_t cluster = guest >> i->cluster_bits;
+	uint64_t per_table = i->cluster_bytes / 8;
+	uint64_t table;
+	uint64_t entry;
+
+	if (cluster / per_table >= l1_entries)
+		return SIM_PLACE_ABSENT;
+	table = sim_bytes_be64(i->bytes, l1_offset + cluster / per_table * 8) & SIM_OFFSET_MASK;
+	if (table == 0)
+		return SIM_PLACE_ABSENT;
+	entry = sim_bytes_be64(i->bytes, table + cluster % per_table * 8);
+	if (i->version >= 3 && entry & 1)
+		return SIM_PLACE_ZERO;
+	if ((entry & SIM_OFFSET_MASK) == 0)
+		return SIM_PLACE_ABSENT;
+	*ret_host = (entry & SIM_OFFSET_MASK) + guest % i->cluster_bytes;
+	return SIM_PLACE_DATA;
+}
+
+/* ---- names ---- */
+
+static bool within(uint64_t offset, uint64_t start, uint64_t bytes)
+{
+	return offset >= start && offset < start + bytes;
+}
+
+static bool name_refcounts(const struct sim_image *i, uint64_t offset, char *ret, size_t room)
+{
+	uint64_t tables = i->reftable_clusters * i->cluster_bytes;
+
+	if (within(offset, i->reftable_offset, tables)) {
+		snprintf(ret, room, "[refcount table]");
+		return true;
+	}
+	for (uint64_t n = 0; n < tables / 8; n++) {
+		uint64_t block = sim_image_refblock(i, n);
+
+		if (block && within(offset, block, i->cluster_bytes)) {
+			snprintf(ret, room, "[refcount block %u]", (unsigned)n);
+			return true;
+		}
+	}
+	return false;
+}
+
+static bool name_map(const struct sim_image *i, uint64_t offset, char *ret, size_t room)
+{
+	for (uint64_t n = 0; n < i->l1_entries; n++) {
+		uint64_t table = sim_bytes_be64(i->bytes, i->l1_offset + n * 8) & SIM_OFFSET_MASK;
+
+		if (table == 0)
+			continue;
+		if (within(offset, table, i->cluster_bytes)) {
+			snprintf(ret, room, "[L2 table %u, entry %u on]", (unsigned)n,
+				 (unsigned)((offset - table) / 8));
+			return true;
+		}
+		for (uint64_t k = 0; k < i->cluster_bytes / 8; k++) {
+			uint64_t entry = sim_bytes_be64(i->bytes, table + k * 8);
+
+			if (entry & SIM_OFFSET_MASK &&
+			    within(offset, entry & SIM_OFFSET_MASK, i->cluster_bytes)) {
+				snprintf(ret, room, "[data of guest 0x%llx]",
+					 (unsigned long long)((n * i->cluster_bytes / 8 + k)
+							      << i->cluster_bits));
+				return true;
+			}
+		}
+	}
+	return false;
+}
+
+void sim_image_name(const struct sim_image *i, uint64_t offset, char *ret, size_t room)
+{
+	if (offset < i->cluster_bytes)
+		snprintf(ret, room, "[header]");
+	else if (within(offset, i->l1_offset, (uint64_t)i->l1_entries * 8))
+		snprintf(ret, room, "[L1 table]");
+	else if (!name_refcounts(i, offset, ret, room) && !name_map(i, offset, ret, room))
+		snprintf(ret, room, "[cluster %llu, not in the active image]",
+			 (unsigned long long)(offset >> i->cluster_bits));
+}

@@ -1,0 +1,61 @@
+/* SPDX-License-Identifier: MIT */
+/* A reader of qcow2 that shares nothing with the one it judges: no cache, no cleverness. */
+#ifndef SIM_IMAGE_H
+#define SIM_IMAGE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "bytes.h"
+
+#define SIM_COPIED (UINT64_C(1) << 63)
+#define SIM_COMPRESSED (UINT64_C(1) << 62)
+#define SIM_OFFSET_MASK UINT64_C(0x00fffffffffffe00)
+#define SIM_DIRTY UINT64_C(1)
+#define SIM_LAZY UINT64_C(1)
+
+struct sim_image {
+	const struct sim_bytes *bytes;
+	uint32_t version;
+	unsigned cluster_bits;
+	uint64_t cluster_bytes;
+	uint64_t size_bytes;
+	uint64_t l1_offset;
+	uint32_t l1_entries;
+	uint64_t reftable_offset;
+	uint32_t reftable_clusters;
+	unsigned refcount_order;
+	uint32_t snapshot_count;
+	uint64_t snapshots_offset;
+	uint64_t incompatible;
+	uint64_t compatible;
+	uint64_t backing_offset;
+};
+
+struct sim_snapshot {
+	uint64_t l1_offset;
+	uint32_t l1_entries;
+	uint64_t record_bytes; /* the next record follows */
+};
+
+/* False, and why, where the header is not one. */
+bool sim_image_parse(const struct sim_bytes *bytes, struct sim_image *ret, const char **ret_why);
+uint64_t sim_image_refcount(const struct sim_image *i, uint64_t cluster);
+uint64_t sim_image_refblock(const struct sim_image *i, uint64_t index); /* host offset or 0 */
+uint64_t sim_image_block_entries(const struct sim_image *i);
+struct sim_snapshot sim_image_snapshot(const struct sim_image *i, uint64_t offset);
+
+enum sim_place {
+	SIM_PLACE_ABSENT,
+	SIM_PLACE_ZERO,
+	SIM_PLACE_DATA,
+};
+
+/* Where the guest's sector lies as seen through an L1 table. */
+enum sim_place sim_image_find(const struct sim_image *i, uint64_t l1_offset, uint32_t l1_entries,
+			      uint64_t guest, uint64_t *ret_host);
+/* What an offset of the file is, in words. */
+void sim_image_name(const struct sim_image *i, uint64_t offset, char *ret, size_t room);
+
+#endif

@@ -1,0 +1,107 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The simulator: cases from one seed on, until so many power cuts were survived or so many minutes
+ * have passed. The first failure ends it with the seed and the trace.
+ */
+#include <getopt.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <time.h>
+
+#include "case.h"
+#include "trace.h"
+
+static const char usage[] =
+	"usage: sim [--seed N] [--cases N] [--cuts N] [--minutes N] [--qemu DIR] [--verbose]\n"
+	"  --seed N     the first case's seed (1); the next case has the next number\n"
+	"  --cases N    end after N cases\n"
+	"  --cuts N     end after N power cuts (1000, if no other end is given)\n"
+	"  --minutes N  end after N minutes\n"
+	"  --qemu DIR   let qemu-img check one in 50 of the images that were closed\n";
+
+struct limits {
+	uint64_t seed;
+	uint64_t cases;
+	uint64_t cuts;
+	double minutes;
+};
+
+static double seconds_now(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return (double)ts.tv_sec + (double)ts.tv_nsec / 1e9;
+}
+
+static bool parse(int argc, char **argv, struct limits *l, struct sim_run *run)
+{
+	static const struct option options[] = {
+		{"seed", required_argument, NULL, 's'}, {"cases", required_argument, NULL, 'n'},
+		{"cuts", required_argument, NULL, 'c'}, {"minutes", required_argument, NULL, 'm'},
+		{"qemu", required_argument, NULL, 'q'}, {"verbose", no_argument, NULL, 'v'},
+		{"help", no_argument, NULL, 'h'},	{NULL, 0, NULL, 0},
+	};
+	int option;
+
+	while ((option = getopt_long(argc, argv, "", options, NULL)) != -1) {
+		switch (option) {
+		case 's':
+			l->seed = strtoull(optarg, NULL, 0);
+			break;
+		case 'n':
+			l->cases = strtoull(optarg, NULL, 0);
+			break;
+		case 'c':
+			l->cuts = strtoull(optarg, NULL, 0);
+			break;
+		case 'm':
+			l->minutes = strtod(optarg, NULL);
+			break;
+		case 'q':
+			run->qemu_dir = optarg;
+			break;
+		case 'v':
+			run->verbose = 1;
+			break;
+		default:
+			return false;
+		}
+	}
+	if (l->cases == 0 && l->cuts == 0 && l->minutes <= 0)
+		l->cuts = 1000;
+	return optind == argc;
+}
+
+static bool is_over(const struct limits *l, const struct sim_totals *t, double began)
+{
+	return (l->cases && t->cases >= l->cases) || (l->cuts && t->cuts >= l->cuts) ||
+	       (l->minutes > 0 && seconds_now() - began >= 60 * l->minutes);
+}
+
+int main(int argc, char **argv)
+{
+	struct sim_run run = {.qemu_every = 50};
+	struct limits limits = {.seed = 1};
+	const struct sim_totals *t = &run.totals;
+	double began = seconds_now();
+
+	if (!parse(argc, argv, &limits, &run)) {
+		fputs(usage, stderr);
+		return 2;
+	}
+	sim_trace_catch_signals();
+	for (uint64_t seed = limits.seed; !is_over(&limits, t, began); seed++)
+		sim_case_run(&run, seed);
+	printf("1..1\nok power_cuts_keep_every_promise\n"
+	       "# %llu cuts (%llu while opening or repairing, %llu while closing), %llu kills, "
+	       "%llu closes, %llu recoveries, %llu faults, %llu requests, %llu cases, "
+	       "%llu looked at by qemu-img, %.0f s\n",
+	       (unsigned long long)t->cuts, (unsigned long long)t->cuts_opening,
+	       (unsigned long long)t->cuts_closing, (unsigned long long)t->kills,
+	       (unsigned long long)t->closes, (unsigned long long)t->recoveries,
+	       (unsigned long long)t->faults, (unsigned long long)t->requests,
+	       (unsigned long long)t->cases, (unsigned long long)t->checked, seconds_now() - began);
+	return 0;
+}

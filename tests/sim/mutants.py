@@ -1,0 +1,316 @@
+#!/usr/bin/python3
+# SPDX-License-Identifier: MIT
+"""Proves that the simulator can fail: builds it with one rule broken at a time.
+
+    tests/sim/mutants.py [--build DIR] [--cuts N] [--jobs N] [--list] [NAME...]
+
+A mutant is a change of the text of one source; the sources themselves hold no hooks. Each is compiled
+from the build's own command, linked before the libraries, and run until the simulator finds it or
+N cuts have been survived. Prints one line `ok NAME` or `not ok NAME` each."""
+import argparse
+import concurrent.futures
+import json
+import pathlib
+import shlex
+import subprocess
+import sys
+import time
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
+LIBRARIES = ("check", "img", "meta", "io", "codec", "fmt", "rt", "base")
+
+# name, rule, source, [(old text, new text)...], what goes wrong
+MUTANTS = [
+    ("entry_before_data", "D1", "img/qcow2/write.c",
+     [("link_piece_co(q, p, ox_order_ticket(&q->order)); /* D1 */",
+       "link_piece_co(q, p, OX_TICKET_NONE);")],
+     "an entry may reach the disk before the bytes it names"),
+    ("table_before_its_copy", "D1", "img/qcow2/map_table.c",
+     [("\t\tafter = ox_order_ticket(&q->order);\n", "")],
+     "an L1 entry may reach the disk before the table it names"),
+    ("margins_not_copied", "D1", "img/qcow2/write.c",
+     [("if (old_reads_zero(q, p) && p->host_zero) {\n\t\thead = 0;",
+       "if (p->host_zero) {\n\t\thead = 0;")],
+     "copy-on-write forgets what surrounds the written bytes"),
+    ("write_into_shared_cluster", "D2", "img/qcow2/write.c",
+     [("return run->kind == OX_QCOW2_ENTRY_DATA && run->copied;",
+       "return run->kind == OX_QCOW2_ENTRY_DATA;")],
+     "a snapshot's cluster is written in place"),
+    ("write_into_shared_table", "D2", "img/qcow2/map_table.c",
+     [("\tif (l1.copied) {\n", "\tif (l1.l2.bytes != 0) {\n")],
+     "a snapshot's L2 table is changed in place"),
+    ("counts_not_written_ahead", "D3", "img/qcow2/alloc.c",
+     [("\tif (!is_lazy(q)) {\n\t\tr = ox_cache_flush_co", "\tif (false) {\n\t\tr = ox_cache_flush_co")],
+     "clusters are handed out before their refcounts are written"),
+    ("counts_not_synced_ahead", "D3", "img/qcow2/alloc.c",
+     [("\treturn ox_order_wait_co(&q->order, ox_order_ticket(&q->order));\n}\n\n/* A batch",
+       "\treturn 0;\n}\n\n/* A batch")],
+     "clusters are handed out before the refill's sync"),
+    ("block_named_before_durable", "D1", "img/qcow2/refcount.c",
+     [("\tr = ox_cache_flush_co(&q->counts);\n\tif (r < 0)\n\t\treturn r;\n"
+       "\treturn ox_order_wait_co(&q->order, ox_order_ticket(&q->order));\n", "\treturn 0;\n")],
+     "the refcount table may name a block whose counts are not on the disk"),
+    ("released_by_the_wrong_round", "D4", "img/qcow2/release.c",
+     [("ox_list_push_back(&q->alloc.pending, &f->link);",
+       "ox_list_push_back(&q->alloc.ready, &f->link);")],
+     "a cluster freed during a commit is released by that commit"),
+    ("released_before_commit", "D4", "img/qcow2/commit.c",
+     [("\tr = ox_cache_flush_co(&q->map);\n\tif (r == 0)\n\t\tr = ox_order_wait_co",
+       "\tox_list_splice_back(&q->alloc.ready, &freed);\n\tstart_release(q);\n"
+       "\tr = ox_cache_flush_co(&q->map);\n\tif (r == 0)\n\t\tr = ox_order_wait_co")],
+     "freed clusters are released before their entries are durably gone"),
+    ("punch_after_freeing", "D4", "img/qcow2/release.c",
+     [("\tif (at < q->io->length) {\n",
+       "\tr = ox_refcount_set_co(q, start, n, 0);\n\tif (r < 0)\n\t\treturn r;\n"
+       "\tq->alloc.cursor = ox_min_u64(q->alloc.cursor, start);\n"
+       "\tox_mutex_unlock(&q->alloc.lock);\n"
+       "\tif (at < q->io->length) {\n"),
+      ("\tr = ox_refcount_set_co(q, start, n, 0);\n\tif (r == 0)\n"
+       "\t\tq->alloc.cursor = ox_min_u64(q->alloc.cursor, start);\n\treturn r;\n",
+       "\tox_mutex_lock_co(&q->alloc.lock);\n\treturn 0;\n")],
+     "a cluster is free while its hole is still being punched"),
+    ("dirty_bit_not_set", "D5", "img/qcow2/alloc.c",
+     [("\tif (is_lazy(q)) {\n\t\tr = ox_lazy_mark_co(q);\n\t\tif (r < 0)\n\t\t\treturn r;\n\t}\n"
+       "\tr = choose_batch_co", "\tr = choose_batch_co")],
+     "a lazy image is changed without the dirty bit"),
+    ("dirty_bit_not_synced", "D5", "img/qcow2/header.c",
+     [("\tif (r == 0)\n\t\tr = ox_order_sync_always_co(&q->order);\n", "")],
+     "nothing waits for the dirty bit to be durable"),
+    ("dirty_bit_cleared_before_counts", "D6", "img/qcow2/open.c",
+     [("\tr = ox_commit_co(q);\n\tox_latch_wait_co(&q->background);\n\tif (r == 0)\n"
+       "\t\tr = ox_alloc_release_co(q);",
+       "\tr = ox_commit_co(q);\n\tox_latch_wait_co(&q->background);\n"
+       "\tif (r == 0 && q->lazy.state == OX_LAZY_DIRTY) {\n"
+       "\t\tstruct ox_qcow2_header f;\n\t\tox_header_lock_co(q);\n\t\tf = *ox_qcow2_hdr(q);\n"
+       "\t\tf.incompatible = 0;\n\t\tr = ox_header_write_co(q, &f);\n\t\tox_header_unlock(q);\n\t}\n"
+       "\tif (r == 0)\n\t\tr = ox_alloc_release_co(q);")],
+     "close clears the dirty bit before the refcounts are written"),
+    ("counts_not_synced_before_clearing", "D6", "img/qcow2/open.c",
+     [("\tif (r == 0)\n\t\tr = ox_order_sync_always_co(&q->order);\n\tif (r == 0)\n"
+       "\t\tr = ox_lazy_clear_co(q);", "\tif (r == 0)\n\t\tr = ox_lazy_clear_co(q);")],
+     "close clears the dirty bit before the refcounts are durable"),
+    ("recovery_not_synced", "D6", "check/repair.c",
+     [("\tint r = ox_walk_slots_co(w, OX_BLOCKS_LOWER, lower_slot);\n\n"
+       "\treturn r < 0 ? r : ox_io_sync_co(w->io);",
+       "\treturn ox_walk_slots_co(w, OX_BLOCKS_LOWER, lower_slot);")],
+     "recovery clears the dirty bit before its counts are durable"),
+    ("recovery_skipped", "D6", "img/qcow2/open.c",
+     [("r = img->recovery->rebuild_co(q->io, err, img->progress, img->opaque);", "r = 0;")],
+     "the dirty bit is cleared without recovery"),
+    ("commit_without_sync", "D7", "img/qcow2/commit.c",
+     [("\tif (r == 0)\n\t\tr = ox_order_wait_co(&q->order, ox_order_ticket(&q->order));\n"
+       "\tc->running = false;", "\tc->running = false;")],
+     "a flush writes the tables and does not sync"),
+    ("commit_without_tables", "D7", "img/qcow2/commit.c",
+     [("\tr = ox_cache_flush_co(&q->map);\n\tif (r == 0)\n\t\tr = ox_order_wait_co",
+       "\tr = 0;\n\tif (r == 0)\n\t\tr = ox_order_wait_co")],
+     "a flush syncs and does not write the tables"),
+    ("commit_joins_a_running_round", "D7", "img/qcow2/commit.c",
+     [("uint64_t want = c->started + 1;",
+       "uint64_t want = c->started + (c->running && c->started ? 0 : 1);")],
+     "a flush is content with a round that began before it"),
+    ("fua_not_passed_on", "D7", "img/qcow2/write.c",
+     [("fua && run.durable ? OX_IO_FUA : 0", "0")],
+     "a write in place with FUA is not"),
+    ("sync_error_ignored", "D7", "meta/order.c",
+     [("\t\to->error = r; /* M3 */\n", "\t\to->done = number;\n")],
+     "a failed sync is taken for a good one (M3)"),
+    ("sync_retried", "D7", "meta/order.c",
+     [("\tif (r < 0)\n\t\to->error = r; /* M3 */\n",
+       "\tif (r < 0)\n\t\tr = ox_io_sync_co(o->io);\n\tif (r < 0)\n\t\to->error = r;\n")],
+     "a failed sync is asked for again (M3)"),
+    ("length_not_grown_ahead", "D8", "img/qcow2/alloc.c",
+     [("return q->io->can_grow ? ox_io_set_length_co(q->io, to) : -ENOSPC;", "return 0;")],
+     "entries name clusters past the file's durable end"),
+    ("recovery_does_not_raise", "D9", "check/repair.c",
+     [("\tif (r == 0)\n\t\tr = ox_walk_slots_co(w, OX_BLOCKS_RAISE, raise_slot);\n", "")],
+     "recovery leaves refcounts that are too low"),
+    ("recovery_clears_the_bit_first", "D9", "img/qcow2/open.c",
+     [("\tr = img->recovery->rebuild_co(",
+       "\t{\n\t\tstruct ox_qcow2_header f;\n\t\tox_header_lock_co(q);\n\t\tf = *ox_qcow2_hdr(q);\n"
+       "\t\tf.incompatible = 0;\n\t\tr = ox_header_write_co(q, &f);\n\t\tox_header_unlock(q);\n\t}\n"
+       "\tr = img->recovery->rebuild_co(")],
+     "a crash during recovery leaves an image that is marked clean"),
+    ("fua_with_cached_entry", "H1", "img/qcow2/write.c",
+     [("\t\tif (!run.durable)\n\t\t\t*ret_durable = false;\n", ""),
+      ("fua && run.durable ? OX_IO_FUA : 0", "fua ? OX_IO_FUA : 0")],
+     "a write in place is called durable while its entry is not"),
+    ("zero_without_a_punch", "H2", "img/qcow2/alloc.c",
+     [("\t*ret_zero = r == 0;\n", "\t*ret_zero = true;\n")],
+     "clusters are said to be zero where the disk could not zero them"),
+    ("old_bytes_called_zero", "H2", "img/qcow2/alloc.c",
+     [("\tif (from < old_end) {\n", "\tif (false) {\n")],
+     "clusters that were used before are said to be zero"),
+    ("table_written_while_changing", "H3", "meta/cache_write.c",
+     [("r = ox_io_pwrite_co(c->io, copy, n * c->slice_bytes, offset, 0);",
+       "r = ox_io_pwrite_co(c->io, n == 1 ? ox_cache_find(c, offset)->data : copy,\n"
+       "\t\t\t    n * c->slice_bytes, offset, 0);")],
+     "a table is written from memory that changes meanwhile"),
+    ("change_during_write_forgotten", "H3", "meta/cache_write.c",
+     [("\t\tb->writing = false;\n", "\t\tb->writing = false;\n\t\tif (error == 0 && b->dirty) {\n"
+       "\t\t\tb->dirty = false;\n\t\t\tox_list_del(&b->dirty_at);\n\t\t}\n")],
+     "what changes while a table is written is not written again"),
+    ("read_without_a_lock", "H4", "img/qcow2/read.c",
+     [("\tox_qcow2_lock_co(q, &range, offset, length, false);\n"
+       "\tr = ox_qcow2_read_unlocked_co(q, iov, n, offset, length);\n"
+       "\tox_rangelock_release(&q->guest, &range);\n",
+       "\t(void)range;\n\tr = ox_qcow2_read_unlocked_co(q, iov, n, offset, length);\n")],
+     "a cluster is freed and used again under a reader"),
+    ("write_in_place_without_a_lock", "H4", "img/qcow2/write.c",
+     [("\t*ret_durable = true;\n\tox_qcow2_lock_co(q, &range, offset, length, false);\n",
+       "\t*ret_durable = true;\n"),
+      ("\t\tdone += run.length;\n\t}\n\tox_rangelock_release(&q->guest, &range);\n",
+       "\t\tdone += run.length;\n\t}\n\t(void)range;\n")],
+     "a cluster is freed and used again under a writer"),
+    ("neighbour_lost_in_a_block", "H5", "io/io.c",
+     [("(lengthens ? UINT64_MAX : wide_end) - wide_start, !whole);",
+       "(lengthens ? UINT64_MAX : wide_end) - wide_start, false);")],
+     "two writes into one block of the disk undo each other"),
+    ("failed_setting_taken_for_set", "H6", "img/qcow2/lazy.c",
+     [("\tq->lazy.state = r < 0 ? OX_LAZY_CLEAN : to;\n", "\tq->lazy.state = to;\n")],
+     "the dirty bit is taken for set though its write failed"),
+    ("allocation_while_setting", "H6", "img/qcow2/lazy.c",
+     [("\tq->lazy.state = via;\n\tr = set_bit_co(q, to == OX_LAZY_DIRTY);\n",
+       "\tq->lazy.state = via;\n\tr = 0;\n"
+       "\tif (to != OX_LAZY_DIRTY || ox_co_spawn(q->img->reactor, set_later_co, q) < 0)\n"
+       "\t\tr = set_bit_co(q, to == OX_LAZY_DIRTY);\n"
+       "\telse\n\t\tox_latch_add(&q->background);\n"),
+      ("static int change_co(", "static void set_later_co(void *arg)\n{\n"
+       "\tstruct ox_qcow2 *q = arg;\n\tint r = set_bit_co(q, true);\n\n\t(void)r;\n"
+       "\tox_latch_done(&q->background);\n}\n\nstatic int change_co(")],
+     "an allocation goes on while the dirty bit is being set"),
+    ("table_moved_before_durable", "H7", "img/qcow2/refcount_grow.c",
+     [("\tif (r == 0)\n\t\tr = ox_order_wait_co(&q->order, ox_order_ticket(&q->order));\n\tfree(buf);",
+       "\tfree(buf);")],
+     "the header names a refcount table that is not durable"),
+    ("l1_moved_before_durable", "H7", "img/qcow2/resize.c",
+     [("\tif (r == 0)\n\t\tr = ox_order_wait_co(&q->order, ox_order_ticket(&q->order));\n\tfree(buf);",
+       "\tfree(buf);")],
+     "the header names an L1 table that is not durable"),
+    ("l1_copied_without_its_changes", "H7", "img/qcow2/resize.c",
+     [("\tr = ox_cache_flush_co(&q->map);\n\tif (r == 0)\n\t\tr = ox_io_pread_co",
+       "\tr = 0;\n\tif (r == 0)\n\t\tr = ox_io_pread_co")],
+     "a larger L1 table is copied from a disk that lags behind the cache"),
+    ("growing_shows_old_bytes", "D1", "img/qcow2/resize.c",
+     [("\treturn ox_qcow2_zero_locked_co(q, from, to - from, OX_REQ_MAY_UNMAP);", "\treturn 0;")],
+     "what lies past the end when a disk grows is not zeroed"),
+    ("opening_without_a_sync", "H1", "img/qcow2/open.c",
+     [("\tr = ox_order_wait_co(&q->order, ox_order_ticket(&q->order));\n\tif (r < 0)\n"
+       "\t\treturn ox_error_set_errno(err, r, \"Could not sync", "\tr = 0;\n\tif (r < 0)\n"
+       "\t\treturn ox_error_set_errno(err, r, \"Could not sync")],
+     "what a killed process left unsynced is taken for durable"),
+    ("linked_cluster_given_back", "H8", "img/qcow2/write.c",
+     [("\treturn write_data_co(q, p);\n}\n\nstatic int write_piece_co",
+       "\tr = write_data_co(q, p);\n\tif (r < 0)\n"
+       "\t\tox_alloc_free_later(q, p->host, p->clusters * q->cluster_bytes);\n\treturn r;\n}\n\n"
+       "static int write_piece_co")],
+     "an error gives back a cluster that an entry already names"),
+    ("failed_batch_handed_out", "H8", "img/qcow2/alloc.c",
+     [("\tif (r < 0)\n\t\treturn abandon_batch_co(q, ranges, n, r);\n\tfor",
+       "\tif (r < 0 && ox_order_error(&q->order))\n\t\treturn r;\n\tfor")],
+     "a batch that could not be made ready is used"),
+    ("header_in_two_writes", "H9", "img/qcow2/header.c",
+     [("\tr = ox_io_pwrite_co(q->io, sector, sizeof(q->header.sector), 0, 0);",
+       "\tmemset(sector, 0, 64);\n"
+       "\tr = ox_io_pwrite_co(q->io, sector, sizeof(q->header.sector), 0, 0);\n"
+       "\tox_qcow2_header_encode(fields, sector);\n\tif (r == 0)\n"
+       "\t\tr = ox_io_pwrite_co(q->io, sector, sizeof(q->header.sector), 0, 0);")],
+     "the header is on the disk in halves between two writes"),
+    ("eviction_ignores_barriers", "H10", "meta/cache.c",
+     [("\tr = ox_cache_write_run_co(c, b);\n", "\tb->after = 0;\n\tr = ox_cache_write_run_co(c, b);\n")],
+     "a table is evicted before what it names is durable"),
+    ("neighbour_ignores_barriers", "H10", "meta/cache_write.c",
+     [("\t\tif (!next || !next->dirty || next->writing ||\n"
+       "\t\t    !ox_order_reached(c->order, next->after))\n",
+       "\t\tif (!next || !next->dirty || next->writing)\n"),
+      ("\t\tox_assert(ox_order_reached(c->order, b->after)); /* C1 */\n", "")],
+     "a table is written along with its neighbour before its barrier"),
+]
+
+
+def mutate(text, edits, name):
+    for old, new in edits:
+        if text.count(old) != 1:
+            raise SystemExit(f"mutant {name}: its text is found {text.count(old)} times")
+        text = text.replace(old, new)
+    return text
+
+
+def compile_command(build, source):
+    for entry in json.loads((build / "compile_commands.json").read_text()):
+        if (build / entry["file"]).resolve() == source:
+            return shlex.split(entry["command"]), entry["file"], entry["output"]
+    raise SystemExit(f"{source} is not part of the build")
+
+
+def run_quietly(command, cwd):
+    result = subprocess.run(command, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                            text=True, errors="replace", check=False)
+    return result.returncode, result.stdout
+
+
+def build_mutant(build, mutant):
+    name, _, path, edits, _ = mutant
+    folder = build / "mutants" / name
+    folder.mkdir(parents=True, exist_ok=True)
+    source = ROOT / "src" / path
+    changed = folder / source.name
+    changed.write_text(mutate(source.read_text(), edits, name))
+    command, given, output = compile_command(build, source)
+    swaps = {given: str(changed), output: str(folder / "mutant.o"), output + ".d": str(folder / "d")}
+    command = [swaps.get(word, word) for word in command] + ["-w", f"-I{source.parent}"]
+    code, text = run_quietly(command, build)
+    if code:
+        raise SystemExit(f"mutant {name} does not compile:\n{text}")
+    objects = sorted(str(path) for path in (build / "tests/sim/sim.p").glob("*.o"))
+    libraries = [str(build / f"src/{lib}/libox_{lib}.a") for lib in LIBRARIES]
+    link = ["cc", "-o", str(folder / "sim"), str(folder / "mutant.o"), *objects, "-pthread",
+            "-Wl,--start-group", *libraries, "-Wl,--end-group", "-luring", "-lz", "-lzstd"]
+    if any("-fsanitize" in word for word in command):
+        link.append("-fsanitize=address,undefined")
+    code, text = run_quietly(link, build)
+    if code:
+        raise SystemExit(f"mutant {name} does not link:\n{text}")
+    return folder / "sim"
+
+
+def run_mutant(build, mutant, cuts):
+    """Returns (found, what was said, seconds)."""
+    program = build_mutant(build, mutant)
+    began = time.monotonic()
+    code, text = run_quietly([str(program), "--cuts", str(cuts)], build)
+    (program.parent / "log").write_text(text)
+    seconds = time.monotonic() - began
+    said = [line for line in text.splitlines() if line.startswith(("FAILED", "after", "replay"))]
+    return code == 1 and bool(said), "; ".join(said[-3:]), seconds
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--build", default=ROOT / "build", type=pathlib.Path)
+    parser.add_argument("--cuts", default=10000, type=int, help="cuts that a mutant may survive")
+    parser.add_argument("--jobs", default=2, type=int)
+    parser.add_argument("--list", action="store_true", help="only name the mutants")
+    parser.add_argument("names", nargs="*")
+    arguments = parser.parse_args()
+    chosen = [m for m in MUTANTS if not arguments.names or m[0] in arguments.names]
+    if arguments.list:
+        for name, rule, path, _, what in chosen:
+            print(f"{rule:4} {name:38} {path:22} {what}")
+        return 0
+    build = arguments.build.resolve()
+    missed = 0
+    print(f"1..{len(chosen)}")
+    with concurrent.futures.ThreadPoolExecutor(arguments.jobs) as pool:
+        runs = [(m, pool.submit(run_mutant, build, m, arguments.cuts)) for m in chosen]
+        for mutant, run in runs:
+            found, said, seconds = run.result()
+            missed += not found
+            print(f"{'ok' if found else 'not ok'} {mutant[1]} {mutant[0]} # {seconds:.0f} s; {said}",
+                  flush=True)
+    print(f"{len(chosen) - missed} of {len(chosen)} mutants were found")
+    return 1 if missed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
