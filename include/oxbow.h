@@ -59,7 +59,8 @@ int ox_context_new(enum ox_engine engine, struct ox_context **ret_ctx,
 void ox_context_free(struct ox_context *ctx);
 /* "io_uring" or "threads". */
 const char *ox_context_engine_name(const struct ox_context *ctx);
-/* Readable (an eventfd) when ox_context_poll has work. */
+/* For poll(2) and its kin alone: readable when ox_context_poll has work. With io_uring an eventfd,
+ * with threads an epoll set. */
 int ox_context_fd(const struct ox_context *ctx);
 /* Runs whatever is ready, without waiting. 0 or a negative errno of the I/O engine. */
 int ox_context_poll(struct ox_context *ctx) OX_CHECKED;
@@ -139,7 +140,8 @@ int ox_image_open_fd(struct ox_context *ctx, int fd, const char *name,
  * must have completed.
  */
 int ox_image_close(struct ox_image *image, struct ox_error **err);
-/* Turns a read-only image into a writable one (recovering it first if it is dirty) or back. */
+/* Turns a read-only image into a writable one (recovering it first if it is dirty) or back. All
+ * requests must have completed. */
 int ox_image_reopen(struct ox_image *image, bool read_only, struct ox_error **err) OX_CHECKED;
 
 /* ---- facts ---- */

@@ -39,7 +39,7 @@ __all__ = [
 ]
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-COMMAND_TIMEOUT_SECONDS = 120
+COMMAND_TIMEOUT_SECONDS = 300
 SERVER_START_SECONDS = 60
 
 _tmpdir = None

@@ -2,13 +2,17 @@
 # SPDX-License-Identifier: MIT
 """Runs every test program of a build and counts the single tests in them.
 
-    tools/runtests.py [--build DIR] [--jobs N] [--timeout SECONDS] [--wrapper COMMAND] [NAME...]
+    tools/runtests.py [--build DIR] [--jobs N] [--timeout SECONDS] [--valgrind] [NAME...]
 
 Test programs are what meson knows as tests, and the Python files tests/**/test_*.py and
 tools/**/test_*.py. Each says `ok NAME` or `not ok NAME` a test (TAP, which cmocka speaks and
 tests/harness.py resembles). A program that is killed, takes too long, exits with another code than
 its lines explain, or runs no test at all, is a failed test of its own. NAME selects programs by a
 part of their name; NAME:TEST selects, for Python files, tests in them.
+
+The replays of the fuzz corpora run a second time under valgrind; with --valgrind, every compiled
+test does, and nothing else runs. Those that choose io_uring do not, as valgrind does not follow it, nor
+those that ask for their own process's name.
 
 The output of each goes to DIR/test-logs; that of one that failed is shown. The last line is
 `N passed, N failed`; the exit code is 1 if one failed. A skip ("ok # SKIP") is reported before it.
@@ -19,7 +23,6 @@ import json
 import os
 import pathlib
 import re
-import shlex
 import signal
 import subprocess
 import sys
@@ -28,6 +31,8 @@ import time
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 SHOWN_LINES = 120
+NOT_UNDER_VALGRIND = ("io", "file_lock")
+VALGRIND = ["valgrind", "-q", "--error-exitcode=9", "--leak-check=full"]
 
 
 class Program:
@@ -49,27 +54,44 @@ def parse_arguments(argv):
     parser.add_argument("--build", default="build", type=pathlib.Path)
     parser.add_argument("--jobs", default=2, type=int)
     parser.add_argument("--timeout", default=600, type=int, help="seconds a program may take")
-    parser.add_argument("--wrapper", default="", help="command to run compiled tests under")
-    parser.add_argument("--only-compiled", action="store_true", help="no Python tests")
+    parser.add_argument("--valgrind", action="store_true",
+                        help="only compiled tests, and those under valgrind")
+    parser.add_argument("--no-valgrind", action="store_true",
+                        help="nothing under valgrind (which sanitizers do not bear)")
     parser.add_argument("--tree", default=ROOT, type=pathlib.Path, help=argparse.SUPPRESS)
     parser.add_argument("names", nargs="*")
     return parser.parse_args(argv)
 
 
-def compiled_programs(build, wrapper):
-    """What meson knows as tests of this build."""
+def compiled_programs(build):
+    """(what meson knows as tests of this build, what of it valgrind is to look at)."""
     if not (build / "meson-info").is_dir():
-        return []
+        return [], []
     listing = subprocess.run(["meson", "introspect", "--tests", str(build)], check=True,
                              stdout=subprocess.PIPE).stdout
-    programs = []
+    plain, checked = [], []
     for test in json.loads(listing):
-        argv = test["cmd"]
-        is_script = argv[0].endswith((".py", ".sh"))
-        programs.append(Program(test["name"].replace(" ", "-"),
-                                argv if is_script else shlex.split(wrapper) + argv,
-                                test.get("env") or {}))
-    return programs
+        name = test["name"].replace(" ", "-")
+        plain.append(Program(name, test["cmd"], test["env"]))
+        if name.endswith("-uring") or name in NOT_UNDER_VALGRIND:
+            continue
+        if not test["cmd"][0].endswith((".py", ".sh")):
+            checked.append(Program("valgrind-" + name, VALGRIND + test["cmd"],
+                                   dict(test["env"], OXBOW_IO="threads")))
+    return plain, checked
+
+
+def all_programs(options):
+    """Every program that could run, before names select."""
+    plain, checked = compiled_programs(options.build)
+    if options.valgrind:
+        return checked
+    python = python_programs(options.tree)
+    scripts = {program.argv[1] for program in python}
+    if options.no_valgrind:
+        checked = []
+    return python + [program for program in plain if scripts.isdisjoint(program.argv)] \
+        + [program for program in checked if program.name.startswith("valgrind-fuzz")]
 
 
 def python_programs(tree):
@@ -174,11 +196,7 @@ def show(program):
 
 def main(argv):
     options = parse_arguments(argv)
-    programs = python_programs(options.tree) if not options.only_compiled else []
-    scripts = {program.argv[1] for program in programs}
-    programs += [program for program in compiled_programs(options.build, options.wrapper)
-                 if scripts.isdisjoint(program.argv)]
-    programs = select(programs, options.names)
+    programs = select(all_programs(options), options.names)
     (options.build / "test-logs").mkdir(parents=True, exist_ok=True)
     lock = threading.Lock()
 

@@ -168,10 +168,12 @@ int ox_walk_copied_co(struct ox_walk *w, enum ox_walk_copied how)
 	int r;
 
 	w->copied = &pass;
+	w->changes_entries = how != OX_COPIED_REPORT;
 	r = ox_walk_l1_co(w, false, copied_l1_co);
 	if (r == 0)
 		r = ox_walk_l2_co(w, true, copied_l2_co);
 	w->copied = NULL;
+	w->changes_entries = false;
 	for (unsigned i = 0; i < CACHED_BLOCKS; i++)
 		free(pass.cache.blocks[i].bytes);
 	return r;
@@ -212,7 +214,12 @@ static int drop_l2(struct ox_walk *w, uint64_t cluster, struct ox_cell cell, str
 
 int ox_walk_drop_stale_co(struct ox_walk *w)
 {
-	int r = ox_walk_l1_co(w, false, drop_l1);
+	int r;
 
-	return r < 0 ? r : ox_walk_l2_co(w, true, drop_l2);
+	w->changes_entries = true;
+	r = ox_walk_l1_co(w, false, drop_l1);
+	if (r == 0)
+		r = ox_walk_l2_co(w, true, drop_l2);
+	w->changes_entries = false;
+	return r;
 }

@@ -49,7 +49,7 @@ static int unreadable(struct ox_walk *w, const char *word, uint64_t offset, int 
 struct l1_pass {
 	struct ox_walk *w;
 	ox_walk_l1_fn visit_co;
-	uint8_t *before; /* a copy, to see what a visitor changed */
+	uint8_t *before; /* a copy, to see what a visitor changed; NULL: none may */
 	uint64_t tree_end;
 	uint64_t tree;
 	uint64_t index;
@@ -86,13 +86,16 @@ static int l1_item_co(void *arg, const struct ox_scan_item *item, uint8_t *bytes
 
 	if (error)
 		return unreadable(p->w, "L1 table", item->offset, error);
-	memcpy(p->before, bytes, item->size_bytes);
+	if (p->before)
+		memcpy(p->before, bytes, item->size_bytes);
 	for (size_t i = 0; i < item->size_bytes / 8; i++) {
 		int r = table[i].raw ? p->visit_co(p->w, item->tag, first + i, &table[i]) : 0;
 
 		if (r < 0)
 			return r;
 	}
+	if (!p->before)
+		return 0;
 	return write_changes_co(p->w, p->before, bytes, item->size_bytes, item->offset);
 }
 
@@ -102,11 +105,16 @@ int ox_walk_l1_co(struct ox_walk *w, bool all_trees, ox_walk_l1_fn visit_co)
 	struct l1_pass p = {
 		.w = w,
 		.visit_co = visit_co,
-		.before = malloc(MAX_ITEM_ENTRIES * 8),
 		.tree_end = all_trees ? w->tree_count : ox_min_u64(w->tree_count, 1),
 	};
-	int r = p.before ? ox_scan_co(w->io, w->cluster_bytes, &ops, &p) : -ENOMEM;
+	int r;
 
+	if (w->changes_entries) {
+		p.before = malloc(MAX_ITEM_ENTRIES * 8);
+		if (!p.before)
+			return -ENOMEM;
+	}
+	r = ox_scan_co(w->io, w->cluster_bytes, &ops, &p);
 	free(p.before);
 	return r;
 }
@@ -158,10 +166,13 @@ static int l2_table_co(struct l2_pass *p, uint64_t offset, uint8_t *bytes)
 	uint64_t cluster = offset / w->cluster_bytes;
 	int r;
 
-	memcpy(p->before, bytes, w->cluster_bytes);
+	if (p->before)
+		memcpy(p->before, bytes, w->cluster_bytes);
 	r = p->visit_co(w, cluster, ox_counts_get(&w->counts, cluster), (struct ox_be64 *)bytes);
 	ox_walk_progress(w, 1);
-	return r < 0 ? r : write_changes_co(w, p->before, bytes, w->cluster_bytes, offset);
+	if (r < 0 || !p->before)
+		return r;
+	return write_changes_co(w, p->before, bytes, w->cluster_bytes, offset);
 }
 
 static int l2_item_co(void *arg, const struct ox_scan_item *item, uint8_t *bytes, int error)
@@ -191,11 +202,16 @@ int ox_walk_l2_co(struct ox_walk *w, bool active_only, ox_walk_l2_fn visit_co)
 	struct l2_pass p = {
 		.w = w,
 		.visit_co = visit_co,
-		.before = malloc(w->cluster_bytes),
 		.active_only = active_only,
 	};
-	int r = p.before ? ox_scan_co(w->io, w->cluster_bytes, &ops, &p) : -ENOMEM;
+	int r;
 
+	if (w->changes_entries) {
+		p.before = malloc(w->cluster_bytes);
+		if (!p.before)
+			return -ENOMEM;
+	}
+	r = ox_scan_co(w->io, w->cluster_bytes, &ops, &p);
 	free(p.before);
 	return r;
 }

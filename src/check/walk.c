@@ -67,8 +67,8 @@ int ox_walk_refer(struct ox_walk *w, uint64_t cluster, unsigned state, uint32_t 
 
 int ox_walk_claim(struct ox_walk *w, const char *word, uint64_t offset, uint64_t size_bytes)
 {
-	bool shared = false;
 	uint64_t end;
+	int r = 1;
 
 	if (size_bytes == 0)
 		return 1;
@@ -79,18 +79,15 @@ int ox_walk_claim(struct ox_walk *w, const char *word, uint64_t offset, uint64_t
 		return 0;
 	}
 	end = ox_div_up(offset + size_bytes, w->cluster_bytes);
-	for (uint64_t c = offset / w->cluster_bytes; c < end; c++) {
-		int r = ox_walk_refer(w, c, OX_CELL_META, 1);
-
-		if (r < 0)
-			return r;
-		shared |= r == 0;
-	}
-	if (shared)
+	/* Ends at the first cluster in use, so that all claims together take no longer than the
+	 * file. */
+	for (uint64_t c = offset / w->cluster_bytes; c < end && r == 1; c++)
+		r = ox_walk_refer(w, c, OX_CELL_META, 1);
+	if (r == 0)
 		ox_walk_found(w, OX_FOUND_OVERLAP,
 			      OX_FOUND(.word = word, .a = offset, .b = size_bytes,
 				       .host_offset = offset));
-	return !shared;
+	return r;
 }
 
 /* ---- the refcount structure ---- */

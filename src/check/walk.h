@@ -90,6 +90,7 @@ struct ox_walk {
 	uint64_t suspect_room;
 
 	struct ox_walk_copied_pass *copied; /* while ox_walk_copied_co runs */
+	bool changes_entries;		    /* the running pass may change L1 and L2 entries */
 
 	/* What the passes saw. */
 	uint64_t structural; /* STRUCTURAL and UNREADABLE findings */
@@ -136,7 +137,7 @@ int ox_walk_refer(struct ox_walk *w, uint64_t cluster, unsigned state, uint32_t 
 
 /* ---- trees.c: the ways through L1 and L2 tables ---- */
 
-/* One L1 entry, in place. May be changed; the changed sectors are then written. */
+/* One L1 entry, in place. Where the pass changes_entries, the changed sectors are written. */
 typedef int (*ox_walk_l1_fn)(struct ox_walk *w, uint64_t tree, uint64_t index,
 			     struct ox_be64 *entry);
 /* A whole L2 table, likewise. */

@@ -159,7 +159,7 @@ static int run(struct check *check)
 	if (r == -ENOTSUP) {
 		ox_cli_error("This image format does not support checks");
 	} else if (r < 0) {
-		ox_cli_error("Could not check '%s': %s", check->source.text,
+		ox_cli_error("Could not open '%s': %s", check->source.text,
 			     err ? ox_error_message(err) : strerror(-r));
 	}
 	ox_error_free(err);

@@ -114,8 +114,8 @@ static int look_at_backing(struct ox_context *ctx, struct create *create, const 
 	opts.warn = ox_cli_warn;
 	r = ox_image_open(ctx, path, &opts, &image, &err);
 	if (r < 0) {
-		ox_cli_error("%s: Could not open '%s': %s\nCould not open backing image.",
-			     create->file, path, err ? ox_error_message(err) : strerror(-r));
+		ox_cli_error("%s: %s\nCould not open backing image.", create->file,
+			     err ? ox_error_message(err) : strerror(-r));
 		ox_error_free(err);
 		return r;
 	}

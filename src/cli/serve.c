@@ -3,11 +3,9 @@
 #include "cli/cli.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <getopt.h>
 #include <limits.h>
 #include <signal.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -25,7 +23,8 @@ struct arguments {
 	const char *pid_file;
 	struct ox_open_options open;
 	struct ox_serve_nbd_options nbd;
-	int fd; /* -1: the image is opened by its name */
+	struct ox_cli_progress progress; /* of a recovery */
+	int fd;				 /* -1: the image is opened by its name */
 	bool quiet;
 	bool verbose;
 	bool help;
@@ -67,7 +66,7 @@ static const struct option long_options[] = {
 };
 
 static const char help_text[] =
-	"Usage: oxbow serve [OPTION...] --nbd ADDRESS IMAGE\n"
+	"usage: oxbow serve [OPTION...] --nbd ADDRESS IMAGE\n"
 	"Serves IMAGE to NBD clients until SIGTERM, SIGINT or SIGHUP. Once clients can connect, "
 	"one\n"
 	"line with the URI for them is printed.\n"
@@ -96,19 +95,6 @@ static const char help_text[] =
 	"not\n"
 	"read their last replies.\n";
 
-static void complain(const char *format, ...) __attribute__((format(printf, 1, 2)));
-
-static void complain(const char *format, ...)
-{
-	va_list args;
-
-	fputs("oxbow serve: ", stderr);
-	va_start(args, format);
-	vfprintf(stderr, format, args);
-	va_end(args);
-	fputc('\n', stderr);
-}
-
 /* ---- the command line ---- */
 
 static int parse_number(const char *text, uint64_t max, uint64_t *ret_number)
@@ -126,43 +112,15 @@ static int parse_number(const char *text, uint64_t max, uint64_t *ret_number)
 	return 0;
 }
 
-/* "16M": binary multiples, as everywhere in the command. */
-static int parse_size(const char *text, uint64_t *ret_bytes)
-{
-	static const char suffixes[] = "bkmgtpe";
-	const size_t length = strlen(text);
-	char digits[32];
-	const char *found;
-	uint64_t number;
-	unsigned shift = 0;
-	char last;
-
-	if (length == 0 || length >= sizeof(digits))
-		return -EINVAL;
-	strcpy(digits, text);
-	last = digits[length - 1];
-	if (last >= 'A' && last <= 'Z')
-		last = (char)(last - 'A' + 'a');
-	found = strchr(suffixes, last);
-	if (found) {
-		shift = (unsigned)(found - suffixes) * 10;
-		digits[length - 1] = '\0';
-	}
-	if (parse_number(digits, UINT64_MAX >> shift, &number) < 0)
-		return -EINVAL;
-	*ret_bytes = number << shift;
-	return 0;
-}
-
 static int bad_value(const char *option, const char *value, const char *expected)
 {
-	complain("%s '%s' is not valid; it takes %s", option, value, expected);
+	ox_cli_usage_error("serve", "%s '%s' is not valid; it takes %s", option, value, expected);
 	return -EINVAL;
 }
 
 static int take_size(const char *option, const char *value, uint64_t *ret_bytes)
 {
-	if (parse_size(value, ret_bytes) < 0)
+	if (ox_cli_size_parse(value, ret_bytes) < 0)
 		return bad_value(option, value, "a size such as 4M");
 	return 0;
 }
@@ -171,8 +129,8 @@ static int take_count(const char *option, const char *value, uint64_t min, uint6
 		      uint64_t *ret_number)
 {
 	if (parse_number(value, max, ret_number) < 0 || *ret_number < min) {
-		complain("%s '%s' is not valid; it takes a number from %llu to %llu", option, value,
-			 (unsigned long long)min, (unsigned long long)max);
+		ox_cli_usage_error("serve", "%s '%s' is not valid; it takes %llu to %llu", option,
+				   value, (unsigned long long)min, (unsigned long long)max);
 		return -EINVAL;
 	}
 	return 0;
@@ -219,7 +177,6 @@ static int take_valued_option(struct arguments *arguments, int option, const cha
 			arguments->nbd.max_clients = (unsigned)number;
 		return ret;
 	default:
-		complain("Try 'oxbow serve --help' for more information");
 		return -EINVAL;
 	}
 }
@@ -270,23 +227,27 @@ static int take_option(struct arguments *arguments, int option, const char *valu
 static int check_arguments(const struct arguments *arguments, int images)
 {
 	if (images != 1) {
-		complain(images == 0 ? "Which image? (oxbow serve --nbd ADDRESS IMAGE)"
-				     : "Just one image can be served");
+		ox_cli_usage_error("serve",
+				   images == 0 ? "Which image? (oxbow serve --nbd ADDRESS IMAGE)"
+					       : "Just one image can be served");
 		return -EINVAL;
 	}
 	if (!arguments->nbd.address) {
-		complain("Where? Say --nbd PATH for a unix socket, or --nbd HOST:PORT");
+		ox_cli_usage_error("serve",
+				   "Where? Say --nbd PATH for a unix socket, or --nbd HOST:PORT");
 		return -EINVAL;
 	}
 	if (strlen(arguments->nbd.export_name) > 4096 ||
 	    (arguments->nbd.description && strlen(arguments->nbd.description) > 4096)) {
-		complain("An export's name and description have at most 4096 bytes");
+		ox_cli_usage_error("serve",
+				   "An export's name and description have at most 4096 bytes");
 		return -EINVAL;
 	}
 	if ((arguments->open.flags & OX_OPEN_FORCE_SHARE) &&
 	    !(arguments->open.flags & OX_OPEN_READ_ONLY)) {
-		complain("-U needs -r: an image that others may write cannot be served for "
-			 "writing");
+		ox_cli_usage_error(
+			"serve", "-U needs -r: an image that others may write cannot be served for "
+				 "writing");
 		return -EINVAL;
 	}
 	return 0;
@@ -297,8 +258,12 @@ static int parse(int argc, char **argv, struct arguments *arguments)
 	int option;
 	int ret;
 
-	optind = 0; /* a fresh start, whoever used getopt before */
-	while ((option = getopt_long(argc, argv, "f:t:rx:D:Uqvh", long_options, NULL)) != -1) {
+	opterr = 0;
+	while ((option = getopt_long(argc, argv, ":f:t:rx:D:Uqvh", long_options, NULL)) != -1) {
+		if (option == '?' || option == ':') {
+			ox_cli_option_error("serve", option, argv);
+			return -EINVAL;
+		}
 		ret = take_option(arguments, option, optarg);
 		if (ret < 0)
 			return ret;
@@ -317,13 +282,13 @@ static void on_warning(void *opaque, const char *message)
 	const struct arguments *arguments = opaque;
 
 	if (!arguments->quiet)
-		complain("%s", message);
+		ox_cli_warn(NULL, message);
 }
 
 static void on_log(void *opaque, const char *message)
 {
 	(void)opaque;
-	complain("%s", message);
+	ox_cli_error("%s", message);
 }
 
 static void write_pid_file(const char *path)
@@ -332,13 +297,13 @@ static void write_pid_file(const char *path)
 	bool failed;
 
 	if (!file) {
-		complain("Cannot write '%s': %s", path, strerror(errno));
+		ox_cli_error("Cannot write '%s': %s", path, strerror(errno));
 		return;
 	}
 	failed = fprintf(file, "%ld\n", (long)getpid()) < 0;
 	failed |= fclose(file) != 0;
 	if (failed)
-		complain("Cannot write '%s': %s", path, strerror(errno));
+		ox_cli_error("Cannot write '%s': %s", path, strerror(errno));
 }
 
 static void on_ready(void *opaque, const char *uri)
@@ -350,22 +315,32 @@ static void on_ready(void *opaque, const char *uri)
 	if (arguments->quiet)
 		return;
 	if (printf("%s\n", uri) < 0 || fflush(stdout) != 0)
-		complain("Cannot print the URI: %s", strerror(errno));
+		ox_cli_error("Cannot print the URI: %s", strerror(errno));
 }
 
-static int open_image(struct ox_context *ctx, const struct arguments *arguments,
+static void on_progress(void *opaque, uint64_t done, uint64_t total)
+{
+	struct arguments *arguments = opaque;
+
+	ox_cli_progress_report(&arguments->progress, done, total);
+}
+
+static int open_image(struct ox_context *ctx, struct arguments *arguments,
 		      struct ox_image **ret_image)
 {
 	struct ox_error *error = NULL;
 	int ret;
 
+	if (!arguments->quiet)
+		ox_cli_progress_begin(&arguments->progress, false, stderr);
 	if (arguments->fd >= 0)
 		ret = ox_image_open_fd(ctx, arguments->fd, arguments->image, &arguments->open,
 				       ret_image, &error);
 	else
 		ret = ox_image_open(ctx, arguments->image, &arguments->open, ret_image, &error);
+	ox_cli_progress_end(&arguments->progress, ret == 0);
 	if (ret < 0) {
-		complain("Could not open '%s': %s", arguments->image, ox_error_message(error));
+		ox_cli_error("Could not open '%s': %s", arguments->image, ox_error_message(error));
 		ox_error_free(error);
 	}
 	return ret;
@@ -377,13 +352,13 @@ static int close_image(struct ox_image *image, const char *name)
 	int ret = ox_image_close(image, &error);
 
 	if (ret < 0) {
-		complain("Could not close '%s' cleanly: %s", name, ox_error_message(error));
+		ox_cli_error("Could not close '%s' cleanly: %s", name, ox_error_message(error));
 		ox_error_free(error);
 	}
 	return ret;
 }
 
-static int serve(struct ox_context *ctx, const struct arguments *arguments)
+static int serve(struct ox_context *ctx, struct arguments *arguments)
 {
 	struct ox_serve_error error;
 	struct ox_image *image;
@@ -399,7 +374,7 @@ static int serve(struct ox_context *ctx, const struct arguments *arguments)
 	if (arguments->pid_file)
 		(void)unlink(arguments->pid_file);
 	if (ret < 0) {
-		complain("%s", error.message);
+		ox_cli_error("%s", error.message);
 		if (error.requests_lost)
 			return ret;
 	}
@@ -416,7 +391,6 @@ int ox_cli_serve(int argc, char **argv)
 		.open = OX_OPEN_OPTIONS_INIT,
 		.nbd = {.export_name = "", .max_clients = DEFAULT_CLIENTS},
 	};
-	struct ox_error *error = NULL;
 	struct ox_context *ctx;
 
 	arguments.open.backing_policy = OX_BACKING_DENY;
@@ -424,9 +398,10 @@ int ox_cli_serve(int argc, char **argv)
 		return 1;
 	if (arguments.help) {
 		fputs(help_text, stdout);
-		return fflush(stdout) == 0 ? 0 : 1;
+		return ox_cli_finish_output(0);
 	}
 	arguments.open.warn = on_warning;
+	arguments.open.progress = on_progress;
 	arguments.open.opaque = &arguments;
 	arguments.nbd.ready = on_ready;
 	arguments.nbd.log = arguments.verbose ? on_log : NULL;
@@ -434,10 +409,7 @@ int ox_cli_serve(int argc, char **argv)
 	/* Before the library has threads, so that none of them takes the signals. */
 	ox_serve_block_signals();
 	signal(SIGPIPE, SIG_IGN);
-	if (ox_context_new(OX_ENGINE_DEFAULT, &ctx, &error) < 0) {
-		complain("%s", ox_error_message(error));
-		ox_error_free(error);
+	if (ox_cli_context_new(OX_ENGINE_DEFAULT, &ctx) < 0)
 		return 1;
-	}
 	return serve(ctx, &arguments) < 0 ? 1 : 0;
 }

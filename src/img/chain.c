@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -74,19 +75,18 @@ static int open_store(const struct ox_image *img, const struct ox_open_options *
 	return r;
 }
 
-/* An image that bears, directly or not, its own file: found by device and inode. */
-static bool closes_loop(const struct ox_img_open *how, const struct ox_io *io)
+/* An image that bears, directly or not, its own file: found by device and inode, before its locks
+ * are asked for. */
+static bool closes_loop(const struct ox_img_open *how, const char *path)
 {
+	struct stat st;
 	uint64_t dev;
 	uint64_t ino;
-	uint64_t other_dev;
-	uint64_t other_ino;
 
-	if (!ox_io_file_identity(io, &dev, &ino))
-		return false;
+	if (stat(path, &st) < 0)
+		return false; /* opening it tells why */
 	for (const struct ox_img_open *up = how; up; up = up->above) {
-		if (ox_io_file_identity(up->io, &other_dev, &other_ino) && dev == other_dev &&
-		    ino == other_ino)
+		if (ox_io_file_identity(up->io, &dev, &ino) && dev == st.st_dev && ino == st.st_ino)
 			return true;
 	}
 	return false;
@@ -120,9 +120,6 @@ static int open_layer_co(struct ox_image *img, const struct ox_img_open *how, st
 	opts.format = format;
 	opts.flags = (opts.flags & ~(unsigned)OX_OPEN_PROBE) | OX_OPEN_READ_ONLY;
 	opts.backing_format = NULL;
-	if (closes_loop(how, io))
-		return ox_error_set(err, -ELOOP, "Backing file '%s' of '%s' makes a loop", io->name,
-				    img->filename);
 	return ox_img_open_co(io, &below, &img->backing, err);
 }
 
@@ -152,7 +149,11 @@ int ox_chain_open_backing_co(struct ox_image *img, const struct ox_img_open *how
 	path = ox_path_beside(img->filename, img->backing_name);
 	if (!path)
 		return ox_error_set(err, -ENOMEM, "Out of memory");
-	r = open_store(img, how->opts, path, &io, err);
+	if (closes_loop(how, path))
+		r = ox_error_set(err, -ELOOP, "Backing file '%s' of '%s' makes a loop", path,
+				 img->filename);
+	else
+		r = open_store(img, how->opts, path, &io, err);
 	if (r < 0) {
 		ox_error_prefix(err, "Could not open backing file: ");
 	} else {

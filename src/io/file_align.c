@@ -91,6 +91,10 @@ int ox_file_align_find(int fd, bool direct, bool is_block, struct ox_io *io)
 		return r;
 	io->align_bytes = a.file_bytes;
 	io->mem_align_bytes = a.mem_bytes;
+	/* The kernel zeroes a part of a page through the page cache. A direct write that meets such
+	 * a page fails with EIO, so direct stores zero whole pages only; io.c writes the edges. */
+	if (direct && !is_block)
+		io->zero_align_bytes = (uint32_t)sysconf(_SC_PAGESIZE);
 	if (io->zero_align_bytes < a.file_bytes)
 		io->zero_align_bytes = a.file_bytes;
 	return 0;

@@ -10,6 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "base/assert.h"
@@ -18,6 +19,7 @@ enum {
 	BYTE_HELD = 100,
 	BYTE_UNSHARED = 200,
 	PERM_COUNT = 4,
+	ORPHAN_STEPS = 100, /* of 10 ms */
 };
 
 /* The names QEMU's messages use, by bit. */
@@ -165,6 +167,26 @@ static int byte_test(int fd, int byte)
 	return lock.l_type == F_UNLCK ? 0 : -EAGAIN;
 }
 
+/*
+ * As byte_test, but patient with the dead: what a killed process had in flight at the kernel keeps
+ * its locks for some milliseconds. Where no living process is seen to hold the byte, that is waited
+ * out, for a bounded time.
+ */
+static int byte_test_patiently(int fd, int byte)
+{
+	const struct timespec step = {.tv_nsec = 10000000};
+	struct holder who;
+	int r = byte_test(fd, byte);
+
+	for (int i = 0; r == -EAGAIN && i < ORPHAN_STEPS; i++) {
+		if (find_holder(fd, (uint64_t)byte, &who))
+			break;
+		nanosleep(&step, NULL);
+		r = byte_test(fd, byte);
+	}
+	return r;
+}
+
 /* A kernel or file system that has no such locks; -ENOLCK, which a lock service that is down gives
  * as well, is not among them. */
 static bool is_unsupported(int code)
@@ -226,7 +248,7 @@ static int bytes_test(int fd, const char *name, const char *kind, int first_byte
 {
 	for (int i = 0; i < PERM_COUNT; i++) {
 		int byte = first_byte + i;
-		int r = (perms & 1U << i) ? byte_test(fd, byte) : 0;
+		int r = (perms & 1U << i) ? byte_test_patiently(fd, byte) : 0;
 
 		if (r == -EAGAIN)
 			return conflict(fd, name, kind, i, byte, err);

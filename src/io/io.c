@@ -520,7 +520,8 @@ int ox_io_set_length_co(struct ox_io *io, uint64_t length)
 		return length == io->length ? 0 : -EOPNOTSUPP;
 	if (io->align_bytes == 1)
 		return set_length_locked_co(io, length);
-	start = ox_align_down(ox_min_u64(length, io->length), io->align_bytes);
+	/* The kernel zeroes the rest of the old end's page through the page cache (zero_align). */
+	start = ox_align_down(ox_min_u64(length, io->length), zero_align(io));
 	ox_rangelock_acquire_co(&io->rmw, &range, start, UINT64_MAX - start, true);
 	r = set_length_locked_co(io, length);
 	ox_rangelock_release(&io->rmw, &range);

@@ -20,13 +20,20 @@ static void lead_sync_co(struct ox_order *o)
 	 * find their tickets covered by it. */
 	ox_co_yield_co();
 	number = ++o->started;
-	r = o->skip_syncs && o->insisting == 0 ? 0 : ox_io_sync_co(o->io);
+	r = o->skip_syncs && o->forced == 0 ? 0 : ox_io_sync_co(o->io);
 	o->running = false;
 	if (r < 0)
-		o->error = r; /* M3 */
+		ox_order_poison(o, r); /* M3 */
 	else
 		o->done = number;
 	ox_waitq_wake_all(&o->waiters);
+}
+
+void ox_order_poison(struct ox_order *o, int error)
+{
+	ox_assert(error < 0);
+	if (o->error == 0)
+		o->error = error;
 }
 
 int ox_order_wait_co(struct ox_order *o, uint64_t ticket)
@@ -47,8 +54,8 @@ int ox_order_sync_always_co(struct ox_order *o)
 {
 	int r;
 
-	o->insisting++;
+	o->forced++;
 	r = ox_order_wait_co(o, ox_order_ticket(o));
-	o->insisting--;
+	o->forced--;
 	return r;
 }

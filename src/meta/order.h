@@ -23,9 +23,9 @@ struct ox_order {
 	uint64_t started; /* number of the last sync begun */
 	uint64_t done;	  /* number of the last sync that succeeded */
 	bool running;
-	bool skip_syncs;    /* cache mode unsafe: syncs are counted, not carried out, */
-	unsigned insisting; /* unless one of so many tasks insists */
-	int error;	    /* negative once poisoned */
+	bool skip_syncs; /* cache mode unsafe: syncs are counted, not carried out */
+	unsigned forced; /* waiters for whom they are carried out all the same */
+	int error;	 /* negative once poisoned */
 	struct ox_waitq waiters;
 };
 
@@ -52,11 +52,8 @@ int ox_order_wait_co(struct ox_order *o, uint64_t ticket) __attribute__((warn_un
 /* Makes everything that has completed up to now durable, also in a mode that skips syncs. */
 int ox_order_sync_always_co(struct ox_order *o) __attribute__((warn_unused_result));
 
-/* For an error after which, as after a failed sync, nobody knows what the store holds (M3). */
-static inline void ox_order_poison(struct ox_order *o, int error)
-{
-	o->error = error;
-}
+/* What is on the disk is not known any more (a header write failed): as after a failed sync. */
+void ox_order_poison(struct ox_order *o, int error);
 
 /* 0, or the error that poisoned the order. */
 static inline int ox_order_error(const struct ox_order *o)

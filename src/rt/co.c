@@ -45,7 +45,7 @@ static void co_entry(void)
 	co->fn(co->arg);
 	ox_assert(co->mutexes_held == 0);
 	leave(co, OX_CO_ENDED);
-	ox_assert(!"an ended task was resumed");
+	ox_assert(co->state != OX_CO_ENDED);
 }
 
 int ox_co_spawn(struct ox_reactor *r, ox_co_fn fn, void *arg)

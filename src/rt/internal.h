@@ -63,7 +63,8 @@ struct ox_aio {
 	struct ox_co *co;
 	enum ox_aio_kind kind;
 	int fd;
-	int flags; /* rwf_flags, or the mode of fallocate */
+	int flags;	 /* rwf_flags, or the mode of fallocate */
+	bool page_cache; /* a write that goes through it; io_uring's own */
 	const struct iovec *iov;
 	int iov_count;
 	uint64_t offset;

@@ -43,17 +43,20 @@ enum ox_engine ox_reactor_engine(const struct ox_reactor *r);
 
 /*
  * Runs turns until nothing is ready and no completion is at hand. With wait, first sleeps until
- * there is something to do (returns at once if no request is in flight and no timer set).
- * Returns 0, or a negative errno of the engine itself.
+ * there is something to do (returns at once if no request is in flight and no timer set); a
+ * signal cuts the sleep short. Returns 0, or a negative errno of the engine itself, after which
+ * no task runs any more.
  */
 int ox_reactor_run(struct ox_reactor *r, bool wait);
 
-/* An eventfd that becomes readable when ox_reactor_run has something to do. ox_reactor_run
- * drains it. */
+/* A descriptor to poll, and nothing else, that becomes readable when a completion or a timer gives
+ * ox_reactor_run something to do; ox_reactor_run makes it unreadable. Whoever spawns or wakes a
+ * task outside of any run calls ox_reactor_run afterwards: that alone does not make it readable. */
 int ox_reactor_fd(const struct ox_reactor *r);
 
-/* Runs fn(arg) as a task and turns the loop until it has ended; other tasks run meanwhile. Must
- * not be called from a task. 0, -ENOMEM, or the engine's error. */
+/* Runs fn(arg) as a task and turns the loop until it has ended; other tasks run meanwhile, and the
+ * descriptor is left readable if they have more to do. Must not be called from a task. 0, -ENOMEM,
+ * or the engine's error. */
 int ox_reactor_call(struct ox_reactor *r, ox_co_fn fn, void *arg)
 	__attribute__((warn_unused_result));
 

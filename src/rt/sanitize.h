@@ -3,6 +3,7 @@
 #ifndef OX_RT_SANITIZE_H
 #define OX_RT_SANITIZE_H
 
+#include <stdbool.h>
 #include <stddef.h>
 
 #if defined(__SANITIZE_ADDRESS__)
@@ -57,6 +58,11 @@ static inline void asan_forget(const void *memory, size_t bytes)
 #include <valgrind/memcheck.h>
 #include <valgrind/valgrind.h>
 
+static inline bool valgrind_is_running(void)
+{
+	return RUNNING_ON_VALGRIND != 0;
+}
+
 static inline unsigned valgrind_register_stack(const char *stack, size_t bytes)
 {
 	return VALGRIND_STACK_REGISTER(stack, stack + bytes);
@@ -72,6 +78,11 @@ static inline void valgrind_defined(const void *memory, size_t bytes)
 	(void)VALGRIND_MAKE_MEM_DEFINED(memory, bytes);
 }
 #else
+static inline bool valgrind_is_running(void)
+{
+	return false;
+}
+
 static inline unsigned valgrind_register_stack(const char *stack, size_t bytes)
 {
 	(void)stack;

@@ -207,11 +207,12 @@ def measure_check(bench, contender, _how):
 
 def all_rows():
     rows = []
-    for cache, lazy in (("directsync", False), ("directsync", True), ("none", False),
-                        ("none", True)):
+    for cache in ("directsync", "none"):
         for depth in (1, 32):
-            rows.append(Row(f"nbd-alloc-4k-{cache}-lazy-{'on' if lazy else 'off'}-depth-{depth}",
-                            "op/s", measure_alloc, cache=cache, lazy=lazy, depth=depth))
+            for lazy in (False, True):
+                rows.append(Row(
+                    f"nbd-alloc-4k-{cache}-lazy-{'on' if lazy else 'off'}-depth-{depth}",
+                    "op/s", measure_alloc, cache=cache, lazy=lazy, depth=depth))
     for verb in ("read", "write"):
         for depth in (1, 32):
             rows.append(Row(f"nbd-inplace-4k-{verb}-depth-{depth}", "op/s", measure_timed,
@@ -236,16 +237,32 @@ def cell(value, digits=0):
     return "-" if value is None else f"{value:,.{digits}f}"
 
 
-def run_row(bench, row):
-    """Measures a row in turns; returns what bench.json holds of it."""
-    samples = {contender: [] for contender in bench.contenders}
-    counted = {}
+def groups_of(rows):
+    """Rows that differ in lazy refcounts only lie together: a raw file is the same to both."""
+    groups = {}
+    for row in rows:
+        key = row.name.replace("-lazy-on", "").replace("-lazy-off", "")
+        groups.setdefault(key, []).append(row)
+    return groups.values()
+
+
+def run_group(bench, rows):
+    """Measures rows in turns; returns what bench.json holds of each."""
+    samples = {row.name: {contender: [] for contender in bench.contenders} for row in rows}
+    counted = {row.name: {} for row in rows}
     for _ in range(bench.rounds):
         for contender in bench.contenders:
-            value, counts = row.measure(bench, contender, row.how)
-            if value is not None:
-                samples[contender].append(value)
-                counted[contender] = counts
+            value = counts = None
+            for row in rows:
+                if row is rows[0] or contender in ("oxbow", "qemu"):
+                    value, counts = row.measure(bench, contender, row.how)
+                if value is not None:
+                    samples[row.name][contender].append(value)
+                    counted[row.name][contender] = counts
+    return [summary(row, samples[row.name], counted[row.name]) for row in rows]
+
+
+def summary(row, samples, counted):
     results = {contender: statistics.median(values)
                for contender, values in samples.items() if values}
     return {"row": row.name, "unit": row.unit, "median": results, "samples": samples,
@@ -313,9 +330,10 @@ def main(argv):
     table = []
     try:
         print_head()
-        for row in rows:
-            table.append(run_row(bench, row))
-            print_row(table[-1])
+        for group in groups_of(rows):
+            for done in run_group(bench, group):
+                table.append(done)
+                print_row(done)
         print_counts(table)
     finally:
         shutil.rmtree(bench.dir)

@@ -5,7 +5,6 @@ import os
 import pathlib
 import re
 import select
-import shutil
 import subprocess
 import tempfile
 import time
@@ -21,9 +20,8 @@ BUSYBOX_APPLETS = ("sh", "mount", "umount", "insmod", "dd", "sha256sum", "powero
 
 
 def _fetch_kernel():
-    """Unpacks Debian's cloud kernel into the cache, once."""
-    done = CACHE / "kernel.done"
-    if done.exists():
+    """Unpacks Debian's cloud kernel into the cache, where ./dev has not done so."""
+    if any(CACHE.glob("boot/vmlinuz-*")):
         return
     depends = run("apt-cache", "depends", "linux-image-cloud-amd64").stdout
     found = re.search(r"Depends: (linux-image-\S+)", depends)
@@ -31,15 +29,15 @@ def _fetch_kernel():
         raise Failure("apt knows no linux-image-cloud-amd64; does `apt-get update` help?")
     CACHE.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=CACHE) as scratch:
-        os.chmod(scratch, 0o777)  # apt downloads as its own user
-        run("apt-get", "download", "-q", found.group(1), cwd=scratch)
-        package = next(pathlib.Path(scratch).glob("*.deb"))
-        run("dpkg", "-x", package, f"{scratch}/x")
-        shutil.copy(next(pathlib.Path(scratch).glob("x/boot/vmlinuz-*")), CACHE / "vmlinuz")
-        for module in MODULES:
-            path = next(pathlib.Path(scratch).glob(f"x/lib/modules/**/{module}.ko"))
-            shutil.copy(path, CACHE / path.name)
-    done.touch()
+        run("apt-get", "download", "-q", "-o", "APT::Sandbox::User=root", found.group(1), cwd=scratch)
+        run("dpkg-deb", "-x", next(pathlib.Path(scratch).glob("*.deb")), CACHE)
+
+
+def _kernel_file(pattern):
+    found = sorted(CACHE.glob(pattern))
+    if not found:
+        raise Failure(f"{CACHE} has no {pattern}; remove it to have it fetched again")
+    return found[-1]
 
 
 class _Archive:
@@ -96,7 +94,7 @@ def build_initramfs(path, init):
         archive.add_file(library)
     archive.add_file("/etc/mke2fs.conf", mode=0o100644)
     for module in MODULES:
-        archive.add_file(CACHE / f"{module}.ko", f"modules/{module}.ko", 0o100644)
+        archive.add_file(_kernel_file(f"lib/modules/**/{module}.ko"), f"modules/{module}.ko", 0o100644)
     archive.add("init", 0o100755, init.encode())
     pathlib.Path(path).write_bytes(archive.finish())
 
@@ -110,7 +108,7 @@ class Machine:
         self.process = subprocess.Popen(
             ["qemu-system-x86_64", "-accel", "tcg", "-m", "256", "-display", "none", "-monitor",
              "none", "-serial", "stdio", "-no-reboot", "-nodefaults", "-kernel",
-             str(CACHE / "vmlinuz"), "-initrd", str(initramfs), "-append",
+             str(_kernel_file("boot/vmlinuz-*")), "-initrd", str(initramfs), "-append",
              f"console=ttyS0 panic=-1 quiet {append}", *drive],
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
 

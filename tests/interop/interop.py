@@ -4,6 +4,7 @@
 The small qcow2 reader in here is a third opinion, written from the specification: it asks neither
 oxbow nor QEMU what is in a file.
 """
+import fcntl
 import hashlib
 import os
 import struct
@@ -19,6 +20,7 @@ MIB = 1024 * KIB
 
 CACHE_MODES = ("writeback", "writethrough", "none", "directsync", "unsafe")
 SYNCHRONOUS_MODES = ("writethrough", "directsync")
+DIRECT_MODES = ("none", "directsync")
 
 # name -> (offset, bytes)
 HEADER_FIELDS = {
@@ -36,6 +38,9 @@ DIRTY = 1
 CORRUPT = 2
 LAZY = 1
 BITMAPS = 1
+
+F_OFD_GETLK = 36
+LOCK_BYTES = tuple(range(100, 104)) + tuple(range(200, 204))
 
 OFFSET_MASK = 0x00FFFFFFFFFFFE00
 COPIED = 1 << 63
@@ -147,6 +152,28 @@ class Qcow2:
             found.append((kind, at + 8, length))
             at += 8 + (length + 7) // 8 * 8
         return found
+
+
+def locked_bytes(path):
+    """Which of QEMU's lock bytes anyone holds."""
+    held = []
+    with open(path, "r+b") as file:
+        for byte in LOCK_BYTES:
+            asked = struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, byte, 1, 0)
+            answer = fcntl.fcntl(file, F_OFD_GETLK, asked)
+            if struct.unpack("hhqqi4x", answer)[0] != fcntl.F_UNLCK:
+                held.append(byte)
+    return held
+
+
+def wait_until_unlocked(path):
+    """After a kill the kernel releases a dead process's files when their I/O is done, not before. oxbow
+    waits for that itself; for QEMU the tests do."""
+    deadline = time.monotonic() + 30
+    while locked_bytes(path):
+        if time.monotonic() > deadline:
+            raise Failure(f"{path} stays locked: {locked_bytes(path)}")
+        time.sleep(0.005)
 
 
 def nbd_connect(uri):

@@ -47,7 +47,11 @@ class Closed(Exception):
 def make_disk(size, name=None):
     """An empty disk; returns its path."""
     path = tmpdir() / (name or f"disk.{FORMAT}")
-    qemu_img("create", "-q", "-f", FORMAT, path, str(size))
+    if FORMAT == "raw":
+        with open(path, "wb") as file:
+            file.truncate(size)
+    else:
+        qemu_img("create", "-q", "-f", FORMAT, path, str(size))
     return path
 
 

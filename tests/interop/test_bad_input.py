@@ -86,6 +86,8 @@ READING = {
                                       f"read -q 0 {DISK_BYTES}", "-c", "read -q 64k 4k", image),
     "serve": lambda image: serve_bounded(image, "-r"),
 }
+SERVE_EVERY = 4  # images; it opens as the others do, and takes longest
+tried = 0
 
 
 def write_to(image):
@@ -94,30 +96,34 @@ def write_to(image):
         "discard -q 128k 128k", "flush")), image)
 
 
-def try_all(image, what):
+def try_all(image, what, with_server=False):
     """Every command on an image. Returns {command: exit code}."""
+    global tried
+    tried += 1
     before = fingerprint(image)
     codes = {}
     try:
         for name, command in READING.items():
+            if name == "serve" and not with_server and tried % SERVE_EVERY != 0:
+                continue
             codes[name], said = command(image)
             if fingerprint(image) != before:
                 raise Failure(f"{name} changed the file")
         shutil.copyfile(image, "written.qcow2")
         codes["write"], said = write_to("written.qcow2")
-        is_refused = codes["write"] != 0 and ("open" in said or "Could not" in said)
+        is_refused = codes["write"] != 0 and "failed: " not in said  # as a command that ran says
         if is_refused and fingerprint("written.qcow2") != before:
             raise Failure(f"a refused write changed the file: {said}")
         shutil.copyfile(image, "repaired.qcow2")
         codes["repair"], _ = run_bounded(oxbow_path(), "check", "-q", "-r", "all", "-f", "qcow2",
                                          "repaired.qcow2")
-    except Failure as error:
+    except (Failure, OSError) as error:
         raise Failure(f"with {what}: {error}") from None
     return codes
 
 
 def check_refused_by_all(image, what):
-    codes = try_all(image, what)
+    codes = try_all(image, what, with_server=True)
     for name in ("read", "write", "serve"):
         check_equal(codes[name], 1, f"exit code of {name} with {what}")
 
@@ -244,7 +250,7 @@ def test_files_cut_short_anywhere_are_survived():
 def test_headers_of_noise_are_survived():
     good_image()
     rng = random.Random(7)
-    for number in range(40):
+    for number in range(30):
         def change(image):
             for _ in range(rng.randrange(1, 12)):
                 write_at(image.path, rng.randrange(4, 600), rng.randbytes(rng.randrange(1, 9)))
@@ -258,7 +264,7 @@ def test_metadata_of_noise_is_survived():
     tables = [(good.get("l1_table_offset"), 8), (l2, 400), (good.get("refcount_table_offset"), 64),
               (good.refcount_block_at(0), 200)]
     rng = random.Random(8)
-    for number in range(40):
+    for number in range(30):
         def change(image):
             for _ in range(rng.randrange(1, 10)):
                 table, length = rng.choice(tables)
@@ -311,6 +317,25 @@ def test_entries_that_name_metadata_never_let_the_guest_write_into_it():
         result = run(oxbow_path(), "check", "-f", "qcow2", image, check=False)
         if name != "the header":
             check_equal(result.returncode, 2, f"exit code of check with data on {name}")
+
+
+def test_metadata_without_a_refcount_is_never_handed_out_to_the_guest():
+    """The allocator may not believe a count that says that the header, or a table in use, is free."""
+    good_image()
+    places = metadata_places(Qcow2("good.qcow2"))
+    for name in [*places, "everything"]:
+        chosen = places.values() if name == "everything" else [places[name]]
+
+        def change(image):
+            for host in chosen:
+                image.put_refcount(host, 0)
+        image = damaged(change)
+        try_all(image, f"refcount 0 of {name}")
+        code, said = run_bounded(oxbow_path(), "io", "-f", "qcow2", "-c", "write -q -P 0xee 256k 256k",
+                                 "-c", "write -q -P 0xee 1280k 256k", image)
+        for place, host in places.items():
+            if b"\xee" * 512 in read_at(image, host, 65536):
+                raise Failure(f"refcount 0 of {name}: guest bytes in {place} ({code}: {said})")
 
 
 def test_tables_that_lie_on_each_other_never_corrupt_silently():

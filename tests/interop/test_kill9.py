@@ -38,7 +38,7 @@ class Writer:
 
     def run(self):
         try:
-            while True:
+            while not self.errors:
                 while self.handle.aio_in_flight() < DEPTH:
                     self._submit()
                 self.handle.poll(-1)
@@ -102,7 +102,7 @@ def read_disk(server):
 
 
 def crash_rounds(seed, cache, options, *create_args, data=bytes(DISK_BYTES), slot_bytes=4096,
-                 stride=4096, rounds=3, serve_args=()):
+                 stride=4096, rounds=3, serve_args=(), alive_seconds=(0.02, 0.25)):
     """Serve, write, kill; then open again, see that promises were kept, and go on."""
     rng = random.Random(seed)
     qemu_img("create", "-q", "-f", "qcow2", "-o", options, *create_args, "disk.qcow2",
@@ -115,8 +115,12 @@ def crash_rounds(seed, cache, options, *create_args, data=bytes(DISK_BYTES), slo
         where = f"(seed {seed}, round {turn})"
         with Server(*arguments) as server:
             writer = Writer(server.uri, promises, cache, rng.random())
-            write_until_killed(server, writer, rng.uniform(0.02, 0.25))
+            try:
+                write_until_killed(server, writer, rng.uniform(*alive_seconds))
+            except Failure as error:
+                raise Failure(f"{error} {where}") from None
             acknowledged += writer.acknowledged
+        wait_until_unlocked("disk.qcow2")
         check_structure_after_crash(lazy, where)
         with Server(*arguments) as server:
             data = read_disk(server)
@@ -204,6 +208,15 @@ def test_clusters_of_512_bytes_with_tiny_caches_keep_their_promises():
         os.unlink("disk.qcow2")
 
 
+def test_holes_smaller_than_a_page_do_not_disturb_direct_writes_beside_them():
+    """The kernel zeroes part of a page through the page cache, which O_DIRECT writes then collide with."""
+    for cache in DIRECT_MODES:
+        for options in ("cluster_size=512", "cluster_size=1k,lazy_refcounts=on"):
+            crash_rounds(f"holes {cache} {options}", cache, options, data=bytes(2 * MIB),
+                         slot_bytes=1536, stride=1536, rounds=3, alive_seconds=(0.6, 0.9))
+            os.unlink("disk.qcow2")
+
+
 def test_neighbours_in_one_cluster_keep_their_promises():
     args, data = with_backing()
     for cache, options in (("none", "cluster_size=2M"),
@@ -221,6 +234,18 @@ def test_whole_clusters_freed_and_taken_again_keep_their_promises():
             os.unlink("disk.qcow2")
 
 
+def test_oxbow_opens_an_image_at_once_after_its_writer_was_killed():
+    """The kernel may hold a dead process's locks until its I/O is done; that is no refusal."""
+    for cache in ("writeback", "directsync"):
+        qemu_img("create", "-q", "-f", "qcow2", "disk.qcow2", str(DISK_BYTES))
+        data = bytes(DISK_BYTES)
+        for turn in range(5):
+            with Server("-f", "qcow2", "--cache", cache, "disk.qcow2") as server:
+                writer = Writer(server.uri, Promises(data, 4096, 4096), cache, turn)
+                write_until_killed(server, writer, 0.05 + turn / 50)
+            oxbow("io", "-f", "qcow2", "-c", "length", "disk.qcow2")
+
+
 def test_snapshots_survive_kills():
     qemu_img("create", "-q", "-f", "qcow2", "disk.qcow2", str(DISK_BYTES))
     qemu_io("-f", "qcow2", "-c", f"write -q -P 0x77 0 {DISK_BYTES}", "disk.qcow2")
@@ -231,6 +256,7 @@ def test_snapshots_survive_kills():
         with Server("-f", "qcow2", "--cache", "writeback", "disk.qcow2") as server:
             writer = Writer(server.uri, promises, "writeback", turn)
             write_until_killed(server, writer, 0.1)
+        wait_until_unlocked("disk.qcow2")
         with Server("-f", "qcow2", "disk.qcow2") as server:
             data = read_disk(server)
         promises.check(data)

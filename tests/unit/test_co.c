@@ -192,7 +192,7 @@ static struct ox_co *crowd[CROWD];
 static int crowd_size;
 static uint64_t crowd_sum;
 
-static uint64_t __attribute__((noinline)) deep(unsigned depth)
+static uint64_t __attribute__((noinline)) deep_co(unsigned depth)
 {
 	volatile uint64_t here[16];
 
@@ -203,14 +203,14 @@ static uint64_t __attribute__((noinline)) deep(unsigned depth)
 		ox_co_suspend_co();
 		return here[15];
 	}
-	return deep(depth - 1) + here[15];
+	return deep_co(depth - 1) + here[15];
 }
 
 static void crowd_co(void *arg)
 {
 	(void)arg;
 	crowd[crowd_size++] = ox_co_self();
-	crowd_sum += deep(60);
+	crowd_sum += deep_co(60);
 }
 
 static void a_thousand_stacks_keep_their_contents(void **state)
@@ -257,7 +257,7 @@ static void floating_point_survives_switches(void **state)
 	assert_true(x == 1.5 * 4.5 && y == 2.5 * 7.5);
 }
 
-static uint64_t callee_saved_mix(uint64_t seed)
+static uint64_t callee_saved_mix_co(uint64_t seed)
 {
 	uint64_t v[12];
 	uint64_t sum = 0;
@@ -274,7 +274,7 @@ static void registers_co(void *arg)
 {
 	uint64_t *value = arg;
 
-	*value = callee_saved_mix(*value);
+	*value = callee_saved_mix_co(*value);
 }
 
 static void registers_survive_switches(void **state)
@@ -370,7 +370,7 @@ static void destroy_with_a_task(void)
 	ox_reactor_destroy(reactor);
 }
 
-static void suspend_outside(void)
+static void suspend_outside_co(void)
 {
 	ox_co_suspend_co();
 }
@@ -445,7 +445,7 @@ static void destroying_a_reactor_with_tasks_is_refused(void **state)
 static void suspending_outside_of_a_task_is_refused(void **state)
 {
 	(void)state;
-	assert_dies(suspend_outside);
+	assert_dies(suspend_outside_co);
 }
 
 static void running_the_reactor_from_a_task_is_refused(void **state)

@@ -10,11 +10,18 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/falloc.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
 #include <poll.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/time.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "base/arith.h"
@@ -24,26 +31,15 @@
 static struct ox_reactor *reactor;
 static int file;
 
-static int setup_kind(enum ox_engine kind)
+static int setup(void **state)
 {
 	char path[] = "/tmp/oxbow-rt-XXXXXX";
 
+	(void)state;
 	file = mkstemp(path);
 	if (file < 0 || unlink(path) < 0)
 		return -1;
-	return ox_reactor_create(kind, &reactor, NULL);
-}
-
-static int setup_uring(void **state)
-{
-	(void)state;
-	return setup_kind(OX_ENGINE_IO_URING);
-}
-
-static int setup_threads(void **state)
-{
-	(void)state;
-	return setup_kind(OX_ENGINE_THREAD_POOL);
+	return ox_reactor_create(OX_ENGINE_DEFAULT, &reactor, NULL);
 }
 
 static int teardown(void **state)
@@ -298,6 +294,36 @@ static void waiting_runs_carry_requests_through(void **state)
 		assert_int_equal(ox_reactor_run(reactor, true), 0);
 }
 
+static volatile sig_atomic_t signals_seen;
+
+static void on_signal(int number)
+{
+	(void)number;
+	signals_seen++;
+}
+
+static void signals_do_not_disturb_requests(void **state)
+{
+	struct sigaction action = {.sa_handler = on_signal};
+	struct itimerval often = {{.tv_usec = 500}, {.tv_usec = 500}};
+	struct itimerval never = {0};
+	struct flow flow = {.rounds = 100};
+
+	(void)state;
+	signals_seen = 0;
+	assert_int_equal(sigaction(SIGALRM, &action, NULL), 0);
+	assert_int_equal(setitimer(ITIMER_REAL, &often, NULL), 0);
+	while (signals_seen < 20) {
+		flow.ended = 0;
+		for (unsigned i = 0; i < 4; i++)
+			spawn(flow_co, &flow);
+		while (flow.ended < 4)
+			assert_int_equal(ox_reactor_run(reactor, true), 0);
+	}
+	assert_int_equal(setitimer(ITIMER_REAL, &never, NULL), 0);
+	assert_int_equal(ox_reactor_tasks(reactor), 0);
+}
+
 static void waiting_for_nothing_returns_at_once(void **state)
 {
 	(void)state;
@@ -523,6 +549,8 @@ static void assert_env_gives(const char *value, enum ox_engine engine)
 
 static void the_environment_chooses_the_engine(void **state)
 {
+	const char *env = getenv("OXBOW_IO");
+	char *before = env ? strdup(env) : NULL;
 	struct ox_reactor *r = NULL;
 	struct ox_error *err = NULL;
 
@@ -538,8 +566,70 @@ static void the_environment_chooses_the_engine(void **state)
 	assert_int_equal(ox_reactor_create(OX_ENGINE_THREAD_POOL, &r, NULL), 0);
 	assert_int_equal(ox_reactor_engine(r), OX_ENGINE_THREAD_POOL);
 	ox_reactor_destroy(r);
-	assert_int_equal(unsetenv("OXBOW_IO"), 0);
+	assert_int_equal(before ? setenv("OXBOW_IO", before, 1) : unsetenv("OXBOW_IO"), 0);
+	free(before);
 	ox_reactor_destroy(NULL);
+}
+
+/* What a container's seccomp profile does. */
+static void refuse_io_uring(void)
+{
+	struct sock_filter filter[] = {
+		BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+		BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_io_uring_setup, 0, 1),
+		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | EPERM),
+		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+	};
+	struct sock_fprog program = {OX_ARRAY_SIZE(filter), filter};
+
+	if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0 ||
+	    prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) < 0)
+		_exit(10);
+}
+
+static void count_co(void *arg)
+{
+	char byte = 'x';
+	struct iovec iov = {&byte, 1};
+
+	if (ox_aio_pwritev_co(file, &iov, 1, 0, 0) == 1)
+		++*(int *)arg;
+}
+
+static int run_without_io_uring(void)
+{
+	struct ox_error *err = NULL;
+	struct ox_reactor *r;
+	int writes = 0;
+
+	refuse_io_uring();
+	if (unsetenv("OXBOW_IO") < 0)
+		return 11;
+	if (ox_reactor_create(OX_ENGINE_IO_URING, &r, &err) != -EPERM || !*ox_error_message(err))
+		return 12;
+	ox_error_free(err);
+	if (ox_reactor_create(OX_ENGINE_DEFAULT, &r, NULL) < 0)
+		return 13;
+	if (ox_reactor_engine(r) != OX_ENGINE_THREAD_POOL)
+		return 14;
+	if (ox_reactor_call(r, count_co, &writes) < 0 || writes != 1)
+		return 15;
+	ox_reactor_destroy(r);
+	return 0;
+}
+
+static void threads_take_over_where_io_uring_is_refused(void **state)
+{
+	pid_t pid = fork();
+	int status;
+
+	(void)state;
+	assert_true(pid >= 0);
+	if (pid == 0)
+		_exit(run_without_io_uring());
+	assert_int_equal(waitpid(pid, &status, 0), pid);
+	assert_true(WIFEXITED(status));
+	assert_int_equal(WEXITSTATUS(status), 0);
 }
 
 static void two_reactors_share_a_thread(void **state)
@@ -549,39 +639,39 @@ static void two_reactors_share_a_thread(void **state)
 	(void)state;
 	call(write_then_read_co, NULL);
 	assert_int_equal(ox_reactor_create(OX_ENGINE_DEFAULT, &reactor, NULL), 0);
+	assert_ptr_not_equal(reactor, first);
 	call(write_then_read_co, NULL);
 	ox_reactor_destroy(reactor);
 	reactor = first;
 	call(write_then_read_co, NULL);
 }
 
-#define BOTH(name)                                                                                 \
-	{#name "/uring", name, setup_uring, teardown, NULL},                                       \
-	{                                                                                          \
-#name "/threads", name, setup_threads, teardown, NULL                              \
-	}
+#define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 
+/* The engine is OXBOW_IO's: the suite runs once with each. */
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		BOTH(what_is_written_is_read),
-		BOTH(errors_come_back_as_negative_errno),
-		BOTH(a_punched_hole_reads_as_zeroes),
-		BOTH(a_vector_beyond_the_kernels_limit_comes_back_short),
-		BOTH(more_requests_than_the_ring_holds_all_complete),
-		BOTH(a_completion_makes_the_fd_readable),
-		BOTH(an_event_loop_on_the_fd_loses_no_wakeup),
-		BOTH(waiting_runs_carry_requests_through),
-		BOTH(waiting_for_nothing_returns_at_once),
-		BOTH(busy_tasks_do_not_starve_io),
-		BOTH(a_call_that_leaves_others_ready_makes_the_fd_readable),
-		BOTH(work_runs_on_a_thread_and_returns_its_result),
-		BOTH(sixteen_works_run_at_the_same_time),
-		BOTH(sleepers_wake_by_deadline),
-		BOTH(a_timer_makes_the_fd_readable),
-		BOTH(a_timer_moves_to_an_earlier_deadline),
-		BOTH(random_numbers_differ),
-		BOTH(two_reactors_share_a_thread),
+		TEST(what_is_written_is_read),
+		TEST(errors_come_back_as_negative_errno),
+		TEST(a_punched_hole_reads_as_zeroes),
+		TEST(a_vector_beyond_the_kernels_limit_comes_back_short),
+		TEST(more_requests_than_the_ring_holds_all_complete),
+		TEST(a_completion_makes_the_fd_readable),
+		TEST(an_event_loop_on_the_fd_loses_no_wakeup),
+		TEST(waiting_runs_carry_requests_through),
+		TEST(signals_do_not_disturb_requests),
+		TEST(waiting_for_nothing_returns_at_once),
+		TEST(busy_tasks_do_not_starve_io),
+		TEST(a_call_that_leaves_others_ready_makes_the_fd_readable),
+		TEST(work_runs_on_a_thread_and_returns_its_result),
+		TEST(sixteen_works_run_at_the_same_time),
+		TEST(sleepers_wake_by_deadline),
+		TEST(a_timer_makes_the_fd_readable),
+		TEST(a_timer_moves_to_an_earlier_deadline),
+		TEST(random_numbers_differ),
+		TEST(two_reactors_share_a_thread),
+		TEST(threads_take_over_where_io_uring_is_refused),
 		cmocka_unit_test(the_environment_chooses_the_engine),
 	};
 

@@ -203,8 +203,6 @@ static int check_write_options(const struct aio *aio, int lengths)
 		printf("-z supports only a single length parameter\n");
 	else if ((aio->request.flags & OX_REQ_MAY_UNMAP) && !aio->zero)
 		printf("-u requires -z to be specified\n");
-	else if (aio->zero && aio->pattern >= 0)
-		printf("-z and -P cannot be specified at the same time\n");
 	else
 		return 0;
 	return -EINVAL;

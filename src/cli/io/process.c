@@ -61,7 +61,7 @@ int ox_cli_io_sigraise(struct ox_cli_io *io, int argc, char **argv)
 	if (r < 0)
 		return r;
 	if (number > (uint64_t)SIGRTMAX) {
-		printf("signal argument '%s' is too large to be a valid signal number\n", argv[1]);
+		printf("signal argument '%s' is too large to be a valid signal\n", argv[1]);
 		return -EINVAL;
 	}
 	fflush(stdout);

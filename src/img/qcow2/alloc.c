@@ -17,8 +17,12 @@
 #define BATCH_FIRST_CLUSTERS 64u
 #define BATCH_MAX_CLUSTERS 4096u
 #define BATCH_MAX_BYTES (UINT64_C(64) << 20)
+#define GROWTH_ALIGN_BYTES 4096u
 /* Ranges that a refill takes at most; the rest of the reserve's slots serve what is given back. */
 #define REFILL_RANGES (OX_ALLOC_RESERVE_RANGES / 2)
+
+/* No format offset reaches further. */
+#define HOST_MAX_BYTES (UINT64_C(1) << 56)
 
 static bool is_lazy(const struct ox_qcow2 *q)
 {
@@ -70,15 +74,49 @@ int ox_alloc_make_zero_co(struct ox_qcow2 *q, uint64_t start, uint64_t count, bo
 	}
 	if (to <= old_end)
 		return 0;
-	return q->io->can_grow ? ox_io_set_length_co(q->io, to) : -ENOSPC;
+	/* Whole pages: growing from the middle of one disturbs direct writes beside it. */
+	return q->io->can_grow ? ox_io_set_length_co(q->io, ox_align_up(to, GROWTH_ALIGN_BYTES))
+			       : -ENOSPC;
 }
 
-/* Step 1 of a refill: free clusters, counted in the cache. A store that cannot grow ends the
- * search at its end. */
+/* Refcounts that call a table free are wrong: nothing is allocated by them. */
+bool ox_alloc_overlaps_metadata(const struct ox_qcow2 *q, uint64_t start, uint64_t count)
+{
+	uint64_t from = start * q->cluster_bytes;
+	uint64_t bytes = count * q->cluster_bytes;
+
+	for (unsigned i = 0; i < q->fixed_count; i++) {
+		if (from < q->fixed[i].end && from + bytes > q->fixed[i].start)
+			return true;
+	}
+	return ox_tables_overlap(q, ox_host(from), bytes);
+}
+
+/* The next free run, within the store's limit and off the tables. */
+static int next_free_co(struct ox_qcow2 *q, uint64_t most, uint64_t *ret_start, uint64_t *ret_count)
+{
+	uint64_t limit = q->io->can_grow ? HOST_MAX_BYTES : q->io->length;
+	uint64_t start;
+	uint64_t count;
+	int r;
+
+	limit /= q->cluster_bytes;
+	r = ox_refcount_find_free_co(q, q->alloc.cursor, most, &start, &count);
+	if (r < 0)
+		return r;
+	if (start >= limit)
+		return -ENOSPC;
+	count = ox_min_u64(count, limit - start);
+	if (ox_alloc_overlaps_metadata(q, start, count))
+		return -EIO;
+	*ret_start = start;
+	*ret_count = count;
+	return 0;
+}
+
+/* Step 1 of a refill: free clusters, counted in the cache. */
 static int choose_batch_co(struct ox_qcow2 *q, struct ox_alloc_range *ranges, unsigned *ret_n)
 {
-	uint64_t limit =
-		q->io->can_grow ? UINT64_MAX >> q->cluster_bits : q->io->length / q->cluster_bytes;
 	uint64_t left = q->alloc.batch;
 	unsigned n = 0;
 	uint64_t start;
@@ -87,14 +125,9 @@ static int choose_batch_co(struct ox_qcow2 *q, struct ox_alloc_range *ranges, un
 	int r = 0;
 
 	while (left > 0 && n < REFILL_RANGES) {
-		r = ox_refcount_find_free_co(q, q->alloc.cursor, left, &start, &count);
+		r = next_free_co(q, left, &start, &count);
 		if (r < 0)
 			break;
-		if (start >= limit) {
-			r = -ENOSPC;
-			break;
-		}
-		count = ox_min_u64(count, limit - start);
 		r = ox_refcount_ensure_co(q, start, &used);
 		if (r < 0)
 			break;
@@ -149,14 +182,17 @@ static int abandon_batch_co(struct ox_qcow2 *q, const struct ox_alloc_range *ran
 static int refill_co(struct ox_qcow2 *q)
 {
 	struct ox_alloc_range ranges[REFILL_RANGES];
+	uint64_t start;
+	uint64_t count;
 	unsigned n;
 	int r;
 
-	if (is_lazy(q)) {
+	/* An image that is too damaged to allocate from is not touched, the dirty bit included. */
+	r = next_free_co(q, 1, &start, &count);
+	if (r == 0 && is_lazy(q))
 		r = ox_lazy_mark_co(q);
-		if (r < 0)
-			return r;
-	}
+	if (r < 0)
+		return r;
 	r = choose_batch_co(q, ranges, &n);
 	if (r < 0)
 		return r;
@@ -201,36 +237,89 @@ int ox_alloc_take_co(struct ox_qcow2 *q, uint64_t want, struct ox_alloc_range *r
 	return 0;
 }
 
-/* A free run of count clusters whose refcount blocks exist; the run ends at a block's range. */
-static int find_contiguous_co(struct ox_qcow2 *q, uint64_t count, uint64_t *ret_start)
+/* A run of count free clusters: behind the file's end, or anywhere on a store that cannot grow. */
+static int find_run_co(struct ox_qcow2 *q, uint64_t count, uint64_t *ret_start)
 {
-	uint64_t from = ox_div_up(q->io->length, q->cluster_bytes);
+	uint64_t limit = (q->io->can_grow ? HOST_MAX_BYTES : q->io->length) / q->cluster_bytes;
+	uint64_t from = q->io->can_grow ? ox_div_up(q->io->length, q->cluster_bytes) : 1;
 	uint64_t have = 0;
 	uint64_t start;
 	uint64_t n;
-	bool used;
 	int r;
 
 	while (have < count) {
 		r = ox_refcount_find_free_co(q, from + have, count - have, &start, &n);
 		if (r < 0)
 			return r;
+		if (start + n > limit)
+			return -ENOSPC;
 		if (start != from + have) {
 			from = start;
 			have = 0;
 		}
-		r = ox_refcount_ensure_co(q, start, &used);
-		if (r < 0)
-			return r;
-		if (used) { /* the run is broken by the new block */
-			from = start + 1;
-			have = 0;
-			continue;
-		}
 		have += n;
 	}
+	if (ox_alloc_overlaps_metadata(q, from, count))
+		return -EIO;
 	*ret_start = from;
 	return 0;
+}
+
+/* Refcount blocks for the run, out of the reserve, so that the run itself stays whole. */
+static int cover_run_co(struct ox_qcow2 *q, uint64_t start, uint64_t count)
+{
+	uint64_t per_block = ox_qcow2_refblock_entries(ox_qcow2_hdr(q));
+	struct ox_alloc_range range;
+	bool has;
+	int r = 0;
+
+	for (uint64_t c = start; r == 0 && c < start + count; c = (c / per_block + 1) * per_block) {
+		r = ox_refcount_has_block_co(q, c, &has);
+		if (r < 0 || has)
+			continue;
+		pop_reserve(&q->alloc, 1, &range);
+		r = ox_refcount_make_block_co(q, c, &range);
+	}
+	return r;
+}
+
+static uint64_t reserve_clusters(const struct ox_alloc *a)
+{
+	uint64_t sum = 0;
+
+	for (unsigned i = 0; i < a->reserve_count; i++)
+		sum += a->reserve[i].count;
+	return sum;
+}
+
+/* A free run whose refcount blocks exist. What the search needs for itself is taken first, so that
+ * nothing lands in the run; a refcount table that has to grow moves the file's end. */
+static int find_contiguous_co(struct ox_qcow2 *q, uint64_t count, uint64_t *ret_start)
+{
+	uint64_t per_block = ox_qcow2_refblock_entries(ox_qcow2_hdr(q));
+	uint64_t blocks;
+	uint64_t start;
+	int r;
+
+	for (;;) {
+		if (reserve_clusters(&q->alloc) < count / per_block + 2) {
+			r = q->alloc.reserve_count > REFILL_RANGES ? -ENOSPC : refill_co(q);
+			if (r < 0)
+				return r;
+			continue;
+		}
+		r = find_run_co(q, count, &start);
+		if (r < 0)
+			return r;
+		blocks = (start + count - 1) / per_block + 1;
+		if (blocks <= ox_refcount_table_entries(q))
+			break;
+		r = ox_refcount_grow_table_co(q, blocks);
+		if (r < 0)
+			return r;
+	}
+	*ret_start = start;
+	return cover_run_co(q, start, count);
 }
 
 int ox_alloc_take_contiguous_co(struct ox_qcow2 *q, uint64_t count, struct ox_alloc_range *ret)

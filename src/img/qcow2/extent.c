@@ -31,10 +31,9 @@ static bool joins(const struct ox_extent *have, unsigned flags, const struct ox_
 /* Runs looked at for one answer: an answer is bounded work, the caller asks again for the rest. */
 #define RUNS_MAX 64u
 
-int ox_qcow2_extent_co(struct ox_image *img, uint64_t offset, uint64_t length,
-		       struct ox_extent *ret)
+static int extent_locked_co(struct ox_qcow2 *q, uint64_t offset, uint64_t length,
+			    struct ox_extent *ret)
 {
-	struct ox_qcow2 *q = ox_qcow2_of(img);
 	struct ox_extent e = {.offset = offset};
 	struct ox_map_run run;
 	unsigned flags;
@@ -49,12 +48,12 @@ int ox_qcow2_extent_co(struct ox_image *img, uint64_t offset, uint64_t length,
 		if (r < 0)
 			return r;
 		flags = flags_of(q, &run, at);
-		if (flags == 0 && img->backing) /* zero from the backing file's end on */
-			run.length = ox_min_u64(run.length, img->backing->size_bytes - at);
+		if (flags == 0 && q->img->backing) /* zero from the backing file's end on */
+			run.length = ox_min_u64(run.length, q->img->backing->size_bytes - at);
 		if (e.length == 0) {
 			e.flags = flags;
 			e.host_offset = flags & OX_EXTENT_HAS_OFFSET ? run.host.bytes : 0;
-			e.filename = img->filename;
+			e.filename = q->img->filename;
 		} else if (!joins(&e, flags, &run)) {
 			break;
 		}
@@ -62,4 +61,17 @@ int ox_qcow2_extent_co(struct ox_image *img, uint64_t offset, uint64_t length,
 	}
 	*ret = e;
 	return 0;
+}
+
+int ox_qcow2_extent_co(struct ox_image *img, uint64_t offset, uint64_t length,
+		       struct ox_extent *ret)
+{
+	struct ox_qcow2 *q = ox_qcow2_of(img);
+	struct ox_range range;
+	int r;
+
+	ox_qcow2_lock_co(q, &range, offset, length, false);
+	r = extent_locked_co(q, offset, length, ret);
+	ox_rangelock_release(&q->guest, &range);
+	return r;
 }

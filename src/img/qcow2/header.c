@@ -21,14 +21,6 @@ void ox_header_unlock(struct ox_qcow2 *q)
 	ox_mutex_unlock(&q->header.lock);
 }
 
-/* Whether the two headers name different tables, or another end of the disk. */
-static bool differ_in_tables(const struct ox_qcow2_header *a, const struct ox_qcow2_header *b)
-{
-	return a->l1_offset != b->l1_offset || a->l1_entries != b->l1_entries ||
-	       a->reftable_offset != b->reftable_offset ||
-	       a->reftable_clusters != b->reftable_clusters || a->size_bytes != b->size_bytes;
-}
-
 int ox_header_write_co(struct ox_qcow2 *q, const struct ox_qcow2_header *fields)
 {
 	uint8_t *sector;
@@ -41,12 +33,10 @@ int ox_header_write_co(struct ox_qcow2 *q, const struct ox_qcow2_header *fields)
 	memcpy(sector, q->header.sector, sizeof(q->header.sector));
 	ox_qcow2_header_encode(fields, sector);
 	r = ox_io_pwrite_co(q->io, sector, sizeof(q->header.sector), 0, 0);
-	/* A write that failed may have been carried out: what is put into the old tables from now
-	 * on would be lost with them (H7, M3). */
-	if (r < 0 && differ_in_tables(&q->header.fields, fields))
-		ox_order_poison(&q->order, r);
 	if (r == 0)
 		r = ox_order_sync_always_co(&q->order);
+	else /* old or new (M2): nothing may be built on either */
+		ox_order_poison(&q->order, r);
 	if (r == 0) {
 		q->header.fields = *fields;
 		memcpy(q->header.sector, sector, sizeof(q->header.sector));

@@ -8,15 +8,13 @@
  *
  * D5: an allocation passes ox_lazy_mark_co first and goes on only in DIRTY. D6: whoever calls
  * ox_lazy_clear_co has made every refcount durable. An allocation that arrives in CLEARING waits
- * and sets the bit again. After a failure the disk may have either: the state is CLEAN, so that the
- * next allocation sets the bit before it relies on it, and a close clears it all the same.
+ * and sets the bit again. A failure in CLEARING leaves the state DIRTY: the bit may be on disk.
  */
 #include "img/qcow2/qcow2.h"
 
 void ox_lazy_init(struct ox_qcow2 *q)
 {
 	q->lazy.state = OX_LAZY_CLEAN;
-	q->lazy.doubtful = false;
 	ox_waitq_init(&q->lazy.changed);
 }
 
@@ -35,14 +33,14 @@ static int set_bit_co(struct ox_qcow2 *q, bool on)
 	return r;
 }
 
-static int change_co(struct ox_qcow2 *q, enum ox_lazy_state via, enum ox_lazy_state to)
+static int change_co(struct ox_qcow2 *q, enum ox_lazy_state via, enum ox_lazy_state to,
+		     enum ox_lazy_state after_failure)
 {
 	int r;
 
 	q->lazy.state = via;
 	r = set_bit_co(q, to == OX_LAZY_DIRTY);
-	q->lazy.state = r < 0 ? OX_LAZY_CLEAN : to;
-	q->lazy.doubtful = r < 0;
+	q->lazy.state = r < 0 ? after_failure : to;
 	ox_waitq_wake_all(&q->lazy.changed);
 	return r;
 }
@@ -53,14 +51,14 @@ int ox_lazy_mark_co(struct ox_qcow2 *q)
 		ox_waitq_wait_co(&q->lazy.changed);
 	if (q->lazy.state == OX_LAZY_DIRTY)
 		return 0;
-	return change_co(q, OX_LAZY_SETTING, OX_LAZY_DIRTY);
+	return change_co(q, OX_LAZY_SETTING, OX_LAZY_DIRTY, OX_LAZY_CLEAN);
 }
 
 int ox_lazy_clear_co(struct ox_qcow2 *q)
 {
 	ox_assert(q->lazy.state == OX_LAZY_CLEAN || q->lazy.state == OX_LAZY_DIRTY);
-	if (q->lazy.state == OX_LAZY_CLEAN && !q->lazy.doubtful)
+	if (q->lazy.state == OX_LAZY_CLEAN)
 		return 0;
 	ox_assert(!ox_cache_is_busy(&q->map) && !ox_cache_is_busy(&q->counts)); /* D6 */
-	return change_co(q, OX_LAZY_CLEARING, OX_LAZY_CLEAN);
+	return change_co(q, OX_LAZY_CLEARING, OX_LAZY_CLEAN, OX_LAZY_DIRTY);
 }

@@ -53,7 +53,8 @@ int ox_map_l1_co(struct ox_qcow2 *q, uint64_t index, struct ox_qcow2_l1_entry *r
 	ox_cache_put(&q->map, b);
 	if (e.bad || (e.l2.bytes == 0 && e.copied))
 		return -EIO;
-	if (e.l2.bytes != 0 && !ox_map_host_ok(q, e.l2, q->cluster_bytes))
+	if (e.l2.bytes != 0 &&
+	    (!ox_map_host_ok(q, e.l2, q->cluster_bytes) || !ox_tables_unique(q, e.l2)))
 		return -EIO;
 	*ret = e;
 	*ret_durable = durable;
@@ -74,12 +75,18 @@ static uint64_t slice_of(const struct ox_qcow2 *q, struct ox_host table, struct 
 /* Whether the entry's host bytes may be what it says. */
 static bool entry_ok(const struct ox_qcow2 *q, const struct ox_qcow2_entry *e)
 {
+	uint64_t bytes;
+
 	switch (e->kind) {
 	case OX_QCOW2_ENTRY_DATA:
 	case OX_QCOW2_ENTRY_ZERO_ALLOC:
-		return ox_map_host_ok(q, e->host, q->cluster_bytes);
+		return ox_map_host_ok(q, e->host, q->cluster_bytes) &&
+		       !ox_tables_overlap(q, e->host, q->cluster_bytes);
 	case OX_QCOW2_ENTRY_COMPRESSED:
-		return ox_map_host_ok(q, e->host, 1);
+		if (e->host.bytes >= q->io->length)
+			return false;
+		bytes = ox_min_u64(e->compressed_bytes, q->io->length - e->host.bytes);
+		return ox_map_host_ok(q, e->host, bytes) && !ox_tables_overlap(q, e->host, bytes);
 	case OX_QCOW2_ENTRY_BAD:
 		return false;
 	case OX_QCOW2_ENTRY_UNALLOCATED:

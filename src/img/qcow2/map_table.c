@@ -67,13 +67,20 @@ static int make_table_co(struct ox_qcow2 *q, uint64_t index, struct ox_host old,
 		after = ox_order_ticket(&q->order);
 	}
 	if (r == 0)
+		r = ox_tables_add(q, table);
+	if (r == 0) {
 		r = l1_store_co(q, index, table, after);
+		if (r < 0)
+			ox_tables_remove(q, table);
+	}
 	if (r < 0) {
 		ox_alloc_free_later(q, table, q->cluster_bytes);
 		return r;
 	}
-	if (old.bytes != 0)
+	if (old.bytes != 0) {
+		ox_tables_remove(q, old);
 		ox_alloc_free_later(q, old, q->cluster_bytes);
+	}
 	*ret = table;
 	return 0;
 }
@@ -92,12 +99,12 @@ int ox_map_table_co(struct ox_qcow2 *q, struct ox_guest guest, struct ox_host *r
 		*ret = l1.l2;
 		return 0;
 	}
-	ox_mutex_lock_co(&q->tables);
+	ox_mutex_lock_co(&q->table_lock);
 	r = ox_map_l1_co(q, index, &l1, &durable); /* another task may have made it meanwhile */
 	if (r == 0 && l1.copied)
 		*ret = l1.l2;
 	else if (r == 0)
 		r = make_table_co(q, index, l1.l2, ret);
-	ox_mutex_unlock(&q->tables);
+	ox_mutex_unlock(&q->table_lock);
 	return r;
 }

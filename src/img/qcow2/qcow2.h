@@ -4,7 +4,7 @@
  * them. docs/durability.md tells how they keep D1-D9 together.
  *
  * Locks, in the order in which they are taken:
- *   guest range lock (per request) > map.tables > alloc.lock > header.lock
+ *   guest range lock (per request) > table_lock > alloc.lock > header.lock
  * and below all of them the caches' pins, of which a task holds one at most.
  */
 #ifndef OX_IMG_QCOW2_QCOW2_H
@@ -39,7 +39,6 @@ enum ox_lazy_state {
 
 struct ox_lazy {
 	enum ox_lazy_state state;
-	bool doubtful; /* a write of the bit failed: the disk may have either */
 	struct ox_waitq changed;
 };
 
@@ -59,6 +58,7 @@ struct ox_alloc {
 	unsigned reserve_count;
 	uint64_t cursor; /* no cluster below it is known to be free */
 	uint64_t batch;	 /* clusters of the next refill */
+	uint64_t floor;	 /* the file is not cut below this many clusters at close */
 	/* Clusters whose entry is gone from the cache: pending until the next commit has made that
 	 * durable, then ready to be released (D4). */
 	struct ox_list pending;
@@ -82,6 +82,19 @@ struct ox_commit {
 	struct ox_waitq leaving;
 };
 
+/* ---- tables.c: the clusters that hold L2 tables and refcount blocks ---- */
+
+struct ox_table_slot {
+	uint64_t cluster; /* 0: empty */
+	uint64_t names;	  /* how many entries name it */
+};
+
+struct ox_tables {
+	struct ox_table_slot *slots;
+	size_t mask;
+	size_t used;
+};
+
 /* ---- one host range that must not be data ---- */
 
 struct ox_metadata_range {
@@ -101,7 +114,8 @@ struct ox_qcow2 {
 	struct ox_order order;
 	struct ox_cache map;	/* slices of the active L1 table and of L2 tables */
 	struct ox_cache counts; /* slices of the refcount table and of refcount blocks */
-	struct ox_mutex tables; /* making and copying L2 tables */
+	struct ox_tables tables;
+	struct ox_mutex table_lock; /* making and copying L2 tables */
 	struct ox_rangelock guest;
 	struct ox_alloc alloc;
 	struct ox_commit commit;
@@ -165,6 +179,17 @@ int ox_refcount_find_free_co(struct ox_qcow2 *q, uint64_t from, uint64_t most, u
  */
 int ox_refcount_ensure_co(struct ox_qcow2 *q, uint64_t cluster, bool *ret_used)
 	__attribute__((warn_unused_result));
+/* The same for any run of clusters at once: range, one cluster of the reserve, becomes the block
+ * that describes cluster. */
+int ox_refcount_make_block_co(struct ox_qcow2 *q, uint64_t cluster,
+			      const struct ox_alloc_range *range)
+	__attribute__((warn_unused_result));
+int ox_refcount_has_block_co(struct ox_qcow2 *q, uint64_t cluster, bool *ret)
+	__attribute__((warn_unused_result));
+/* Blocks that the refcount table has room for. */
+uint64_t ox_refcount_table_entries(const struct ox_qcow2 *q);
+/* -EIO where an entry of the refcount table is damaged, or two name one block. */
+int ox_refcount_check_table_co(struct ox_qcow2 *q) __attribute__((warn_unused_result));
 int ox_refcount_grow_table_co(struct ox_qcow2 *q, uint64_t need_blocks)
 	__attribute__((warn_unused_result));
 
@@ -178,6 +203,8 @@ void ox_alloc_init(struct ox_qcow2 *q);
  */
 int ox_alloc_take_co(struct ox_qcow2 *q, uint64_t want, struct ox_alloc_range *ret)
 	__attribute__((warn_unused_result));
+/* Whether the clusters hold the header or a table that is in use: no data, not to be freed. */
+bool ox_alloc_overlaps_metadata(const struct ox_qcow2 *q, uint64_t start, uint64_t count);
 /* Exactly count clusters in one piece, for tables that must be contiguous. */
 int ox_alloc_take_contiguous_co(struct ox_qcow2 *q, uint64_t count, struct ox_alloc_range *ret)
 	__attribute__((warn_unused_result));
@@ -193,6 +220,18 @@ int ox_alloc_release_co(struct ox_qcow2 *q) __attribute__((warn_unused_result));
 /* Gives the unused reserve back and cuts free clusters off the file's end, at close. */
 int ox_alloc_shrink_co(struct ox_qcow2 *q) __attribute__((warn_unused_result));
 void ox_alloc_fini(struct ox_qcow2 *q);
+
+/* ---- tables.c ---- */
+
+/* Reads the active L1 and the refcount table, and notes the tables they name. 0 or -errno. */
+int ox_tables_load_co(struct ox_qcow2 *q) __attribute__((warn_unused_result));
+void ox_tables_fini(struct ox_qcow2 *q);
+int ox_tables_add(struct ox_qcow2 *q, struct ox_host table) __attribute__((warn_unused_result));
+void ox_tables_remove(struct ox_qcow2 *q, struct ox_host table);
+/* Whether exactly one entry names the table. */
+bool ox_tables_unique(const struct ox_qcow2 *q, struct ox_host table);
+/* Whether any cluster under the bytes is a table. */
+bool ox_tables_overlap(const struct ox_qcow2 *q, struct ox_host host, uint64_t bytes);
 
 /* ---- commit.c ---- */
 

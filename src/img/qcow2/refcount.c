@@ -13,7 +13,7 @@ struct place {
 	uint64_t block_left;  /* entries from index to the block's end */
 };
 
-static uint64_t table_entries(const struct ox_qcow2 *q)
+uint64_t ox_refcount_table_entries(const struct ox_qcow2 *q)
 {
 	return (uint64_t)ox_qcow2_hdr(q)->reftable_clusters * (q->cluster_bytes / 8);
 }
@@ -33,7 +33,8 @@ static int table_read_co(struct ox_qcow2 *q, uint64_t index, struct ox_host *ret
 	ox_cache_put(&q->counts, b);
 	if (!ox_qcow2_reftable_decode(ox_qcow2_hdr(q), raw, ret))
 		return -EIO;
-	if (ret->bytes != 0 && !ox_map_host_ok(q, *ret, q->cluster_bytes))
+	if (ret->bytes != 0 &&
+	    (!ox_map_host_ok(q, *ret, q->cluster_bytes) || !ox_tables_unique(q, *ret)))
 		return -EIO;
 	return 0;
 }
@@ -47,7 +48,7 @@ static int find_place_co(struct ox_qcow2 *q, uint64_t cluster, struct place *ret
 	struct ox_host block = ox_host(0);
 	int r;
 
-	if (cluster / per_block < table_entries(q)) {
+	if (cluster / per_block < ox_refcount_table_entries(q)) {
 		r = table_read_co(q, cluster / per_block, &block);
 		if (r < 0)
 			return r;
@@ -157,6 +158,17 @@ int ox_refcount_find_free_co(struct ox_qcow2 *q, uint64_t from, uint64_t most, u
 	}
 }
 
+int ox_refcount_check_table_co(struct ox_qcow2 *q)
+{
+	uint64_t entries = ox_refcount_table_entries(q);
+	struct ox_host block;
+	int r = 0;
+
+	for (uint64_t i = 0; r == 0 && i < entries; i++)
+		r = table_read_co(q, i, &block);
+	return r;
+}
+
 /* Writes the fresh block's one used slice, which counts the block itself, and waits until block
  * and file length are durable (D1, D8). */
 static int write_block_co(struct ox_qcow2 *q, struct ox_host host, const struct place *p)
@@ -176,18 +188,37 @@ static int write_block_co(struct ox_qcow2 *q, struct ox_host host, const struct 
 	return ox_order_wait_co(&q->order, ox_order_ticket(&q->order));
 }
 
+/* Sets the refcount table's entry for a block that is durable. */
+static int name_block_co(struct ox_qcow2 *q, uint64_t index, struct ox_host host)
+{
+	uint64_t at = ox_qcow2_hdr(q)->reftable_offset + index * 8;
+	struct ox_block *b;
+	int r = ox_tables_add(q, host);
+
+	if (r < 0)
+		return r;
+	r = ox_cache_get_co(&q->counts, ox_align_down(at, q->slice_bytes), &b);
+	if (r < 0) {
+		ox_tables_remove(q, host);
+		return r;
+	}
+	((struct ox_be64 *)(void *)b->data)[at % q->slice_bytes / 8] = ox_be64(host.bytes);
+	ox_cache_dirty(&q->counts, b, OX_TICKET_NONE);
+	ox_cache_put(&q->counts, b);
+	return 0;
+}
+
 int ox_refcount_ensure_co(struct ox_qcow2 *q, uint64_t cluster, bool *ret_used)
 {
 	uint64_t index = cluster / ox_qcow2_refblock_entries(ox_qcow2_hdr(q));
 	struct ox_host host = ox_host(cluster * q->cluster_bytes);
-	struct ox_block *b;
 	struct place p;
-	uint64_t at;
 	bool zero;
 	int r;
 
 	*ret_used = false;
-	if (index >= table_entries(q)) { /* the larger table may lie on this very cluster */
+	if (index >=
+	    ox_refcount_table_entries(q)) { /* the larger table may lie on this very cluster */
 		r = ox_refcount_grow_table_co(q, index + 1);
 		*ret_used = r == 0;
 		return r;
@@ -204,13 +235,34 @@ int ox_refcount_ensure_co(struct ox_qcow2 *q, uint64_t cluster, bool *ret_used)
 		ox_cache_forget_co(&q->counts, host.bytes, q->cluster_bytes);
 		return r;
 	}
-	at = ox_qcow2_hdr(q)->reftable_offset + index * 8;
-	r = ox_cache_get_co(&q->counts, ox_align_down(at, q->slice_bytes), &b);
+	r = name_block_co(q, index, host);
+	*ret_used = r == 0;
+	return r;
+}
+
+int ox_refcount_make_block_co(struct ox_qcow2 *q, uint64_t cluster,
+			      const struct ox_alloc_range *range)
+{
+	struct ox_host host = ox_host(range->start * q->cluster_bytes);
+	int r = 0;
+
+	ox_cache_forget_co(&q->counts, host.bytes, q->cluster_bytes);
+	if (!range->zero) {
+		r = ox_io_fill_zero_co(q->io, host.bytes, q->cluster_bytes);
+		if (r == 0)
+			r = ox_order_wait_co(&q->order, ox_order_ticket(&q->order));
+	}
 	if (r < 0)
 		return r;
-	((struct ox_be64 *)(void *)b->data)[at % q->slice_bytes / 8] = ox_be64(host.bytes);
-	ox_cache_dirty(&q->counts, b, OX_TICKET_NONE); /* the block is durable already */
-	ox_cache_put(&q->counts, b);
-	*ret_used = true;
-	return 0;
+	return name_block_co(q, cluster / ox_qcow2_refblock_entries(ox_qcow2_hdr(q)), host);
+}
+
+int ox_refcount_has_block_co(struct ox_qcow2 *q, uint64_t cluster, bool *ret)
+{
+	struct place p;
+	int r = find_place_co(q, cluster, &p);
+
+	if (r == 0)
+		*ret = p.block.bytes != 0;
+	return r;
 }

@@ -131,7 +131,13 @@ int ox_refcount_grow_table_co(struct ox_qcow2 *q, uint64_t need_blocks)
 	q->fixed[2] = (struct ox_metadata_range){fields.reftable_offset,
 						 fields.reftable_offset +
 							 a.table_clusters * q->cluster_bytes};
+	for (uint64_t i = 0; r == 0 && i < a.blocks; i++)
+		r = ox_tables_add(q, ox_host((a.start + a.table_clusters + i) * q->cluster_bytes));
+	if (r < 0)
+		return r;
 	ox_cache_forget_co(&q->counts, old_offset, old_clusters * q->cluster_bytes);
-	/* 4. Failing to free the old table leaks it. */
-	return ox_refcount_set_co(q, old_offset / q->cluster_bytes, old_clusters, 0);
+	/* 4. The table has grown, whatever becomes of the old one: a failure leaks it. */
+	r = ox_refcount_set_co(q, old_offset / q->cluster_bytes, old_clusters, 0);
+	(void)r;
+	return 0;
 }

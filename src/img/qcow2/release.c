@@ -73,6 +73,8 @@ static int release_run_co(struct ox_qcow2 *q, uint64_t start, uint64_t n, uint64
 
 	if (value == 0)
 		return -EIO; /* freed twice: the counts are wrong, touch nothing */
+	if (ox_alloc_overlaps_metadata(q, start, n))
+		return -EIO;
 	if (value > 1)
 		return ox_refcount_set_co(q, start, n, value - 1);
 	if (at < q->io->length) {
@@ -139,6 +141,7 @@ int ox_alloc_shrink_co(struct ox_qcow2 *q)
 {
 	uint64_t end;
 	uint64_t old_end = ox_div_up(q->io->length, q->cluster_bytes);
+	uint64_t floor = ox_max_u64(q->alloc.floor, 1);
 	uint64_t value;
 	int r;
 
@@ -146,7 +149,9 @@ int ox_alloc_shrink_co(struct ox_qcow2 *q)
 	r = return_reserve_co(q);
 	if (r == 0)
 		r = ox_cache_flush_co(&q->counts);
-	for (end = old_end; r == 0 && end > 1; end--) {
+	/* What this opening has not added it does not cut: a refcount that was lost would take
+	 * the cluster's bytes with it. */
+	for (end = old_end; r == 0 && end > floor; end--) {
 		r = ox_refcount_get_co(q, end - 1, &value);
 		if (r < 0 || value > 0)
 			break;

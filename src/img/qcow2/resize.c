@@ -42,9 +42,12 @@ static int write_size_co(struct ox_qcow2 *q, uint64_t new_bytes, uint64_t l1_off
 	fields.l1_entries = (uint32_t)l1_entries;
 	r = ox_header_write_co(q, &fields);
 	ox_header_unlock(q);
-	if (r == 0)
-		q->fixed[1] = (struct ox_metadata_range){l1_offset, l1_offset + l1_entries * 8};
-	return r;
+	if (r < 0)
+		return r;
+	/* The header says so durably: from now on the guest must not be told otherwise. */
+	q->img->size_bytes = new_bytes;
+	q->fixed[1] = (struct ox_metadata_range){l1_offset, l1_offset + l1_entries * 8};
+	return 0;
 }
 
 static int grow_l1_co(struct ox_qcow2 *q, uint64_t new_bytes, uint64_t entries)
@@ -89,6 +92,9 @@ static int grow_co(struct ox_qcow2 *q, uint64_t new_bytes, struct ox_error **err
 	uint64_t old_bytes = h->size_bytes;
 	int r;
 
+	if (h->backing_offset != 0 && !q->img->backing)
+		return ox_error_set(err, -ENOTSUP,
+				    "Cannot grow the image while its backing file is not open");
 	if (need * 8 > OX_QCOW2_MAX_L1_BYTES)
 		return ox_error_set(err, -EFBIG, "Image size too big for this cluster size");
 	if (need > h->l1_entries)
@@ -141,8 +147,6 @@ int ox_qcow2_resize_co(struct ox_image *img, uint64_t new_bytes, struct ox_error
 		r = grow_co(q, new_bytes, err);
 	else if (new_bytes < h->size_bytes)
 		r = shrink_co(q, new_bytes, err);
-	if (r == 0)
-		img->size_bytes = new_bytes;
 	ox_rangelock_release(&q->guest, &all);
 	return r;
 }

@@ -326,7 +326,10 @@ int ox_qcow2_pwritev_co(struct ox_image *img, const struct iovec *iov, int n, ui
 		ox_qcow2_lock_co(q, &range, offset, length, true);
 		if (fua)
 			ox_commit_enter(q);
-		r = ox_qcow2_write_locked_co(q, iov, n, offset, length, fua);
+		if (ox_range_within(offset, length, img->size_bytes))
+			r = ox_qcow2_write_locked_co(q, iov, n, offset, length, fua);
+		else
+			r = -EINVAL; /* the disk was shrunk while this request waited */
 		if (fua)
 			ox_commit_leave(q);
 		ox_rangelock_release(&q->guest, &range);

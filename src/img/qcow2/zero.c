@@ -7,7 +7,7 @@
  *   DATA, own           ZERO, freed         ZERO_ALLOC, kept       as "zero, may unmap"
  *   DATA, shared        ZERO, one ref less  ZERO, one ref less     the same
  *   COMPRESSED          ZERO, freed         ZERO, freed            the same
- *   UNALLOCATED         ZERO if backed      the same               nothing
+ *   UNALLOCATED         ZERO if backed      the same               the same
  *
  * Without backing bytes, UNALLOCATED serves as ZERO. Version 2 has no zero entries: zeroes over
  * backing bytes are written, and a discard there does nothing, rather than expose them.
@@ -150,8 +150,6 @@ static int zero_clusters_co(struct ox_qcow2 *q, uint64_t offset, uint64_t length
 		r = ox_map_lookup_co(q, ox_guest(at), length - done, &run);
 		if (r < 0)
 			break;
-		if (purpose == PURPOSE_DISCARD && run.kind == OX_QCOW2_ENTRY_UNALLOCATED)
-			continue;
 		if (needs_bytes(q, &run, at, purpose)) {
 			run.length = ox_min_u64(run.length, q->cluster_bytes);
 			if (purpose != PURPOSE_DISCARD)

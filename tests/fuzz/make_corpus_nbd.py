@@ -60,12 +60,12 @@ SEEDS = {
     "read_only": b"\1" + FIXED + option(STRUCTURED) + info(GO) + requests(compact),
     "trickle": b"\x18" + FIXED + option(STRUCTURED) + info(GO) + requests(compact),
     "vanish": b"\x64" + FIXED + option(STRUCTURED) + info(GO) + requests(compact)[:-28],
-    "long_option": b"\0" + FIXED + option(77, bytes(70000)) + info(GO) + requests(compact),
+    "long_option": b"\0" + FIXED + struct.pack(">QII", IHAVEOPT, 77, 70000) + bytes(500),
     "long_write": b"\0" + FIXED + info(GO) + compact(WRITE, 0, 0, 33 << 20, bytes(1000)),
 }
 
 if __name__ == "__main__":
-    folder = pathlib.Path(__file__).resolve().parent / "nbd"
+    folder = pathlib.Path(__file__).resolve().parent / "corpus" / "nbd"
     folder.mkdir(exist_ok=True)
     for seed, data in SEEDS.items():
         (folder / seed).write_bytes(data)

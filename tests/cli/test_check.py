@@ -1,0 +1,107 @@
+#!/usr/bin/python3
+# SPDX-License-Identifier: MIT
+"""oxbow check against qemu-img check: texts, JSON and exit codes."""
+from peers import *
+
+
+def checked_alike(*args):
+    same_as_qemu_img("check", *args)
+    return same_as_qemu_img("check", "--output=json", *args)
+
+
+def make_disk(*options):
+    qemu_img("create", "-q", "-f", "qcow2", *options, "disk", "10M")
+    qemu_io("-f", "qcow2", "-c", "write -q 0 1M", "-c", "write -q 5M 64k", "disk")
+
+
+def test_a_clean_image_is_called_clean():
+    for options in ((), ("-o", "compat=0.10"), ("-o", "cluster_size=4k"),
+                    ("-o", "refcount_bits=1"), ("-o", "lazy_refcounts=on")):
+        make_disk(*options)
+        checked_alike("disk")
+        checked_alike("-f", "qcow2", "disk")
+        checked_alike("-q", "disk")
+
+
+def test_an_image_without_data_has_no_line_of_percentages():
+    qemu_img("create", "-q", "-f", "qcow2", "disk", "10M")
+    checked_alike("disk")
+    qemu_img("create", "-q", "-f", "qcow2", "disk", "0")
+    checked_alike("disk")
+
+
+def test_fragmented_and_compressed_clusters_are_counted():
+    make_disk()
+    qemu_img("convert", "-c", "-O", "qcow2", "disk", "packed")
+    qemu_io("-f", "qcow2", "-c", "write -q 0 64k", "-c", "write -q 7M 64k", "-c",
+            "write -q 512k 64k", "packed")
+    checked_alike("packed")
+
+
+def test_a_leak_has_exit_code_3():
+    make_disk()
+    size = os.path.getsize("disk")
+    os.truncate("disk", size + 65536)
+    set_refcount("disk", size // 65536, 1)
+    check_equal(checked_alike("disk").returncode, 3, "exit code")
+    checked_alike("-q", "disk")
+
+
+def test_a_corruption_has_exit_code_2():
+    make_disk()
+    set_refcount("disk", 5, 0)
+    check_equal(checked_alike("disk").returncode, 2, "exit code")
+
+
+def test_a_repaired_leak_is_told_and_has_exit_code_0():
+    for repair in ("leaks", "all"):
+        make_disk()
+        size = os.path.getsize("disk")
+        os.truncate("disk", size + 65536)
+        set_refcount("disk", size // 65536, 1)
+        place = in_two_places("disk")[1]
+        ours = oxbow("check", "-r", repair, "disk", cwd=place)
+        check_in("The following inconsistencies were found and repaired:\n\n"
+                 "    1 leaked clusters\n    0 corruptions\n\n"
+                 "Double checking the fixed image now...\nNo errors were found on the image.\n",
+                 ours.stdout)
+        place = in_two_places("disk")[1]
+        ours = json.loads(oxbow("check", "-r", repair, "--output=json", "disk", cwd=place).stdout)
+        check_equal((ours["leaks-fixed"], "leaks" in ours, ours["check-errors"]), (1, False, 0))
+        qemu_img("check", place / "disk")
+
+
+def test_what_is_found_goes_to_stderr_and_the_rest_to_stdout():
+    make_disk()
+    set_refcount("disk", 5, 0)
+    result = oxbow("check", "--output=json", "disk", check=False)
+    check_in("ERROR cluster 5 refcount=0 reference=1", result.stderr)
+    check_equal(json.loads(result.stdout)["corruptions"], 2, "corruptions")
+
+
+def test_raw_has_no_check_and_exit_code_63():
+    pathlib.Path("disk").write_bytes(bytes(4096))
+    check_equal(checked_alike("disk").returncode, 63, "exit code")
+    checked_alike("-f", "raw", "disk")
+
+
+def test_what_cannot_be_checked_has_exit_code_1():
+    pathlib.Path("disk").write_bytes(bytes(4096))
+    checked_alike("missing")
+    check_equal(checked_alike("-f", "qcow2", "disk").returncode, 1, "exit code")
+
+
+def test_a_wrong_command_line_is_refused_in_the_known_words():
+    for args in ((), ("-r", "foo", "a"), ("-T", "foo", "a"), ("a", "b"), ("--foo", "a"),
+                 ("--output=xml", "a")):
+        same_as_qemu_img("check", *args)
+
+
+def test_progress_is_shown_when_asked_for():
+    make_disk()
+    check_in("(100.00/100%)\r\n", oxbow("check", "-p", "disk", text=False).stdout.decode())
+    result = oxbow("check", "-p", "--output=json", "disk")
+    check_equal(json.loads(result.stdout)["check-errors"], 0, "check-errors")
+
+
+run_tests(globals())

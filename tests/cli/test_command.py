@@ -1,0 +1,70 @@
+#!/usr/bin/python3
+# SPDX-License-Identifier: MIT
+"""The command itself: verbs, help, version, its manual."""
+from peers import *
+
+VERBS = ("create", "info", "check", "map", "io", "serve", "help", "version")
+
+
+def test_the_version_is_printed():
+    for args in (("--version",), ("-V",), ("version",)):
+        text = output(oxbow_path(), *args)
+        if not re.fullmatch(r"oxbow version \d+\.\d+\.\d+\n", text):
+            raise Failure(f"{args}: {text!r}")
+
+
+def test_the_overview_names_every_verb():
+    text = output(oxbow_path(), "help")
+    for verb in VERBS:
+        check_in(f"\n  {verb} ", text)
+    check_equal(output(oxbow_path(), "--help"), text, "--help")
+    check_equal(output(oxbow_path(), "-h"), text, "-h")
+
+
+def test_help_of_a_verb_is_the_same_however_it_is_asked_for():
+    for verb in VERBS[:-2]:
+        text = output(oxbow_path(), "help", verb)
+        check_in("usage: oxbow " + verb, text.lower())
+        check_equal(output(oxbow_path(), verb, "--help"), text, f"{verb} --help")
+        check_equal(output(oxbow_path(), verb, "-h"), text, f"{verb} -h")
+
+
+def test_an_unknown_verb_is_refused():
+    expect_failure(oxbow_path(), "frobnicate", message="oxbow: Command not found: frobnicate")
+    expect_failure(oxbow_path(), "help", "frobnicate", message="Command not found: frobnicate")
+    expect_failure(oxbow_path(), "--frobnicate", message="unrecognized option '--frobnicate'")
+    expect_failure(oxbow_path(), message="Not enough arguments")
+
+
+def test_the_manual_names_every_option_of_the_help():
+    sections = {}
+    for part in (ROOT / "man" / "oxbow.1").read_text().split("\n.Ss oxbow ")[1:]:
+        name, text = part.split("\n", 1)
+        sections[name] = text.split("\n.Sh ")[0]
+    for verb in VERBS[:-2]:
+        lines = output(oxbow_path(), verb, "--help").splitlines()
+        options = [option for line in lines if line.startswith("  -")
+                   for option in re.findall(r"(?:^| )-(-?[a-zA-Z][-a-z0-9]*)", line[:28])]
+        check_equal("h" in options, True, f"-h in the help of {verb}")
+        for option in options:
+            if not re.search(rf"\bFl {option}(?![-\w])", sections[verb]):
+                raise Failure(f"-{option} of {verb} is not in the manual")
+
+
+def test_the_manual_is_well_formed():
+    result = run("mandoc", "-T", "lint", "-W", "warning", ROOT / "man" / "oxbow.1")
+    check_equal(result.stdout, "", "complaints")
+
+
+def test_an_unwritable_stdout_is_an_error():
+    qemu_img("create", "-q", "-f", "qcow2", "disk", "1M")
+    with open("/dev/full", "w") as full:
+        for args in (("info", "disk"), ("info", "--output=json", "disk"), ("map", "disk"),
+                     ("check", "disk"), ("help",), ("io", "-c", "length", "disk")):
+            result = subprocess.run([oxbow_path(), *args], stdin=subprocess.DEVNULL, stdout=full,
+                                    stderr=subprocess.PIPE, check=False)
+            check_equal(result.returncode, 1, f"exit code of {args}")
+            check_in(b"standard output", result.stderr)
+
+
+run_tests(globals())

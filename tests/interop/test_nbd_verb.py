@@ -1,0 +1,154 @@
+#!/usr/bin/python3
+# SPDX-License-Identifier: MIT
+"""`oxbow serve`: its options, texts and exit codes."""
+from nbdwire import *
+
+
+def refused(*args, message):
+    return expect_failure(oxbow_path(), "serve", *args, message=message)
+
+
+def test_help_goes_to_stdout():
+    for option in ("-h", "--help"):
+        text = output(oxbow_path(), "serve", option)
+        for word in ("--nbd", "--cache", "--export", "--allow-backing", "qcow2"):
+            check_in(word, text)
+
+
+def test_a_bad_command_line_says_what_is_wrong():
+    disk = make_disk(MIB)
+    place = ("--nbd", "s.sock")
+    refused(*place, message="Which image?")
+    refused(*place, disk, disk, message="Just one image")
+    refused(disk, message="--nbd")
+    refused(*place, "--cache", "fast", disk, message="--cache 'fast'")
+    refused(*place, "--discard", "maybe", disk, message="--discard 'maybe'")
+    refused(*place, "--l2-cache-size", "1x", disk, message="--l2-cache-size '1x'")
+    refused(*place, "--refcount-cache-size", "-1", disk, message="--refcount-cache-size '-1'")
+    refused(*place, "--shared", "0", disk, message="--shared '0'")
+    refused(*place, "-U", disk, message="-U needs -r")
+    refused(*place, "--no-such-option", disk, message="--help")
+    refused(*place, "--export", "x" * 4097, disk, message="4096")
+    check_equal(os.path.exists("s.sock"), False, "socket exists")
+
+
+def test_a_missing_image_is_named():
+    refused("--nbd", "s.sock", "-f", "raw", "no-such-file", message="no-such-file")
+    check_equal(os.path.exists("s.sock"), False, "socket exists")
+
+
+def test_a_format_is_never_guessed():
+    path = tmpdir() / "disk.raw"
+    path.write_bytes(bytes(MIB))
+    refused("--nbd", "s.sock", path, message="disk.raw")
+    with Server("-f", "raw", path) as server:
+        check_equal(Client(server).size, MIB, "size")
+    disk = tmpdir() / "disk.qcow2"
+    qemu_img("create", "-q", "-f", "qcow2", disk, "3M")
+    with Server(disk) as server:
+        check_equal(Client(server).size, 3 * MIB, "size")
+    with Server("-f", "raw", disk) as server:
+        check_equal(Client(server).read(0, 4), b"QFI\xfb", "data")
+
+
+def test_a_backing_file_is_opened_only_when_allowed():
+    os.mkdir("inside")
+    base = tmpdir() / "inside" / "base.qcow2"
+    qemu_img("create", "-q", "-f", "qcow2", base, "1M")
+    qemu_io("-c", "write -P 0x77 0 64k", base)
+    disk = tmpdir() / "disk.qcow2"
+    qemu_img("create", "-q", "-f", "qcow2", "-b", base, "-F", "qcow2", disk)
+    os.mkdir("elsewhere")
+    refused("--nbd", "s.sock", disk, message="backing")
+    refused("--nbd", "s.sock", "--allow-backing=elsewhere", disk, message="backing")
+    for option in ("--allow-backing", "--allow-backing=inside"):
+        with Server(option, disk) as server:
+            check_equal(Client(server).read(0, 65536), b"\x77" * 65536, "data")
+
+
+def test_every_cache_mode_serves():
+    for mode in ("writeback", "writethrough", "none", "directsync", "unsafe"):
+        with serve(MIB, "-t", mode) as server:
+            client = Client(server)
+            client.write(1, b"odd")
+            client.ok(FLUSH)
+            check_equal(client.read(0, 5), b"\0odd\0", "data")
+        os.unlink(f"disk.{FORMAT}")
+
+
+def test_discard_can_be_ignored():
+    with serve(4 * MIB, "--discard=ignore", "--cache=writeback") as server:
+        client = Client(server)
+        client.write(0, b"\x88" * MIB)
+        client.ok(TRIM, 0, MIB)
+        check_equal(client.read(0, MIB) == b"\x88" * MIB, True, "data kept")
+
+
+def test_cache_sizes_are_taken_with_suffixes():
+    with serve(MIB, "--l2-cache-size", "1M", "--refcount-cache-size=256k") as server:
+        Client(server).write(0, b"x")
+
+
+def test_the_uri_leads_to_the_export():
+    with serve(MIB, "--export", "sp ace/ümlaut") as server:
+        check_in("sp%20ace%2F%C3%BCmlaut", server.uri)
+        check_equal(Client(server, export="sp ace/ümlaut").size, MIB, "size")
+        run("nbdinfo", server.uri)
+
+
+def test_a_relative_socket_path_is_told_in_full():
+    with serve(MIB, "--nbd", "my socket") as server:
+        check_in(f"?socket={tmpdir()}/my%20socket", server.uri)
+        run("nbdinfo", server.uri)
+
+
+def test_addresses_that_make_no_sense_are_refused():
+    disk = make_disk(MIB)
+    for address, message in (("no.such.host.invalid:1", "no.such.host.invalid"),
+                             ("127.0.0.1:notaport", "notaport"), ("[::1:10809", "ADDRESS"),
+                             ("::1:10809", "ADDRESS"), ("192.0.2.1:0", "192.0.2.1"),
+                             ("x" * 200, "bytes"), ("no/such/dir/s.sock", "no/such/dir")):
+        refused("-f", FORMAT, "--nbd", address, disk, message=message)
+
+
+def test_a_port_that_is_taken_is_refused():
+    with serve(MIB, "--nbd", "127.0.0.1:0") as server:
+        port = server.uri.split(":")[2].strip("/")
+        refused("-f", FORMAT, "--nbd", f"127.0.0.1:{port}", make_disk(MIB, "other"), message=port)
+
+
+def test_the_pid_file_lives_as_long_as_the_server():
+    with serve(MIB, "--pid-file", "pid") as server:
+        check_equal(open("pid").read(), f"{server.process.pid}\n", "pid file")
+        server.terminate()
+        check_equal(os.path.exists("pid"), False, "pid file exists")
+
+
+def test_an_inherited_descriptor_is_served():
+    path = make_disk(MIB)
+    fd = os.open(path, os.O_RDWR)
+    on_exit(lambda: os.close(fd))
+    process = subprocess.Popen([oxbow_path(), "serve", "-f", FORMAT, "--nbd", "s.sock", "--fd",
+                                str(fd), "a name"], pass_fds=(fd,), stdout=subprocess.PIPE, text=True)
+    on_exit(process.wait)
+    on_exit(process.terminate)
+    uri = process.stdout.readline().strip()
+    process.stdout.close()
+    run("nbdinfo", uri)
+
+
+def test_verbose_tells_of_clients_and_quiet_says_nothing():
+    with serve(MIB, "-v") as server:
+        Client(server).close()
+        server.terminate()
+        check_in("client 1 is connected", server.stderr())
+    process = subprocess.Popen([oxbow_path(), "serve", "-q", "-f", FORMAT, "--nbd", "q.sock",
+                                make_disk(MIB, "quiet")], stdout=subprocess.PIPE,
+                               stderr=subprocess.STDOUT, text=True)
+    while not os.path.exists("q.sock"):
+        time.sleep(0.01)
+    process.terminate()
+    check_equal((process.communicate()[0], process.returncode), ("", 0), "output and exit code")
+
+
+run_tests(globals())
