@@ -158,7 +158,7 @@ static int open_image_co(struct sim_disk *disk, const char *format, unsigned fla
 	return r;
 }
 
-static void open_job(struct job *job)
+static void open_job_co(struct job *job)
 {
 	struct sim_case *c = job->c;
 	struct ox_image *img;
@@ -176,7 +176,7 @@ static void open_job(struct job *job)
 	c->img = img;
 }
 
-static void close_job(struct job *job)
+static void close_job_co(struct job *job)
 {
 	struct ox_image *img = job->c->img;
 
@@ -184,7 +184,7 @@ static void close_job(struct job *job)
 	job->result = ox_img_close_co(img, NULL);
 }
 
-static void check_job(struct job *job)
+static void check_job_co(struct job *job)
 {
 	struct ox_check_options opts = OX_CHECK_OPTIONS_INIT;
 
@@ -195,7 +195,7 @@ static void check_job(struct job *job)
 #define READ_SECTORS 128u
 
 /* The engine reads what is on the disk. */
-static void read_all_job(struct job *job)
+static void read_all_job_co(struct job *job)
 {
 	struct sim_case *c = job->c;
 	uint64_t sectors = sim_model_sectors(c->model);
@@ -269,7 +269,7 @@ static void settle_model(struct sim_case *c, const struct sim_bytes *bytes, sett
 /* Ends every task on the dead disk, and the image with them. */
 static void end_tasks(struct sim_case *c)
 {
-	struct job job = {.fn = close_job};
+	struct job job = {.fn = close_job_co};
 
 	c->workload.stop = true;
 	drain(c);
@@ -285,8 +285,8 @@ static void end_tasks(struct sim_case *c)
 /* Unsafe mode promises nothing after a power cut but that no program falls over the image. */
 static void open_unsafe(struct sim_case *c)
 {
-	struct job open = {.fn = open_job};
-	struct job close = {.fn = close_job};
+	struct job open = {.fn = open_job_co};
+	struct job close = {.fn = close_job_co};
 
 	c->over = true;
 	c->disk->faults_hit = 1; /* it need not open */
@@ -373,7 +373,7 @@ static struct cut_plan draw_cut(struct sim_case *c, unsigned percent, uint64_t m
 /* Repairs the closed image. A cut may strike; then the next opening finds what there is. */
 static void repair_phase(struct sim_case *c)
 {
-	struct job job = {.fn = check_job};
+	struct job job = {.fn = check_job_co};
 	struct cut_plan plan;
 
 	/* the refcounts of a dirty image are more than leaks */
@@ -402,10 +402,10 @@ static void repair_phase(struct sim_case *c)
 static void open_phase(struct sim_case *c)
 {
 	bool dirty = false;
-	struct job read = {.fn = read_all_job};
+	struct job read = {.fn = read_all_job_co};
 
 	while (!c->img && !c->over) {
-		struct job open = {.fn = open_job};
+		struct job open = {.fn = open_job_co};
 		struct cut_plan plan;
 
 		dirty = is_dirty(&c->disk->current);
@@ -532,7 +532,7 @@ static void check_closed(struct sim_case *c)
 
 static void close_phase(struct sim_case *c)
 {
-	struct job job = {.fn = close_job};
+	struct job job = {.fn = close_job_co};
 	struct cut_plan plan;
 
 	note(c, "=== close");
@@ -581,7 +581,7 @@ static void generation(struct sim_case *c)
 
 /* ---- the case ---- */
 
-static void create_job(struct job *job)
+static void create_job_co(struct job *job)
 {
 	const struct sim_config *config = &job->c->config;
 	struct ox_create_options opts = OX_CREATE_OPTIONS_INIT;
@@ -632,7 +632,7 @@ static void old_bytes(struct sim_bytes *b, uint64_t length)
 static void make_disk(struct sim_case *c)
 {
 	struct sim_bytes empty = {0};
-	struct job job = {.fn = create_job};
+	struct job job = {.fn = create_job_co};
 
 	old_bytes(&empty, c->config.disk.fixed_bytes);
 
@@ -646,8 +646,8 @@ static void make_disk(struct sim_case *c)
 /* Some content, closed, and a snapshot of it. */
 static void make_snapshot(struct sim_case *c)
 {
-	struct job open = {.fn = open_job};
-	struct job close = {.fn = close_job};
+	struct job open = {.fn = open_job_co};
+	struct job close = {.fn = close_job_co};
 	struct sim_bytes bytes;
 	struct sim_image image;
 	const char *why;
@@ -675,7 +675,7 @@ static void make_snapshot(struct sim_case *c)
 	c->trace.bytes = &c->disk->current;
 }
 
-static void fill_job(struct job *job)
+static void fill_job_co(struct job *job)
 {
 	struct sim_case *c = job->c;
 	uint64_t count = sim_model_sectors(c->model) - 500;
@@ -694,9 +694,9 @@ static void fill_job(struct job *job)
 /* Data up to shortly before the refcount table's reach. */
 static void fill(struct sim_case *c)
 {
-	struct job open = {.fn = open_job};
-	struct job write = {.fn = fill_job};
-	struct job close = {.fn = close_job};
+	struct job open = {.fn = open_job_co};
+	struct job write = {.fn = fill_job_co};
+	struct job close = {.fn = close_job_co};
 
 	c->disk->instant = true;
 	(void)run_job(c, &open, &no_cut);
@@ -708,7 +708,7 @@ static void fill(struct sim_case *c)
 
 static void case_free(struct sim_case *c)
 {
-	struct job close = {.fn = close_job};
+	struct job close = {.fn = close_job_co};
 
 	if (c->img)
 		(void)run_job(c, &close, &no_cut);
