@@ -171,9 +171,11 @@ class Server:
 
     def __exit__(self, kind, value, trace):
         try:
-            if self.process.poll() is None:
+            if self.process.poll() is None and kind is not None:
+                self._end_after_failure()
+            elif self.process.poll() is None:
                 code = self.terminate()
-                if code != 0 and kind is None:
+                if code != 0:
                     raise Failure(f"the server exited with {code}: {self.stderr()}")
             elif not self._expected_dead and kind is None:
                 raise Failure(f"the server died with {self.process.returncode}: {self.stderr()}")
@@ -233,6 +235,13 @@ class Server:
         self._expected_dead = True
         self.process.kill()
         self.process.wait()
+
+    def _end_after_failure(self):
+        """What went wrong first is what counts; a server that hangs as well is only told of."""
+        try:
+            self.terminate(30)
+        except Failure as error:
+            print(f"# besides: {error}")
 
     def terminate(self, timeout=COMMAND_TIMEOUT_SECONDS):
         """SIGTERM; returns the exit code."""
