@@ -91,7 +91,9 @@ int ox_check_qcow2_co(struct ox_io *io, const struct ox_check_options *opts,
 		prepare(&w, opts);
 		w.repair = opts->repair;
 		w.quiet = true;
-		r = look_co(&w, io, err);
+		r = ox_walk_settle_co(&w, io, err);
+		if (r == 0)
+			r = look_co(&w, io, err);
 		if (r == 0 && !ox_walk_is_clean(&w)) {
 			r = ox_walk_repair_co(&w);
 			if (r < 0)

@@ -16,8 +16,10 @@ static int refuse(const struct ox_walk *w, struct ox_error **err)
 
 static int recover_co(struct ox_walk *w, struct ox_io *io, struct ox_error **err)
 {
-	int r = ox_walk_open_co(w, io, err);
+	int r = ox_walk_settle_co(w, io, err);
 
+	if (r == 0)
+		r = ox_walk_open_co(w, io, err);
 	if (r < 0)
 		return r;
 	r = ox_walk_count_co(w);

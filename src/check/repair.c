@@ -8,6 +8,15 @@
 
 #include "check/walk.h"
 
+/* ---- before ---- */
+
+int ox_walk_settle_co(const struct ox_walk *w, struct ox_io *io, struct ox_error **err)
+{
+	int r = w->repair != OX_REPAIR_NONE && !io->read_only ? ox_io_sync_co(io) : 0;
+
+	return r < 0 ? ox_error_set_errno(err, r, "Could not sync '%s'", io->name) : 0;
+}
+
 /* ---- header ---- */
 
 int ox_walk_write_header_co(struct ox_walk *w, const struct ox_qcow2_header *h)

@@ -219,6 +219,9 @@ int ox_walk_link_blocks_co(struct ox_walk *w, const struct ox_walk_plan *plan);
 /* ---- repair.c ---- */
 
 /* Steps 1 to 5 of a repair; what is structural stays. Everything is synced. */
+/* Makes durable what is about to be judged: a process that died may have left tables that only the
+ * page cache has, and a count lowered for their sake would outlive them (D3, D9). */
+int ox_walk_settle_co(const struct ox_walk *w, struct ox_io *io, struct ox_error **err);
 int ox_walk_repair_co(struct ox_walk *w);
 /* Clears the bits in the header's incompatible word, durably (H9). */
 int ox_walk_clear_bits_co(struct ox_walk *w, uint64_t bits);

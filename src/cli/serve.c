@@ -37,6 +37,7 @@ enum long_option {
 	OPTION_DISCARD,
 	OPTION_FD,
 	OPTION_L2_CACHE,
+	OPTION_LAZY_IDLE,
 	OPTION_NBD,
 	OPTION_PID_FILE,
 	OPTION_REFCOUNT_CACHE,
@@ -55,6 +56,7 @@ static const struct option long_options[] = {
 	{"format", required_argument, NULL, 'f'},
 	{"help", no_argument, NULL, 'h'},
 	{"l2-cache-size", required_argument, NULL, OPTION_L2_CACHE},
+	{"lazy-idle", required_argument, NULL, OPTION_LAZY_IDLE},
 	{"nbd", required_argument, NULL, OPTION_NBD},
 	{"pid-file", required_argument, NULL, OPTION_PID_FILE},
 	{"quiet", no_argument, NULL, 'q'},
@@ -83,6 +85,8 @@ static const char help_text[] =
 	"                             under DIR); without this, such an image is refused\n"
 	"  --l2-cache-size SIZE       memory for L2 tables (default: from the image's size)\n"
 	"  --refcount-cache-size SIZE memory for refcount blocks (default: the same)\n"
+	"  --lazy-idle SECONDS|never  lazy refcounts: commit them, and clear the dirty bit, after\n"
+	"                             so long without an allocation (default: 5)\n"
 	"  --shared N                 at most N clients at once (default: 64)\n"
 	"  --fd N                     the image is the inherited descriptor N; IMAGE is its name\n"
 	"  --pid-file FILE            holds the process id while clients can connect\n"
@@ -136,6 +140,23 @@ static int take_count(const char *option, const char *value, uint64_t min, uint6
 	return 0;
 }
 
+/* Seconds, perhaps with a fraction. */
+static int take_idle(const char *value, uint32_t *ret_ms)
+{
+	double seconds;
+	char *end;
+
+	if (strcmp(value, "never") == 0) {
+		*ret_ms = UINT32_MAX;
+		return 0;
+	}
+	seconds = strtod(value, &end);
+	if (end == value || *end != '\0' || !(seconds >= 0.001 && seconds <= 86400))
+		return bad_value("--lazy-idle", value, "seconds from 0.001 to 86400, or never");
+	*ret_ms = (uint32_t)(seconds * 1000);
+	return 0;
+}
+
 static int take_discard(const char *value, unsigned *flags)
 {
 	if (strcmp(value, "unmap") == 0 || strcmp(value, "on") == 0)
@@ -171,6 +192,8 @@ static int take_valued_option(struct arguments *arguments, int option, const cha
 	case OPTION_REFCOUNT_CACHE:
 		return take_size("--refcount-cache-size", value,
 				 &arguments->open.refcount_cache_bytes);
+	case OPTION_LAZY_IDLE:
+		return take_idle(value, &arguments->open.lazy_idle_ms);
 	case OPTION_SHARED:
 		ret = take_count("--shared", value, 1, MOST_CLIENTS, &number);
 		if (ret == 0)

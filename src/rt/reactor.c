@@ -15,14 +15,6 @@
  * must not keep the others' I/O from being seen. */
 #define TASKS_A_TURN_MAX 1024
 
-/* A sleeping task's place in the reactor's list; on the task's stack. */
-struct timer {
-	struct ox_list link;
-	uint64_t deadline_ns;
-	struct ox_co *co;
-	bool expired;
-};
-
 static int engine_open(struct ox_reactor *r, const struct ox_engine_ops *ops)
 {
 	r->ops = ops;
@@ -185,29 +177,60 @@ static struct ox_co *next_task(struct ox_reactor *r)
 
 /* ---- timers ---- */
 
-void ox_reactor_sleep_co(uint64_t ns)
+void ox_timer_init(struct ox_timer *t)
+{
+	*t = (struct ox_timer){0};
+	ox_list_init(&t->link);
+}
+
+static void timer_wake(struct ox_timer *t, bool ended)
+{
+	struct ox_co *co = t->co;
+
+	ox_list_del(&t->link);
+	t->co = NULL;
+	t->ended = ended;
+	ox_co_wake(co);
+}
+
+bool ox_timer_sleep_co(struct ox_timer *t, uint64_t ns)
 {
 	struct ox_reactor *r = ox_co_reactor();
-	struct timer timer = {.co = ox_co_self()};
 	struct ox_list *at;
 
-	if (!ox_add_u64(ox_reactor_now_ns(r), ns, &timer.deadline_ns) ||
-	    timer.deadline_ns > INT64_MAX)
-		timer.deadline_ns = INT64_MAX;
+	ox_assert(!t->co);
+	t->co = ox_co_self();
+	if (!ox_add_u64(ox_reactor_now_ns(r), ns, &t->deadline_ns) || t->deadline_ns > INT64_MAX)
+		t->deadline_ns = INT64_MAX;
 	/* from the back: most sleeps are of one length */
 	for (at = r->timers.prev; at != &r->timers; at = at->prev)
-		if (ox_list_entry(at, struct timer, link)->deadline_ns <= timer.deadline_ns)
+		if (ox_list_entry(at, struct ox_timer, link)->deadline_ns <= t->deadline_ns)
 			break;
-	ox_list_push_front(at, &timer.link);
-	while (!timer.expired)
+	ox_list_push_front(at, &t->link);
+	while (t->co)
 		ox_co_suspend_co();
+	return !t->ended;
+}
+
+void ox_timer_end(struct ox_timer *t)
+{
+	if (t->co)
+		timer_wake(t, true);
+}
+
+void ox_reactor_sleep_co(uint64_t ns)
+{
+	struct ox_timer timer;
+
+	ox_timer_init(&timer);
+	ox_timer_sleep_co(&timer, ns);
 }
 
 static uint64_t first_deadline(const struct ox_reactor *r)
 {
 	if (ox_list_empty(&r->timers))
 		return OX_NO_DEADLINE;
-	return ox_list_first(&r->timers, struct timer, link)->deadline_ns;
+	return ox_list_first(&r->timers, struct ox_timer, link)->deadline_ns;
 }
 
 static void expire_timers(struct ox_reactor *r)
@@ -217,13 +240,8 @@ static void expire_timers(struct ox_reactor *r)
 	if (ox_list_empty(&r->timers))
 		return;
 	now = ox_reactor_now_ns(r);
-	while (first_deadline(r) <= now) {
-		struct timer *timer = ox_list_first(&r->timers, struct timer, link);
-
-		ox_list_del(&timer->link);
-		timer->expired = true;
-		ox_co_wake(timer->co);
-	}
+	while (first_deadline(r) <= now)
+		timer_wake(ox_list_first(&r->timers, struct ox_timer, link), false);
 }
 
 /* ---- turns ---- */

@@ -20,6 +20,7 @@
 #include <sys/uio.h>
 
 #include "base/error.h"
+#include "base/list.h"
 #include "rt/co.h"
 
 struct ox_reactor;
@@ -69,6 +70,20 @@ uint64_t ox_reactor_random(struct ox_reactor *r);
 
 /* From a task: sleeps. */
 void ox_reactor_sleep_co(uint64_t ns);
+
+/* A sleep that another task can end. Set up by ox_timer_init; one sleeper at a time. */
+struct ox_timer {
+	struct ox_list link;
+	uint64_t deadline_ns;
+	struct ox_co *co; /* who sleeps; NULL: nobody */
+	bool ended;
+};
+
+void ox_timer_init(struct ox_timer *t);
+/* True: the time is up. False: ox_timer_end came first. */
+bool ox_timer_sleep_co(struct ox_timer *t, uint64_t ns);
+/* Wakes the sleeper; nothing happens where there is none. */
+void ox_timer_end(struct ox_timer *t);
 
 /*
  * Requests, from a task of the reactor they run on. Each returns a byte count or 0, or a negative

@@ -171,7 +171,6 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		.description = "a disk",
 		.size_bytes = DISK_BYTES,
 		.read_only = world & READ_ONLY,
-		.write_cache = true,
 	};
 	struct ox_nbd_conn conn;
 

@@ -60,13 +60,15 @@ def test_none_and_directsync_bypass_the_page_cache_and_the_others_use_it():
                 check_equal(any(direct), False, f"O_DIRECT under {cache}")
 
 
-def test_a_mode_without_a_write_cache_offers_no_flush():
+def test_every_mode_offers_flush_and_fua():
     image = new_image()
     for cache in CACHE_MODES:
         with Server("-f", "qcow2", "--cache", cache, image) as server:
             handle = nbd_connect(server.uri)
-            check_equal(handle.can_flush(), cache not in SYNCHRONOUS_MODES,
-                        f"whether {cache} offers flush")
+            check_equal(handle.can_flush(), True, f"whether {cache} offers flush")
+            check_equal(handle.can_fua(), True, f"whether {cache} offers FUA")
+            handle.pwrite(b"x" * 512, 0)
+            handle.flush()
             handle.shutdown()
 
 

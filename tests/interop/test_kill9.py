@@ -204,7 +204,8 @@ def test_clusters_of_512_bytes_with_tiny_caches_keep_their_promises():
                            ("writeback", "cluster_size=512,lazy_refcounts=on"),
                            ("writeback", "cluster_size=512,compat=0.10")):
         crash_rounds(f"512 {cache} {options}", cache, options, data=bytes(2 * MIB),
-                     slot_bytes=1536, stride=1536, rounds=2, serve_args=tiny)
+                     slot_bytes=1536, stride=1536, rounds=2, serve_args=tiny,
+                     alive_seconds=(0.5, 1.0))
         os.unlink("disk.qcow2")
 
 

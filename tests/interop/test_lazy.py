@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: MIT
 """The dirty bit of lazy refcounts: set in time, cleared when that is right, never otherwise (D5, D6)."""
 import shutil
+import time
 
 from interop import *
 
@@ -20,7 +21,8 @@ def crashed_image(cache="writeback"):
     with Server("-f", "qcow2", "--cache", cache, image) as server:
         handle = nbd_connect(server.uri)
         handle.pwrite(data, 300 * KIB, nbd.CMD_FLAG_FUA)
-        handle.flush()
+        if handle.can_flush():
+            handle.flush()
         server.kill9()
         wait_until_unlocked("disk.qcow2")
     check_equal(Qcow2(image).is_dirty, True, "dirty bit after the kill")
@@ -68,7 +70,8 @@ def test_an_image_that_was_only_read_is_never_marked():
     with Server("-f", "qcow2", image) as server:
         handle = nbd_connect(server.uri)
         handle.pread(MIB, 0)
-        handle.flush()
+        if handle.can_flush():
+            handle.flush()
         check_equal(Qcow2(image).is_dirty, False, "dirty bit while it is read")
         server.kill9()
         wait_until_unlocked("disk.qcow2")
@@ -98,7 +101,8 @@ def test_an_image_that_is_not_lazy_is_never_dirty():
         for at in range(0, 64 * MIB, 4 * MIB):
             handle.pwrite(b"y" * 1000, at)
             check_equal(Qcow2("disk.qcow2").is_dirty, False, "dirty bit")
-        handle.flush()
+        if handle.can_flush():
+            handle.flush()
         server.kill9()
         wait_until_unlocked("disk.qcow2")
     check_equal(Qcow2("disk.qcow2").is_dirty, False, "dirty bit")
@@ -234,10 +238,49 @@ def test_clearing_the_dirty_bit_keeps_the_rest_of_the_header():
     with Server("-f", "qcow2", image) as server:
         handle = nbd_connect(server.uri)
         handle.pwrite(b"y" * 4096, 0)
-        handle.flush()
+        if handle.can_flush():
+            handle.flush()
         check_equal(file.is_dirty, True, "dirty bit while serving")
         handle.shutdown()
     check_equal(read_at(image, 0, 4096), header, "header after set and clear")
+
+
+def wait_until_clean(image, seconds=20):
+    deadline = time.monotonic() + seconds
+    while Qcow2(image).is_dirty:
+        if time.monotonic() > deadline:
+            raise Failure(f"still dirty after {seconds} s without an allocation")
+        time.sleep(0.05)
+
+
+def test_an_idle_image_becomes_clean_while_it_is_served():
+    import nbd
+
+    for cache in ("writeback", "directsync", "unsafe"):
+        image = lazy_image("32M")
+        with Server("-f", "qcow2", "--cache", cache, "--lazy-idle", "0.3", image) as server:
+            handle = nbd_connect(server.uri)
+            for turn in range(3):
+                handle.pwrite(bytes([65 + turn]) * 70000, turn * MIB, nbd.CMD_FLAG_FUA)
+                check_equal(Qcow2(image).is_dirty, True, f"dirty bit after an allocation ({cache})")
+                wait_until_clean(image)
+                check_equal(handle.pread(70000, turn * MIB), bytes([65 + turn]) * 70000, "data")
+            server.kill9()
+            wait_until_unlocked(image)
+        qemu_img("check", "-q", image)
+        oxbow("check", "-q", image)
+
+
+def test_an_image_stays_dirty_where_idling_must_never_commit():
+    import nbd
+
+    image = lazy_image("32M")
+    with Server("-f", "qcow2", "--lazy-idle", "never", image) as server:
+        handle = nbd_connect(server.uri)
+        handle.pwrite(b"x" * 4096, 0, nbd.CMD_FLAG_FUA)
+        time.sleep(1)
+        check_equal(Qcow2(image).is_dirty, True, "dirty bit")
+    check_equal(Qcow2(image).is_dirty, False, "dirty bit after the close")
 
 
 def test_the_dirty_bit_survives_a_second_crash_during_the_life_after_the_first():

@@ -18,7 +18,6 @@
 #include "snapshot.h"
 #include "workload.h"
 
-#define NO_CUT UINT64_MAX
 #define STEPS_MOST 2000000u
 
 struct sim_case {
@@ -35,8 +34,41 @@ struct sim_case {
 	struct sim_workload workload;
 	struct ox_image *img;
 	bool may_leak; /* a crash, or an error, may have left leaks */
+	bool prepared; /* the image is made: cuts and faults may come */
 	bool over;     /* nothing is promised of the image any more */
 };
+
+/*
+ * When the power goes: after so many steps, or, as the dangerous moments are few, when the first
+ * sector has been written and not yet synced, or when a sync is on its way.
+ */
+struct cut_plan {
+	uint64_t steps;
+	uint64_t header_writes; /* of the disk, absolute */
+	uint64_t syncs;
+};
+
+static const struct cut_plan no_cut = {UINT64_MAX, UINT64_MAX, UINT64_MAX};
+
+static bool is_due(const struct sim_case *c, const struct cut_plan *plan, uint64_t step)
+{
+	return step >= plan->steps || c->disk->header_writes >= plan->header_writes ||
+	       c->disk->syncs >= plan->syncs;
+}
+
+static struct cut_plan draw_plan(struct sim_case *c, uint64_t most_steps)
+{
+	struct cut_plan plan = no_cut;
+	uint64_t dice = sim_random_below(&c->random, 100);
+
+	if (dice < 15)
+		plan.header_writes = c->disk->header_writes + sim_random_between(&c->random, 1, 3);
+	else if (dice < 40)
+		plan.syncs = c->disk->syncs + sim_random_between(&c->random, 1, most_steps / 8 + 1);
+	else
+		plan.steps = sim_random_below(&c->random, most_steps);
+	return plan;
+}
 
 /* ---- tasks of the case ---- */
 
@@ -70,8 +102,8 @@ static void step(struct sim_case *c, unsigned *stuck)
 		sim_fail("progress", "%u tasks wait for each other", ox_reactor_tasks(c->reactor));
 }
 
-/* Runs the job to its end, or up to the step of the cut. Returns whether it ended. */
-static bool run_job(struct sim_case *c, struct job *job, uint64_t cut_step)
+/* Runs the job to its end, or up to the cut. Returns whether it ended. */
+static bool run_job(struct sim_case *c, struct job *job, const struct cut_plan *plan)
 {
 	unsigned stuck = 0;
 
@@ -80,7 +112,7 @@ static bool run_job(struct sim_case *c, struct job *job, uint64_t cut_step)
 	if (ox_co_spawn(c->reactor, job_task_co, job) < 0)
 		sim_fail("sim", "out of memory");
 	for (uint64_t i = 0; !job->done; i++) {
-		if (i >= cut_step)
+		if (is_due(c, plan, i))
 			return false;
 		if (i > STEPS_MOST)
 			sim_fail("progress", "no end after %u steps", STEPS_MOST);
@@ -126,7 +158,7 @@ static int open_image_co(struct sim_disk *disk, const char *format, unsigned fla
 	return r;
 }
 
-static void open_job(struct job *job)
+static void open_job_co(struct job *job)
 {
 	struct sim_case *c = job->c;
 	struct ox_image *img;
@@ -144,7 +176,7 @@ static void open_job(struct job *job)
 	c->img = img;
 }
 
-static void close_job(struct job *job)
+static void close_job_co(struct job *job)
 {
 	struct ox_image *img = job->c->img;
 
@@ -152,7 +184,7 @@ static void close_job(struct job *job)
 	job->result = ox_img_close_co(img, NULL);
 }
 
-static void check_job(struct job *job)
+static void check_job_co(struct job *job)
 {
 	struct ox_check_options opts = OX_CHECK_OPTIONS_INIT;
 
@@ -163,7 +195,7 @@ static void check_job(struct job *job)
 #define READ_SECTORS 128u
 
 /* The engine reads what is on the disk. */
-static void read_all_job(struct job *job)
+static void read_all_job_co(struct job *job)
 {
 	struct sim_case *c = job->c;
 	uint64_t sectors = sim_model_sectors(c->model);
@@ -237,12 +269,12 @@ static void settle_model(struct sim_case *c, const struct sim_bytes *bytes, sett
 /* Ends every task on the dead disk, and the image with them. */
 static void end_tasks(struct sim_case *c)
 {
-	struct job job = {.fn = close_job};
+	struct job job = {.fn = close_job_co};
 
 	c->workload.stop = true;
 	drain(c);
 	if (c->img)
-		(void)run_job(c, &job, NO_CUT);
+		(void)run_job(c, &job, &no_cut);
 	drain(c);
 	sim_model_abandon(c->model);
 	c->may_leak = true;
@@ -253,15 +285,15 @@ static void end_tasks(struct sim_case *c)
 /* Unsafe mode promises nothing after a power cut but that no program falls over the image. */
 static void open_unsafe(struct sim_case *c)
 {
-	struct job open = {.fn = open_job};
-	struct job close = {.fn = close_job};
+	struct job open = {.fn = open_job_co};
+	struct job close = {.fn = close_job_co};
 
 	c->over = true;
 	c->disk->faults_hit = 1; /* it need not open */
 	c->disk->instant = true;
-	(void)run_job(c, &open, NO_CUT);
+	(void)run_job(c, &open, &no_cut);
 	if (c->img)
-		(void)run_job(c, &close, NO_CUT);
+		(void)run_job(c, &close, &no_cut);
 	drain(c);
 }
 
@@ -316,7 +348,7 @@ static void draw_fault(struct sim_case *c, unsigned percent)
 
 	if (!c->config.faults || !sim_random_percent(&c->random, percent))
 		return;
-	fault.classes = classes[sim_random_below(&c->random, 6)];
+	fault.classes = classes[sim_random_below(&c->random, OX_ARRAY_SIZE(classes))];
 	fault.after = (unsigned)sim_random_below(&c->random, 64);
 	fault.after >>= sim_random_below(&c->random, 7);
 	fault.left =
@@ -333,16 +365,16 @@ static void forget_fault(struct sim_case *c)
 	c->disk->faults_hit = 0;
 }
 
-static uint64_t draw_cut(struct sim_case *c, unsigned percent, uint64_t most)
+static struct cut_plan draw_cut(struct sim_case *c, unsigned percent, uint64_t most)
 {
-	return sim_random_percent(&c->random, percent) ? sim_random_below(&c->random, most)
-						       : NO_CUT;
+	return sim_random_percent(&c->random, percent) ? draw_plan(c, most) : no_cut;
 }
 
 /* Repairs the closed image. A cut may strike; then the next opening finds what there is. */
 static void repair_phase(struct sim_case *c)
 {
-	struct job job = {.fn = check_job};
+	struct job job = {.fn = check_job_co};
+	struct cut_plan plan;
 
 	/* the refcounts of a dirty image are more than leaks */
 	job.repair = is_dirty(&c->disk->current) || sim_random_percent(&c->random, 50)
@@ -350,7 +382,8 @@ static void repair_phase(struct sim_case *c)
 			     : OX_REPAIR_LEAKS;
 	note(c, "=== repair");
 	c->disk->io.read_only = false;
-	if (!run_job(c, &job, draw_cut(c, 50, 30))) {
+	plan = draw_cut(c, 50, 30);
+	if (!run_job(c, &job, &plan)) {
 		c->run->totals.cuts_opening++;
 		power_cut(c);
 		return;
@@ -360,23 +393,26 @@ static void repair_phase(struct sim_case *c)
 			 job.result, (unsigned long long)job.found.corruptions,
 			 (unsigned long long)job.found.leaks,
 			 (unsigned long long)job.found.check_errors);
-	(void)ask_oracle(c, &c->disk->durable, true, true);
-	c->may_leak = false;
+	/* where there was nothing to repair, what a killed process left may still be lost */
+	(void)ask_oracle(c, &c->disk->current, true, true);
+	c->may_leak = !ox_list_empty(&c->disk->journal);
 }
 
 /* Opens the image, however many cuts that takes. */
 static void open_phase(struct sim_case *c)
 {
 	bool dirty = false;
-	struct job read = {.fn = read_all_job};
+	struct job read = {.fn = read_all_job_co};
 
 	while (!c->img && !c->over) {
-		struct job open = {.fn = open_job};
+		struct job open = {.fn = open_job_co};
+		struct cut_plan plan;
 
 		dirty = is_dirty(&c->disk->current);
 		draw_fault(c, 20);
 		note(c, "=== open");
-		if (!run_job(c, &open, draw_cut(c, dirty ? 40 : 10, dirty ? 40 : 5))) {
+		plan = draw_cut(c, dirty ? 40 : 10, dirty ? 40 : 5);
+		if (!run_job(c, &open, &plan)) {
 			c->run->totals.cuts_opening++;
 			power_cut(c);
 			continue;
@@ -397,7 +433,7 @@ static void open_phase(struct sim_case *c)
 		(void)ask_oracle(c, &c->disk->durable, false, true);
 	c->disk->instant = true;
 	read.bytes = &c->disk->current;
-	(void)run_job(c, &read, NO_CUT);
+	(void)run_job(c, &read, &no_cut);
 	c->disk->instant = false;
 }
 
@@ -419,6 +455,18 @@ static uint64_t draw_resize(struct sim_case *c)
 	return sim_random_between(&c->random, 1, c->config.room_sectors);
 }
 
+/* The header's write is the moment at which a table moves. */
+static void draw_header_fault(struct sim_case *c)
+{
+	if (c->prepared && c->config.faults && sim_random_percent(&c->random, 30))
+		c->disk->fault = (struct sim_fault){
+			.classes = SIM_FAULT_HEADER,
+			.after = (unsigned)sim_random_below(&c->random, 3),
+			.left = 1,
+			.error = -EIO,
+		};
+}
+
 static void start_guest(struct sim_case *c)
 {
 	const struct sim_config *config = &c->config;
@@ -427,6 +475,8 @@ static void start_guest(struct sim_case *c)
 	uint64_t sectors = ox_min_u64(resize ? resize : UINT64_MAX, sim_model_sectors(c->model));
 	uint64_t hot = ox_min_u64(config->hot_clusters * per_cluster, sectors);
 
+	if (resize || config->prefilled)
+		draw_header_fault(c);
 	c->workload = (struct sim_workload){
 		.img = c->img,
 		.model = c->model,
@@ -450,14 +500,14 @@ static void start_guest(struct sim_case *c)
 }
 
 /* Lets the guest work until it has done or up to the step of the end. */
-static bool guest_phase(struct sim_case *c, uint64_t end_step)
+static bool guest_phase(struct sim_case *c, const struct cut_plan *plan)
 {
 	unsigned stuck = 0;
 
 	note(c, "=== the guest works");
 	start_guest(c);
 	for (uint64_t i = 0; c->workload.tasks > 0; i++) {
-		if (i >= end_step)
+		if (is_due(c, plan, i))
 			return false;
 		if (i > STEPS_MOST)
 			sim_fail("progress", "no end after %u steps", STEPS_MOST);
@@ -482,10 +532,12 @@ static void check_closed(struct sim_case *c)
 
 static void close_phase(struct sim_case *c)
 {
-	struct job job = {.fn = close_job};
+	struct job job = {.fn = close_job_co};
+	struct cut_plan plan;
 
 	note(c, "=== close");
-	if (!run_job(c, &job, draw_cut(c, 50, 40))) {
+	plan = draw_cut(c, 50, 40);
+	if (!run_job(c, &job, &plan)) {
 		c->run->totals.cuts_closing++;
 		power_cut(c);
 		return;
@@ -509,6 +561,7 @@ static void generation(struct sim_case *c)
 {
 	uint64_t busy = (uint64_t)c->config.tasks * c->config.operations * 8;
 	unsigned end = (unsigned)sim_random_below(&c->random, 100);
+	struct cut_plan plan = no_cut;
 
 	if (c->config.cache != OX_CACHE_UNSAFE && sim_random_percent(&c->random, 8))
 		repair_phase(c);
@@ -517,8 +570,8 @@ static void generation(struct sim_case *c)
 		return;
 	draw_fault(c, 50);
 	if (end >= 20)
-		busy = sim_random_below(&c->random, busy / (end % 4 + 1) + 2);
-	if (!guest_phase(c, end < 20 ? NO_CUT : busy) && (end >= 30 || c->disk->sync_failed))
+		plan = draw_plan(c, busy / (end % 4 + 1) + 2);
+	if (!guest_phase(c, &plan) && (end >= 30 || c->disk->sync_failed))
 		power_cut(c);
 	else if (end >= 20 && end < 30 && !c->disk->sync_failed)
 		kill_process(c);
@@ -528,7 +581,7 @@ static void generation(struct sim_case *c)
 
 /* ---- the case ---- */
 
-static void create_job(struct job *job)
+static void create_job_co(struct job *job)
 {
 	const struct sim_config *config = &job->c->config;
 	struct ox_create_options opts = OX_CREATE_OPTIONS_INIT;
@@ -579,13 +632,13 @@ static void old_bytes(struct sim_bytes *b, uint64_t length)
 static void make_disk(struct sim_case *c)
 {
 	struct sim_bytes empty = {0};
-	struct job job = {.fn = create_job};
+	struct job job = {.fn = create_job_co};
 
 	old_bytes(&empty, c->config.disk.fixed_bytes);
 
 	c->disk = sim_disk_open(c->reactor, &c->config.disk, &empty, &c->random, &c->trace);
 	c->disk->instant = true;
-	(void)run_job(c, &job, NO_CUT);
+	(void)run_job(c, &job, &no_cut);
 	c->disk->instant = false;
 	c->trace.bytes = &c->disk->current;
 }
@@ -593,16 +646,16 @@ static void make_disk(struct sim_case *c)
 /* Some content, closed, and a snapshot of it. */
 static void make_snapshot(struct sim_case *c)
 {
-	struct job open = {.fn = open_job};
-	struct job close = {.fn = close_job};
+	struct job open = {.fn = open_job_co};
+	struct job close = {.fn = close_job_co};
 	struct sim_bytes bytes;
 	struct sim_image image;
 	const char *why;
 	bool taken;
 
-	(void)run_job(c, &open, NO_CUT);
-	(void)guest_phase(c, NO_CUT);
-	(void)run_job(c, &close, NO_CUT);
+	(void)run_job(c, &open, &no_cut);
+	(void)guest_phase(c, &no_cut);
+	(void)run_job(c, &close, &no_cut);
 	drain(c);
 	sim_model_flush_end(c->model, sim_model_flush_begin(c->model));
 	sim_bytes_clone(&bytes, &c->disk->durable);
@@ -622,7 +675,7 @@ static void make_snapshot(struct sim_case *c)
 	c->trace.bytes = &c->disk->current;
 }
 
-static void fill_job(struct job *job)
+static void fill_job_co(struct job *job)
 {
 	struct sim_case *c = job->c;
 	uint64_t count = sim_model_sectors(c->model) - 500;
@@ -641,24 +694,24 @@ static void fill_job(struct job *job)
 /* Data up to shortly before the refcount table's reach. */
 static void fill(struct sim_case *c)
 {
-	struct job open = {.fn = open_job};
-	struct job write = {.fn = fill_job};
-	struct job close = {.fn = close_job};
+	struct job open = {.fn = open_job_co};
+	struct job write = {.fn = fill_job_co};
+	struct job close = {.fn = close_job_co};
 
 	c->disk->instant = true;
-	(void)run_job(c, &open, NO_CUT);
-	(void)run_job(c, &write, NO_CUT);
-	(void)run_job(c, &close, NO_CUT);
+	(void)run_job(c, &open, &no_cut);
+	(void)run_job(c, &write, &no_cut);
+	(void)run_job(c, &close, &no_cut);
 	drain(c);
 	c->disk->instant = false;
 }
 
 static void case_free(struct sim_case *c)
 {
-	struct job close = {.fn = close_job};
+	struct job close = {.fn = close_job_co};
 
 	if (c->img)
-		(void)run_job(c, &close, NO_CUT);
+		(void)run_job(c, &close, &no_cut);
 	drain(c);
 	sim_disk_free(c->disk);
 	sim_disk_free(c->backing_disk);
@@ -697,6 +750,7 @@ void sim_case_run(struct sim_run *run, uint64_t seed)
 		make_snapshot(c);
 	if (c->config.prefilled)
 		fill(c);
+	c->prepared = true;
 	generations = sim_random_between(&c->random, 3, GENERATIONS_MOST);
 	for (uint64_t i = 0; i < generations && !c->over; i++)
 		generation(c);

@@ -101,7 +101,7 @@ void sim_config_draw(struct sim_config *ret, struct sim_random *random)
 		c.room_sectors += sim_random_below(random, c.sectors * 2);
 	if (sim_random_percent(random, 20))
 		make_device(&c, random);
-	else if (sim_random_percent(random, 1))
+	else if (sim_random_percent(random, 2))
 		make_full(&c);
 	c.tasks = (unsigned)sim_random_between(random, 1, 8);
 	c.operations = (unsigned)sim_random_between(random, 5, 60);

@@ -64,12 +64,12 @@ static void delay_co(struct sim_disk *d)
 }
 
 /* 0, or the error that this request shall fail with. */
-static int strike(struct sim_disk *d, enum sim_fault_class class)
+static int strike(struct sim_disk *d, unsigned classes)
 {
 	d->requests++;
 	if (d->dead)
 		return -EIO;
-	if (!(d->fault.classes & class) || d->fault.left == 0)
+	if (!(d->fault.classes & classes) || d->fault.left == 0)
 		return 0;
 	if (d->fault.after > 0) {
 		d->fault.after--;
@@ -255,7 +255,8 @@ static int64_t disk_pwritev_co(struct ox_io *io, const struct iovec *iov, int n,
 	struct sim_disk *d = disk_of(io);
 	uint64_t count = request_count(d, iov, n);
 	bool grows = offset + count > d->current.length;
-	int r = strike(d, grows ? SIM_FAULT_WRITE | SIM_FAULT_GROW : SIM_FAULT_WRITE);
+	int r = strike(d, SIM_FAULT_WRITE | (grows ? SIM_FAULT_GROW : 0) |
+				  (offset == 0 ? SIM_FAULT_HEADER : 0));
 	struct sim_change *c;
 	struct sim_change *length;
 
@@ -272,6 +273,7 @@ static int64_t disk_pwritev_co(struct ox_io *io, const struct iovec *iov, int n,
 		gather(iov, n, c->data, count, &d->random);
 	c->forced = flags & OX_IO_FUA;
 	complete(d, c);
+	d->header_writes += offset == 0;
 	if (c->forced)
 		apply_sectors(&d->durable, c, NULL);
 	if (offset + count > d->current.length) {
@@ -289,6 +291,7 @@ static int disk_sync_co(struct ox_io *io)
 	int r = strike(d, SIM_FAULT_SYNC);
 	struct ox_list *it;
 
+	d->syncs++;
 	delay_co(d);
 	if (d->dead)
 		return -EIO;

@@ -31,6 +31,7 @@ enum sim_fault_class {
 	SIM_FAULT_SYNC = 1 << 2,
 	SIM_FAULT_GROW = 1 << 3,
 	SIM_FAULT_PUNCH = 1 << 4,
+	SIM_FAULT_HEADER = 1 << 5, /* writes of the first sector */
 };
 
 /* The requests of the classes fail with error, once after come and gone, until left are spent. */
@@ -66,6 +67,8 @@ struct sim_disk {
 	bool dead;    /* the power is gone: every request fails */
 	bool sync_failed;
 	uint64_t requests;
+	uint64_t header_writes; /* completed writes of the first sector */
+	uint64_t syncs;		/* begun */
 };
 
 /* The contents are taken over; journal may be NULL or another disk's, which is left empty. */

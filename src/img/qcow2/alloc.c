@@ -193,6 +193,8 @@ static int refill_co(struct ox_qcow2 *q)
 		r = ox_lazy_mark_co(q);
 	if (r < 0)
 		return r;
+	if (is_lazy(q))
+		ox_idle_start(q);
 	r = choose_batch_co(q, ranges, &n);
 	if (r < 0)
 		return r;
@@ -224,6 +226,7 @@ int ox_alloc_take_co(struct ox_qcow2 *q, uint64_t want, struct ox_alloc_range *r
 	int r = 0;
 
 	ox_assert(want > 0);
+	q->alloc.takes++;
 	if (q->alloc.reserve_count == 0) {
 		ox_mutex_lock_co(&q->alloc.lock);
 		while (q->alloc.reserve_count == 0 && r == 0)
@@ -327,6 +330,7 @@ int ox_alloc_take_contiguous_co(struct ox_qcow2 *q, uint64_t count, struct ox_al
 	struct ox_alloc_range range = {.count = count};
 	int r = 0;
 
+	q->alloc.takes++;
 	ox_mutex_lock_co(&q->alloc.lock);
 	if (is_lazy(q))
 		r = ox_lazy_mark_co(q);

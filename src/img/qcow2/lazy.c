@@ -59,6 +59,6 @@ int ox_lazy_clear_co(struct ox_qcow2 *q)
 	ox_assert(q->lazy.state == OX_LAZY_CLEAN || q->lazy.state == OX_LAZY_DIRTY);
 	if (q->lazy.state == OX_LAZY_CLEAN)
 		return 0;
-	ox_assert(!ox_cache_is_busy(&q->map) && !ox_cache_is_busy(&q->counts)); /* D6 */
+	ox_assert(!ox_cache_is_busy(&q->counts)); /* D6: nobody changes them meanwhile */
 	return change_co(q, OX_LAZY_CLEARING, OX_LAZY_CLEAN, OX_LAZY_DIRTY);
 }

@@ -95,6 +95,7 @@ static void init_parts(struct ox_qcow2 *q, const struct ox_open_options *opts)
 	ox_latch_init(&q->background);
 	ox_commit_init(q);
 	ox_lazy_init(q);
+	ox_idle_init(q, opts->lazy_idle_ms);
 }
 
 static void free_state(struct ox_qcow2 *q)
@@ -308,11 +309,13 @@ static int qcow2_deactivate_co(struct ox_image *img, struct ox_error **err)
 	int r;
 
 	ox_rangelock_acquire_co(&q->guest, &all, 0, UINT64_MAX, true);
+	ox_idle_stop(q);
 	ox_latch_wait_co(&q->background);
 	r = ox_order_error(&q->order);
 	if (r == 0)
 		r = settle_co(q);
 	q->prepared = false;
+	ox_idle_allow(q);
 	ox_rangelock_release(&q->guest, &all);
 	if (r < 0)
 		return ox_error_set_errno(err, r, "Could not commit the metadata of '%s'",

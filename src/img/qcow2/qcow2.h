@@ -42,6 +42,17 @@ struct ox_lazy {
 	struct ox_waitq changed;
 };
 
+/* ---- idle.c: the bounded dirty window ---- */
+
+#define OX_LAZY_IDLE_DEFAULT_MS 5000u
+
+struct ox_idle {
+	struct ox_timer timer;
+	uint64_t after_ns; /* without allocations; 0: the bit is cleared at close only */
+	bool running;
+	bool stopping;
+};
+
 /* ---- alloc.c: the reserve and the freed clusters ---- */
 
 struct ox_alloc_range {
@@ -56,6 +67,7 @@ struct ox_alloc {
 	struct ox_mutex lock; /* refill, release, growth of the refcount structure */
 	struct ox_alloc_range reserve[OX_ALLOC_RESERVE_RANGES];
 	unsigned reserve_count;
+	uint64_t takes;	 /* allocations, ever: the idle task sees whether it moves */
 	uint64_t cursor; /* no cluster below it is known to be free */
 	uint64_t batch;	 /* clusters of the next refill */
 	uint64_t floor;	 /* the file is not cut below this many clusters at close */
@@ -120,6 +132,7 @@ struct ox_qcow2 {
 	struct ox_alloc alloc;
 	struct ox_commit commit;
 	struct ox_lazy lazy;
+	struct ox_idle idle;
 	struct ox_latch background;
 	struct ox_metadata_range fixed[6]; /* header, L1, refcount table, snapshots, bitmaps */
 	unsigned fixed_count;
@@ -161,6 +174,16 @@ void ox_lazy_init(struct ox_qcow2 *q);
 int ox_lazy_mark_co(struct ox_qcow2 *q) __attribute__((warn_unused_result));
 /* After every refcount is durable and right (D6). */
 int ox_lazy_clear_co(struct ox_qcow2 *q) __attribute__((warn_unused_result));
+
+/* ---- idle.c ---- */
+
+/* lazy_idle_ms: as in struct ox_open_options. */
+void ox_idle_init(struct ox_qcow2 *q, uint32_t lazy_idle_ms);
+/* The dirty bit has been set: watch for quiet. */
+void ox_idle_start(struct ox_qcow2 *q);
+/* Ends the watch, which is a background task, until ox_idle_allow. */
+void ox_idle_stop(struct ox_qcow2 *q);
+void ox_idle_allow(struct ox_qcow2 *q);
 
 /* ---- refcount.c, refcount_grow.c ---- */
 
@@ -217,7 +240,9 @@ int ox_alloc_make_zero_co(struct ox_qcow2 *q, uint64_t start, uint64_t count, bo
 void ox_alloc_free_later(struct ox_qcow2 *q, struct ox_host host, uint64_t bytes);
 /* Works through alloc.ready: punches, then lowers refcounts. */
 int ox_alloc_release_co(struct ox_qcow2 *q) __attribute__((warn_unused_result));
-/* Gives the unused reserve back and cuts free clusters off the file's end, at close. */
+/* Gives the unused reserve back, in the cache, for a caller that holds alloc.lock. */
+int ox_alloc_return_reserve_co(struct ox_qcow2 *q) __attribute__((warn_unused_result));
+/* The same, and writes the counts, and cuts free clusters off the file's end, at close. */
 int ox_alloc_shrink_co(struct ox_qcow2 *q) __attribute__((warn_unused_result));
 void ox_alloc_fini(struct ox_qcow2 *q);
 

@@ -7,6 +7,7 @@
  */
 #include <errno.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "img/qcow2/qcow2.h"
 
@@ -122,19 +123,21 @@ int ox_alloc_release_co(struct ox_qcow2 *q)
 	return r;
 }
 
-static int return_reserve_co(struct ox_qcow2 *q)
+int ox_alloc_return_reserve_co(struct ox_qcow2 *q)
 {
-	struct ox_alloc *a = &q->alloc;
+	struct ox_alloc_range ranges[OX_ALLOC_RESERVE_RANGES];
+	unsigned n = q->alloc.reserve_count;
 	int r = 0;
 
-	while (r == 0 && a->reserve_count > 0) {
-		struct ox_alloc_range *last = &a->reserve[a->reserve_count - 1];
-
-		r = ox_refcount_set_co(q, last->start, last->count, 0);
-		a->cursor = ox_min_u64(a->cursor, last->start);
-		a->reserve_count--;
+	/* Nobody takes from it from here on: the next allocation waits for the lock and refills. */
+	memcpy(ranges, q->alloc.reserve, n * sizeof(ranges[0]));
+	q->alloc.reserve_count = 0;
+	for (unsigned i = 0; r == 0 && i < n; i++) {
+		r = ox_refcount_set_co(q, ranges[i].start, ranges[i].count, 0);
+		if (r == 0)
+			q->alloc.cursor = ox_min_u64(q->alloc.cursor, ranges[i].start);
 	}
-	return r;
+	return r; /* what a failure leaves behind is leaked */
 }
 
 int ox_alloc_shrink_co(struct ox_qcow2 *q)
@@ -146,7 +149,7 @@ int ox_alloc_shrink_co(struct ox_qcow2 *q)
 	int r;
 
 	ox_mutex_lock_co(&q->alloc.lock);
-	r = return_reserve_co(q);
+	r = ox_alloc_return_reserve_co(q);
 	if (r == 0)
 		r = ox_cache_flush_co(&q->counts);
 	/* What this opening has not added it does not cut: a refcount that was lost would take

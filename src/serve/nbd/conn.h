@@ -43,7 +43,6 @@ struct ox_nbd_export {
 	const char *description; /* NULL: none */
 	uint64_t size_bytes;
 	bool read_only;
-	bool write_cache; /* a volatile one: the client is told to flush */
 	struct ox_queue *queue;
 	struct ox_nbd_pool pool;
 	size_t charged_bytes;

@@ -46,11 +46,9 @@ static bool is_export_name(const struct ox_nbd_conn *conn, const uint8_t *name, 
 
 static uint16_t transmission_flags(const struct ox_nbd_conn *conn)
 {
-	unsigned flags = NBD_FLAG_HAS_FLAGS | NBD_FLAG_SEND_FUA | NBD_FLAG_CAN_MULTI_CONN |
-			 NBD_FLAG_SEND_CACHE;
+	unsigned flags = NBD_FLAG_HAS_FLAGS | NBD_FLAG_SEND_FLUSH | NBD_FLAG_SEND_FUA |
+			 NBD_FLAG_CAN_MULTI_CONN | NBD_FLAG_SEND_CACHE;
 
-	if (conn->export->write_cache)
-		flags |= NBD_FLAG_SEND_FLUSH;
 	if (conn->export->read_only)
 		flags |= NBD_FLAG_READ_ONLY;
 	else

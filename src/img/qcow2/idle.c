@@ -1,0 +1,93 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The bounded dirty window: once nothing has been allocated for a while, the refcounts are
+ * committed and the dirty bit is cleared, beside the guest's requests, so that a crash of an idle
+ * guest leaves a clean image.
+ *
+ * The allocator's lock is held from the moment the reserve is given back until the bit is cleared:
+ * no refill comes between, so every cluster that an entry names, or that a request under way is
+ * about to name, has its count on disk (D3, D6). Requests that need no new cluster go on; the next
+ * refill sets the bit again first (D5).
+ */
+#include "img/qcow2/qcow2.h"
+
+/* Quiet steps that make the idle time. */
+#define IDLE_STEPS 4u
+
+static int commit_counts_co(struct ox_qcow2 *q, uint64_t takes)
+{
+	int r = 0;
+
+	ox_mutex_lock_co(&q->alloc.lock);
+	if (q->alloc.takes == takes && q->lazy.state == OX_LAZY_DIRTY) {
+		r = ox_alloc_return_reserve_co(q);
+		if (r == 0)
+			r = ox_cache_flush_co(&q->counts);
+		if (r == 0)
+			r = ox_order_sync_always_co(&q->order);
+		if (r == 0)
+			r = ox_lazy_clear_co(q);
+	}
+	ox_mutex_unlock(&q->alloc.lock);
+	return r;
+}
+
+/* True when the bit is cleared, or cannot be: the image stays dirty until it is closed. */
+static bool settle_when_quiet_co(struct ox_qcow2 *q)
+{
+	uint64_t takes = q->alloc.takes;
+	int r;
+
+	for (unsigned i = 0; i < IDLE_STEPS; i++) {
+		if (!ox_timer_sleep_co(&q->idle.timer, q->idle.after_ns / IDLE_STEPS))
+			return true; /* the image is being closed, which commits as well */
+		if (q->alloc.takes != takes)
+			return false;
+	}
+	r = ox_commit_co(q);
+	if (r == 0)
+		r = commit_counts_co(q, takes);
+	return r < 0 || q->lazy.state == OX_LAZY_CLEAN;
+}
+
+static void idle_task_co(void *arg)
+{
+	struct ox_qcow2 *q = arg;
+
+	while (!q->idle.stopping && !settle_when_quiet_co(q))
+		continue;
+	q->idle.running = false;
+	ox_latch_done(&q->background);
+}
+
+void ox_idle_init(struct ox_qcow2 *q, uint32_t lazy_idle_ms)
+{
+	uint32_t ms = lazy_idle_ms ? lazy_idle_ms : OX_LAZY_IDLE_DEFAULT_MS;
+
+	q->idle = (struct ox_idle){0};
+	ox_timer_init(&q->idle.timer);
+	q->idle.after_ns = ms == UINT32_MAX ? 0 : (uint64_t)ms * 1000000;
+}
+
+void ox_idle_start(struct ox_qcow2 *q)
+{
+	if (q->idle.running || q->idle.stopping || q->idle.after_ns == 0)
+		return;
+	ox_latch_add(&q->background);
+	q->idle.running = true;
+	if (ox_co_spawn(q->img->reactor, idle_task_co, q) < 0) {
+		q->idle.running = false; /* dirty until the next allocation, or the close */
+		ox_latch_done(&q->background);
+	}
+}
+
+void ox_idle_stop(struct ox_qcow2 *q)
+{
+	q->idle.stopping = true;
+	ox_timer_end(&q->idle.timer);
+}
+
+void ox_idle_allow(struct ox_qcow2 *q)
+{
+	q->idle.stopping = false;
+}

@@ -1,0 +1,106 @@
+/* SPDX-License-Identifier: MIT */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+
+#include "base/arith.h"
+#include "base/assert.h"
+#include "watched_io.h"
+
+struct watched_io watched;
+
+static const struct ox_io_ops *memory_ops;
+static struct ox_io_ops watched_ops;
+static struct watched_write in_flight[64]; /* length 0: free */
+
+static int64_t watched_preadv_co(struct ox_io *io, const struct iovec *iov, int n, uint64_t offset)
+{
+	watched.reads++;
+	ox_co_yield_co();
+	if (watched.read_error < 0)
+		return watched.read_error;
+	return memory_ops->preadv_co(io, iov, n, offset);
+}
+
+static struct watched_write *begin_write(uint64_t offset, uint64_t length)
+{
+	struct watched_write *slot = NULL;
+
+	for (size_t i = 0; i < OX_ARRAY_SIZE(in_flight); i++) {
+		struct watched_write *other = &in_flight[i];
+
+		if (other->length == 0)
+			slot = other;
+		else if (offset < other->offset + other->length && other->offset < offset + length)
+			watched.overlaps++;
+	}
+	ox_assert(slot && watched.write_count < OX_ARRAY_SIZE(watched.writes));
+	*slot = (struct watched_write){offset, length, watched.syncs};
+	watched.writes[watched.write_count++] = *slot;
+	return slot;
+}
+
+static int64_t watched_pwritev_co(struct ox_io *io, const struct iovec *iov, int n, uint64_t offset,
+				  unsigned flags)
+{
+	struct watched_write *slot;
+	uint64_t length = 0;
+
+	for (int i = 0; i < n; i++)
+		length += iov[i].iov_len;
+	slot = begin_write(offset, length);
+	do
+		ox_co_yield_co();
+	while (watched.hold_writes);
+	slot->length = 0;
+	if (watched.write_error < 0)
+		return watched.write_error;
+	return memory_ops->pwritev_co(io, iov, n, offset, flags);
+}
+
+static int watched_sync_co(struct ox_io *io)
+{
+	(void)io;
+	watched.syncs_asked++;
+	do
+		ox_co_yield_co();
+	while (watched.hold_syncs);
+	if (watched.sync_error < 0)
+		return watched.sync_error;
+	watched.syncs++;
+	return 0;
+}
+
+struct ox_io *watched_io_open(struct ox_reactor *r, uint64_t length)
+{
+	struct ox_io *io;
+
+	assert_int_equal(ox_io_memory_open(r, length, &io), 0);
+	watched = (struct watched_io){0};
+	memory_ops = io->ops;
+	watched_ops = *memory_ops;
+	watched_ops.preadv_co = watched_preadv_co;
+	watched_ops.pwritev_co = watched_pwritev_co;
+	watched_ops.sync_co = watched_sync_co;
+	io->ops = &watched_ops;
+	return io;
+}
+
+uint8_t *watched_bytes(struct ox_io *io)
+{
+	uint8_t *bytes;
+
+	io->ops = memory_ops; /* by which ox_io_memory_bytes knows it */
+	bytes = ox_io_memory_bytes(io);
+	io->ops = &watched_ops;
+	return bytes;
+}
+
+void watched_io_close(struct ox_io *io)
+{
+	io->ops = memory_ops;
+	ox_io_close(io);
+}

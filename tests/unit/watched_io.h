@@ -1,0 +1,42 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * A byte store for tests of what lies on a store. It lies in memory, notes every write with the
+ * number of syncs before it, and fails or holds back what it is told to.
+ */
+#ifndef OX_TESTS_WATCHED_IO_H
+#define OX_TESTS_WATCHED_IO_H
+
+#include "io/io.h"
+
+struct watched_write {
+	uint64_t offset;
+	uint64_t length;
+	unsigned syncs; /* that had succeeded when it was asked for */
+};
+
+struct watched_io {
+	unsigned reads;
+	unsigned syncs_asked;
+	unsigned syncs; /* that succeeded */
+	unsigned write_count;
+	struct watched_write writes[256];
+	bool hold_writes; /* they wait, with their bytes not looked at yet */
+	bool hold_syncs;
+	int read_error; /* negative: what such calls return */
+	int write_error;
+	int sync_error;
+	unsigned overlaps; /* writes asked for while one to the same bytes was under way */
+};
+
+/* What the one watched store of this program saw; opening one clears it. */
+extern struct watched_io watched;
+
+struct ox_io *watched_io_open(struct ox_reactor *r, uint64_t length);
+
+/* The store's bytes, as ox_io_memory_bytes. */
+uint8_t *watched_bytes(struct ox_io *io);
+
+/* In the place of ox_io_close. */
+void watched_io_close(struct ox_io *io);
+
+#endif
