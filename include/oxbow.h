@@ -106,8 +106,8 @@ struct ox_open_options {
 	enum ox_cache_mode cache;
 	uint64_t l2_cache_bytes;       /* 0: sized from the image (docs/cache.md) */
 	uint64_t refcount_cache_bytes; /* 0: the same */
-	/* Lazy refcounts: after so long without an allocation they are committed and the dirty bit is
-	 * cleared, as far as the context is polled. 0: 5000; UINT32_MAX: at close only. */
+	/* Lazy refcounts: after so long without an allocation they are committed and the dirty bit
+	 * is cleared, as far as the context is polled. 0: 5000; UINT32_MAX: at close only. */
 	uint32_t lazy_idle_ms;
 	enum ox_backing_policy backing_policy;
 	const char *backing_dir;
