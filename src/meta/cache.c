@@ -232,7 +232,7 @@ void ox_cache_put(struct ox_cache *c, struct ox_block *b)
 	ox_assert(b->pins > 0);
 	assert_block_consistent(c, b);
 	b->pins--;
-	if (b->pins == 0 && c->block_count >= c->max_blocks)
+	if (b->pins == 0 && (c->block_count >= c->max_blocks || c->forgetting > 0))
 		ox_waitq_wake_all(&c->changed);
 }
 
@@ -259,6 +259,7 @@ bool ox_cache_is_busy(const struct ox_cache *c)
 
 void ox_cache_forget_co(struct ox_cache *c, uint64_t offset, uint64_t length)
 {
+	c->forgetting++;
 	for (uint64_t at = offset; at < offset + length; at += c->slice_bytes) {
 		struct ox_block *b = ox_cache_find(c, at);
 
@@ -269,6 +270,7 @@ void ox_cache_forget_co(struct ox_cache *c, uint64_t offset, uint64_t length)
 		if (b)
 			block_free(c, b);
 	}
+	c->forgetting--;
 }
 
 void ox_cache_clear(struct ox_cache *c)

@@ -61,6 +61,7 @@ struct ox_cache {
 	uint64_t seq;		 /* numbers changes */
 	uint64_t evicted_at;	 /* ticket that covers the last write of every evicted block */
 	struct ox_waitq changed; /* loads, writes, unpinnings */
+	unsigned forgetting;	 /* tasks that wait for the last pin of a block */
 	uint64_t hits;
 	uint64_t misses;
 };
