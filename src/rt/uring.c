@@ -266,13 +266,18 @@ static void uring_start(struct ox_reactor *r, struct ox_aio *aio)
 		u->slow_writes++;
 }
 
+static bool must_poll_pool(const struct uring *u)
+{
+	return !u->pool_polled && !ox_pool_is_idle(u->pool);
+}
+
 static int poll_pool(struct ox_reactor *r)
 {
 	struct uring *u = uring(r);
 	struct io_uring_sqe *sqe;
 	int code;
 
-	if (u->pool_polled || ox_pool_is_idle(u->pool))
+	if (!must_poll_pool(u))
 		return 0;
 	sqe = sqe_get(r, &code);
 	if (!sqe)
@@ -372,7 +377,9 @@ static bool uring_leave(struct ox_reactor *r)
 {
 	struct uring *u = uring(r);
 
-	if (io_uring_sq_ready(&u->ring) || something_came(u))
+	/* The poll may have ended for a request that was collected before it: no task is ready
+	 * then, but those still in the pool would end unheard. */
+	if (io_uring_sq_ready(&u->ring) || something_came(u) || must_poll_pool(u))
 		return true;
 	if (r->requests == 0 && r->armed_ns == OX_NO_DEADLINE)
 		return false;

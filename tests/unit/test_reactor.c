@@ -22,6 +22,7 @@
 #include <sys/syscall.h>
 #include <sys/time.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "base/arith.h"
@@ -265,6 +266,44 @@ static void flow_co(void *arg)
 }
 
 /* An event loop of the embedder's own: a lost wake-up shows as a poll that runs into its limit. */
+static void loop_until_ended(const struct flow *flow, unsigned tasks)
+{
+	assert_int_equal(ox_reactor_run(reactor, false), 0);
+	while (flow->ended < tasks) {
+		assert_true(fd_is_readable(10000));
+		assert_int_equal(ox_reactor_run(reactor, false), 0);
+	}
+}
+
+static int nap(void *arg)
+{
+	return nanosleep(arg, NULL);
+}
+
+static void naps_co(void *arg)
+{
+	struct flow *flow = arg;
+
+	for (unsigned i = 0; i < flow->rounds; i++) {
+		struct timespec time = {.tv_nsec = (long)(ox_reactor_random(reactor) % 200000)};
+
+		assert_int_equal(ox_aio_work_co(nap, &time), 0);
+	}
+	flow->ended++;
+}
+
+static void an_event_loop_on_the_fd_hears_of_work_among_requests(void **state)
+{
+	struct flow flow = {.rounds = 1000};
+
+	(void)state;
+	for (unsigned i = 0; i < 4; i++) {
+		spawn(flow_co, &flow);
+		spawn(naps_co, &flow);
+	}
+	loop_until_ended(&flow, 8);
+}
+
 static void an_event_loop_on_the_fd_loses_no_wakeup(void **state)
 {
 	struct flow flow = {.rounds = 300};
@@ -272,11 +311,7 @@ static void an_event_loop_on_the_fd_loses_no_wakeup(void **state)
 	(void)state;
 	for (unsigned i = 0; i < 4; i++)
 		spawn(flow_co, &flow);
-	assert_int_equal(ox_reactor_run(reactor, false), 0);
-	while (flow.ended < 4) {
-		assert_true(fd_is_readable(10000));
-		assert_int_equal(ox_reactor_run(reactor, false), 0);
-	}
+	loop_until_ended(&flow, 4);
 	/* and it falls silent: what is still announced is used up by a few runs */
 	for (unsigned i = 0; i < 1000 && fd_is_readable(0); i++)
 		assert_int_equal(ox_reactor_run(reactor, false), 0);
@@ -658,6 +693,7 @@ int main(void)
 		TEST(a_vector_beyond_the_kernels_limit_comes_back_short),
 		TEST(more_requests_than_the_ring_holds_all_complete),
 		TEST(a_completion_makes_the_fd_readable),
+		TEST(an_event_loop_on_the_fd_hears_of_work_among_requests),
 		TEST(an_event_loop_on_the_fd_loses_no_wakeup),
 		TEST(waiting_runs_carry_requests_through),
 		TEST(signals_do_not_disturb_requests),
