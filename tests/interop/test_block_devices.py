@@ -155,6 +155,14 @@ def test_a_raw_device_is_served_as_it_is():
             check_equal(read_at(device, 999, 1001), b"\x22" * 1000 + b"\0", "bytes of the device")
 
 
+def test_a_raw_image_is_made_on_a_device_that_is_large_enough():
+    device = loop_device(8 * MIB, 4096)
+    for size in ("1M", "8M"):
+        oxbow("create", "-q", "-f", "raw", device, size)
+    expect_failure(oxbow_path(), "create", "-q", "-f", "raw", device, "9M", message=device)
+    oxbow("create", "-q", "-f", "raw", "-o", "preallocation=full", device, "8M")
+
+
 def test_a_device_as_a_backing_file_shows_its_bytes():
     for sector in SECTOR_SIZES:
         base = loop_device(8 * MIB, sector, "base.img")

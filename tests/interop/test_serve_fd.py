@@ -4,23 +4,10 @@
 from interop import *
 
 
-def inherited(path, flags):
+def opened(path, flags):
     fd = os.open(path, flags)
-    os.set_inheritable(fd, True)
     on_exit(lambda: os.close(fd))
     return fd
-
-
-class FdServer(Server):
-    """A server that inherits descriptors."""
-
-    def start(self):
-        popen = subprocess.Popen
-        subprocess.Popen = lambda *args, **kwargs: popen(*args, close_fds=False, **kwargs)
-        try:
-            super().start()
-        finally:
-            subprocess.Popen = popen
 
 
 def new_image(path, *args):
@@ -29,9 +16,9 @@ def new_image(path, *args):
 
 def test_a_descriptor_is_served_whatever_becomes_of_its_name():
     new_image("disk.qcow2")
-    fd = inherited("disk.qcow2", os.O_RDWR)
+    fd = opened("disk.qcow2", os.O_RDWR)
     os.rename("disk.qcow2", "elsewhere.qcow2")
-    with FdServer("-f", "qcow2", "--fd", fd, "disk.qcow2") as server:
+    with Server("-f", "qcow2", "--fd", fd, "disk.qcow2", pass_fds=(fd,)) as server:
         handle = nbd_connect(server.uri)
         handle.pwrite(b"\x61" * MIB, MIB)
         handle.flush()
@@ -43,10 +30,10 @@ def test_a_descriptor_is_served_whatever_becomes_of_its_name():
 def test_a_read_only_descriptor_is_served_read_only_or_not_at_all():
     new_image("disk.qcow2")
     before = fingerprint("disk.qcow2")
-    fd = inherited("disk.qcow2", os.O_RDONLY)
+    fd = opened("disk.qcow2", os.O_RDONLY)
     expect_failure(oxbow_path(), "serve", "-f", "qcow2", "--nbd", "s.sock", "--fd", fd, "disk.qcow2",
-                   close_fds=False, message="not open for writing")
-    with FdServer("-f", "qcow2", "-r", "--fd", fd, "disk.qcow2") as server:
+                   pass_fds=(fd,), message="not open for writing")
+    with Server("-f", "qcow2", "-r", "--fd", fd, "disk.qcow2", pass_fds=(fd,)) as server:
         handle = nbd_connect(server.uri)
         check_equal(handle.is_read_only(), True, "whether the export is read-only")
         check_equal(bytes(handle.pread(512, 0)), bytes(512), "what is read")
@@ -59,9 +46,9 @@ def test_relative_backing_names_are_looked_for_beside_the_name_given():
     pathlib.Path("sub/base.raw").write_bytes(b"s" * 8 * MIB)
     pathlib.Path("base.raw").write_bytes(b"h" * 8 * MIB)
     oxbow("create", "-q", "-f", "qcow2", "-b", "base.raw", "-F", "raw", "sub/disk.qcow2")
-    fd = inherited("sub/disk.qcow2", os.O_RDWR)
+    fd = opened("sub/disk.qcow2", os.O_RDWR)
     for name, byte in (("sub/x", b"s"), ("x", b"h")):
-        with FdServer("-f", "qcow2", "--allow-backing", "--fd", fd, name) as server:
+        with Server("-f", "qcow2", "--allow-backing", "--fd", fd, name, pass_fds=(fd,)) as server:
             handle = nbd_connect(server.uri)
             check_equal(bytes(handle.pread(4, 0)), byte * 4, f"what the disk shows as {name}")
             handle.shutdown()
@@ -69,8 +56,8 @@ def test_relative_backing_names_are_looked_for_beside_the_name_given():
 
 def test_the_image_is_locked_and_free_again_afterwards():
     new_image("disk.qcow2")
-    fd = inherited("disk.qcow2", os.O_RDWR)
-    with FdServer("-f", "qcow2", "--fd", fd, "disk.qcow2"):
+    fd = opened("disk.qcow2", os.O_RDWR)
+    with Server("-f", "qcow2", "--fd", fd, "disk.qcow2", pass_fds=(fd,)):
         expect_failure("qemu-io", "-f", "qcow2", "-c", "write 0 512", "disk.qcow2", message="lock")
         expect_failure(oxbow_path(), "io", "-f", "qcow2", "-c", "length", "disk.qcow2",
                        message="lock")
@@ -84,7 +71,7 @@ def test_a_number_that_is_no_descriptor_of_an_image_is_refused():
     on_exit(lambda: (os.close(read_end), os.close(write_end)))
     for number in ("99", "-1", "x", str(read_end)):
         result = run(oxbow_path(), "serve", "-f", "qcow2", "--nbd", "s.sock", "--fd", number,
-                     "disk.qcow2", check=False, close_fds=False)
+                     "disk.qcow2", check=False, pass_fds=(read_end,))
         check_equal(result.returncode, 1, f"exit code with descriptor {number}")
         if not result.stderr:
             raise Failure(f"descriptor {number} is refused without a word")
