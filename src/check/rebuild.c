@@ -129,12 +129,40 @@ static int place(struct ox_walk *w, uint64_t base, struct ox_walk_plan *plan)
 		w->blocks[c / w->block_entries].raise = true;
 	}
 	w->grown_from = base;
+	w->grown_end = plan->end;
 	return 0;
+}
+
+/* The same for a store that is in use up to its end and cannot grow: the first gap between the
+ * clusters in use that holds the plan. What leaked is a gap like any other. */
+static int fit_in_gap(const struct ox_walk *w, uint64_t *ret_base, struct ox_walk_plan *plan)
+{
+	uint64_t limit = w->file_bytes / w->cluster_bytes;
+	uint64_t least = plan->count;
+	uint64_t next;
+	int r;
+
+	for (uint64_t at = 1; at < limit; at = next + 1) {
+		next = ox_min_u64(ox_counts_next(&w->counts, at, limit), limit);
+		if (next - at < least)
+			continue;
+		ox_walk_plan_free(plan);
+		r = add_needed(w, plan);
+		if (r == 0)
+			r = cover_itself(w, at, plan);
+		if (r < 0)
+			return r;
+		if (plan->end <= next) {
+			*ret_base = at;
+			return 0;
+		}
+	}
+	return -ENOSPC;
 }
 
 int ox_walk_plan_blocks(struct ox_walk *w, struct ox_walk_plan *ret)
 {
-	/* A store that cannot grow has room, if at all, past the last cluster in use. */
+	/* Past the last cluster in use, so that nothing moves. */
 	uint64_t base =
 		ox_max_u64(w->counts.end, w->io->can_grow ? w->file_clusters : w->stored_end);
 	struct ox_walk_plan plan = {0};
@@ -148,7 +176,7 @@ int ox_walk_plan_blocks(struct ox_walk *w, struct ox_walk_plan *ret)
 		return 0;
 	}
 	if (r == 0 && !w->io->can_grow && plan.end > w->file_bytes / w->cluster_bytes)
-		r = -ENOSPC;
+		r = fit_in_gap(w, &base, &plan);
 	if (r == 0 && plan.count > 0)
 		r = place(w, base, &plan);
 	if (r < 0)
@@ -178,7 +206,7 @@ static void fill_block(struct ox_walk *w, uint64_t index, uint8_t *block)
 		struct ox_cell cell = ox_counts_get(&w->counts, c);
 
 		ox_qcow2_refcount_set(block, w->h.refcount_order, c - first, cell.count);
-		if (!broken && c < w->grown_from)
+		if (!broken && !ox_walk_is_grown(w, c))
 			ox_walk_mended(w, OX_FOUND_TOO_LOW,
 				       OX_FOUND(.a = c, .b = 0, .c = cell.count,
 						.host_offset = c * w->cluster_bytes));

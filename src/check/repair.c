@@ -58,7 +58,7 @@ static int raise_slot(struct ox_walk *w, struct ox_walk_slot *slot)
 	if (!slot->block || ox_cell_is_broken(slot->cell) || slot->stored >= count ||
 	    count > ox_qcow2_refcount_max(w->h.refcount_order) || count == OX_COUNT_MAX)
 		return 0;
-	if (slot->cluster < w->grown_from)
+	if (!ox_walk_is_grown(w, slot->cluster))
 		ox_walk_mended(w, OX_FOUND_TOO_LOW,
 			       OX_FOUND(.a = slot->cluster, .b = slot->stored, .c = count,
 					.host_offset = slot->cluster * w->cluster_bytes));

@@ -231,6 +231,7 @@ int ox_walk_open_co(struct ox_walk *w, struct ox_io *io, struct ox_error **err)
 
 	w->io = io;
 	w->grown_from = UINT64_MAX;
+	w->grown_end = UINT64_MAX;
 	r = read_header_co(w, err);
 	if (r < 0)
 		return r;

@@ -103,7 +103,8 @@ struct ox_walk {
 	uint64_t compressed_copied;
 	uint64_t stored_end;	/* one past the highest cluster with a count or a reference */
 	char *first_structural; /* its message */
-	uint64_t grown_from;	/* clusters from here on were added by the repair */
+	uint64_t grown_from;	/* clusters from here on, */
+	uint64_t grown_end;	/* and before here, were added by the repair */
 	bool quiet;		/* findings are counted and not told: a repair comes first */
 	uint64_t work_done;
 	uint64_t work_total;
@@ -218,10 +219,17 @@ int ox_walk_link_blocks_co(struct ox_walk *w, const struct ox_walk_plan *plan);
 
 /* ---- repair.c ---- */
 
-/* Steps 1 to 5 of a repair; what is structural stays. Everything is synced. */
-/* Makes durable what is about to be judged: a process that died may have left tables that only the
- * page cache has, and a count lowered for their sake would outlive them (D3, D9). */
+/* Whether the repair itself put something into the cluster: what it counts there mends nothing. */
+static inline bool ox_walk_is_grown(const struct ox_walk *w, uint64_t cluster)
+{
+	return cluster >= w->grown_from && cluster < w->grown_end;
+}
+
+/* Before a walk that repairs: makes durable what it is about to judge. A process that died may have
+ * left tables that only the page cache has, and a count that was lowered for their sake would
+ * outlive them (D3, D9). */
 int ox_walk_settle_co(const struct ox_walk *w, struct ox_io *io, struct ox_error **err);
+/* Steps 1 to 5 of a repair; what is structural stays. Everything is synced. */
 int ox_walk_repair_co(struct ox_walk *w);
 /* Clears the bits in the header's incompatible word, durably (H9). */
 int ox_walk_clear_bits_co(struct ox_walk *w, uint64_t bits);

@@ -487,7 +487,8 @@ static void start_guest(struct sim_case *c)
 		.hot_first = config->prefilled ? sectors - hot
 					       : sim_random_below(&c->random, sectors - hot + 1),
 		.hot_count = hot,
-		.most_sectors = ox_min_u64(per_cluster * 5, sectors),
+		.most_sectors = ox_min_u64(
+			per_cluster * (sim_random_percent(&c->random, 15) ? 150 : 5), sectors),
 		.quiet_percent = config->quiet_percent,
 		.sectors = sectors,
 		.errors_allowed = c->disk->fault.left > 0,
@@ -571,6 +572,10 @@ static void generation(struct sim_case *c)
 	draw_fault(c, 50);
 	if (end >= 20)
 		plan = draw_plan(c, busy / (end % 4 + 1) + 2);
+	if (c->config.prefilled && end >= 30) { /* the table moves but once */
+		plan = no_cut;
+		plan.header_writes = c->disk->header_writes + (c->config.lazy ? 2 : 1);
+	}
 	if (!guest_phase(c, &plan) && (end >= 30 || c->disk->sync_failed))
 		power_cut(c);
 	else if (end >= 20 && end < 30 && !c->disk->sync_failed)

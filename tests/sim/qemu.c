@@ -33,9 +33,12 @@ void sim_qemu_check(const char *dir, const struct sim_bytes *bytes, bool leaks_a
 	snprintf(command, sizeof(command), "qemu-img check -q -f qcow2 '%s' >'%s/check.log' 2>&1",
 		 path, dir);
 	save(path, bytes);
+	snprintf(path, sizeof(path), "%s/b", dir); /* the name of every backing file */
+	save(path, &(struct sim_bytes){0});
 	status = system(command);
 	if (!WIFEXITED(status))
 		sim_fail("qemu", "qemu-img did not run");
 	if (WEXITSTATUS(status) != 0 && !(leaks_allowed && WEXITSTATUS(status) == 3))
-		sim_fail("qemu", "qemu-img check ends with %d on %s", WEXITSTATUS(status), path);
+		sim_fail("qemu", "qemu-img check ends with %d on %s/survivor.qcow2",
+			 WEXITSTATUS(status), dir);
 }
