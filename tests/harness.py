@@ -150,7 +150,7 @@ class Server:
 
     _count = 0
 
-    def __init__(self, *args, env=None, wrapper=()):
+    def __init__(self, *args, env=None, wrapper=(), pass_fds=()):
         argv = [str(arg) for arg in args]
         if not any(arg == "--nbd" or arg.startswith("--nbd=") for arg in argv):
             Server._count += 1
@@ -160,6 +160,7 @@ class Server:
             self.socket = None
         self.argv = [str(word) for word in wrapper] + [oxbow_path(), "serve"] + argv
         self.env = dict(os.environ, **(env or {}))
+        self.pass_fds = pass_fds
         self.uri = None
         self.process = None
         self._expected_dead = False
@@ -200,7 +201,7 @@ class Server:
         self._expected_dead = False
         self.process = subprocess.Popen(self.argv, stdin=subprocess.DEVNULL,
                                         stdout=subprocess.PIPE, stderr=self._stderr,
-                                        env=self.env)
+                                        env=self.env, pass_fds=self.pass_fds)
         self.uri = self._wait_for_uri()
 
     def _wait_for_uri(self):

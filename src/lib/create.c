@@ -44,7 +44,9 @@ static int create_raw_co(struct ox_io *io, const struct ox_create_options *opts,
 	if (opts->virtual_bytes > (uint64_t)INT64_MAX - 511)
 		return ox_error_set(err, -EFBIG, "Image size too big");
 	bytes = ox_align_up(opts->virtual_bytes, 512);
-	r = ox_io_set_length_co(io, bytes);
+	if (!io->can_grow && bytes > io->length)
+		return ox_error_set(err, -ENOSPC, "The device is smaller than the image");
+	r = io->can_grow ? ox_io_set_length_co(io, bytes) : 0;
 	if (r == 0 && bytes > 0)
 		r = raw_preallocate_co(io, opts, bytes);
 	if (r == 0)

@@ -258,8 +258,9 @@ static void run_ready(struct ox_reactor *r)
 		ox_co_resume(next_task(r));
 }
 
-/* With wait, sleeps if there is something to sleep for and no task became ready. */
-static int turn(struct ox_reactor *r, bool wait)
+/* With wait, sleeps if there is something to sleep for and no task became ready. ended: what the
+ * caller waits for, perhaps come about while tasks ran, or NULL. */
+static int turn(struct ox_reactor *r, bool wait, const bool *ended)
 {
 	int code = 0;
 
@@ -269,6 +270,8 @@ static int turn(struct ox_reactor *r, bool wait)
 	if (code == 0) {
 		bool asleep = r->requests > 0 || !ox_list_empty(&r->timers);
 
+		if (ended && *ended)
+			wait = false;
 		code = r->ops->turn(r, wait && asleep && !is_ready(r));
 	}
 	expire_timers(r);
@@ -303,7 +306,7 @@ int ox_reactor_run(struct ox_reactor *r, bool wait)
 	enter(r);
 	wait = wait && !is_ready(r);
 	do {
-		code = turn(r, wait);
+		code = turn(r, wait, NULL);
 		wait = false;
 	} while (code == 0 && !is_quiet(r));
 	r->running = false;
@@ -336,7 +339,7 @@ int ox_reactor_call(struct ox_reactor *r, ox_co_fn fn, void *arg)
 		return code;
 	enter(r);
 	while (code == 0 && !call.ended)
-		code = turn(r, true);
+		code = turn(r, true, &call.ended);
 	/* Other tasks may have more to do, perhaps without end: theirs is the next run. */
 	if (code == 0 && !is_quiet(r))
 		r->ops->kick(r);

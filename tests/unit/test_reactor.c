@@ -547,6 +547,31 @@ static void earlier_co(void *arg)
 	spawn(sleep_co, "4");
 }
 
+static struct ox_timer half_a_minute;
+
+static void sleep_half_a_minute_co(void *arg)
+{
+	(void)arg;
+	ox_timer_sleep_co(&half_a_minute, UINT64_C(30000000000));
+}
+
+static void do_nothing_co(void *arg)
+{
+	(void)arg;
+}
+
+static void a_call_ends_with_its_task_though_another_sleeps(void **state)
+{
+	(void)state;
+	ox_timer_init(&half_a_minute);
+	spawn(sleep_half_a_minute_co, NULL);
+	call(do_nothing_co, NULL); /* has nothing to wait for itself */
+	call(write_then_read_co, NULL);
+	assert_non_null(half_a_minute.co);
+	ox_timer_end(&half_a_minute);
+	assert_int_equal(ox_reactor_run(reactor, false), 0);
+}
+
 static void a_timer_moves_to_an_earlier_deadline(void **state)
 {
 	(void)state;
@@ -704,6 +729,7 @@ int main(void)
 		TEST(sixteen_works_run_at_the_same_time),
 		TEST(sleepers_wake_by_deadline),
 		TEST(a_timer_makes_the_fd_readable),
+		TEST(a_call_ends_with_its_task_though_another_sleeps),
 		TEST(a_timer_moves_to_an_earlier_deadline),
 		TEST(random_numbers_differ),
 		TEST(two_reactors_share_a_thread),

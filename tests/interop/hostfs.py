@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: MIT
+"""Loop devices and small file systems for tests; all of it needs root."""
+import errno
+
+import nbd
+from interop import *
+
+
+def needs_root():
+    """Ends a test program that cannot run: 77 says so to the runner."""
+    if os.geteuid() != 0:
+        print("# loop devices and mounts need root")
+        sys.exit(77)
+
+
+def loop_device(size, sector_bytes=512, name="device.img"):
+    """A block device of size bytes that lasts for the test."""
+    with open(name, "wb") as file:
+        file.truncate(size)
+    device = output("losetup", "--show", "-f", "-b", str(sector_bytes), name).strip()
+    on_exit(lambda: run("losetup", "-d", device, check=False))
+    return device
+
+
+def sector_bytes(device):
+    return int(output("blockdev", "--getss", device))
+
+
+def mounted(kind, size):
+    """A directory on a file system of its own, of size bytes: ext4 on a loop device, or tmpfs."""
+    where = pathlib.Path("mounted").absolute()
+    where.mkdir()
+    if kind == "tmpfs":
+        run("mount", "-t", "tmpfs", "-o", f"size={size}", "none", where)
+    else:
+        device = loop_device(size, name="filesystem.img")
+        run("mkfs.ext4", "-q", "-O", "^has_journal", "-m", "0", device)
+        run("mount", device, where)
+    on_exit(lambda: run("umount", where))
+    return where
+
+
+def write_until_full(handle, offset, end, length, flags=0):
+    """Writes blocks that tell their offset one after another until the host has no room; returns the
+    offsets that were acknowledged. Any other error, or none, is a failure."""
+    written = []
+    for at in range(offset, end, length):
+        try:
+            handle.pwrite(block_at(at, length), at, flags)
+        except nbd.Error as error:
+            if error.errnum != errno.ENOSPC:
+                raise Failure(f"the write at {at:#x} failed with {error}, expected ENOSPC") from None
+            return written
+        written.append(at)
+    raise Failure("the host was never full: nothing was tested")
+
+
+def block_at(at, length):
+    return at.to_bytes(8, "little") * (length // 8)
+
+
+def check_blocks(handle, offsets, length, what):
+    for at in offsets:
+        check_bytes(bytes(handle.pread(length, at)), block_at(at, length), f"{what} at {at:#x}")
+
+
+__all__ = [name for name in dir() if not name.startswith("_")]
