@@ -290,7 +290,7 @@ def run_mutant(build, mutant, cuts):
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--build", default=ROOT / "build", type=pathlib.Path)
-    parser.add_argument("--cuts", default=10000, type=int, help="cuts that a mutant may survive")
+    parser.add_argument("--cuts", default=30000, type=int, help="cuts that a mutant may survive")
     parser.add_argument("--jobs", default=2, type=int)
     parser.add_argument("--list", action="store_true", help="only name the mutants")
     parser.add_argument("names", nargs="*")
