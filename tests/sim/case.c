@@ -739,6 +739,7 @@ void sim_case_run(struct sim_run *run, uint64_t seed)
 	c->random.state = seed;
 	c->random.state = sim_random_next(&c->random); /* neighbours shall not be alike */
 	c->trace.seed = seed;
+	c->trace.cuts = run->totals.cuts;
 	sim_trace_current = &c->trace;
 	alarm(60);
 	sim_config_draw(&c->config, &c->random);

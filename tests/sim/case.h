@@ -23,7 +23,6 @@ struct sim_totals {
 };
 
 struct sim_run {
-	uint64_t most_cuts; /* stop when so many have been survived */
 	int verbose;
 	const char *qemu_dir; /* a folder for images to be checked by qemu-img; NULL: none */
 	unsigned qemu_every;  /* one of so many surviving images */

@@ -70,8 +70,7 @@ MUTANTS = [
        "\tox_mutex_lock_co(&q->alloc.lock);\n\treturn 0;\n")],
      "a cluster is free while its hole is still being punched"),
     ("dirty_bit_not_set", "D5", "img/qcow2/alloc.c",
-     [("\tif (is_lazy(q)) {\n\t\tr = ox_lazy_mark_co(q);\n\t\tif (r < 0)\n\t\t\treturn r;\n\t}\n"
-       "\tr = choose_batch_co", "\tr = choose_batch_co")],
+     [("\tif (r == 0 && is_lazy(q))\n\t\tr = ox_lazy_mark_co(q);\n", "")],
      "a lazy image is changed without the dirty bit"),
     ("dirty_bit_not_synced", "D5", "img/qcow2/header.c",
      [("\tif (r == 0)\n\t\tr = ox_order_sync_always_co(&q->order);\n", "")],
@@ -113,14 +112,15 @@ MUTANTS = [
      [("fua && run.durable ? OX_IO_FUA : 0", "0")],
      "a write in place with FUA is not"),
     ("sync_error_ignored", "D7", "meta/order.c",
-     [("\t\to->error = r; /* M3 */\n", "\t\to->done = number;\n")],
+     [("\t\tox_order_poison(o, r); /* M3 */\n", "\t\to->done = number;\n")],
      "a failed sync is taken for a good one (M3)"),
     ("sync_retried", "D7", "meta/order.c",
-     [("\tif (r < 0)\n\t\to->error = r; /* M3 */\n",
-       "\tif (r < 0)\n\t\tr = ox_io_sync_co(o->io);\n\tif (r < 0)\n\t\to->error = r;\n")],
+     [("\tif (r < 0)\n\t\tox_order_poison(o, r); /* M3 */\n",
+       "\tif (r < 0)\n\t\tr = ox_io_sync_co(o->io);\n\tif (r < 0)\n\t\tox_order_poison(o, r);\n")],
      "a failed sync is asked for again (M3)"),
     ("length_not_grown_ahead", "D8", "img/qcow2/alloc.c",
-     [("return q->io->can_grow ? ox_io_set_length_co(q->io, to) : -ENOSPC;", "return 0;")],
+     [("\treturn q->io->can_grow ? ox_io_set_length_co(q->io, ox_align_up(to, GROWTH_ALIGN_BYTES))\n"
+       "\t\t\t       : -ENOSPC;\n", "\treturn 0;\n")],
      "entries name clusters past the file's durable end"),
     ("recovery_does_not_raise", "D9", "check/repair.c",
      [("\tif (r == 0)\n\t\tr = ox_walk_slots_co(w, OX_BLOCKS_RAISE, raise_slot);\n", "")],
@@ -167,7 +167,9 @@ MUTANTS = [
        "(lengthens ? UINT64_MAX : wide_end) - wide_start, false);")],
      "two writes into one block of the disk undo each other"),
     ("failed_setting_taken_for_set", "H6", "img/qcow2/lazy.c",
-     [("\tq->lazy.state = r < 0 ? OX_LAZY_CLEAN : to;\n", "\tq->lazy.state = to;\n")],
+     [("\tq->lazy.state = r < 0 ? after_failure : to;\n", "\tq->lazy.state = to;\n"),
+      ("\tr = set_bit_co(q, to == OX_LAZY_DIRTY);\n",
+       "\tr = set_bit_co(q, to == OX_LAZY_DIRTY);\n\tq->order.error = 0;\n")],
      "the dirty bit is taken for set though its write failed"),
     ("allocation_while_setting", "H6", "img/qcow2/lazy.c",
      [("\tq->lazy.state = via;\n\tr = set_bit_co(q, to == OX_LAZY_DIRTY);\n",
@@ -288,7 +290,7 @@ def run_mutant(build, mutant, cuts):
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--build", default=ROOT / "build", type=pathlib.Path)
-    parser.add_argument("--cuts", default=10000, type=int, help="cuts that a mutant may survive")
+    parser.add_argument("--cuts", default=30000, type=int, help="cuts that a mutant may survive")
     parser.add_argument("--jobs", default=2, type=int)
     parser.add_argument("--list", action="store_true", help="only name the mutants")
     parser.add_argument("names", nargs="*")
@@ -304,7 +306,10 @@ def main():
     with concurrent.futures.ThreadPoolExecutor(arguments.jobs) as pool:
         runs = [(m, pool.submit(run_mutant, build, m, arguments.cuts)) for m in chosen]
         for mutant, run in runs:
-            found, said, seconds = run.result()
+            try:
+                found, said, seconds = run.result()
+            except SystemExit as error:
+                found, said, seconds = False, str(error), 0
             missed += not found
             print(f"{'ok' if found else 'not ok'} {mutant[1]} {mutant[0]} # {seconds:.0f} s; {said}",
                   flush=True)
