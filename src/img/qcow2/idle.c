@@ -39,8 +39,10 @@ static bool settle_when_quiet_co(struct ox_qcow2 *q)
 	int r;
 
 	for (unsigned i = 0; i < IDLE_STEPS; i++) {
-		if (!ox_timer_sleep_co(&q->idle.timer, q->idle.after_ns / IDLE_STEPS))
-			return true; /* the image is being closed, which commits as well */
+		/* A close commits as well. */
+		if (q->idle.stopping ||
+		    !ox_timer_sleep_co(&q->idle.timer, q->idle.after_ns / IDLE_STEPS))
+			return true;
 		if (q->alloc.takes != takes)
 			return false;
 	}
