@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: MIT */
-/* cmocka tests whose bodies are tasks: TASK_TEST(claim) runs claim_co(NULL) on `reactor`. */
+/* cmocka tests whose bodies are tasks: TASK_TEST(claim) runs claim_co(NULL) on `reactor`.
+ * A failed check leaves the task alive, at which the reactor's destruction asserts; with
+ * CMOCKA_TEST_ABORT=1 in the environment the check says first where it is. */
 #ifndef OX_TESTS_TASK_TEST_H
 #define OX_TESTS_TASK_TEST_H
 
