@@ -406,6 +406,7 @@ static void open_phase(struct sim_case *c)
 
 	while (!c->img && !c->over) {
 		struct job open = {.fn = open_job_co};
+		bool marked = is_dirty(&c->disk->durable);
 		struct cut_plan plan;
 
 		dirty = is_dirty(&c->disk->current);
@@ -415,6 +416,9 @@ static void open_phase(struct sim_case *c)
 		if (!run_job(c, &open, &plan)) {
 			c->run->totals.cuts_opening++;
 			power_cut(c);
+			/* the bit went off: then every count was right (D6) */
+			if (marked && !c->over && !is_dirty(&c->disk->current))
+				(void)ask_oracle(c, &c->disk->durable, true, true);
 			continue;
 		}
 		if (open.result < 0 && c->disk->sync_failed)

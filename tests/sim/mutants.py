@@ -73,7 +73,7 @@ MUTANTS = [
      [("\tif (r == 0 && is_lazy(q))\n\t\tr = ox_lazy_mark_co(q);\n", "")],
      "a lazy image is changed without the dirty bit"),
     ("dirty_bit_not_synced", "D5", "img/qcow2/header.c",
-     [("\tif (r == 0)\n\t\tr = ox_order_sync_always_co(&q->order);\n", "")],
+     [("\t\tr = ox_order_sync_always_co(&q->order);\n", "\t\tr = 0;\n")],
      "nothing waits for the dirty bit to be durable"),
     ("dirty_bit_cleared_before_counts", "D6", "img/qcow2/open.c",
      [("\tr = ox_commit_co(q);\n\tox_latch_wait_co(&q->background);\n\tif (r == 0)\n"
