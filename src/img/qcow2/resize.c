@@ -63,6 +63,8 @@ static int grow_l1_co(struct ox_qcow2 *q, uint64_t new_bytes, uint64_t entries)
 	if (r < 0)
 		return r;
 	to = range.start * q->cluster_bytes;
+	/* On a store that cannot grow the clusters may have held an L2 table before. */
+	ox_cache_forget_co(&q->map, to, clusters * q->cluster_bytes);
 	r = copy_l1_co(q, to, clusters * q->cluster_bytes);
 	if (r == 0)
 		r = write_size_co(q, new_bytes, to, entries);
