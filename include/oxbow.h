@@ -382,6 +382,7 @@ struct ox_check_options {
 	void (*finding)(void *opaque, const struct ox_finding *finding);
 	void (*progress)(void *opaque, uint64_t done, uint64_t total);
 	void *opaque;
+	bool verify_data; /* also decompress every compressed cluster */
 };
 
 #define OX_CHECK_OPTIONS_INIT                                                                      \

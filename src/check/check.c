@@ -69,6 +69,8 @@ static int judge_co(struct ox_walk *w, struct ox_io *io, enum ox_repair repair,
 	if (r < 0)
 		return r;
 	r = ox_walk_report_co(w);
+	if (r == 0 && w->verify_data)
+		r = ox_walk_verify_co(w);
 	if (r < 0)
 		return cannot_go_on(io, "check", r, err);
 	r = settle_bits_co(w, repair, &cleared);
@@ -105,6 +107,7 @@ int ox_check_qcow2_co(struct ox_io *io, const struct ox_check_options *opts,
 			return r;
 	}
 	prepare(&w, opts);
+	w.verify_data = opts->verify_data;
 	r = judge_co(&w, io, opts->repair, ret, err);
 	ox_walk_close(&w);
 	if (r < 0)

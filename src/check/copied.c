@@ -106,10 +106,20 @@ static void tell(struct ox_walk *w, enum ox_finding_id id, struct ox_found what)
 		ox_walk_found(w, id, what);
 }
 
+static int tell_in_l2_co(struct ox_walk *w, uint64_t l2_cluster, uint64_t index,
+			 enum ox_finding_id id, struct ox_found what)
+{
+	if (w->copied->how == OX_COPIED_REPORT)
+		return ox_walk_found_in_l2_co(w, l2_cluster, index, id, what);
+	tell(w, id, what);
+	return 0;
+}
+
 static int copied_l1_co(struct ox_walk *w, uint64_t tree, uint64_t index, struct ox_be64 *entry)
 {
 	uint64_t raw = ox_be64_get(*entry);
 	struct ox_qcow2_l1_entry e = ox_qcow2_l1_decode(&w->h, raw);
+	struct ox_found what;
 	uint64_t count;
 	int r;
 
@@ -119,14 +129,16 @@ static int copied_l1_co(struct ox_walk *w, uint64_t tree, uint64_t index, struct
 	r = judge_co(w, e.l2.bytes / w->cluster_bytes, e.copied, &count);
 	if (r <= 0)
 		return r;
-	tell(w, OX_FOUND_COPIED_L2,
-	     OX_FOUND(.a = index, .b = raw, .c = count, .host_offset = e.l2.bytes));
+	what = OX_FOUND(.a = index, .b = raw, .c = count, .host_offset = e.l2.bytes);
+	ox_walk_set_range(w, &what, 0, index * ox_walk_l1_span(w), ox_walk_l1_span(w));
+	tell(w, OX_FOUND_COPIED_L2, what);
 	if (w->copied->how != OX_COPIED_REPORT)
 		*entry = ox_be64(raw ^ OX_QCOW2_COPIED);
 	return 0;
 }
 
-static int copied_entry_co(struct ox_walk *w, struct ox_be64 *entry)
+static int copied_entry_co(struct ox_walk *w, uint64_t l2_cluster, uint64_t index,
+			   struct ox_be64 *entry)
 {
 	uint64_t raw = ox_be64_get(*entry);
 	struct ox_qcow2_entry e = ox_qcow2_l2_decode(&w->h, raw);
@@ -134,27 +146,35 @@ static int copied_entry_co(struct ox_walk *w, struct ox_be64 *entry)
 	int r = 0;
 
 	if (e.kind == OX_QCOW2_ENTRY_COMPRESSED && e.copied && w->copied->how == OX_COPIED_FIX) {
-		tell(w, OX_FOUND_COPIED_COMPRESSED,
-		     OX_FOUND(.a = e.host.bytes, .host_offset = e.host.bytes));
+		r = tell_in_l2_co(w, l2_cluster, index, OX_FOUND_COPIED_COMPRESSED,
+				  OX_FOUND(.a = e.host.bytes, .host_offset = e.host.bytes));
+		if (r < 0)
+			return r;
 		*entry = ox_be64(raw ^ OX_QCOW2_COPIED);
 	}
+	/* Clusters of another file have no counts here. */
+	if (w->has_data_file)
+		return 0;
 	if (e.kind == OX_QCOW2_ENTRY_DATA || e.kind == OX_QCOW2_ENTRY_ZERO_ALLOC)
 		r = judge_co(w, e.host.bytes / w->cluster_bytes, e.copied, &count);
 	if (r <= 0)
 		return r;
-	tell(w, OX_FOUND_COPIED_DATA, OX_FOUND(.a = raw, .b = count, .host_offset = e.host.bytes));
-	if (w->copied->how != OX_COPIED_REPORT)
+	r = tell_in_l2_co(w, l2_cluster, index, OX_FOUND_COPIED_DATA,
+			  OX_FOUND(.a = raw, .b = count, .host_offset = e.host.bytes));
+	if (r == 0 && w->copied->how != OX_COPIED_REPORT)
 		*entry = ox_be64(raw ^ OX_QCOW2_COPIED);
-	return 0;
+	return r;
 }
 
 static int copied_l2_co(struct ox_walk *w, uint64_t cluster, struct ox_cell cell,
 			struct ox_be64 *table)
 {
-	(void)cluster;
+	unsigned words = ox_qcow2_l2_words(&w->h);
+
 	(void)cell;
 	for (uint64_t i = 0; i < ox_qcow2_l2_entries(&w->h); i++) {
-		int r = table[i].raw ? copied_entry_co(w, &table[i]) : 0;
+		struct ox_be64 *entry = &table[i * words];
+		int r = entry->raw ? copied_entry_co(w, cluster, i, entry) : 0;
 
 		if (r < 0)
 			return r;
@@ -196,9 +216,14 @@ static int drop_l1(struct ox_walk *w, uint64_t tree, uint64_t index, struct ox_b
 
 static int drop_l2(struct ox_walk *w, uint64_t cluster, struct ox_cell cell, struct ox_be64 *table)
 {
+	unsigned words = ox_qcow2_l2_words(&w->h);
+
 	(void)cluster;
+	if (w->has_data_file)
+		return 0;
 	for (uint64_t i = 0; i < ox_qcow2_l2_entries(&w->h); i++) {
-		struct ox_qcow2_entry e = ox_qcow2_l2_decode(&w->h, ox_be64_get(table[i]));
+		struct ox_be64 *entry = &table[i * words];
+		struct ox_qcow2_entry e = ox_qcow2_l2_decode(&w->h, ox_be64_get(*entry));
 
 		if (e.kind != OX_QCOW2_ENTRY_DATA && e.kind != OX_QCOW2_ENTRY_ZERO_ALLOC &&
 		    e.kind != OX_QCOW2_ENTRY_COMPRESSED)
@@ -207,7 +232,10 @@ static int drop_l2(struct ox_walk *w, uint64_t cluster, struct ox_cell cell, str
 			continue;
 		ox_walk_mended(w, OX_FOUND_STALE_ENTRY, OX_FOUND(.a = e.host.bytes));
 		/* A preallocated zero cluster loses its place, and still reads as zeroes. */
-		table[i] = ox_be64(e.kind == OX_QCOW2_ENTRY_ZERO_ALLOC ? OX_QCOW2_ZERO : 0);
+		*entry = ox_be64(e.kind == OX_QCOW2_ENTRY_ZERO_ALLOC ? OX_QCOW2_ZERO : 0);
+		/* No subcluster is allocated where there is no cluster; zero ones stay. */
+		if (words == 2)
+			entry[1] = ox_be64(ox_be64_get(entry[1]) & ~(uint64_t)UINT32_MAX);
 	}
 	return 0;
 }

@@ -8,7 +8,7 @@
 
 #define MESSAGE_BYTES 256
 
-enum finding_class { DERIVED, STRUCTURAL, UNREADABLE, FACT };
+enum finding_class { DERIVED, STRUCTURAL, LOSS, UNREADABLE, FACT };
 
 struct finding_row {
 	const char *name;
@@ -33,6 +33,18 @@ static const struct finding_row rows[OX_FOUND_COUNT] = {
 #undef OX_FINDING
 };
 
+/* Words may be an image's: nothing in them reaches a terminal as a command. */
+static int format_word(char *to, size_t room, const char *word)
+{
+	int length = snprintf(to, room, "%s", word);
+
+	for (char *p = to; room > 0 && *p; p++) {
+		if ((unsigned char)*p < ' ' || *p == 0x7f)
+			*p = '?';
+	}
+	return length;
+}
+
 /* One placeholder of a row's text; returns how many bytes it took. */
 static int format_field(char *to, size_t room, char field, const struct ox_found *what)
 {
@@ -50,7 +62,7 @@ static int format_field(char *to, size_t room, char field, const struct ox_found
 	case 'C':
 		return snprintf(to, room, "%" PRIx64, what->c);
 	default:
-		return snprintf(to, room, "%s", what->word ? what->word : "?");
+		return format_word(to, room, what->word ? what->word : "?");
 	}
 }
 
@@ -118,6 +130,14 @@ void ox_walk_mended(struct ox_walk *w, enum ox_finding_id id, struct ox_found wh
 	else if (row->severity == OX_FINDING_LEAK)
 		w->result.leaks_fixed++;
 	tell(w, row, true, &what);
+}
+
+int ox_walk_unreadable(struct ox_walk *w, const char *word, uint64_t offset, int error)
+{
+	ox_walk_found(
+		w, OX_FOUND_UNREADABLE,
+		OX_FOUND(.word = word, .a = offset, .b = (uint64_t)-error, .host_offset = offset));
+	return 0;
 }
 
 void ox_walk_progress(struct ox_walk *w, uint64_t work)

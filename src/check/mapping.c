@@ -19,43 +19,55 @@ bool ox_walk_entry_is_stale(const struct ox_walk *w, struct ox_cell l2_cell, uin
 
 /* ---- L1 ---- */
 
-static int bad_l1_entry(struct ox_walk *w, uint64_t raw)
+static enum ox_finding_id l1_fault(const struct ox_walk *w, uint64_t raw)
 {
 	uint64_t offset = raw & OX_QCOW2_OFFSET_MASK;
-	bool unaligned = !ox_is_aligned(offset, w->cluster_bytes);
 
-	ox_walk_found(w, unaligned ? OX_FOUND_L1_UNALIGNED : OX_FOUND_L1_RESERVED,
-		      OX_FOUND(.a = unaligned ? offset : raw, .host_offset = offset));
-	return 0;
+	if (raw == OX_QCOW2_COPIED)
+		return OX_FOUND_L1_COPIED_EMPTY;
+	return ox_is_aligned(offset, w->cluster_bytes) ? OX_FOUND_L1_RESERVED
+						       : OX_FOUND_L1_UNALIGNED;
+}
+
+static void bad_l1_entry(struct ox_walk *w, uint64_t tree, uint64_t index, uint64_t raw)
+{
+	enum ox_finding_id id = l1_fault(w, raw);
+	uint64_t offset = raw & OX_QCOW2_OFFSET_MASK;
+	struct ox_found what = {.a = raw, .host_offset = offset};
+
+	if (id == OX_FOUND_L1_COPIED_EMPTY)
+		what.a = index;
+	else if (id == OX_FOUND_L1_UNALIGNED)
+		what.a = offset;
+	ox_walk_set_range(w, &what, tree, index * ox_walk_l1_span(w), ox_walk_l1_span(w));
+	ox_walk_found(w, id, what);
 }
 
 static int count_l1_entry(struct ox_walk *w, uint64_t tree, uint64_t index, struct ox_be64 *entry)
 {
 	uint64_t raw = ox_be64_get(*entry);
 	struct ox_qcow2_l1_entry e = ox_qcow2_l1_decode(&w->h, raw);
+	struct ox_found what = {.a = e.l2.bytes, .b = w->cluster_bytes, .host_offset = e.l2.bytes};
 	int r;
 
-	(void)index;
-	if (e.bad)
-		return bad_l1_entry(w, raw);
+	if (e.bad) {
+		bad_l1_entry(w, tree, index, raw);
+		return 0;
+	}
+	ox_walk_set_range(w, &what, tree, index * ox_walk_l1_span(w), ox_walk_l1_span(w));
 	if (ox_walk_past_end(w, e.l2.bytes, w->cluster_bytes)) {
 		/* The active table is its image's own: no snapshot shares it. */
-		if (tree == 0 && w->dirty) {
-			w->stale++;
-			ox_walk_found(w, OX_FOUND_STALE_ENTRY, OX_FOUND(.a = e.l2.bytes));
-			return 0;
-		}
-		ox_walk_found(w, OX_FOUND_PAST_END,
-			      OX_FOUND(.a = e.l2.bytes, .b = w->cluster_bytes,
-				       .host_offset = e.l2.bytes));
+		bool stale = tree == 0 && w->dirty;
+
+		w->stale += stale;
+		ox_walk_found(w, stale ? OX_FOUND_STALE_ENTRY : OX_FOUND_PAST_END, what);
 		return 0;
 	}
 	r = ox_walk_refer(w, e.l2.bytes / w->cluster_bytes,
 			  OX_CELL_L2 | (tree == 0 ? copied_flag(e.copied) : 0), 1);
+	what.word = "L2 table";
 	if (r == 0)
-		ox_walk_found(w, OX_FOUND_OVERLAP,
-			      OX_FOUND(.word = "L2 table", .a = e.l2.bytes, .b = w->cluster_bytes,
-				       .host_offset = e.l2.bytes));
+		ox_walk_found(w, OX_FOUND_OVERLAP, what);
 	return r < 0 ? r : 0;
 }
 
@@ -86,37 +98,40 @@ static int list_l2_clusters(struct ox_walk *w)
 /* The table whose entries are being counted. */
 struct l2_count {
 	struct ox_walk *w;
+	uint64_t cluster;
+	uint64_t index;
 	struct ox_cell cell;
 	uint64_t next_contiguous; /* where the next data cluster would continue the last one */
 	bool active;
 };
 
-static int overlap(struct ox_walk *w, const char *word, uint64_t offset, uint64_t size_bytes)
+static int found_co(struct l2_count *t, enum ox_finding_id id, struct ox_found what)
 {
-	ox_walk_found(w, OX_FOUND_OVERLAP,
-		      OX_FOUND(.word = word, .a = offset, .b = size_bytes, .host_offset = offset));
-	return 0;
+	return ox_walk_found_in_l2_co(t->w, t->cluster, t->index, id, what);
 }
 
-static int past_end(struct l2_count *t, uint64_t offset, uint64_t size_bytes)
+static int overlap_co(struct l2_count *t, const char *word, uint64_t offset, uint64_t size_bytes)
 {
-	struct ox_walk *w = t->w;
-
-	if (ox_walk_entry_is_stale(w, t->cell, offset)) {
-		w->stale++;
-		ox_walk_found(w, OX_FOUND_STALE_ENTRY, OX_FOUND(.a = offset));
-		return 0;
-	}
-	ox_walk_found(w, OX_FOUND_PAST_END,
-		      OX_FOUND(.a = offset, .b = size_bytes, .host_offset = offset));
-	return 0;
+	return found_co(
+		t, OX_FOUND_OVERLAP,
+		OX_FOUND(.word = word, .a = offset, .b = size_bytes, .host_offset = offset));
 }
 
-static int count_compressed(struct l2_count *t, const struct ox_qcow2_entry *e)
+static int past_end_co(struct l2_count *t, uint64_t offset, uint64_t size_bytes)
+{
+	bool stale = ox_walk_entry_is_stale(t->w, t->cell, offset);
+
+	t->w->stale += stale;
+	return found_co(t, stale ? OX_FOUND_STALE_ENTRY : OX_FOUND_PAST_END,
+			OX_FOUND(.a = offset, .b = size_bytes, .host_offset = offset));
+}
+
+static int count_compressed_co(struct l2_count *t, const struct ox_qcow2_entry *e)
 {
 	struct ox_walk *w = t->w;
 	uint64_t first = e->host.bytes / w->cluster_bytes;
 	uint64_t last = (e->host.bytes + e->compressed_bytes - 1) / w->cluster_bytes;
+	int r = 0;
 
 	if (t->active) {
 		w->result.allocated_clusters++;
@@ -125,78 +140,124 @@ static int count_compressed(struct l2_count *t, const struct ox_qcow2_entry *e)
 	}
 	if (e->copied) {
 		w->compressed_copied += t->active;
-		ox_walk_found(w, OX_FOUND_COPIED_COMPRESSED,
-			      OX_FOUND(.a = e->host.bytes, .host_offset = e->host.bytes));
+		r = found_co(t, OX_FOUND_COPIED_COMPRESSED,
+			     OX_FOUND(.a = e->host.bytes, .host_offset = e->host.bytes));
 	}
+	if (r < 0)
+		return r;
 	if (ox_walk_past_end(w, e->host.bytes, e->compressed_bytes))
-		return past_end(t, e->host.bytes, e->compressed_bytes);
+		return past_end_co(t, e->host.bytes, e->compressed_bytes);
 	for (uint64_t c = first; c <= last; c++) {
-		int r = ox_walk_refer(w, c, OX_CELL_COMPRESSED, t->cell.count);
-
+		r = ox_walk_refer(w, c, OX_CELL_COMPRESSED, t->cell.count);
 		if (r < 0)
 			return r;
 		if (r == 0)
-			return overlap(w, "Compressed cluster", e->host.bytes, e->compressed_bytes);
+			return overlap_co(t, "Compressed cluster", e->host.bytes,
+					  e->compressed_bytes);
 	}
 	return 0;
 }
 
-static int count_data(struct l2_count *t, const struct ox_qcow2_entry *e)
+static void count_allocated(struct l2_count *t, const struct ox_qcow2_entry *e)
+{
+	struct ox_walk *w = t->w;
+
+	if (!t->active)
+		return;
+	w->result.allocated_clusters++;
+	if (t->next_contiguous && t->next_contiguous != e->host.bytes)
+		w->result.fragmented_clusters++;
+	t->next_contiguous = e->host.bytes + w->cluster_bytes;
+}
+
+static int count_data_co(struct l2_count *t, const struct ox_qcow2_entry *e)
 {
 	struct ox_walk *w = t->w;
 	int r;
 
-	if (t->active) {
-		w->result.allocated_clusters++;
-		if (t->next_contiguous && t->next_contiguous != e->host.bytes)
-			w->result.fragmented_clusters++;
-		t->next_contiguous = e->host.bytes + w->cluster_bytes;
-	}
+	count_allocated(t, e);
 	if (ox_walk_past_end(w, e->host.bytes, w->cluster_bytes))
-		return past_end(t, e->host.bytes, w->cluster_bytes);
+		return past_end_co(t, e->host.bytes, w->cluster_bytes);
 	r = ox_walk_refer(w, e->host.bytes / w->cluster_bytes,
 			  OX_CELL_DATA | (t->active ? copied_flag(e->copied) : 0), t->cell.count);
-	return r == 0 ? overlap(w, "Data cluster", e->host.bytes, w->cluster_bytes) : r;
+	return r == 0 ? overlap_co(t, "Data cluster", e->host.bytes, w->cluster_bytes) : r;
 }
 
-static int bad_l2_entry(struct ox_walk *w, uint64_t raw)
+/* A cluster of the data file lies at its guest offset, and no count tells of it. */
+static int count_elsewhere_co(struct l2_count *t, const struct ox_qcow2_entry *e)
+{
+	struct ox_walk *w = t->w;
+	uint64_t place = ox_walk_place_of(w, t->cluster);
+	uint64_t guest;
+
+	count_allocated(t, e);
+	if (place == OX_WALK_NO_PLACE)
+		return 0;
+	guest = ox_walk_place_index(place) * ox_walk_l1_span(w) + t->index * w->cluster_bytes;
+	if (e->host.bytes == guest)
+		return 0;
+	return found_co(t, OX_FOUND_DATA_FILE_OFFSET, OX_FOUND(.a = e->host.bytes, .b = guest));
+}
+
+static int bad_l2_entry_co(struct l2_count *t, uint64_t raw)
 {
 	uint64_t offset = raw & OX_QCOW2_OFFSET_MASK;
-	bool unaligned = !(raw & OX_QCOW2_COMPRESSED) && !ox_is_aligned(offset, w->cluster_bytes);
 
-	ox_walk_found(w, unaligned ? OX_FOUND_L2_UNALIGNED : OX_FOUND_L2_RESERVED,
-		      OX_FOUND(.a = unaligned ? offset : raw));
-	return 0;
+	if (raw == OX_QCOW2_COPIED)
+		return found_co(t, OX_FOUND_L2_COPIED_EMPTY, OX_FOUND(.a = raw));
+	if (!(raw & OX_QCOW2_COMPRESSED) && !ox_is_aligned(offset, t->w->cluster_bytes))
+		return found_co(t, OX_FOUND_L2_UNALIGNED, OX_FOUND(.a = offset));
+	return found_co(t, OX_FOUND_L2_RESERVED, OX_FOUND(.a = raw));
 }
 
-static int count_l2_entry(struct l2_count *t, uint64_t raw)
+static int count_l2_entry_co(struct l2_count *t, uint64_t raw, uint64_t subclusters)
 {
-	struct ox_qcow2_entry e = ox_qcow2_l2_decode(&t->w->h, raw);
+	struct ox_walk *w = t->w;
+	struct ox_qcow2_entry e = ox_qcow2_l2_decode(&w->h, raw);
 
+	if (subclusters && e.kind != OX_QCOW2_ENTRY_BAD &&
+	    !ox_qcow2_subclusters_valid(e.kind, subclusters)) {
+		int r = found_co(t, OX_FOUND_SUBCLUSTERS, OX_FOUND(.a = raw, .b = subclusters));
+
+		if (r < 0)
+			return r;
+	}
 	switch (e.kind) {
 	case OX_QCOW2_ENTRY_UNALLOCATED:
 	case OX_QCOW2_ENTRY_ZERO:
 		return 0;
 	case OX_QCOW2_ENTRY_DATA:
 	case OX_QCOW2_ENTRY_ZERO_ALLOC:
-		return count_data(t, &e);
+		return w->has_data_file ? count_elsewhere_co(t, &e) : count_data_co(t, &e);
 	case OX_QCOW2_ENTRY_COMPRESSED:
-		return count_compressed(t, &e);
+		if (!w->has_data_file)
+			return count_compressed_co(t, &e);
+		break;
 	case OX_QCOW2_ENTRY_BAD:
 		break;
 	}
-	return bad_l2_entry(t->w, raw);
+	return bad_l2_entry_co(t, raw);
 }
 
-static int count_l2_table(struct ox_walk *w, uint64_t cluster, struct ox_cell cell,
-			  struct ox_be64 *table)
+static int count_l2_table_co(struct ox_walk *w, uint64_t cluster, struct ox_cell cell,
+			     struct ox_be64 *table)
 {
-	struct l2_count t = {.w = w, .cell = cell, .active = (cell.state & 3u) != 0};
+	struct l2_count t = {
+		.w = w,
+		.cluster = cluster,
+		.cell = cell,
+		.active = (cell.state & 3u) != 0,
+	};
+	unsigned words = ox_qcow2_l2_words(&w->h);
 
-	(void)cluster;
-	for (uint64_t i = 0; i < ox_qcow2_l2_entries(&w->h); i++) {
-		int r = table[i].raw ? count_l2_entry(&t, ox_be64_get(table[i])) : 0;
+	for (t.index = 0; t.index < ox_qcow2_l2_entries(&w->h); t.index++) {
+		const struct ox_be64 *entry = &table[t.index * words];
+		uint64_t subclusters = words == 2 ? ox_be64_get(entry[1]) : 0;
+		int r;
 
+		if (!entry->raw && !subclusters)
+			continue;
+		r = count_l2_entry_co(&t, ox_be64_get(*entry), subclusters);
 		if (r < 0)
 			return r;
 	}
@@ -209,7 +270,9 @@ int ox_walk_count_trees_co(struct ox_walk *w)
 
 	if (r == 0)
 		r = list_l2_clusters(w);
+	if (r == 0 && w->has_data_file)
+		r = ox_walk_place_tables_co(w);
 	if (r == 0)
-		r = ox_walk_l2_co(w, false, count_l2_table);
+		r = ox_walk_l2_co(w, false, count_l2_table_co);
 	return r;
 }

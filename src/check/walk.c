@@ -214,6 +214,7 @@ int ox_walk_open_co(struct ox_walk *w, struct ox_io *io, struct ox_error **err)
 	w->file_bytes = ox_min_u64(io->length, MAX_HOST_BYTES);
 	w->file_clusters = ox_div_up(w->file_bytes, w->cluster_bytes);
 	w->block_entries = ox_qcow2_refblock_entries(&w->h);
+	w->has_data_file = w->h.incompatible & OX_QCOW2_INCOMPAT_DATA_FILE;
 	w->dirty = w->h.incompatible & OX_QCOW2_INCOMPAT_DIRTY;
 	w->result.total_clusters = ox_div_up(w->h.size_bytes, w->cluster_bytes);
 	/* What reaches less than a cluster past the end may touch one cluster more. */

@@ -73,6 +73,8 @@ struct ox_walk {
 	uint64_t file_clusters; /* the last one may be short */
 	uint64_t block_entries;
 	bool dirty;
+	bool has_data_file; /* L2 entries name clusters of another file */
+	bool verify_data;   /* decompress what is compressed */
 
 	struct ox_counts counts;
 	struct ox_walk_tree *trees;
@@ -85,7 +87,7 @@ struct ox_walk {
 	uint64_t index_count;
 	uint64_t table_entries; /* those of the table on disk; index_count may be more */
 
-	uint64_t *l2_places; /* of l2_clusters: index in L1; only while suspects are explained */
+	uint64_t *l2_places; /* of l2_clusters, once someone asked (ox_walk_place_tables_co) */
 
 	uint64_t *suspects;	  /* clusters, ascending */
 	uint64_t *suspect_places; /* of suspects: guest cluster */
@@ -120,6 +122,8 @@ struct ox_walk {
 void ox_walk_found(struct ox_walk *w, enum ox_finding_id id, struct ox_found what);
 /* Something was wrong and has been mended on disk. */
 void ox_walk_mended(struct ox_walk *w, enum ox_finding_id id, struct ox_found what);
+/* The finding of a table that the store failed to read. Always 0. */
+int ox_walk_unreadable(struct ox_walk *w, const char *word, uint64_t offset, int error);
 void ox_walk_progress(struct ox_walk *w, uint64_t work);
 
 /* ---- header.c ---- */
@@ -133,6 +137,14 @@ void ox_walk_judge_header(struct ox_walk *w);
 static inline uint64_t ox_walk_l1_span(const struct ox_walk *w)
 {
 	return ox_qcow2_l2_entries(&w->h) << w->h.cluster_bits;
+}
+
+/* Guest bytes under so many, or UINT64_MAX. */
+static inline uint64_t ox_walk_mapped(const struct ox_walk *w, uint64_t l1_entries)
+{
+	uint64_t bytes;
+
+	return ox_mul_u64(l1_entries, ox_walk_l1_span(w), &bytes) ? bytes : UINT64_MAX;
 }
 
 /* ---- walk.c: opening, exclusive metadata ---- */
@@ -151,6 +163,52 @@ bool ox_walk_past_end(const struct ox_walk *w, uint64_t offset, uint64_t size_by
  * a cluster that ox_walk_past_end lets pass. 1; 0 where it is in use as something else (it is then
  * BROKEN, and the caller reports it); or -ENOMEM. */
 int ox_walk_refer(struct ox_walk *w, uint64_t cluster, unsigned state, uint32_t times);
+
+/* ---- places.c: which guest range an L2 entry stands for ---- */
+
+#define OX_WALK_NO_PLACE UINT64_MAX
+
+static inline uint64_t ox_walk_place_tree(uint64_t place)
+{
+	return place >> 32;
+}
+
+static inline uint64_t ox_walk_place_index(uint64_t place)
+{
+	return place & UINT32_MAX;
+}
+
+/* Where value stands in an ascending array; count if it does not. */
+uint64_t ox_walk_find(const uint64_t *values, uint64_t count, uint64_t value);
+/* Notes, once, at which place of an L1 table each L2 table is named first. */
+int ox_walk_place_tables_co(struct ox_walk *w);
+/* Then: the place of a table, or OX_WALK_NO_PLACE. */
+uint64_t ox_walk_place_of(const struct ox_walk *w, uint64_t l2_cluster);
+/* The guest range of a finding, cut at the end of the disk. */
+void ox_walk_set_range(const struct ox_walk *w, struct ox_found *what, uint64_t tree,
+		       uint64_t offset, uint64_t length);
+/* ox_walk_found, with the guest range of an L2 table's entry. 0, or what reading L1 tables gave. */
+int ox_walk_found_in_l2_co(struct ox_walk *w, uint64_t l2_cluster, uint64_t index,
+			   enum ox_finding_id id, struct ox_found what);
+
+/* ---- names.c ---- */
+
+/* Names that must be unique. */
+struct ox_walk_names {
+	struct ox_walk_name *list;
+	uint64_t count;
+	uint64_t room;
+};
+
+/* Takes over name. 0 or -ENOMEM; name is then freed. */
+int ox_walk_names_add(struct ox_walk_names *names, char *name, uint64_t number);
+/* A finding for each that is there twice; frees the names. */
+void ox_walk_names_judge(struct ox_walk *w, struct ox_walk_names *names, enum ox_finding_id id);
+
+/* ---- verify.c ---- */
+
+/* Decompresses every compressed cluster. */
+int ox_walk_verify_co(struct ox_walk *w);
 
 /* ---- trees.c: the ways through L1 and L2 tables ---- */
 
@@ -172,9 +230,11 @@ int ox_walk_count_trees_co(struct ox_walk *w);
 /* Whether an entry of a dirty image's own, unshared tables names bytes that never were. */
 bool ox_walk_entry_is_stale(const struct ox_walk *w, struct ox_cell l2_cell, uint64_t host_offset);
 
-/* ---- extras.c: snapshots, bitmaps, encryption header ---- */
+/* ---- snapshots.c, bitmaps.c, extras.c: what the header leads to ---- */
 
 int ox_walk_claim_snapshots_co(struct ox_walk *w);
+int ox_walk_claim_bitmaps_co(struct ox_walk *w, const struct ox_qcow2_bitmaps_ext *ext);
+/* The extensions, the encryption header, the files that are named. */
 int ox_walk_claim_extensions_co(struct ox_walk *w);
 
 /* ---- compare.c ---- */

@@ -10,11 +10,12 @@
 static const char help[] =
 	"usage: oxbow check [-f FMT] [-r leaks|all] [-T CACHE] [--output=human|json] [-p] [-q] "
 	"[-U] "
-	"[--image-opts] FILE\n"
+	"[--data] [--image-opts] FILE\n"
 	"Look for inconsistencies in an image, and repair them if told to.\n"
 	"\n"
 	"  -f FMT              format of the image; without it, it is looked for in the file\n"
 	"  -r leaks|all        repair: only space that nothing uses, or everything that can be\n"
+	"  --data              also verify that what is compressed can be decompressed\n"
 	"  -T, -t CACHE        writeback (the default), writethrough, none, directsync or unsafe\n"
 	"  --output=human|json text (the default) or JSON\n"
 	"  -p                  show progress, also where there is no terminal\n"
@@ -30,6 +31,7 @@ static const char help[] =
 enum {
 	OPTION_OUTPUT = 256,
 	OPTION_IMAGE_OPTS,
+	OPTION_DATA,
 };
 
 enum {
@@ -46,6 +48,7 @@ struct check {
 	enum ox_repair repair;
 	bool progress_asked;
 	bool quiet;
+	bool verify_data;
 	struct ox_cli_progress progress;
 };
 
@@ -147,6 +150,7 @@ static int run(struct check *check)
 	opts.flags = check->source.open.flags & OX_OPEN_FORCE_SHARE;
 	opts.cache = check->source.open.cache;
 	opts.repair = check->repair;
+	opts.verify_data = check->verify_data;
 	opts.finding = print_finding;
 	opts.progress = ox_cli_progress_report;
 	opts.opaque = &check->progress;
@@ -212,6 +216,9 @@ static int take_option(struct check *check, int c, char **argv)
 	case 'U':
 		check->source.open.flags |= OX_OPEN_FORCE_SHARE;
 		return 0;
+	case OPTION_DATA:
+		check->verify_data = true;
+		return 0;
 	case OPTION_OUTPUT:
 		return ox_cli_output_parse(optarg, &check->output) < 0;
 	case OPTION_IMAGE_OPTS:
@@ -231,6 +238,7 @@ int ox_cli_check(int argc, char **argv)
 		{"output", required_argument, NULL, OPTION_OUTPUT},
 		{"force-share", no_argument, NULL, 'U'},
 		{"image-opts", no_argument, NULL, OPTION_IMAGE_OPTS},
+		{"data", no_argument, NULL, OPTION_DATA},
 		{0},
 	};
 	struct check check = {.source = OX_CLI_SOURCE_INIT};
