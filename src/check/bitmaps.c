@@ -68,8 +68,15 @@ static int claim_bitmap_co(struct ox_walk *w, uint64_t number, const struct ox_q
 		.offset = bitmap->table_offset,
 		.left_bytes = UINT64_C(8) * bitmap->table_entries,
 	};
-	int r = ox_walk_claim(w, "Bitmap table", p.offset, p.left_bytes);
+	int r;
 
+	if (!ox_is_aligned(p.offset, w->cluster_bytes)) {
+		ox_walk_found(w, OX_FOUND_BITMAP_DIRECTORY,
+			      OX_FOUND(.word = "its table is not cluster aligned", .a = number,
+				       .host_offset = p.offset));
+		return 0;
+	}
+	r = ox_walk_claim(w, "Bitmap table", p.offset, p.left_bytes);
 	/* One that lies in another table is not followed. */
 	return r == 1 && p.left_bytes > 0 ? ox_scan_co(w->io, w->cluster_bytes, &ops, &p) : r;
 }

@@ -129,6 +129,9 @@ static int claim_refcounts_co(struct ox_walk *w)
 		ox_walk_found(w, OX_FOUND_REFCOUNT_TABLE,
 			      OX_FOUND(.word = "it lies past the end of the file",
 				       .host_offset = w->h.reftable_offset));
+		/* As where its fields are wrong: a new one leaves nothing behind. */
+		w->h.reftable_offset = 0;
+		w->h.reftable_clusters = 0;
 		return 0;
 	}
 	r = ox_walk_claim(w, "Refcount table", w->h.reftable_offset, size_bytes);
@@ -175,6 +178,15 @@ static int claim_active_l1(struct ox_walk *w)
 	return 0;
 }
 
+/* Whether the largest table that there may be can count every cluster that is named. */
+static void judge_limit(struct ox_walk *w)
+{
+	uint64_t most = OX_QCOW2_MAX_REFTABLE_BYTES / 8 * w->block_entries;
+
+	if (w->counts.end > most)
+		ox_walk_found(w, OX_FOUND_TABLE_TOO_SMALL, OX_FOUND(.a = w->counts.end - 1));
+}
+
 int ox_walk_count_co(struct ox_walk *w)
 {
 	int r;
@@ -191,6 +203,8 @@ int ox_walk_count_co(struct ox_walk *w)
 		r = ox_walk_claim_extensions_co(w);
 	if (r >= 0)
 		r = ox_walk_count_trees_co(w);
+	if (r >= 0)
+		judge_limit(w);
 	return r < 0 ? r : 0;
 }
 
