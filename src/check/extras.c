@@ -266,6 +266,11 @@ static int claim_decoded_co(struct ox_walk *w, const struct ox_qcow2_extensions 
 {
 	int r = 0;
 
+	if (w->dirty && ox_is_aligned(ext->fence_bytes, w->cluster_bytes) &&
+	    ext->fence_bytes < w->file_bytes)
+		w->fence_bytes = ext->fence_bytes;
+	w->has_fence = ext->fence_bytes != 0;
+	w->list_end_offset = ext->end_offset;
 	if (ext->has_crypto)
 		r = ox_walk_claim(w, "Encryption header", ext->crypto_offset, ext->crypto_bytes);
 	/* Without the bit nobody vouches for the bitmaps: their clusters are leaks. */

@@ -168,7 +168,7 @@ static int claim_active_l1(struct ox_walk *w)
 	return 0;
 }
 
-int ox_walk_count_co(struct ox_walk *w)
+int ox_walk_claim_all_co(struct ox_walk *w)
 {
 	int r = ox_walk_claim(w, "Header", 0, w->cluster_bytes);
 
@@ -180,9 +180,18 @@ int ox_walk_count_co(struct ox_walk *w)
 		r = ox_walk_claim_snapshots_co(w);
 	if (r >= 0)
 		r = ox_walk_claim_extensions_co(w);
-	if (r >= 0)
-		r = ox_walk_count_trees_co(w);
 	return r < 0 ? r : 0;
+}
+
+int ox_walk_count_co(struct ox_walk *w)
+{
+	int r = ox_walk_claim_all_co(w);
+
+	if (r == 0)
+		r = ox_walk_count_l1_co(w);
+	if (r == 0)
+		r = ox_walk_l2_co(w, false, ox_walk_count_l2_table);
+	return r;
 }
 
 bool ox_walk_is_clean(const struct ox_walk *w)

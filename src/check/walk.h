@@ -70,6 +70,9 @@ struct ox_walk {
 	uint64_t file_clusters; /* the last one may be short */
 	uint64_t block_entries;
 	bool dirty;
+	uint64_t fence_bytes; /* of an unfinished recovery (docs/recovery.md); 0: none that counts */
+	bool has_fence;
+	uint64_t list_end_offset; /* of the extension that holds it */
 
 	struct ox_counts counts;
 	struct ox_walk_tree *trees;
@@ -123,6 +126,8 @@ void ox_walk_progress(struct ox_walk *w, uint64_t work);
 
 int ox_walk_open_co(struct ox_walk *w, struct ox_io *io, struct ox_error **err);
 void ox_walk_close(struct ox_walk *w);
+/* Its parts: exclusive metadata; L1 entries, and the list of L2 tables; what those name. */
+int ox_walk_claim_all_co(struct ox_walk *w);
 int ox_walk_count_co(struct ox_walk *w);
 /* Whether nothing at all is wrong. */
 bool ox_walk_is_clean(const struct ox_walk *w);
@@ -152,9 +157,14 @@ int ox_walk_l2_co(struct ox_walk *w, bool active_only, ox_walk_l2_fn visit_co);
 
 /* ---- mapping.c: counting what L1 and L2 entries name ---- */
 
-int ox_walk_count_trees_co(struct ox_walk *w);
+int ox_walk_count_l1_co(struct ox_walk *w);
+int ox_walk_count_l2_table(struct ox_walk *w, uint64_t cluster, struct ox_cell cell,
+			   struct ox_be64 *table);
+/* What entries of the L2 table may name ends here: at the fence for a table below it. */
+uint64_t ox_walk_limit_of(const struct ox_walk *w, uint64_t l2_cluster);
 /* Whether an entry of a dirty image's own, unshared tables names bytes that never were. */
-bool ox_walk_entry_is_stale(const struct ox_walk *w, struct ox_cell l2_cell, uint64_t host_offset);
+bool ox_walk_entry_is_stale(const struct ox_walk *w, uint64_t l2_cluster, struct ox_cell l2_cell,
+			    uint64_t host_offset);
 
 /* ---- extras.c: snapshots, bitmaps, encryption header ---- */
 
@@ -195,6 +205,7 @@ enum ox_walk_copied {
 };
 int ox_walk_copied_co(struct ox_walk *w, enum ox_walk_copied how);
 int ox_walk_drop_stale_co(struct ox_walk *w);
+int ox_walk_drop_stale_l1_co(struct ox_walk *w);
 
 /* ---- rebuild.c ---- */
 
@@ -231,6 +242,8 @@ static inline bool ox_walk_is_grown(const struct ox_walk *w, uint64_t cluster)
 int ox_walk_settle_co(const struct ox_walk *w, struct ox_io *io, struct ox_error **err);
 /* Steps 1 to 5 of a repair; what is structural stays. Everything is synced. */
 int ox_walk_repair_co(struct ox_walk *w);
+/* Sets every count of the blocks that there are to what was counted. Not synced. */
+int ox_walk_write_counts_co(struct ox_walk *w);
 /* Clears the bits in the header's incompatible word, durably (H9). */
 int ox_walk_clear_bits_co(struct ox_walk *w, uint64_t bits);
 /* Writes the header's fields, one sector, and syncs. */
