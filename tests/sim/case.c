@@ -35,6 +35,7 @@ struct sim_case {
 	struct ox_image *img;
 	bool may_leak; /* a crash, or an error, may have left leaks */
 	bool prepared; /* the image is made: cuts and faults may come */
+	bool recovering; /* it was dirty when it was opened, and is recovered meanwhile */
 	bool over;     /* nothing is promised of the image any more */
 };
 
@@ -151,6 +152,7 @@ static int open_image_co(struct sim_disk *disk, const char *format, unsigned fla
 	opts.cache = config->cache;
 	opts.l2_cache_bytes = config->tiny_caches ? 1 : 0;
 	opts.refcount_cache_bytes = config->tiny_caches ? 1 : 0;
+	opts.recover = config->recover_at_once ? OX_RECOVER_AUTO : OX_RECOVER_WAIT;
 	r = ox_img_open_co(&disk->io, &how, ret, &err);
 	if (r < 0 && !disk->dead && disk->faults_hit == 0)
 		sim_fail("D9", "the image does not open: %s", ox_error_message(err));
@@ -428,13 +430,18 @@ static void open_phase(struct sim_case *c)
 	}
 	if (c->over)
 		return;
-	if (dirty) {
+	c->recovering = dirty && c->config.recover_at_once;
+	if (dirty)
 		c->run->totals.recoveries++;
+	if (dirty && !c->recovering) {
 		c->may_leak = false;
 		(void)ask_oracle(c, &c->disk->durable, true, true);
 	}
 	if (!dirty && c->config.cache != OX_CACHE_UNSAFE)
 		(void)ask_oracle(c, &c->disk->durable, false, true);
+	/* the reading would give the recovery the time to end */
+	if (c->recovering && sim_random_percent(&c->random, 80))
+		return;
 	c->disk->instant = true;
 	read.bytes = &c->disk->current;
 	(void)run_job(c, &read, &no_cut);
@@ -528,6 +535,11 @@ static void check_closed(struct sim_case *c)
 
 	sim_model_flush_end(c->model, began);
 	c->run->totals.closes++;
+	/* a recovery that met an error leaves the image dirty */
+	if (c->recovering && c->disk->faults_hit > 0 && is_dirty(&c->disk->durable)) {
+		(void)ask_oracle(c, &c->disk->durable, false, false);
+		return;
+	}
 	(void)ask_oracle(c, &c->disk->durable, !c->may_leak, true);
 	if (c->run->qemu_dir && c->run->totals.closes % c->run->qemu_every == 0) {
 		sim_qemu_check(c->run->qemu_dir, &c->disk->durable, c->may_leak);
@@ -548,6 +560,8 @@ static void close_phase(struct sim_case *c)
 		return;
 	}
 	drain(c);
+	if (c->recovering) /* all that is not named was found free */
+		c->may_leak = false;
 	if (c->disk->faults_hit > 0)
 		c->may_leak = true;
 	if (job.result < 0 && c->disk->faults_hit == 0)

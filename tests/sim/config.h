@@ -21,6 +21,7 @@ struct sim_config {
 	uint64_t backed_sectors; /* 0: no backing file */
 	bool snapshot;
 	bool tiny_caches;
+	bool recover_at_once; /* beside the guest, rather than before it */
 	bool faults;
 	enum ox_cache_mode cache;
 	struct sim_disk_options disk;

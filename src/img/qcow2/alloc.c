@@ -258,7 +258,7 @@ static int take_locked_co(struct ox_qcow2 *q, uint64_t want, struct ox_alloc_ran
 	return r;
 }
 
-int ox_alloc_take_co(struct ox_qcow2 *q, uint64_t want, struct ox_alloc_range *ret)
+int ox_alloc_try_take_co(struct ox_qcow2 *q, uint64_t want, struct ox_alloc_range *ret)
 {
 	int r;
 
@@ -268,15 +268,19 @@ int ox_alloc_take_co(struct ox_qcow2 *q, uint64_t want, struct ox_alloc_range *r
 		pop_reserve(&q->alloc, want, ret);
 		return 0;
 	}
-	for (;;) {
-		ox_mutex_lock_co(&q->alloc.lock);
-		r = take_locked_co(q, want, ret);
-		ox_mutex_unlock(&q->alloc.lock);
-		if (r != -EAGAIN)
-			return r;
-		/* No room but what the recovery will find; it needs the lock for that. */
-		ox_recover_wait_co(q);
-	}
+	ox_mutex_lock_co(&q->alloc.lock);
+	r = take_locked_co(q, want, ret);
+	ox_mutex_unlock(&q->alloc.lock);
+	return r;
+}
+
+int ox_alloc_take_co(struct ox_qcow2 *q, uint64_t want, struct ox_alloc_range *ret)
+{
+	int r;
+
+	while ((r = ox_alloc_try_take_co(q, want, ret)) == -EAGAIN)
+		ox_recover_wait_counts_co(q);
+	return r;
 }
 
 /* A cluster that nothing names, on a store that cannot grow, as soon as all is counted. Its own count

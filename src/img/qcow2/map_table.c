@@ -62,7 +62,7 @@ static int make_table_co(struct ox_qcow2 *q, uint64_t index, const struct ox_qco
 	struct ox_host table;
 	int r;
 
-	r = ox_alloc_take_co(q, 1, &range);
+	r = ox_alloc_try_take_co(q, 1, &range);
 	if (r < 0)
 		return r;
 	table = ox_host(range.start * q->cluster_bytes);
@@ -113,6 +113,21 @@ static int visited_l1_co(struct ox_qcow2 *q, uint64_t index, struct ox_qcow2_l1_
 	}
 }
 
+static int own_table_co(struct ox_qcow2 *q, uint64_t index, struct ox_host *ret)
+{
+	struct ox_qcow2_l1_entry l1;
+	int r;
+
+	ox_mutex_lock_co(&q->table_lock);
+	r = visited_l1_co(q, index, &l1); /* another task may have made it meanwhile */
+	if (r == 0 && is_own(q, &l1))
+		*ret = l1.l2;
+	else if (r == 0)
+		r = make_table_co(q, index, &l1, ret);
+	ox_mutex_unlock(&q->table_lock);
+	return r;
+}
+
 int ox_map_table_co(struct ox_qcow2 *q, struct ox_guest guest, struct ox_host *ret)
 {
 	uint64_t index = guest.bytes >> q->cluster_bits >> (q->cluster_bits - 3);
@@ -126,12 +141,7 @@ int ox_map_table_co(struct ox_qcow2 *q, struct ox_guest guest, struct ox_host *r
 		*ret = l1.l2;
 		return 0;
 	}
-	ox_mutex_lock_co(&q->table_lock);
-	r = visited_l1_co(q, index, &l1); /* another task may have made it meanwhile */
-	if (r == 0 && is_own(q, &l1))
-		*ret = l1.l2;
-	else if (r == 0)
-		r = make_table_co(q, index, &l1, ret);
-	ox_mutex_unlock(&q->table_lock);
+	while ((r = own_table_co(q, index, ret)) == -EAGAIN)
+		ox_recover_wait_counts_co(q); /* which needs the lock in the end */
 	return r;
 }

@@ -254,7 +254,9 @@ int ox_recover_place_co(struct ox_qcow2 *q, uint64_t *ret_start)
 	__attribute__((warn_unused_result));
 /* The allocator has taken count clusters there. */
 void ox_recover_placed(struct ox_qcow2 *q, uint64_t count);
-/* Until it has ended, well or not. */
+/* Until the counts are known, or it is known that they will not be. */
+void ox_recover_wait_counts_co(struct ox_qcow2 *q);
+/* Until it has ended, well or not, for a caller that holds nothing it may need. */
 void ox_recover_wait_co(struct ox_qcow2 *q);
 void ox_recover_fini(struct ox_qcow2 *q);
 
@@ -316,6 +318,9 @@ void ox_alloc_init(struct ox_qcow2 *q);
  * whether they durably read as zeroes (H2).
  */
 int ox_alloc_take_co(struct ox_qcow2 *q, uint64_t want, struct ox_alloc_range *ret)
+	__attribute__((warn_unused_result));
+/* The same, but -EAGAIN where a recovery has to end first: for a caller that holds table_lock. */
+int ox_alloc_try_take_co(struct ox_qcow2 *q, uint64_t want, struct ox_alloc_range *ret)
 	__attribute__((warn_unused_result));
 /* Whether the clusters hold the header or a table that is in use: no data, not to be freed. */
 bool ox_alloc_overlaps_metadata(const struct ox_qcow2 *q, uint64_t start, uint64_t count);

@@ -105,6 +105,12 @@ void ox_recover_placed(struct ox_qcow2 *q, uint64_t count)
 	q->recover.own[q->recover.own_count - 1].count += count;
 }
 
+void ox_recover_wait_counts_co(struct ox_qcow2 *q)
+{
+	while (q->recover.state == OX_RECOVERY_RUNNING)
+		ox_waitq_wait_co(&q->recover.changed);
+}
+
 void ox_recover_wait_co(struct ox_qcow2 *q)
 {
 	while (q->recover.task)
@@ -148,6 +154,7 @@ static void fail_co(struct ox_qcow2 *q, const char *why)
 
 	snprintf(q->recover.obstacle, sizeof(q->recover.obstacle), "%s", why);
 	q->recover.state = OX_RECOVERY_FAILED;
+	ox_waitq_wake_all(&q->recover.changed);
 	if (q->recover.rebuild)
 		end_walk_co(q);
 	ox_cache_abandon(&q->counts);
@@ -208,6 +215,9 @@ static int recover_co(struct ox_qcow2 *q, struct ox_error **err)
 	if (ops->obstacle(q->recover.rebuild))
 		return ox_error_set(err, -EIO, "%s", ops->obstacle(q->recover.rebuild));
 	r = ox_recover_finish_co(q);
+	if (r == 1 && q->recover.no_room) /* writers wait for us, and we should for them */
+		return ox_error_set(err, -EIO, "refcounts or COPIED bits need a halted guest: open "
+					       "the image with --recover=wait");
 	if (r == 1)
 		return halt_and_recover_co(q, err);
 	if (r < 0 && ops->obstacle(q->recover.rebuild))

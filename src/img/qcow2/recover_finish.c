@@ -136,7 +136,10 @@ static int drop_stale_co(struct ox_qcow2 *q)
 		ox_mutex_unlock(&q->table_lock);
 		c++;
 	}
-	return r == 0 ? ox_commit_co(q) : r;
+	if (r == 0)
+		r = ox_cache_flush_co(&q->map);
+	/* No round of the group commit: it gathers writers, and they may be waiting for us. */
+	return r == 0 ? ox_order_sync_always_co(&q->order) : r;
 }
 
 /* ---- the order ---- */
@@ -182,26 +185,25 @@ int ox_recover_finish_co(struct ox_qcow2 *q)
 		return -EIO;
 	r = ops_of(q)->write_counts_co(q->recover.rebuild);
 	if (r == 0)
-		r = drop_stale_co(q); /* with a commit, which waits for writers: without the lock */
+		r = drop_stale_co(q);
 	if (r < 0)
 		return r;
 	/* From here on a longer file hides nothing. */
 	q->recover.may_grow = q->io->can_grow;
 	q->recover.no_room = !q->io->can_grow;
+	/* Both at once: a table is old for whoever copies it, until the allocator is as ever. */
+	ox_mutex_lock_co(&q->table_lock);
 	ox_mutex_lock_co(&q->alloc.lock);
 	r = end_locked_co(q);
 	if (r == 0) {
 		q->alloc.floor = 0; /* every reference is counted: what is free at the end may go */
 		q->alloc.cursor = ops_of(q)->next_free(q->recover.rebuild, 1,
-						     q->recover.limit_clusters);
+						       q->recover.limit_clusters);
+		q->recover.fence = 0;
 		q->recover.state = OX_RECOVERY_DONE;
+		ox_waitq_wake_all(&q->recover.changed);
 	}
 	ox_mutex_unlock(&q->alloc.lock);
-	if (r < 0)
-		return r;
-	/* Whoever decided to copy a table decides anew once it has the lock. */
-	ox_mutex_lock_co(&q->table_lock);
-	q->recover.fence = 0;
 	ox_mutex_unlock(&q->table_lock);
-	return 0;
+	return r;
 }
