@@ -146,9 +146,9 @@ int ox_image_open_fd(struct ox_context *ctx, int fd, const char *name,
 		     const struct ox_open_options *opts, struct ox_image **ret_image,
 		     struct ox_error **err) OX_CHECKED;
 /*
- * Ends a recovery, commits all metadata, clears the dirty bit where that is right, and releases the image whatever
- * happens. On failure the image on disk is still consistent, but dirty or leaking. All requests
- * must have completed.
+ * Ends a recovery, commits all metadata, clears the dirty bit where that is right, and releases the
+ * image whatever happens. On failure the image on disk is still consistent, but dirty or leaking.
+ * All requests must have completed.
  */
 int ox_image_close(struct ox_image *image, struct ox_error **err);
 /* Turns a read-only image into a writable one (recovering it first if it is dirty) or back. All

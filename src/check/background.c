@@ -118,8 +118,7 @@ static bool is_visited(const struct ox_rebuild *b, uint64_t table_cluster)
 {
 	uint64_t i = index_of(b, table_cluster);
 
-	return i == b->w.l2_count || b->w.l2_clusters[i] != table_cluster ||
-	       bit_get(b->visited, i);
+	return i == b->w.l2_count || b->w.l2_clusters[i] != table_cluster || bit_get(b->visited, i);
 }
 
 /* The bytes are those that the table had at the opening: it has not been visited, so it has not
@@ -149,8 +148,7 @@ static int visit_co(struct ox_rebuild *b, uint64_t table_cluster)
 
 	if (!bytes)
 		return -ENOMEM;
-	r = ox_io_pread_co(b->w.io, bytes, b->w.cluster_bytes,
-			   table_cluster * b->w.cluster_bytes);
+	r = ox_io_pread_co(b->w.io, bytes, b->w.cluster_bytes, table_cluster * b->w.cluster_bytes);
 	/* Somebody else may have read it as well. */
 	if (r == 0 && !is_visited(b, table_cluster))
 		r = count_table(b, index_of(b, table_cluster), bytes);
@@ -279,6 +277,13 @@ static int take(struct ox_rebuild *b, uint64_t cluster)
 			     (struct ox_cell){.state = OX_CELL_META, .count = 1});
 }
 
+static bool is_shared(const struct ox_rebuild *b, uint64_t cluster)
+{
+	struct ox_cell cell = ox_counts_get(&b->w.counts, cluster);
+
+	return cell.count > 1 || ox_cell_is_broken(cell);
+}
+
 static uint64_t next_stale(const struct ox_rebuild *b, uint64_t from)
 {
 	for (uint64_t i = index_of(b, from); i < b->w.l2_count; i++) {
@@ -303,5 +308,6 @@ const struct ox_recovery ox_check_recovery = {
 	.next_counted = next_counted,
 	.next_free = next_free,
 	.take = take,
+	.is_shared = is_shared,
 	.next_stale = next_stale,
 };

@@ -70,7 +70,8 @@ struct ox_walk {
 	uint64_t file_clusters; /* the last one may be short */
 	uint64_t block_entries;
 	bool dirty;
-	uint64_t fence_bytes; /* of an unfinished recovery (docs/recovery.md); 0: none that counts */
+	uint64_t
+		fence_bytes; /* of an unfinished recovery (docs/recovery.md); 0: none that counts */
 	bool has_fence;
 	uint64_t list_end_offset; /* of the extension that holds it */
 

@@ -35,7 +35,8 @@ struct ox_img_ops {
 	/* Frees the format's state; the store is closed by img.c. deactivate_co came before. */
 	void (*free)(struct ox_image *img);
 	void (*stats)(const struct ox_image *img, struct ox_image_stats *ret);
-	/* NULL: the format knows no recovery. The message lives as long as the image is not used. */
+	/* NULL: the format knows no recovery. The message lives as long as the image is not used.
+	 */
 	void (*recovery)(const struct ox_image *img, struct ox_recovery_status *ret);
 };
 
@@ -85,6 +86,9 @@ struct ox_recovery {
 	uint64_t (*next_free)(const struct ox_rebuild *b, uint64_t from, uint64_t end);
 	/* Counts a cluster that had no count, once. */
 	int (*take)(struct ox_rebuild *b, uint64_t cluster);
+	/* Whether the cluster is named more than once, or in ways that exclude each other, as far
+	 * as is known: then COPIED does not hold. */
+	bool (*is_shared)(const struct ox_rebuild *b, uint64_t cluster);
 	/* The first table at or after the cluster that has stale entries; UINT64_MAX: none. */
 	uint64_t (*next_stale)(const struct ox_rebuild *b, uint64_t from);
 };

@@ -283,8 +283,8 @@ int ox_alloc_take_co(struct ox_qcow2 *q, uint64_t want, struct ox_alloc_range *r
 	return r;
 }
 
-/* A cluster that nothing names, on a store that cannot grow, as soon as all is counted. Its own count
- * is set here, or with the others of the block that it becomes. */
+/* A cluster that nothing names, on a store that cannot grow, as soon as all is counted. Its own
+ * count is set here, or with the others of the block that it becomes. */
 static int take_uncounted_co(struct ox_qcow2 *q, uint64_t cluster, struct ox_alloc_range *ret)
 {
 	const struct ox_recovery *ops = q->img->recovery;

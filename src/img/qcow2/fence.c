@@ -19,10 +19,7 @@ static uint64_t area_end(const struct ox_qcow2 *q)
 	return backing ? backing : q->cluster_bytes;
 }
 
-/*
- * Changes bytes of the header's cluster, durably, for a caller that holds the header's lock. Torn
- * over two sectors they must still make sense.
- */
+/* Changes bytes of the header's cluster, durably, for a caller that holds the header's lock. */
 static int patch_co(struct ox_qcow2 *q, uint64_t offset, const void *bytes, size_t count)
 {
 	uint64_t start = ox_align_down(offset, SECTOR_BYTES);
@@ -88,7 +85,11 @@ static int set_locked_co(struct ox_qcow2 *q, uint64_t old_end_bytes)
 	if (r < 0)
 		return r;
 	ox_qcow2_fence_encode(old_end_bytes, disk);
-	r = patch_co(q, q->ext.end_offset, disk, sizeof(disk));
+	/* The data before the length that makes it count: over two sectors, a new length would call
+	 * the data of an earlier fence back. */
+	r = patch_co(q, q->ext.end_offset + 8, disk + 8, sizeof(disk) - 8);
+	if (r == 0)
+		r = patch_co(q, q->ext.end_offset, disk, 8);
 	if (r == 0)
 		q->ext.fence_bytes = old_end_bytes;
 	return r;

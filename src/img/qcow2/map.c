@@ -114,13 +114,16 @@ static bool continues(const struct ox_qcow2 *q, const struct ox_qcow2_entry *las
 	}
 }
 
-/* What an entry says. A stale one of a table that is nobody else's says nothing; in a shared one it
- * is damage (docs/recovery.md). */
+/* What an entry says, while a recovery knows better (docs/recovery.md): a stale one of a table that
+ * is nobody else's says nothing, in a shared one it is damage; COPIED does not hold for what is
+ * named twice. */
 static struct ox_qcow2_entry decode(const struct ox_qcow2 *q, const struct ox_qcow2_l1_entry *l1,
 				    uint64_t raw)
 {
 	struct ox_qcow2_entry e = ox_qcow2_l2_decode(ox_qcow2_hdr(q), raw);
 
+	if (e.copied && ox_recover_is_shared(q, e.host))
+		e.copied = false;
 	if (!ox_recover_is_stale(q, l1->l2, &e))
 		return e;
 	if (!l1->copied)

@@ -44,8 +44,10 @@ static int fill_table_co(struct ox_qcow2 *q, struct ox_host to,
 	/* A shared table, or an old one (R4), is never changed in the cache, so the store has its
 	 * bytes. A copy is not old: what is stale in it would be taken for an entry of ours. */
 	r = ox_io_pread_co(q->io, buf, q->cluster_bytes, from->l2.bytes);
-	if (r == 0 && ox_recover_scrub(q, from->l2, (struct ox_be64 *)(void *)buf,
-				       q->cluster_bytes / 8) > 0 && !from->copied)
+	if (r == 0 &&
+	    ox_recover_scrub(q, from->l2, (struct ox_be64 *)(void *)buf, q->cluster_bytes / 8) >
+		    0 &&
+	    !from->copied)
 		r = -EIO;
 	if (r == 0)
 		r = ox_io_pwrite_co(q->io, buf, q->cluster_bytes, to.bytes, 0);

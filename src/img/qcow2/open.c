@@ -102,6 +102,7 @@ static void init_parts(struct ox_qcow2 *q, const struct ox_open_options *opts)
 static void free_state(struct ox_qcow2 *q)
 {
 	ox_alloc_fini(q);
+	ox_recover_fini(q);
 	ox_tables_fini(q);
 	ox_cache_fini(&q->map);
 	ox_cache_fini(&q->counts);
@@ -319,7 +320,7 @@ static int settle_co(struct ox_qcow2 *q)
 	ox_latch_wait_co(&q->background);
 	if (ox_recover_active(q)) { /* it stays dirty */
 		ox_alloc_forget(q);
-		return r;
+		return r == 0 ? ox_order_sync_always_co(&q->order) : r;
 	}
 	if (r == 0)
 		r = ox_alloc_release_co(q);

@@ -115,17 +115,17 @@ struct ox_tables {
 struct ox_recover {
 	enum ox_recover_mode mode; /* what is done with a dirty image */
 	enum ox_recovery_state state;
-	struct ox_rebuild *rebuild; /* while RUNNING */
+	struct ox_rebuild *rebuild; /* while RUNNING or FAILED */
 	unsigned visitors;	    /* requests that use it */
 	uint64_t fence;		    /* host bytes: tables below it are old; 0: there are none */
-	/* What the allocator has taken past the old end, ascending; it goes on at the last one's end.
-	 * No old table names anything there (R3). */
+	/* What the allocator has taken past the old end, ascending; it goes on at the last one's
+	 * end. No old table names anything there (R3). */
 	struct ox_alloc_range own[OX_RECOVER_OWN_RANGES];
 	unsigned own_count;
 	uint64_t limit_clusters; /* the file, as old tables may name it */
-	bool may_grow;		    /* the fence is durable, or nothing is stale any more */
-	bool no_room;		    /* there can be no fence: allocations wait */
-	bool task;		    /* the recovering task is alive */
+	bool may_grow;		 /* the fence is durable, or nothing is stale any more */
+	bool no_room;		 /* there can be no fence: allocations wait */
+	bool task;		 /* the recovering task is alive */
 	uint64_t started_ns;
 	uint64_t tables_done;
 	uint64_t tables_total;
@@ -215,8 +215,7 @@ void ox_idle_allow(struct ox_qcow2 *q);
 /* ---- fence.c ---- */
 
 /* Makes the old end durable in the header. -ENOSPC: there is no room for it. */
-int ox_fence_set_co(struct ox_qcow2 *q, uint64_t old_end_bytes)
-	__attribute__((warn_unused_result));
+int ox_fence_set_co(struct ox_qcow2 *q, uint64_t old_end_bytes) __attribute__((warn_unused_result));
 /* Takes it away, durably; nothing happens where there is none. */
 int ox_fence_remove_co(struct ox_qcow2 *q) __attribute__((warn_unused_result));
 
@@ -245,11 +244,13 @@ static inline bool ox_recover_is_old(const struct ox_qcow2 *q, struct ox_host ta
 /* Whether the entry of the table names what never became durable. */
 bool ox_recover_is_stale(const struct ox_qcow2 *q, struct ox_host table,
 			 const struct ox_qcow2_entry *e);
+/* Whether COPIED in an entry that names the cluster is a lie, as far as is known by now (D2). */
+bool ox_recover_is_shared(const struct ox_qcow2 *q, struct ox_host host);
 /* Takes the stale entries out of the table's bytes. Returns how many there were. */
 uint64_t ox_recover_scrub(const struct ox_qcow2 *q, struct ox_host table, struct ox_be64 *entries,
 			  uint64_t count);
-/* The first cluster past all that is in use, for the allocator, which holds its lock. -EAGAIN: there
- * is none before the recovery has ended; -EIO: nor then. */
+/* The first cluster past all that is in use, for the allocator, which holds its lock. -EAGAIN:
+ * there is none before the recovery has ended; -EIO: nor then. */
 int ox_recover_place_co(struct ox_qcow2 *q, uint64_t *ret_start)
 	__attribute__((warn_unused_result));
 /* The allocator has taken count clusters there. */
@@ -258,6 +259,7 @@ void ox_recover_placed(struct ox_qcow2 *q, uint64_t count);
 void ox_recover_wait_counts_co(struct ox_qcow2 *q);
 /* Until it has ended, well or not, for a caller that holds nothing it may need. */
 void ox_recover_wait_co(struct ox_qcow2 *q);
+/* Gives up what a failed recovery knows. */
 void ox_recover_fini(struct ox_qcow2 *q);
 
 /* ---- recover_finish.c ---- */

@@ -44,6 +44,12 @@ bool ox_recover_is_stale(const struct ox_qcow2 *q, struct ox_host table,
 	       e->kind == OX_QCOW2_ENTRY_COMPRESSED;
 }
 
+bool ox_recover_is_shared(const struct ox_qcow2 *q, struct ox_host host)
+{
+	return q->recover.rebuild &&
+	       q->img->recovery->is_shared(q->recover.rebuild, host.bytes >> q->cluster_bits);
+}
+
 uint64_t ox_recover_scrub(const struct ox_qcow2 *q, struct ox_host table, struct ox_be64 *entries,
 			  uint64_t count)
 {
@@ -147,21 +153,20 @@ static void end_walk_co(struct ox_qcow2 *q)
 	q->img->recovery->end(rebuild);
 }
 
-/* Allocation goes on past the file's end, whatever the attempt has put there. */
-static void fail_co(struct ox_qcow2 *q, const char *why)
+/* Allocation goes on past the file's end. What the walk has learnt of clusters that are named twice
+ * stays of use. */
+static void fail(struct ox_qcow2 *q, const char *why)
 {
 	char text[512];
 
 	snprintf(q->recover.obstacle, sizeof(q->recover.obstacle), "%s", why);
 	q->recover.state = OX_RECOVERY_FAILED;
 	ox_waitq_wake_all(&q->recover.changed);
-	if (q->recover.rebuild)
-		end_walk_co(q);
 	ox_cache_abandon(&q->counts);
 	ox_alloc_start_release(q);
 	snprintf(text, sizeof(text),
-		 "the image stays dirty, as its refcounts cannot be recovered: %s. Run 'oxbow "
-		 "check' on it",
+		 "the image stays dirty, as its refcounts cannot be recovered ('oxbow check' says "
+		 "more): %s",
 		 q->recover.obstacle);
 	tell(q, text);
 }
@@ -187,7 +192,6 @@ static int halt_and_recover_co(struct ox_qcow2 *q, struct ox_error **err)
 	r = ox_commit_co(q);
 	ox_latch_wait_co(&q->background);
 	if (r == 0) {
-		end_walk_co(q);
 		ox_alloc_forget(q);
 		ox_cache_clear(&q->map);
 		ox_cache_clear(&q->counts);
@@ -196,10 +200,12 @@ static int halt_and_recover_co(struct ox_qcow2 *q, struct ox_error **err)
 	} else {
 		ox_error_set_errno(err, r, "Could not write the tables");
 	}
-	if (r == 0)
+	if (r == 0) {
 		q->recover.fence = 0;
-	else
+		q->recover.state = OX_RECOVERY_DONE;
+	} else { /* whatever the attempt has put past the file's end */
 		draw_lines(q);
+	}
 	ox_rangelock_release(&q->guest, &all);
 	return r;
 }
@@ -216,10 +222,14 @@ static int recover_co(struct ox_qcow2 *q, struct ox_error **err)
 		return ox_error_set(err, -EIO, "%s", ops->obstacle(q->recover.rebuild));
 	r = ox_recover_finish_co(q);
 	if (r == 1 && q->recover.no_room) /* writers wait for us, and we should for them */
-		return ox_error_set(err, -EIO, "refcounts or COPIED bits need a halted guest: open "
-					       "the image with --recover=wait");
-	if (r == 1)
-		return halt_and_recover_co(q, err);
+		return ox_error_set(err, -EIO,
+				    "refcounts or COPIED bits need a halted guest: open "
+				    "the image with --recover=wait");
+	if (r == 1) {
+		r = halt_and_recover_co(q, err);
+		if (r < 0)
+			return r;
+	}
 	if (r < 0 && ops->obstacle(q->recover.rebuild))
 		return ox_error_set(err, r, "%s", ops->obstacle(q->recover.rebuild));
 	if (r < 0)
@@ -234,7 +244,7 @@ static void recover_task_co(void *arg)
 	struct ox_error *err = NULL;
 
 	if (recover_co(q, &err) < 0) {
-		fail_co(q, ox_error_message(err));
+		fail(q, ox_error_message(err));
 	} else {
 		q->recover.state = OX_RECOVERY_DONE;
 		tell(q, "image was not closed cleanly; refcounts were rebuilt");
@@ -245,19 +255,26 @@ static void recover_task_co(void *arg)
 	ox_waitq_wake_all(&q->recover.changed);
 }
 
+void ox_recover_fini(struct ox_qcow2 *q)
+{
+	if (q->recover.rebuild)
+		q->img->recovery->end(q->recover.rebuild);
+	q->recover.rebuild = NULL;
+}
+
 int ox_recover_start_co(struct ox_qcow2 *q, struct ox_error **err)
 {
 	struct ox_recover *rec = &q->recover;
 	int r;
 
+	ox_recover_fini(q); /* an earlier attempt of this image */
 	draw_lines(q);
 	r = q->img->recovery->begin_co(q->io, &rec->rebuild, err);
 	if (r < 0)
 		return r;
 	r = ox_tables_load_co(q);
 	if (r < 0) {
-		q->img->recovery->end(rec->rebuild);
-		rec->rebuild = NULL;
+		ox_recover_fini(q);
 		return ox_error_set_errno(err, r, "Could not load the tables of '%s'",
 					  q->img->filename);
 	}
@@ -270,8 +287,7 @@ int ox_recover_start_co(struct ox_qcow2 *q, struct ox_error **err)
 		rec->task = false;
 		rec->state = OX_RECOVERY_NONE;
 		rec->fence = 0;
-		q->img->recovery->end(rec->rebuild);
-		rec->rebuild = NULL;
+		ox_recover_fini(q);
 		return ox_error_set_errno(err, r, "Could not recover '%s'", q->img->filename);
 	}
 	return 0;

@@ -68,8 +68,7 @@ static int make_block_co(struct ox_qcow2 *q, uint64_t index)
 	r = ox_refcount_has_block_co(q, c, &has);
 	if (r == 0 && !has)
 		r = ox_alloc_make_block_co(q, c);
-	while (r == 0 &&
-	       (c = ops_of(q)->next_counted(q->recover.rebuild, c, end)) < end) {
+	while (r == 0 && (c = ops_of(q)->next_counted(q->recover.rebuild, c, end)) < end) {
 		uint64_t count = ops_of(q)->count(q->recover.rebuild, c);
 
 		r = ox_refcount_set_co(q, c, 1, count);
@@ -197,8 +196,8 @@ int ox_recover_finish_co(struct ox_qcow2 *q)
 	r = end_locked_co(q);
 	if (r == 0) {
 		q->alloc.floor = 0; /* every reference is counted: what is free at the end may go */
-		q->alloc.cursor = ops_of(q)->next_free(q->recover.rebuild, 1,
-						       q->recover.limit_clusters);
+		q->alloc.cursor =
+			ops_of(q)->next_free(q->recover.rebuild, 1, q->recover.limit_clusters);
 		q->recover.fence = 0;
 		q->recover.state = OX_RECOVERY_DONE;
 		ox_waitq_wake_all(&q->recover.changed);
