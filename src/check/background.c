@@ -1,35 +1,20 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The walk beside a guest (docs/recovery.md): the same counting, table by table, in an order that
- * requests may change. An L2 table does not change before it is visited (R1), so that the counts
- * are those of the image as it was opened.
+ * The walk beside a guest (docs/recovery.md): the same counting. The tables that it reads do not
+ * change meanwhile (R1), so that the counts are those of the image as it was opened.
  */
 #include <errno.h>
 #include <stdlib.h>
 
 #include "base/arith.h"
 #include "check/check.h"
-#include "check/scan.h"
 #include "check/walk.h"
 #include "rt/co.h"
 
 struct ox_rebuild {
-	struct ox_walk w;
-	uint64_t *visited; /* a bit for each of w.l2_clusters */
-	uint64_t *stale;   /* the same: has stale entries */
+	struct ox_walk w; /* first: the walk's visitors find the rest by it */
+	uint64_t *stale;  /* a bit for each of w.l2_clusters: it has stale entries */
 };
-
-/* ---- bits ---- */
-
-static bool bit_get(const uint64_t *bits, uint64_t i)
-{
-	return bits[i / 64] >> (i % 64) & 1;
-}
-
-static void bit_set(uint64_t *bits, uint64_t i)
-{
-	bits[i / 64] |= UINT64_C(1) << (i % 64);
-}
 
 /* Index of the first table at or after the cluster. */
 static uint64_t index_of(const struct ox_rebuild *b, uint64_t cluster)
@@ -55,7 +40,6 @@ static void end(struct ox_rebuild *b)
 	if (!b)
 		return;
 	ox_walk_close(&b->w);
-	free(b->visited);
 	free(b->stale);
 	free(b);
 }
@@ -74,7 +58,6 @@ static int drop_stale_l1_co(struct ox_walk *w)
 
 static int prepare_co(struct ox_rebuild *b)
 {
-	uint64_t words;
 	int r = ox_walk_claim_all_co(&b->w);
 
 	if (r == 0)
@@ -83,10 +66,8 @@ static int prepare_co(struct ox_rebuild *b)
 		r = drop_stale_l1_co(&b->w);
 	if (r < 0)
 		return r;
-	words = ox_div_up(b->w.l2_count + 1, 64);
-	b->visited = calloc(words, sizeof(*b->visited));
-	b->stale = calloc(words, sizeof(*b->stale));
-	return b->visited && b->stale ? 0 : -ENOMEM;
+	b->stale = calloc(b->w.l2_count / 64 + 1, sizeof(*b->stale));
+	return b->stale ? 0 : -ENOMEM;
 }
 
 static int begin_co(struct ox_io *io, struct ox_rebuild **ret, struct ox_error **err)
@@ -112,117 +93,27 @@ static int begin_co(struct ox_io *io, struct ox_rebuild **ret, struct ox_error *
 	return 0;
 }
 
-/* ---- visiting ---- */
+/* ---- the walk ---- */
 
-static bool is_visited(const struct ox_rebuild *b, uint64_t table_cluster)
+static int count_table_co(struct ox_walk *w, uint64_t cluster, struct ox_cell cell,
+			  struct ox_be64 *table)
 {
-	uint64_t i = index_of(b, table_cluster);
+	struct ox_rebuild *b = (struct ox_rebuild *)w;
+	uint64_t stale = w->stale;
+	int r = ox_walk_count_l2_table(w, cluster, cell, table);
 
-	return i == b->w.l2_count || b->w.l2_clusters[i] != table_cluster || bit_get(b->visited, i);
-}
-
-/* The bytes are those that the table had at the opening: it has not been visited, so it has not
- * changed since they were read. */
-static int count_table(struct ox_rebuild *b, uint64_t i, uint8_t *bytes)
-{
-	uint64_t cluster = b->w.l2_clusters[i];
-	uint64_t stale = b->w.stale;
-	int r;
-
-	r = ox_walk_count_l2_table(&b->w, cluster, ox_counts_get(&b->w.counts, cluster),
-				   (struct ox_be64 *)(void *)bytes);
-	/* What a failure has counted is counted: never again. */
-	bit_set(b->visited, i);
-	if (b->w.stale != stale)
-		bit_set(b->stale, i);
-	if (r < 0)
-		b->w.structural++;
-	ox_walk_progress(&b->w, 1);
-	return r;
-}
-
-static int visit_co(struct ox_rebuild *b, uint64_t table_cluster)
-{
-	uint8_t *bytes = ox_io_buffer(b->w.cluster_bytes);
-	int r;
-
-	if (!bytes)
-		return -ENOMEM;
-	r = ox_io_pread_co(b->w.io, bytes, b->w.cluster_bytes, table_cluster * b->w.cluster_bytes);
-	/* Somebody else may have read it as well. */
-	if (r == 0 && !is_visited(b, table_cluster))
-		r = count_table(b, index_of(b, table_cluster), bytes);
-	free(bytes);
-	return r;
-}
-
-struct walk_pass {
-	struct ox_rebuild *b;
-	uint64_t next; /* index of a table */
-};
-
-/* A run of neighbouring tables that nobody has visited yet. */
-static bool walk_next(void *arg, struct ox_scan_item *ret)
-{
-	struct walk_pass *p = arg;
-	const struct ox_walk *w = &p->b->w;
-	uint64_t most = ox_scan_item_max(w->cluster_bytes) / w->cluster_bytes;
-	uint64_t first;
-
-	while (p->next < w->l2_count && bit_get(p->b->visited, p->next))
-		p->next++;
-	if (p->next == w->l2_count)
-		return false;
-	first = p->next++;
-	while (p->next < w->l2_count && p->next - first < most &&
-	       w->l2_clusters[p->next] == w->l2_clusters[first] + (p->next - first))
-		p->next++;
-	*ret = (struct ox_scan_item){
-		.offset = w->l2_clusters[first] * w->cluster_bytes,
-		.size_bytes = (p->next - first) * w->cluster_bytes,
-		.tag = first,
-	};
-	return true;
-}
-
-static int walk_item_co(void *arg, const struct ox_scan_item *item, uint8_t *bytes, int error)
-{
-	struct walk_pass *p = arg;
-	struct ox_walk *w = &p->b->w;
-	uint64_t tables = item->size_bytes / w->cluster_bytes;
-	int r = 0;
-
-	for (uint64_t i = 0; i < tables && r == 0; i++) {
-		uint64_t at = item->offset + i * w->cluster_bytes;
-
-		if (bit_get(p->b->visited, item->tag + i))
-			continue;
-		/* One bad table of a run does not take its neighbours with it. */
-		if (error)
-			r = ox_io_pread_co(w->io, bytes + i * w->cluster_bytes, w->cluster_bytes,
-					   at);
-		if (r < 0) {
-			ox_walk_found(w, OX_FOUND_UNREADABLE,
-				      OX_FOUND(.word = "L2 table", .a = at, .b = (uint64_t)-r,
-					       .host_offset = at));
-			r = 0;
-		} else if (!bit_get(p->b->visited, item->tag + i)) {
-			r = count_table(p->b, item->tag + i, bytes + i * w->cluster_bytes);
-		}
-		ox_co_yield_co(); /* requests come between any two tables */
-	}
+	if (w->stale != stale)
+		b->stale[index_of(b, cluster) / 64] |= UINT64_C(1) << (index_of(b, cluster) % 64);
+	ox_co_yield_co(); /* requests come between any two tables */
 	return r;
 }
 
 static int walk_co(struct ox_rebuild *b,
 		   void (*progress)(void *opaque, uint64_t done, uint64_t total), void *opaque)
 {
-	static const struct ox_scan_ops ops = {.next = walk_next, .visit_co = walk_item_co};
-	struct walk_pass p = {.b = b};
-
 	b->w.progress = progress;
 	b->w.opaque = opaque;
-	return ox_scan_co(b->w.io, b->w.cluster_bytes, &ops, &p);
+	return ox_walk_l2_co(&b->w, false, count_table_co);
 }
 
 /* ---- what the counts say ---- */
@@ -287,7 +178,7 @@ static bool is_shared(const struct ox_rebuild *b, uint64_t cluster)
 static uint64_t next_stale(const struct ox_rebuild *b, uint64_t from)
 {
 	for (uint64_t i = index_of(b, from); i < b->w.l2_count; i++) {
-		if (bit_get(b->stale, i))
+		if (b->stale[i / 64] >> (i % 64) & 1)
 			return b->w.l2_clusters[i];
 	}
 	return UINT64_MAX;
@@ -297,8 +188,6 @@ const struct ox_recovery ox_check_recovery = {
 	.rebuild_co = ox_check_rebuild_co,
 	.begin_co = begin_co,
 	.end = end,
-	.is_visited = is_visited,
-	.visit_co = visit_co,
 	.walk_co = walk_co,
 	.obstacle = obstacle,
 	.judge_co = judge_co,

@@ -58,16 +58,14 @@ struct ox_recovery {
 			  void *opaque);
 
 	/*
-	 * Beside the guest (docs/recovery.md): begin, visit every L2 table, judge, write the counts
+	 * Beside the guest (docs/recovery.md): begin, walk the L2 tables, judge, write the counts
 	 * of the blocks that there are, ask for the rest. begin_co counts everything but what L2
 	 * tables name, and durably drops stale L1 entries; all that was written before is synced.
+	 * From then on no table that it has seen may change.
 	 */
 	int (*begin_co)(struct ox_io *io, struct ox_rebuild **ret, struct ox_error **err);
 	void (*end)(struct ox_rebuild *b);
-	/* Also true of a table that is none of the walk's. */
-	bool (*is_visited)(const struct ox_rebuild *b, uint64_t table_cluster);
-	int (*visit_co)(struct ox_rebuild *b, uint64_t table_cluster);
-	/* Visits what is left, and yields now and then. progress: tables done, of total. */
+	/* Counts what L2 tables name, and yields now and then. progress: tables done, of total. */
 	int (*walk_co)(struct ox_rebuild *b,
 		       void (*progress)(void *opaque, uint64_t done, uint64_t total), void *opaque);
 	/* Why the counts cannot be known, as found up to now; NULL: nothing stands in the way. */

@@ -33,7 +33,8 @@ static int l1_store_co(struct ox_qcow2 *q, uint64_t index, struct ox_host table,
 static int fill_table_co(struct ox_qcow2 *q, struct ox_host to,
 			 const struct ox_qcow2_l1_entry *from)
 {
-	uint8_t *buf;
+	uint64_t stale = 0;
+	struct ox_be64 *buf;
 	int r;
 
 	if (from->l2.bytes == 0)
@@ -41,13 +42,12 @@ static int fill_table_co(struct ox_qcow2 *q, struct ox_host to,
 	buf = ox_io_buffer(q->cluster_bytes);
 	if (!buf)
 		return -ENOMEM;
-	/* A shared table, or an old one (R4), is never changed in the cache, so the store has its
-	 * bytes. A copy is not old: what is stale in it would be taken for an entry of ours. */
+	/* A shared table, or a frozen one (R1), is never changed in the cache, so the store has its
+	 * bytes. A copy is not below the fence: what is stale in it would be taken for ours. */
 	r = ox_io_pread_co(q->io, buf, q->cluster_bytes, from->l2.bytes);
-	if (r == 0 &&
-	    ox_recover_scrub(q, from->l2, (struct ox_be64 *)(void *)buf, q->cluster_bytes / 8) >
-		    0 &&
-	    !from->copied)
+	if (r == 0)
+		stale = ox_recover_scrub(q, from->l2, buf, q->cluster_bytes / 8);
+	if (stale > 0 && !from->copied)
 		r = -EIO;
 	if (r == 0)
 		r = ox_io_pwrite_co(q->io, buf, q->cluster_bytes, to.bytes, 0);
@@ -96,32 +96,17 @@ static int make_table_co(struct ox_qcow2 *q, uint64_t index, const struct ox_qco
 /* Whether entries of the L1 entry's table may be changed where they are. */
 static bool is_own(const struct ox_qcow2 *q, const struct ox_qcow2_l1_entry *l1)
 {
-	return l1->copied && !ox_recover_is_old(q, l1->l2);
-}
-
-/* Reads the L1 entry; what its table names is counted before it changes (R1). */
-static int visited_l1_co(struct ox_qcow2 *q, uint64_t index, struct ox_qcow2_l1_entry *ret)
-{
-	bool durable;
-	int r;
-
-	for (;;) {
-		r = ox_map_l1_co(q, index, ret, &durable);
-		if (r < 0 || ret->l2.bytes == 0 || ox_recover_is_visited(q, ret->l2))
-			return r;
-		r = ox_recover_visit_co(q, ret->l2);
-		if (r < 0)
-			return r;
-	}
+	return l1->copied && !ox_recover_is_frozen(q, l1->l2);
 }
 
 static int own_table_co(struct ox_qcow2 *q, uint64_t index, struct ox_host *ret)
 {
 	struct ox_qcow2_l1_entry l1;
+	bool durable;
 	int r;
 
 	ox_mutex_lock_co(&q->table_lock);
-	r = visited_l1_co(q, index, &l1); /* another task may have made it meanwhile */
+	r = ox_map_l1_co(q, index, &l1, &durable); /* another task may have made it meanwhile */
 	if (r == 0 && is_own(q, &l1))
 		*ret = l1.l2;
 	else if (r == 0)
@@ -134,9 +119,10 @@ int ox_map_table_co(struct ox_qcow2 *q, struct ox_guest guest, struct ox_host *r
 {
 	uint64_t index = guest.bytes >> q->cluster_bits >> (q->cluster_bits - 3);
 	struct ox_qcow2_l1_entry l1;
+	bool durable;
 	int r;
 
-	r = visited_l1_co(q, index, &l1);
+	r = ox_map_l1_co(q, index, &l1, &durable);
 	if (r < 0)
 		return r;
 	if (is_own(q, &l1)) {

@@ -116,8 +116,8 @@ struct ox_recover {
 	enum ox_recover_mode mode; /* what is done with a dirty image */
 	enum ox_recovery_state state;
 	struct ox_rebuild *rebuild; /* while RUNNING or FAILED */
-	unsigned visitors;	    /* requests that use it */
-	uint64_t fence;		    /* host bytes: tables below it are old; 0: there are none */
+	uint64_t fence;		    /* host bytes: a stale entry names this or more, from below */
+	uint64_t frozen_end;	    /* host bytes: tables below it do not change; 0: none */
 	/* What the allocator has taken past the old end, ascending; it goes on at the last one's
 	 * end. No old table names anything there (R3). */
 	struct ox_alloc_range own[OX_RECOVER_OWN_RANGES];
@@ -232,14 +232,10 @@ static inline bool ox_recover_active(const struct ox_qcow2 *q)
 {
 	return q->recover.state == OX_RECOVERY_RUNNING || q->recover.state == OX_RECOVERY_FAILED;
 }
-/* Before an entry of the L2 table changes (R1). */
-int ox_recover_visit_co(struct ox_qcow2 *q, struct ox_host table)
-	__attribute__((warn_unused_result));
-bool ox_recover_is_visited(const struct ox_qcow2 *q, struct ox_host table);
-/* An old table: it is not changed, but copied (R4). */
-static inline bool ox_recover_is_old(const struct ox_qcow2 *q, struct ox_host table)
+/* A table that is being counted: it is not changed, but copied (R1). */
+static inline bool ox_recover_is_frozen(const struct ox_qcow2 *q, struct ox_host table)
 {
-	return table.bytes < q->recover.fence;
+	return table.bytes < q->recover.frozen_end;
 }
 /* Whether the entry of the table names what never became durable. */
 bool ox_recover_is_stale(const struct ox_qcow2 *q, struct ox_host table,

@@ -27,6 +27,13 @@ void ox_recover_note_fence(struct ox_qcow2 *q)
 		q->recover.fence = fence;
 }
 
+void ox_recover_fini(struct ox_qcow2 *q)
+{
+	if (q->recover.rebuild)
+		q->img->recovery->end(q->recover.rebuild);
+	q->recover.rebuild = NULL;
+}
+
 static void tell(const struct ox_qcow2 *q, const char *message)
 {
 	if (q->img->warn)
@@ -38,7 +45,7 @@ static void tell(const struct ox_qcow2 *q, const char *message)
 bool ox_recover_is_stale(const struct ox_qcow2 *q, struct ox_host table,
 			 const struct ox_qcow2_entry *e)
 {
-	if (!ox_recover_is_old(q, table) || e->host.bytes < q->recover.fence)
+	if (table.bytes >= q->recover.fence || e->host.bytes < q->recover.fence)
 		return false;
 	return e->kind == OX_QCOW2_ENTRY_DATA || e->kind == OX_QCOW2_ENTRY_ZERO_ALLOC ||
 	       e->kind == OX_QCOW2_ENTRY_COMPRESSED;
@@ -66,25 +73,6 @@ uint64_t ox_recover_scrub(const struct ox_qcow2 *q, struct ox_host table, struct
 		scrubbed++;
 	}
 	return scrubbed;
-}
-
-bool ox_recover_is_visited(const struct ox_qcow2 *q, struct ox_host table)
-{
-	return q->recover.state != OX_RECOVERY_RUNNING || !q->recover.rebuild ||
-	       q->img->recovery->is_visited(q->recover.rebuild, table.bytes >> q->cluster_bits);
-}
-
-int ox_recover_visit_co(struct ox_qcow2 *q, struct ox_host table)
-{
-	int r;
-
-	if (ox_recover_is_visited(q, table))
-		return 0;
-	q->recover.visitors++;
-	r = q->img->recovery->visit_co(q->recover.rebuild, table.bytes >> q->cluster_bits);
-	q->recover.visitors--;
-	ox_waitq_wake_all(&q->recover.changed);
-	return r;
 }
 
 int ox_recover_place_co(struct ox_qcow2 *q, uint64_t *ret_start)
@@ -134,6 +122,7 @@ static void draw_lines(struct ox_qcow2 *q)
 	rec->may_grow = rec->fence != 0;
 	if (rec->fence == 0)
 		rec->fence = end;
+	rec->frozen_end = end;
 	rec->limit_clusters = end / q->cluster_bytes;
 	rec->own[0] = (struct ox_alloc_range){.start = rec->limit_clusters + 1};
 	rec->own_count = 1;
@@ -141,17 +130,6 @@ static void draw_lines(struct ox_qcow2 *q)
 }
 
 /* ---- the recovering task ---- */
-
-/* Gives the walk up once no request is in it. */
-static void end_walk_co(struct ox_qcow2 *q)
-{
-	struct ox_rebuild *rebuild = q->recover.rebuild;
-
-	q->recover.rebuild = NULL;
-	while (q->recover.visitors > 0)
-		ox_waitq_wait_co(&q->recover.changed);
-	q->img->recovery->end(rebuild);
-}
 
 /* Allocation goes on past the file's end. What the walk has learnt of clusters that are named twice
  * stays of use. */
@@ -202,6 +180,7 @@ static int halt_and_recover_co(struct ox_qcow2 *q, struct ox_error **err)
 	}
 	if (r == 0) {
 		q->recover.fence = 0;
+		q->recover.frozen_end = 0;
 		q->recover.state = OX_RECOVERY_DONE;
 	} else { /* whatever the attempt has put past the file's end */
 		draw_lines(q);
@@ -234,7 +213,7 @@ static int recover_co(struct ox_qcow2 *q, struct ox_error **err)
 		return ox_error_set(err, r, "%s", ops->obstacle(q->recover.rebuild));
 	if (r < 0)
 		return ox_error_set_errno(err, r, "Could not write the refcounts");
-	end_walk_co(q);
+	ox_recover_fini(q);
 	return 0;
 }
 
@@ -253,13 +232,6 @@ static void recover_task_co(void *arg)
 	ox_error_free(err);
 	q->recover.task = false;
 	ox_waitq_wake_all(&q->recover.changed);
-}
-
-void ox_recover_fini(struct ox_qcow2 *q)
-{
-	if (q->recover.rebuild)
-		q->img->recovery->end(q->recover.rebuild);
-	q->recover.rebuild = NULL;
 }
 
 int ox_recover_start_co(struct ox_qcow2 *q, struct ox_error **err)
@@ -286,7 +258,7 @@ int ox_recover_start_co(struct ox_qcow2 *q, struct ox_error **err)
 	if (r < 0) {
 		rec->task = false;
 		rec->state = OX_RECOVERY_NONE;
-		rec->fence = 0;
+		rec->frozen_end = 0;
 		ox_recover_fini(q);
 		return ox_error_set_errno(err, r, "Could not recover '%s'", q->img->filename);
 	}

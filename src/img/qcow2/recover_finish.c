@@ -190,7 +190,7 @@ int ox_recover_finish_co(struct ox_qcow2 *q)
 	/* From here on a longer file hides nothing. */
 	q->recover.may_grow = q->io->can_grow;
 	q->recover.no_room = !q->io->can_grow;
-	/* Both at once: a table is old for whoever copies it, until the allocator is as ever. */
+	/* Both at once: a table is frozen for whoever copies it, until the allocator is as ever. */
 	ox_mutex_lock_co(&q->table_lock);
 	ox_mutex_lock_co(&q->alloc.lock);
 	r = end_locked_co(q);
@@ -199,6 +199,7 @@ int ox_recover_finish_co(struct ox_qcow2 *q)
 		q->alloc.cursor =
 			ops_of(q)->next_free(q->recover.rebuild, 1, q->recover.limit_clusters);
 		q->recover.fence = 0;
+		q->recover.frozen_end = 0;
 		q->recover.state = OX_RECOVERY_DONE;
 		ox_waitq_wake_all(&q->recover.changed);
 	}
