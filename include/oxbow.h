@@ -392,6 +392,9 @@ struct ox_finding {
 	uint64_t host_offset;  /* UINT64_MAX: none */
 	uint64_t guest_offset; /* UINT64_MAX: none */
 	uint64_t guest_length;
+	const char
+		*snapshot; /* whose guest range it is: a snapshot's name; NULL: the disk itself */
+	const char *fix;   /* what a repair does about it, or "None: " and why it does nothing */
 };
 
 struct ox_check_options {

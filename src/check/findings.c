@@ -16,16 +16,18 @@ struct finding_row {
 	enum finding_class class;
 	const char *lead;
 	const char *text;
+	const char *fix;
 };
 
 static const struct finding_row rows[OX_FOUND_COUNT] = {
-#define OX_FINDING(id, name_, severity_, class_, lead_, text_, meaning)                            \
+#define OX_FINDING(id, name_, severity_, class_, lead_, text_, meaning, fix_)                      \
 	[OX_FOUND_##id] = {                                                                        \
 		.name = name_,                                                                     \
 		.severity = OX_FINDING_##severity_,                                                \
 		.class = class_,                                                                   \
 		.lead = lead_,                                                                     \
 		.text = text_,                                                                     \
+		.fix = fix_,                                                                       \
 	},
 #include "check/findings.def"
 #undef OX_FINDING
@@ -87,6 +89,8 @@ static void tell(struct ox_walk *w, const struct finding_row *row, bool repaired
 			   .host_offset = what->host_offset ? what->host_offset : UINT64_MAX,
 			   .guest_offset = what->guest_length ? what->guest_offset : UINT64_MAX,
 			   .guest_length = what->guest_length,
+			   .snapshot = what->tree ? w->trees[what->tree].name : NULL,
+			   .fix = row->fix,
 		   });
 }
 

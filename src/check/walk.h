@@ -18,7 +18,7 @@
 #include "io/io.h"
 
 enum ox_finding_id {
-#define OX_FINDING(id, name, severity, class, lead, text, meaning) OX_FOUND_##id,
+#define OX_FINDING(id, name, severity, class, lead, text, meaning, fix) OX_FOUND_##id,
 #include "check/findings.def"
 #undef OX_FINDING
 	OX_FOUND_COUNT
@@ -31,6 +31,7 @@ struct ox_found {
 	uint64_t host_offset; /* 0: none */
 	uint64_t guest_offset;
 	uint64_t guest_length; /* 0: no guest range */
+	uint64_t tree;	       /* of the guest range */
 };
 
 #define OX_FOUND(...) ((struct ox_found){__VA_ARGS__})
@@ -39,6 +40,7 @@ struct ox_found {
 struct ox_walk_tree {
 	uint64_t l1_offset;
 	uint32_t l1_entries;
+	char *name; /* the snapshot's */
 };
 
 enum ox_walk_block_state {
@@ -64,7 +66,8 @@ struct ox_walk {
 	void (*progress)(void *opaque, uint64_t done, uint64_t total);
 	void *opaque;
 
-	struct ox_qcow2_header h;
+	struct ox_qcow2_header h; /* faulty fields made harmless */
+	struct ox_qcow2_faults faults;
 	uint64_t cluster_bytes;
 	uint64_t file_bytes;
 	uint64_t file_clusters; /* the last one may be short */
@@ -122,6 +125,19 @@ void ox_walk_found(struct ox_walk *w, enum ox_finding_id id, struct ox_found wha
 /* Something was wrong and has been mended on disk. */
 void ox_walk_mended(struct ox_walk *w, enum ox_finding_id id, struct ox_found what);
 void ox_walk_progress(struct ox_walk *w, uint64_t work);
+
+/* ---- header.c ---- */
+
+/* Fills in h and faults. An error only where nothing can be made out. */
+int ox_walk_read_header_co(struct ox_walk *w, struct ox_error **err);
+/* Reports what is wrong with the header's fields. */
+void ox_walk_judge_header(struct ox_walk *w);
+
+/* Guest bytes under one L1 entry. */
+static inline uint64_t ox_walk_l1_span(const struct ox_walk *w)
+{
+	return ox_qcow2_l2_entries(&w->h) << w->h.cluster_bits;
+}
 
 /* ---- walk.c: opening, exclusive metadata ---- */
 
