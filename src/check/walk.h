@@ -31,6 +31,8 @@ struct ox_found {
 	uint64_t host_offset; /* 0: none */
 	uint64_t guest_offset;
 	uint64_t guest_length; /* 0: no guest range */
+	uint64_t tree;	       /* 0: the active one, or none */
+	const char *why_not;   /* why no repair mends it */
 };
 
 #define OX_FOUND(...) ((struct ox_found){__VA_ARGS__})
@@ -60,6 +62,7 @@ struct ox_walk_copied_pass;
 struct ox_walk {
 	struct ox_io *io;
 	enum ox_repair repair;
+	bool dry_run; /* says what would be repaired */
 	void (*finding)(void *opaque, const struct ox_finding *finding);
 	void (*progress)(void *opaque, uint64_t done, uint64_t total);
 	void *opaque;
