@@ -107,8 +107,8 @@ static void lay_over(const struct edit *e, const struct iovec *iov, int n, uint6
 			size_t place = ox_blocks_find(&e->held, number);
 
 			if (place != OX_BLOCKS_NONE)
-				memcpy((uint8_t *)iov[i].iov_base + at,
-				       e->held.items[place].bytes, e->block_bytes);
+				memcpy((uint8_t *)iov[i].iov_base + at, e->held.items[place].bytes,
+				       e->block_bytes);
 		}
 		offset += iov[i].iov_len;
 	}

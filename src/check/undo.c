@@ -47,9 +47,10 @@ static int read_header_co(struct undo *u, struct ox_error **err)
 		return ox_error_set(err, -EINVAL, "'%s' is not an undo file%s", u->io->name,
 				    u->io->length == 0 ? ": it is empty" : "");
 	if (ox_be32_get(h.version) != OX_UNDO_VERSION)
-		return ox_error_set(err, -EINVAL, "'%s' is an undo file of version %" PRIu32
-				    ", which is not known here", u->io->name,
-				    ox_be32_get(h.version));
+		return ox_error_set(err, -EINVAL,
+				    "'%s' is an undo file of version %" PRIu32
+				    ", which is not known here",
+				    u->io->name, ox_be32_get(h.version));
 	if (checksum != ox_undo_checksum(0, &h, sizeof(h)))
 		return ox_error_set(err, -EINVAL, "The header of the undo file '%s' is damaged",
 				    u->io->name);
@@ -76,18 +77,17 @@ static int read_record_co(struct undo *u, uint64_t at, struct item *ret)
 	ret->saved = ox_be32_get(rec.saved);
 	ret->saved_at = at + sizeof(rec);
 	size = ox_be32_get(rec.size);
-	if (ox_be32_get(rec.magic) != OX_UNDO_RECORD_MAGIC ||
-	    ox_be64_get(rec.number) != u->count || size == 0 || size > OX_UNDO_BLOCK_BYTES ||
-	    size % OX_UNDO_SECTOR_BYTES || ret->saved > size ||
-	    !ox_range_within(ret->offset, size, INT64_MAX))
+	if (ox_be32_get(rec.magic) != OX_UNDO_RECORD_MAGIC || ox_be64_get(rec.number) != u->count ||
+	    size == 0 || size > OX_UNDO_BLOCK_BYTES || size % OX_UNDO_SECTOR_BYTES ||
+	    ret->saved > size || !ox_range_within(ret->offset, size, INT64_MAX))
 		return 0;
 	r = ox_io_pread_co(u->io, bytes, ret->saved, ret->saved_at);
 	if (r < 0)
 		return r;
 	checksum = ox_be32_get(rec.checksum);
 	rec.checksum = ox_be32(0);
-	return checksum == ox_undo_checksum(ox_undo_checksum(0, &rec, sizeof(rec)), bytes,
-					    ret->saved);
+	return checksum ==
+	       ox_undo_checksum(ox_undo_checksum(0, &rec, sizeof(rec)), bytes, ret->saved);
 }
 
 static int add_item(struct undo *u, const struct item *item)

@@ -44,7 +44,7 @@ struct ox_undo_record {
 	struct ox_be64 number;
 	struct ox_be64 offset;
 	struct ox_be64 length_after;
-	struct ox_be32 size; /* bytes of the block, at most OX_UNDO_BLOCK_BYTES */
+	struct ox_be32 size;  /* bytes of the block, at most OX_UNDO_BLOCK_BYTES */
 	struct ox_be32 saved; /* bytes that follow */
 	struct ox_be32 sectors[OX_UNDO_SECTORS]; /* checksums of what is written there */
 } __attribute__((packed));
@@ -76,7 +76,7 @@ struct ox_undo_outcome {
 	bool complete;	 /* the repair had ended */
 	uint64_t blocks; /* that differed and were put back */
 	uint64_t bytes;
-	uint64_t changed; /* sectors that somebody else changed since; with force alone */
+	uint64_t changed;	/* sectors that somebody else changed since; with force alone */
 	uint64_t length_before; /* of the image, before the undo */
 	uint64_t length_after;
 };

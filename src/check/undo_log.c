@@ -69,8 +69,7 @@ static int write_header_co(struct ox_undo_log *log)
 	uint8_t bytes[OX_UNDO_HEADER_BYTES] = {0};
 
 	log->header.checksum = ox_be32(0);
-	log->header.checksum =
-		ox_be32(ox_undo_checksum(0, &log->header, sizeof(log->header)));
+	log->header.checksum = ox_be32(ox_undo_checksum(0, &log->header, sizeof(log->header)));
 	memcpy(bytes, &log->header, sizeof(log->header));
 	return ox_io_pwrite_co(log->io, bytes, sizeof(bytes), 0, 0);
 }
@@ -125,8 +124,8 @@ static int record_block_co(struct ox_undo_log *log, uint64_t number, const uint8
 
 	/* What lies past the old end is put back by the length alone. */
 	if (save && offset < log->length_before) {
-		record.saved = ox_be32((uint32_t)ox_min_u64(log->block_bytes,
-							    log->length_before - offset));
+		record.saved = ox_be32(
+			(uint32_t)ox_min_u64(log->block_bytes, log->length_before - offset));
 		r = ox_io_pread_co(log->image, old, log->block_bytes, offset);
 	}
 	if (r == 0 && save)

@@ -8,7 +8,8 @@
 
 static const char help[] =
 	"usage: oxbow undo [--force] UNDO FILE\n"
-	"Put FILE back to what it was before the 'oxbow check -r ... --undo UNDO' that wrote UNDO.\n"
+	"Put FILE back to what it was before the 'oxbow check -r ... --undo UNDO' that wrote "
+	"UNDO.\n"
 	"\n"
 	"The repair need not have come to its end, and an undo that was interrupted may be run\n"
 	"again. An image that is not as the repair left it is refused: to put the old bytes back\n"

@@ -18,8 +18,7 @@ static void undo_job_co(void *arg)
 {
 	struct undo_job *job = arg;
 
-	job->result =
-		ox_undo_apply_co(job->undo, job->image, job->force, &job->outcome, job->err);
+	job->result = ox_undo_apply_co(job->undo, job->image, job->force, &job->outcome, job->err);
 }
 
 static struct ox_undo_result result_of(const struct ox_undo_outcome *o)

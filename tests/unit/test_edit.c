@@ -31,9 +31,9 @@ static void set_stage(struct stage *s)
 		original[i] = (uint8_t)(i * 7 + i / 512);
 	s->image = cut_open(reactor, &cut, original, LENGTH);
 	s->undo_file = cut_open(reactor, &cut, NULL, 0);
-	assert_int_equal(ox_undo_log_open(s->undo_file, s->image, ox_edit_block_bytes(s->image),
-					  &s->log),
-			 0);
+	assert_int_equal(
+		ox_undo_log_open(s->undo_file, s->image, ox_edit_block_bytes(s->image), &s->log),
+		0);
 	assert_int_equal(ox_edit_open(s->image, s->log, &s->edit), 0);
 }
 
@@ -155,15 +155,13 @@ static void an_undo_puts_every_byte_back_co(void *arg)
 		assert_int_equal(scribble_co(s.edit, seed, NULL), 0);
 		assert_int_equal(ox_io_sync_co(s.edit), 0);
 		assert_int_equal(ox_undo_log_complete_co(s.log), 0);
-		assert_int_equal(
-			ox_undo_apply_co(s.undo_file, s.image, false, &outcome, NULL), 0);
+		assert_int_equal(ox_undo_apply_co(s.undo_file, s.image, false, &outcome, NULL), 0);
 		assert_true(outcome.complete);
 		assert_true(outcome.blocks > 0);
 		assert_original(s.image);
 		assert_false(cut_is_unsynced(s.image));
 		/* Once more: there is nothing to do. */
-		assert_int_equal(
-			ox_undo_apply_co(s.undo_file, s.image, false, &outcome, NULL), 0);
+		assert_int_equal(ox_undo_apply_co(s.undo_file, s.image, false, &outcome, NULL), 0);
 		assert_int_equal(outcome.blocks, 0);
 		clear_stage(&s);
 	}
@@ -230,8 +228,7 @@ static void an_undo_cut_anywhere_is_finished_by_another_co(void *arg)
 		was_cut = ox_undo_apply_co(s.undo_file, s.image, false, &outcome, NULL) < 0;
 		cut.after = 0;
 		cut_recover(s.image, after);
-		assert_int_equal(
-			ox_undo_apply_co(s.undo_file, s.image, false, &outcome, NULL), 0);
+		assert_int_equal(ox_undo_apply_co(s.undo_file, s.image, false, &outcome, NULL), 0);
 		assert_original(s.image);
 		clear_stage(&s);
 	}
@@ -294,8 +291,8 @@ static void a_damaged_undo_file_is_refused_co(void *arg)
 		if (at >= sizeof(struct ox_undo_header) && at < OX_UNDO_HEADER_BYTES)
 			continue;
 		assert_int_equal(ox_io_pwrite_co(s.undo_file, &wrong, 1, at, 0), 0);
-		assert_int_equal(
-			ox_undo_apply_co(s.undo_file, s.image, true, &outcome, NULL), -EINVAL);
+		assert_int_equal(ox_undo_apply_co(s.undo_file, s.image, true, &outcome, NULL),
+				 -EINVAL);
 		assert_int_equal(ox_io_pwrite_co(s.undo_file, &byte, 1, at, 0), 0);
 	}
 	clear_stage(&s);
