@@ -393,8 +393,9 @@ struct ox_finding {
 	uint64_t guest_offset; /* UINT64_MAX: none */
 	uint64_t guest_length;
 	const char
-		*snapshot; /* whose guest range it is: a snapshot's name; NULL: the disk itself */
-	const char *fix;   /* what a repair does about it, or "None: " and why it does nothing */
+		*snapshot;   /* whose guest range it is: a snapshot's name; NULL: the disk itself */
+	const char *fix;     /* what a repair does about it, or "None: " and why it does nothing */
+	const char *why_not; /* why this repair leaves it; NULL: none was asked for, or repaired */
 };
 
 struct ox_check_options {
@@ -406,6 +407,11 @@ struct ox_check_options {
 	void (*finding)(void *opaque, const struct ox_finding *finding);
 	void (*progress)(void *opaque, uint64_t done, uint64_t total);
 	void *opaque;
+	/* With repair: writes nothing and reports what the repair would do and leave. -ENOBUFS
+	 * where that takes more than 256 MiB of memory. */
+	bool dry_run;
+	/* With repair: a new file, to hold what is overwritten, for ox_image_undo. NULL: none. */
+	const char *undo_path;
 };
 
 #define OX_CHECK_OPTIONS_INIT                                                                      \
@@ -434,6 +440,32 @@ struct ox_check_result {
  * another negative errno when it could not run. */
 int ox_image_check(struct ox_context *ctx, const char *path, const struct ox_check_options *opts,
 		   struct ox_check_result *ret_result, struct ox_error **err) OX_CHECKED;
+
+struct ox_undo_options {
+	size_t struct_size;
+	bool force; /* also where the image is not as the repair left it */
+};
+
+#define OX_UNDO_OPTIONS_INIT                                                                       \
+	{                                                                                          \
+		.struct_size = sizeof(struct ox_undo_options)                                      \
+	}
+
+struct ox_undo_result {
+	bool complete;		  /* the repair had run to its end */
+	uint64_t restored_blocks; /* that were not as before the repair, and now are */
+	uint64_t restored_bytes;
+	uint64_t foreign_sectors;    /* of them, sectors that the repair did not leave so: force */
+	uint64_t image_length_found; /* of the file */
+	uint64_t image_length;	     /* and now */
+};
+
+/* Puts an image back to what it was before the repair that wrote the undo file, whether that repair
+ * (or an undo) ended or not. -EINVAL where the file is not sound, or the image is another one or
+ * was changed since; then nothing is written. Everything is durable when this returns 0. */
+int ox_image_undo(struct ox_context *ctx, const char *undo_path, const char *path,
+		  const struct ox_undo_options *opts, struct ox_undo_result *ret_result,
+		  struct ox_error **err) OX_CHECKED;
 
 #ifdef __cplusplus
 }

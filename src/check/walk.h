@@ -32,6 +32,7 @@ struct ox_found {
 	uint64_t guest_offset;
 	uint64_t guest_length; /* 0: no guest range */
 	uint64_t tree;	       /* of the guest range */
+	const char *why_not;   /* why no repair mends it */
 };
 
 #define OX_FOUND(...) ((struct ox_found){__VA_ARGS__})
@@ -62,6 +63,7 @@ struct ox_walk_copied_pass;
 struct ox_walk {
 	struct ox_io *io;
 	enum ox_repair repair;
+	bool dry_run; /* says what would be repaired */
 	void (*finding)(void *opaque, const struct ox_finding *finding);
 	void (*progress)(void *opaque, uint64_t done, uint64_t total);
 	void *opaque;
