@@ -85,6 +85,7 @@ struct ox_walk {
 	uint64_t tree_count;
 	uint64_t *l2_clusters; /* every L2 table, ascending */
 	uint64_t l2_count;
+	uint64_t l2_room;
 
 	struct ox_be64 *reftable; /* as on disk, index_count entries */
 	struct ox_walk_block *blocks;
