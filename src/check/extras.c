@@ -69,6 +69,11 @@ static int claim_decoded_co(struct ox_walk *w, const struct ox_qcow2_extensions 
 {
 	int r = claim_crypto(w, ext);
 
+	if (w->dirty && ox_is_aligned(ext->fence_bytes, w->cluster_bytes) &&
+	    ext->fence_bytes < w->file_bytes)
+		w->fence_bytes = ext->fence_bytes;
+	w->has_fence = ext->fence_bytes != 0;
+	w->list_end_offset = ext->end_offset;
 	/* Without the bit nobody vouches for the bitmaps: their clusters are leaks. */
 	if (r >= 0 && ext->has_bitmaps && (w->h.autoclear & OX_QCOW2_AUTOCLEAR_BITMAPS))
 		r = ox_walk_claim_bitmaps_co(w, &ext->bitmaps);

@@ -187,7 +187,7 @@ static void judge_limit(struct ox_walk *w)
 		ox_walk_found(w, OX_FOUND_TABLE_TOO_SMALL, OX_FOUND(.a = w->counts.end - 1));
 }
 
-int ox_walk_count_co(struct ox_walk *w)
+int ox_walk_claim_all_co(struct ox_walk *w)
 {
 	int r;
 
@@ -201,11 +201,20 @@ int ox_walk_count_co(struct ox_walk *w)
 		r = ox_walk_claim_snapshots_co(w);
 	if (r >= 0)
 		r = ox_walk_claim_extensions_co(w);
-	if (r >= 0)
-		r = ox_walk_count_trees_co(w);
-	if (r >= 0)
-		judge_limit(w);
 	return r < 0 ? r : 0;
+}
+
+int ox_walk_count_co(struct ox_walk *w)
+{
+	int r = ox_walk_claim_all_co(w);
+
+	if (r == 0)
+		r = ox_walk_count_l1_co(w);
+	if (r == 0)
+		r = ox_walk_l2_co(w, false, ox_walk_count_l2_table_co);
+	if (r == 0)
+		judge_limit(w);
+	return r;
 }
 
 bool ox_walk_is_clean(const struct ox_walk *w)

@@ -32,6 +32,7 @@ struct ox_found {
 	uint64_t guest_offset;
 	uint64_t guest_length; /* 0: no guest range */
 	uint64_t tree;	       /* of the guest range */
+	const char *why_not;   /* why no repair mends it */
 };
 
 #define OX_FOUND(...) ((struct ox_found){__VA_ARGS__})
@@ -62,6 +63,7 @@ struct ox_walk_copied_pass;
 struct ox_walk {
 	struct ox_io *io;
 	enum ox_repair repair;
+	bool dry_run; /* says what would be repaired */
 	void (*finding)(void *opaque, const struct ox_finding *finding);
 	void (*progress)(void *opaque, uint64_t done, uint64_t total);
 	void *opaque;
@@ -75,12 +77,17 @@ struct ox_walk {
 	bool dirty;
 	bool has_data_file; /* L2 entries name clusters of another file */
 	bool verify_data;   /* decompress what is compressed */
+	uint64_t
+		fence_bytes; /* of an unfinished recovery (docs/recovery.md); 0: none that counts */
+	bool has_fence;
+	uint64_t list_end_offset; /* of the extension that holds it */
 
 	struct ox_counts counts;
 	struct ox_walk_tree *trees;
 	uint64_t tree_count;
 	uint64_t *l2_clusters; /* every L2 table, ascending */
 	uint64_t l2_count;
+	uint64_t l2_room;
 
 	struct ox_be64 *reftable; /* as on disk, index_count entries */
 	struct ox_walk_block *blocks;
@@ -151,6 +158,8 @@ static inline uint64_t ox_walk_mapped(const struct ox_walk *w, uint64_t l1_entri
 
 int ox_walk_open_co(struct ox_walk *w, struct ox_io *io, struct ox_error **err);
 void ox_walk_close(struct ox_walk *w);
+/* Its parts: exclusive metadata; L1 entries, and the list of L2 tables; what those name. */
+int ox_walk_claim_all_co(struct ox_walk *w);
 int ox_walk_count_co(struct ox_walk *w);
 /* Whether nothing at all is wrong. */
 bool ox_walk_is_clean(const struct ox_walk *w);
@@ -226,9 +235,14 @@ int ox_walk_l2_co(struct ox_walk *w, bool active_only, ox_walk_l2_fn visit_co);
 
 /* ---- mapping.c: counting what L1 and L2 entries name ---- */
 
-int ox_walk_count_trees_co(struct ox_walk *w);
+int ox_walk_count_l1_co(struct ox_walk *w);
+int ox_walk_count_l2_table_co(struct ox_walk *w, uint64_t cluster, struct ox_cell cell,
+			      struct ox_be64 *table);
+/* What entries of the L2 table may name ends here: at the fence for a table below it. */
+uint64_t ox_walk_limit_of(const struct ox_walk *w, uint64_t l2_cluster);
 /* Whether an entry of a dirty image's own, unshared tables names bytes that never were. */
-bool ox_walk_entry_is_stale(const struct ox_walk *w, struct ox_cell l2_cell, uint64_t host_offset);
+bool ox_walk_entry_is_stale(const struct ox_walk *w, uint64_t l2_cluster, struct ox_cell l2_cell,
+			    uint64_t host_offset);
 
 /* ---- snapshots.c, bitmaps.c, extras.c: what the header leads to ---- */
 
@@ -271,6 +285,7 @@ enum ox_walk_copied {
 };
 int ox_walk_copied_co(struct ox_walk *w, enum ox_walk_copied how);
 int ox_walk_drop_stale_co(struct ox_walk *w);
+int ox_walk_drop_stale_l1_co(struct ox_walk *w);
 
 /* ---- rebuild.c ---- */
 
@@ -307,6 +322,8 @@ static inline bool ox_walk_is_grown(const struct ox_walk *w, uint64_t cluster)
 int ox_walk_settle_co(const struct ox_walk *w, struct ox_io *io, struct ox_error **err);
 /* Steps 1 to 5 of a repair; what is structural stays. Everything is synced. */
 int ox_walk_repair_co(struct ox_walk *w);
+/* Sets every count of the blocks that there are to what was counted. Not synced. */
+int ox_walk_write_counts_co(struct ox_walk *w);
 /* Clears the bits in the header's incompatible word, durably (H9). */
 int ox_walk_clear_bits_co(struct ox_walk *w, uint64_t bits);
 /* Writes the header's fields, one sector, and syncs. */

@@ -225,6 +225,8 @@ struct ox_qcow2_extensions {
 	uint64_t crypto_bytes;
 	uint8_t *feature_names; /* raw 48-byte records, owned */
 	size_t feature_name_count;
+	uint64_t end_offset;  /* of the extension that ends the list; 0: none does */
+	uint64_t fence_bytes; /* the old end that an unfinished recovery left there; 0: none */
 };
 
 /*
@@ -236,6 +238,15 @@ int ox_qcow2_extensions_decode(const struct ox_qcow2_header *h, const uint8_t *c
 			       size_t count, struct ox_qcow2_extensions *ret,
 			       struct ox_error **err);
 void ox_qcow2_extensions_free(struct ox_qcow2_extensions *ext);
+
+/*
+ * The fence of a recovery under way (docs/recovery.md): the old end of the file, in the data of the
+ * extension that ends the list, which other programs neither read nor keep.
+ */
+#define OX_QCOW2_FENCE_BYTES 32u /* the extension's header included */
+
+/* old_end_bytes 0: no fence. The bytes go to ext.end_offset, where that many must be free. */
+void ox_qcow2_fence_encode(uint64_t old_end_bytes, uint8_t ret[OX_QCOW2_FENCE_BYTES]);
 
 /* The backing name as a fresh string (no NUL inside, else -EINVAL); *ret = NULL where there is
  * none. */

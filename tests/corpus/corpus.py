@@ -25,6 +25,10 @@ CORPUS = ROOT / "tests" / "corpus"
 DISK = "disk.qcow2"
 ROW = re.compile(r'OX_FINDING\(((?:[^()"]|"(?:[^"\\]|\\.)*")*)\)')
 
+# Thousands of small images, each written with syncs: in memory where that can be.
+if os.access("/dev/shm", os.W_OK):
+    tempfile.tempdir = "/dev/shm"
+
 _bases = None
 
 
