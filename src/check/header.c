@@ -71,6 +71,7 @@ void ox_walk_judge_header(struct ox_walk *w)
 		ox_walk_found(w, OX_FOUND_HEADER_CRYPT,
 			      OX_FOUND(.word = "unknown encryption method",
 				       .guest_length = w->h.size_bytes));
+	w->is_foreign = unknown != 0;
 	if (unknown)
 		ox_walk_found(w, OX_FOUND_UNKNOWN_FEATURE, OX_FOUND(.a = unknown));
 }

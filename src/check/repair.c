@@ -161,6 +161,9 @@ int ox_walk_repair_co(struct ox_walk *w)
 
 	if (w->io->read_only)
 		return -EROFS;
+	/* What an unknown feature means for the tables is not known either. */
+	if (w->is_foreign)
+		return 0;
 	if (w->repair == OX_REPAIR_ALL) {
 		r = drop_co(w);
 		if (r == 0)

@@ -75,6 +75,7 @@ struct ox_walk {
 	uint64_t file_clusters; /* the last one may be short */
 	uint64_t block_entries;
 	bool dirty;
+	bool is_foreign;    /* not all of it is understood: nothing is written */
 	bool has_data_file; /* L2 entries name clusters of another file */
 	bool verify_data;   /* decompress what is compressed */
 	uint64_t

@@ -118,7 +118,10 @@ def base_folder(name):
     if not folder.exists():
         folder.mkdir()
         for line in (CORPUS / "bases" / name).read_text().splitlines():
-            if line and not line.startswith("#"):
+            word, _, rest = line.partition(" ")
+            if word == "corrupt":
+                corrupt(folder / DISK, [rest])
+            elif line and not line.startswith("#"):
                 run_line(line, folder)
     return folder
 

@@ -81,6 +81,10 @@ def test_every_finding_has_an_image_and_every_image_a_finding():
             raise Failure(f"{recipe.name} shows no finding of findings.def")
 
 
+def test_the_page_of_findings_is_made_from_the_table():
+    run(ROOT / "tools" / "findings" / "findings_doc.py", "--check")
+
+
 def test_what_is_shown_elsewhere_is_there():
     for recipe in recipes():
         if recipe.elsewhere:
