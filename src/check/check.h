@@ -18,6 +18,11 @@
 int ox_check_qcow2_co(struct ox_io *io, const struct ox_check_options *opts,
 		      struct ox_check_result *ret, struct ox_error **err);
 
+/* What the public call of that name says. opts->bins and guest_bins are at least 1. */
+int ox_check_layout_co(struct ox_io *io, const struct ox_layout_options *opts,
+		       struct ox_image_layout **ret, struct ox_error **err);
+void ox_check_layout_free(struct ox_image_layout *layout);
+
 /* The recovery of img.h, over the same walk. */
 extern const struct ox_recovery ox_check_recovery;
 

@@ -62,6 +62,9 @@ struct ox_walk {
 	enum ox_repair repair;
 	void (*finding)(void *opaque, const struct ox_finding *finding);
 	void (*progress)(void *opaque, uint64_t done, uint64_t total);
+	/* Clusters [first, end) were claimed as exclusive metadata. NULL: nobody asks. 0 or -ENOMEM.
+	 */
+	int (*claimed)(struct ox_walk *w, const char *word, uint64_t first, uint64_t end);
 	void *opaque;
 
 	struct ox_qcow2_header h;
