@@ -88,8 +88,8 @@ const char *ox_cli_picture_verdict(const struct ox_image_layout *layout,
 					 errors, plural(errors));
 	if (layout->leaks)
 		used += (size_t)snprintf(buf + used, OX_CLI_LINE_MAX - used,
-					 "%s%" PRIu64 " cluster%s leaked", used ? ", " : "",
-					 layout->leaks, plural(layout->leaks));
+					 "%s%" PRIu64 " cluster%s leaked or counted too often",
+					 used ? ", " : "", layout->leaks, plural(layout->leaks));
 	if (used == 0)
 		used += (size_t)snprintf(buf, OX_CLI_LINE_MAX, "Sound: no damage, no leaks");
 	if (layout->corrupt)
@@ -128,6 +128,6 @@ const char *ox_cli_picture_share(const struct ox_image_layout *layout, enum ox_l
 	if (layout->bytes[kind] > 0 && share < 0.01)
 		snprintf(buf, OX_CLI_LINE_MAX, "%s, <0.01%%", size);
 	else
-		snprintf(buf, OX_CLI_LINE_MAX, "%s, %.3g%%", size, share);
+		snprintf(buf, OX_CLI_LINE_MAX, "%s, %.*f%%", size, share < 10 ? 2 : 0, share);
 	return buf;
 }

@@ -18,6 +18,8 @@
 #define GRID_TOP 132
 #define LEGEND_ROW 20
 #define LEGEND_COLUMNS 3
+#define LEGEND_LEFT 24
+#define LEGEND_WIDTH 318
 #define PLOT_HEIGHT 216
 #define STRIP_HEIGHT 12
 
@@ -93,7 +95,7 @@ static void put_head(FILE *to, const struct ox_cli_picture *picture, int height)
 	      ".h{font-size:22px;font-weight:600}.b{font-weight:600}.w{font-weight:600;fill:#b00040}\n"
 	      ".m{fill:#616e7c;font-size:12px}.e{fill:#616e7c;font-size:12px;text-anchor:end}\n"
 	      ".c{fill:#616e7c;font-size:12px;text-anchor:middle}\n"
-	      ".bg{fill:#fff}.free{fill:#e3e7ec}.lines{stroke:#fff;stroke-width:1;fill:none}\n"
+	      ".bg{fill:#fff}.free{fill:#e3e7ec}.lines{stroke:#fff;stroke-width:.8;fill:none}\n"
 	      ".axis{stroke:#cbd2d9;fill:none}.mark{stroke:#fff;stroke-width:1.6;fill:none}\n"
 	      ".dots{fill:none;stroke-width:2.2}\n",
 	      to);
@@ -257,7 +259,7 @@ static void put_legend(FILE *to, const struct ox_image_layout *layout, double to
 
 	for (unsigned k = 0; k < OX_LAYOUT_KINDS; k++) {
 		const struct ox_cli_kind *row = ox_cli_kind_at(k);
-		double x = LEFT + (double)(shown / rows) * INNER / LEGEND_COLUMNS;
+		double x = LEGEND_LEFT + (double)(shown / rows) * LEGEND_WIDTH;
 		double y = top + shown % rows * LEGEND_ROW;
 
 		if (layout->bytes[row->kind] == 0)
