@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* The guest's order: where on the host each stretch of the virtual disk lies, in how many pieces. */
+/* The guest's order: where on the host each stretch of the virtual disk lies, in how many pieces.
+ */
 #include <errno.h>
 #include <stdlib.h>
 
@@ -36,8 +37,8 @@ static int place_l2(struct ox_walk *w, uint64_t tree, uint64_t index, struct ox_
 
 	if (e.bad || ox_walk_past_end(w, e.l2.bytes, w->cluster_bytes)) {
 		if (!w->dirty || e.bad)
-			ox_layout_mark(l, (w->trees[tree].l1_offset + index * 8) /
-						  w->cluster_bytes);
+			ox_layout_mark(l,
+				       (w->trees[tree].l1_offset + index * 8) / w->cluster_bytes);
 		return 0;
 	}
 	place = place_of(l, e.l2.bytes / w->cluster_bytes);
@@ -78,8 +79,8 @@ static void take_entry(struct table *t, uint64_t guest_cluster, const struct ox_
 	struct ox_layout *l = t->l;
 	struct ox_walk *w = &l->w;
 	struct ox_layout_guest_bin *bin = &l->guest_bins[guest_cluster / l->guest_bin_clusters];
-	uint64_t size = ox_min_u64(w->cluster_bytes,
-				   w->h.size_bytes - guest_cluster * w->cluster_bytes);
+	uint64_t size =
+		ox_min_u64(w->cluster_bytes, w->h.size_bytes - guest_cluster * w->cluster_bytes);
 	bool compressed = e->kind == OX_QCOW2_ENTRY_COMPRESSED;
 
 	if (e->kind == OX_QCOW2_ENTRY_UNALLOCATED)
@@ -88,11 +89,16 @@ static void take_entry(struct table *t, uint64_t guest_cluster, const struct ox_
 		bin->zero_bytes += size;
 		return;
 	}
-	if (e->kind == OX_QCOW2_ENTRY_BAD ||
-	    ox_walk_past_end(w, e->host.bytes, compressed ? e->compressed_bytes : w->cluster_bytes)) {
-		if (e->kind == OX_QCOW2_ENTRY_BAD ||
-		    !ox_walk_entry_is_stale(w, t->cell, e->host.bytes))
-			take_bad(t, bin);
+	if (e->kind == OX_QCOW2_ENTRY_BAD) {
+		take_bad(t, bin);
+		return;
+	}
+	/* A recovery drops it. */
+	if (ox_walk_entry_is_stale(w, t->cluster, t->cell, e->host.bytes))
+		return;
+	if (ox_walk_past_end(w, e->host.bytes,
+			     compressed ? e->compressed_bytes : w->cluster_bytes)) {
+		take_bad(t, bin);
 		return;
 	}
 	take_place(l, guest_cluster, e->host.bytes);
@@ -112,7 +118,9 @@ static int look_at_l2(struct ox_walk *w, uint64_t cluster, struct ox_cell cell,
 	struct ox_layout *l = ox_container_of(w, struct ox_layout, w);
 	struct table t = {.l = l, .cell = cell, .cluster = cluster};
 	const uint64_t *place = place_of(l, cluster);
-	uint64_t count = ox_qcow2_l2_entries(&w->h);
+	/* An extended entry is followed by a word about its subclusters. */
+	uint64_t words = w->h.incompatible & OX_QCOW2_INCOMPAT_EXTENDED_L2 ? 2 : 1;
+	uint64_t count = w->cluster_bytes / sizeof(*entries) / words;
 	uint64_t first;
 
 	/* A table that stands past the disk's end has no place there. */
@@ -123,9 +131,9 @@ static int look_at_l2(struct ox_walk *w, uint64_t cluster, struct ox_cell cell,
 	for (uint64_t i = 0; i < count; i++) {
 		struct ox_qcow2_entry e;
 
-		if (!entries[i].raw)
+		if (!entries[i * words].raw)
 			continue;
-		e = ox_qcow2_l2_decode(&w->h, ox_be64_get(entries[i]));
+		e = ox_qcow2_l2_decode(&w->h, ox_be64_get(entries[i * words]));
 		take_entry(&t, first + i, &e);
 	}
 	return 0;
@@ -156,6 +164,9 @@ int ox_layout_guest_co(struct ox_layout *l)
 		l->guest_first[i] = UNSEEN;
 		l->guest_bins[i].host_offset = UINT64_MAX;
 	}
+	/* Entries that name places in another file say nothing of this one. */
+	if (w->h.incompatible & OX_QCOW2_INCOMPAT_DATA_FILE)
+		return 0;
 	r = ox_walk_l1_co(w, false, place_l2);
 	if (r == 0)
 		r = ox_walk_l2_co(w, true, look_at_l2);

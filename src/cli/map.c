@@ -21,7 +21,8 @@ static const char help[] =
 	"  -s, --start-offset=OFFSET begin at this byte of the virtual disk\n"
 	"  -l, --max-length=LENGTH   look at no more than this\n"
 	"  --output=human|json       text (the default: data alone), or JSON (every range)\n"
-	"  --picture                 draw the file of a qcow2 image: data, tables, leaks, damage and\n"
+	"  --picture                 draw the file of a qcow2 image: data, tables, leaks, damage "
+	"and\n"
 	"                            fragmentation; with --output=json, the figures behind it\n"
 	"  --image=OUT.svg           draw it as SVG\n"
 	"  -U, --force-share         also while another process has the image open for writing\n"
@@ -217,7 +218,8 @@ static int refuse_options(const struct map *map)
 	if (map->picture.text && map->picture.svg)
 		return ox_cli_usage_error("map", "Choose one of --picture and --image");
 	if (map->partial && (map->picture.text || map->picture.svg))
-		return ox_cli_usage_error("map", "A picture shows the whole file, without -s and -l");
+		return ox_cli_usage_error("map",
+					  "A picture shows the whole file, without -s and -l");
 	return 0;
 }
 

@@ -58,14 +58,15 @@ int ox_cli_map_picture(struct ox_cli_source *source, const struct ox_cli_picture
 	struct ox_error *err = NULL;
 	int r;
 
-	if ((wish->svg && refuse_name(wish->svg) < 0) || ox_cli_context_new(source->engine, &ctx) < 0)
+	if ((wish->svg && refuse_name(wish->svg) < 0) ||
+	    ox_cli_context_new(source->engine, &ctx) < 0)
 		return 1;
 	opts.format = source->open.format;
 	opts.flags = source->open.flags & OX_OPEN_FORCE_SHARE;
-	opts.bins = wish->svg			    ? OX_CLI_SVG_BINS
+	opts.bins = wish->svg			  ? OX_CLI_SVG_BINS
 		    : wish->output == OX_CLI_JSON ? JSON_BINS
 						  : ox_cli_text_bins(&terminal);
-	opts.guest_bins = wish->svg			  ? OX_CLI_SVG_GUEST_BINS
+	opts.guest_bins = wish->svg			? OX_CLI_SVG_GUEST_BINS
 			  : wish->output == OX_CLI_JSON ? JSON_BINS
 							: ox_cli_text_guest_bins(&terminal);
 	opts.progress = ox_cli_progress_report;

@@ -76,8 +76,7 @@ static const char *plural(uint64_t count)
 	return count == 1 ? "" : "s";
 }
 
-const char *ox_cli_picture_verdict(const struct ox_image_layout *layout,
-				   char buf[OX_CLI_LINE_MAX])
+const char *ox_cli_picture_verdict(const struct ox_image_layout *layout, char buf[OX_CLI_LINE_MAX])
 {
 	uint64_t errors = layout->corruptions + layout->check_errors;
 	size_t used = 0;
@@ -106,7 +105,8 @@ const char *ox_cli_picture_order(const struct ox_image_layout *layout, char buf[
 	char data[OX_CLI_SIZE_MAX], piece[OX_CLI_SIZE_MAX];
 
 	if (layout->pieces == 0)
-		snprintf(buf, OX_CLI_LINE_MAX, "The disk has no data of its own but what is compressed");
+		snprintf(buf, OX_CLI_LINE_MAX,
+			 "No data of the disk lies in this file uncompressed");
 	else if (layout->pieces == 1)
 		snprintf(buf, OX_CLI_LINE_MAX, "The disk's %s of data lie in one piece",
 			 ox_cli_size_text(layout->data_bytes, data));

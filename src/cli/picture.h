@@ -39,8 +39,7 @@ uint64_t ox_cli_bin_used(const struct ox_layout_bin *bin);
 /* What the picture says in words; each returns buf. The second is whether the image is sound, the
  * third how fragmented it is. */
 const char *ox_cli_picture_sizes(const struct ox_image_layout *layout, char buf[OX_CLI_LINE_MAX]);
-const char *ox_cli_picture_verdict(const struct ox_image_layout *layout,
-				   char buf[OX_CLI_LINE_MAX]);
+const char *ox_cli_picture_verdict(const struct ox_image_layout *layout, char buf[OX_CLI_LINE_MAX]);
 const char *ox_cli_picture_order(const struct ox_image_layout *layout, char buf[OX_CLI_LINE_MAX]);
 /* "1.5 GiB   3.2%" in buf. */
 const char *ox_cli_picture_share(const struct ox_image_layout *layout, enum ox_layout_kind kind,
@@ -76,8 +75,8 @@ void ox_cli_picture_json(const struct ox_cli_picture *picture);
 /* ---- map_picture.c ---- */
 
 struct ox_cli_picture_wish {
-	bool text;	       /* --picture */
-	const char *svg;       /* --image */
+	bool text;	 /* --picture */
+	const char *svg; /* --image */
 	enum ox_cli_output output;
 };
 

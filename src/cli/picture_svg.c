@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The picture as SVG: the file row by row, a legend, and the guest's order as a plot of where in the
- * file each stretch of the disk lies. Text stays text; the page follows a dark or light reader.
+ * The picture as SVG: the file row by row, a legend, and the guest's order as a plot of where in
+ * the file each stretch of the disk lies. Text stays text; the page follows a dark or light reader.
  */
 #include <string.h>
 
@@ -92,7 +92,8 @@ static void put_head(FILE *to, const struct ox_cli_picture *picture, int height)
 	put_text(to, picture->name);
 	fputs("</title>\n<style>\n"
 	      "text{font:13px system-ui,'DejaVu Sans',sans-serif;fill:#1f2933}\n"
-	      ".h{font-size:22px;font-weight:600}.b{font-weight:600}.w{font-weight:600;fill:#b00040}\n"
+	      ".h{font-size:22px;font-weight:600}.b{font-weight:600}.w{font-weight:600;fill:#"
+	      "b00040}\n"
 	      ".m{fill:#616e7c;font-size:12px}.e{fill:#616e7c;font-size:12px;text-anchor:end}\n"
 	      ".c{fill:#616e7c;font-size:12px;text-anchor:middle}\n"
 	      ".bg{fill:#fff}.free{fill:#e3e7ec}.lines{stroke:#fff;stroke-width:.8;fill:none}\n"
@@ -142,8 +143,7 @@ static void look_of(const struct ox_layout_bin *bin, uint64_t size, unsigned cha
 		if (whole)
 			bytes = row->kind == kind ? size : 0;
 		below += bytes;
-		while (level < LEVELS &&
-		       (double)below / (double)size * LEVELS >= level + 0.5)
+		while (level < LEVELS && (double)below / (double)size * LEVELS >= level + 0.5)
 			look[level++] = (unsigned char)k;
 	}
 	/* Little is still something. */
@@ -156,7 +156,7 @@ static uint64_t bin_size(const struct ox_image_layout *layout, size_t i)
 	uint64_t from = i * layout->bin_bytes;
 
 	return layout->file_bytes - from < layout->bin_bytes ? layout->file_bytes - from
-							      : layout->bin_bytes;
+							     : layout->bin_bytes;
 }
 
 /* A run of cells in one row that look alike. */
@@ -229,7 +229,8 @@ static void put_grid(FILE *to, const struct ox_image_layout *layout, const struc
 	for (size_t row = 0; row < grid->rows; row++) {
 		put_row(to, layout, grid, row);
 		if (row % step == 0)
-			put_size(to, "e", LEFT - 10, GRID_TOP + ((double)row + 0.5) * grid->height + 4,
+			put_size(to, "e", LEFT - 10,
+				 GRID_TOP + ((double)row + 0.5) * grid->height + 4,
 				 row * grid->columns * layout->bin_bytes);
 	}
 	fputs("<path class=\"lines\" d=\"", to);
@@ -334,8 +335,8 @@ static void put_strip(FILE *to, const struct ox_image_layout *layout, double top
 	double step = (double)INNER / (double)layout->guest_bin_count;
 	size_t end;
 
-	fprintf(to, "<rect class=\"free\" x=\"%d\" y=\"%g\" width=\"%d\" height=\"%d\"/>\n", LEFT, top,
-		INNER, STRIP_HEIGHT);
+	fprintf(to, "<rect class=\"free\" x=\"%d\" y=\"%g\" width=\"%d\" height=\"%d\"/>\n", LEFT,
+		top, INNER, STRIP_HEIGHT);
 	for (size_t i = 0; i < layout->guest_bin_count; i = end) {
 		const struct ox_layout_guest_bin *bin = &layout->guest_bins[i];
 		uint64_t held = bin->data_bytes + bin->compressed_bytes;
@@ -364,7 +365,8 @@ static void put_order(FILE *to, const struct ox_image_layout *layout, double top
 
 	put_line(to, "b", 24, top, ox_cli_picture_order(layout, text));
 	put_line(to, "m", 24, top + 20,
-		 "Right: along the disk. Up: along the file. One line is a disk in order, a cloud one "
+		 "Right: along the disk. Up: along the file. One line is a disk in order, a cloud "
+		 "one "
 		 "in pieces. Below, how much is allocated.");
 	put_axes(to, layout, plot);
 	put_dots(to, layout, plot, OX_LAYOUT_DATA);

@@ -94,7 +94,9 @@ static void put_block(const struct ox_layout_bin *bin, uint64_t size, const stru
 	if (height == 0 && row->kind != OX_LAYOUT_FREE)
 		height = 1;
 	printf("\033[38;5;%u;48;5;%um%s", row->ansi, ox_cli_kind(OX_LAYOUT_FREE)->ansi,
-	       unicode ? blocks[height > 8 ? 8 : height] : height ? "#" : " ");
+	       unicode	? blocks[height > 8 ? 8 : height]
+	       : height ? "#"
+			: " ");
 }
 
 static void put_cell(const struct ox_layout_bin *bin, uint64_t size,
@@ -253,7 +255,8 @@ static void put_name(const char *name)
 	putchar('\n');
 }
 
-int ox_cli_picture_text(const struct ox_cli_picture *picture, const struct ox_cli_terminal *terminal)
+int ox_cli_picture_text(const struct ox_cli_picture *picture,
+			const struct ox_cli_terminal *terminal)
 {
 	const struct ox_image_layout *layout = picture->layout;
 	char text[OX_CLI_LINE_MAX];
