@@ -234,8 +234,6 @@ static void take_figures(struct ox_layout *l)
 	if (w->dirty) {
 		result->uncounted = w->too_low;
 		result->corruptions -= ox_min_u64(result->corruptions, w->stale);
-	} else {
-		result->corruptions += w->too_low + w->copied_wrong;
 	}
 }
 
@@ -279,11 +277,15 @@ static int collect_co(struct ox_layout *l)
 		r = complete_ranges(l);
 	if (r < 0)
 		return r;
+	/* What further passes find is counted, and shown in its place, but not told one by one. */
+	w->finding = NULL;
+	if (!w->dirty)
+		r = ox_walk_report_co(w);
+	if (r < 0)
+		return r;
 	take_figures(l);
 	count_named(l);
 	mark_broken_blocks(l);
-	/* Read a second time: what these passes find has been reported and counted. */
-	w->finding = NULL;
 	r = ox_walk_slots_co(w, OX_BLOCKS_ALL, count_slot);
 	if (r == 0)
 		r = ox_layout_guest_co(l);

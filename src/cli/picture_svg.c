@@ -79,6 +79,14 @@ static void put_size(FILE *to, const char *class, double x, double y, uint64_t b
 	put_line(to, class, x, y, ox_cli_size_text(bytes, text));
 }
 
+/* The name without its folders: there is one line for it. */
+static const char *short_name(const char *name)
+{
+	const char *slash = strrchr(name, '/');
+
+	return slash && slash[1] ? slash + 1 : name;
+}
+
 static void put_head(FILE *to, const struct ox_cli_picture *picture, int height)
 {
 	const struct ox_image_layout *layout = picture->layout;
@@ -107,7 +115,7 @@ static void put_head(FILE *to, const struct ox_cli_picture *picture, int height)
 	      ".axis{stroke:#3e4c59}.header{fill:#a9a9d6}}\n</style>\n",
 	      to);
 	fprintf(to, "<rect class=\"bg\" width=\"%d\" height=\"%d\"/>\n", WIDTH, height);
-	put_line(to, "h", 24, 38, picture->name);
+	put_line(to, "h", 24, 38, short_name(picture->name));
 	put_line(to, "t", 24, 62, ox_cli_picture_sizes(layout, text));
 	put_line(to, unsound ? "w" : "b", 24, 84, ox_cli_picture_verdict(layout, text));
 }
