@@ -124,7 +124,7 @@ def test_damage_and_leaks_are_shown_and_counted_as_check_does():
 
 
 def test_damage_wins_its_cell_however_large_the_image():
-    oxbow("create", "-f", "qcow2", "-o", "preallocation=metadata", "disk", "100G")
+    oxbow("create", "-f", "qcow2", "-o", "preallocation=metadata", "disk", "20G")
     set_entry("disk", 5, entries_of("disk")[6][1])
     cells = oxbow("map", "--picture", "disk").stdout.split("a cell")[1].split("\n\n")[0]
     check_in("X", cells, "cells")
