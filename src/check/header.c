@@ -14,6 +14,9 @@
 		    OX_QCOW2_INCOMPAT_DATA_FILE | OX_QCOW2_INCOMPAT_COMPRESSION |                  \
 		    OX_QCOW2_INCOMPAT_EXTENDED_L2))
 
+/* All known fields, with room to spare. */
+#define HEADER_READ_BYTES 4096
+
 static const enum ox_finding_id finding_of_fault[OX_QCOW2_FAULT_COUNT] = {
 	[OX_QCOW2_FAULT_LENGTH] = OX_FOUND_HEADER_LENGTH,
 	[OX_QCOW2_FAULT_REFCOUNT_ORDER] = OX_FOUND_HEADER_REFCOUNT_ORDER,
@@ -30,7 +33,7 @@ static const enum ox_finding_id finding_of_fault[OX_QCOW2_FAULT_COUNT] = {
 
 int ox_walk_read_header_co(struct ox_walk *w, struct ox_error **err)
 {
-	size_t count = ox_min_u64(w->io->length, UINT64_C(1) << OX_QCOW2_MAX_CLUSTER_BITS);
+	size_t count = ox_min_u64(w->io->length, HEADER_READ_BYTES);
 	uint8_t *bytes = malloc(ox_max_u64(count, 1));
 	int r = bytes ? ox_io_pread_co(w->io, bytes, count, 0) : -ENOMEM;
 
