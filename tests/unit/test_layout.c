@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * What an image's file is used for, stretch by stretch, on images of 512-byte clusters that are built
- * here.
+ * What an image's file is used for, stretch by stretch, on images of 512-byte clusters that are
+ * built here.
  */
 #include <errno.h>
 #include <setjmp.h>
