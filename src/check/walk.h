@@ -66,6 +66,10 @@ struct ox_walk {
 	bool dry_run; /* says what would be repaired */
 	void (*finding)(void *opaque, const struct ox_finding *finding);
 	void (*progress)(void *opaque, uint64_t done, uint64_t total);
+	/* Clusters [first, end) were claimed as exclusive metadata. NULL: nobody asks. 0 or
+	 * -ENOMEM.
+	 */
+	int (*claimed)(struct ox_walk *w, const char *word, uint64_t first, uint64_t end);
 	void *opaque;
 
 	struct ox_qcow2_header h; /* faulty fields made harmless */
