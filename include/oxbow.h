@@ -371,8 +371,8 @@ struct ox_finding {
 	/* Of the snapshot whose tree was wrong, counting from 0; UINT64_MAX: none, or the active
 	 * image. */
 	uint64_t snapshot;
-	const char
-		*why_not; /* why a repair leaves it; NULL: no repair was asked for, or repaired */
+	const char *fate;    /* of the guest range after a repair: "lost", "in doubt"; or NULL */
+	const char *why_not; /* why it stays; NULL: repaired, or nobody asked for a repair */
 };
 
 struct ox_check_options {

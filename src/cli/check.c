@@ -89,6 +89,8 @@ static json_t *finding_json(const struct ox_finding *f)
 	if (f->guest_offset <= INT64_MAX)
 		set_place(object, "guest-length", f->guest_length);
 	set_place(object, "snapshot", f->snapshot);
+	if (f->fate)
+		ox_cli_json_set(object, "fate", json_string(f->fate));
 	if (f->why_not)
 		ox_cli_json_set(object, "why-not", json_string(f->why_not));
 	return object;

@@ -29,6 +29,15 @@ static struct cut_store *store_of(struct ox_io *io)
 	return ox_container_of(io, struct cut_store, io);
 }
 
+static void keep(struct cut_store *s)
+{
+	uint64_t most = ox_max_u64(s->current.length, s->durable.length);
+
+	memcpy(s->durable.bytes, s->current.bytes, most);
+	s->durable.length = s->current.length;
+	s->unsynced = false;
+}
+
 static bool is_cut(struct cut_store *s)
 {
 	if (s->cut->after && s->cut->changes >= s->cut->after)
@@ -92,8 +101,7 @@ static int cut_sync_co(struct ox_io *io)
 
 	if (is_cut(s))
 		return -EIO;
-	s->durable = s->current;
-	s->unsynced = false;
+	keep(s);
 	return 0;
 }
 
@@ -130,7 +138,7 @@ struct ox_io *cut_open(struct ox_reactor *r, struct cut *cut, const uint8_t *byt
 	if (bytes)
 		memcpy(s->current.bytes, bytes, length);
 	s->current.length = length;
-	s->durable = s->current;
+	keep(s);
 	return &s->io;
 }
 
@@ -155,8 +163,10 @@ void cut_recover(struct ox_io *io, unsigned seed)
 		if (rand_r(&seed) % 2)
 			memcpy(left->bytes + at, s->current.bytes + at, SECTOR);
 	}
-	memset(left->bytes + left->length, 0, MAX_BYTES - left->length);
-	s->current = *left;
+	if (left->length < s->current.length)
+		memset(left->bytes + left->length, 0, s->current.length - left->length);
+	memcpy(s->current.bytes, left->bytes, ox_max_u64(left->length, s->current.length));
+	s->current.length = left->length;
 	s->io.length = left->length;
 	s->unsynced = false;
 	s->cut->changes = 0;
