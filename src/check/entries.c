@@ -79,14 +79,6 @@ static void changed(struct ox_walk *w, struct ox_be64 *entry, uint64_t raw, cons
 
 /* ---- L1 ---- */
 
-/* The part of a table that is only itself: one that overlaps something else is not written. */
-static bool l1_is_sound(const struct ox_walk *w, uint64_t tree, uint64_t index)
-{
-	uint64_t offset = w->trees[tree].l1_offset + index * 8;
-
-	return ox_counts_get(&w->counts, offset / w->cluster_bytes).state == OX_CELL_META;
-}
-
 static int mend_l1_entry_co(struct ox_walk *w, uint64_t tree, uint64_t index, struct ox_be64 *entry)
 {
 	uint64_t raw = ox_be64_get(*entry);
@@ -101,7 +93,7 @@ static int mend_l1_entry_co(struct ox_walk *w, uint64_t tree, uint64_t index, st
 	enum ox_finding_id id = OX_FOUND_PAST_END;
 	int r;
 
-	if ((!e.bad && !past_end) || !l1_is_sound(w, tree, index))
+	if (!e.bad && !past_end)
 		return 0;
 	if (e.bad)
 		id = offset == aligned ? OX_FOUND_L1_RESERVED : OX_FOUND_L1_UNALIGNED;

@@ -255,6 +255,32 @@ static int count_copies(struct ox_walk *w)
 	return r;
 }
 
+/* Whether a block that cannot be read would have to count what is put there: the clusters asked
+ * for, and then, at worst, a block for each of them and a table twice as large. */
+static bool has_broken_block(const struct ox_walk *w, uint64_t base, uint64_t end)
+{
+	uint64_t most = end + (end - base) + 2 * (uint64_t)w->h.reftable_clusters + 2;
+	uint64_t last = ox_min_u64(most / w->block_entries + 1, w->index_count);
+
+	for (uint64_t i = base / w->block_entries; i < last; i++) {
+		if (w->blocks[i].state != OX_BLOCK_NONE && !ox_walk_block_is_own(w, i))
+			return true;
+	}
+	return false;
+}
+
+/* Whether an entry can be written to the refcount table without harm to something else. */
+static bool table_is_own(const struct ox_walk *w)
+{
+	uint64_t first = w->h.reftable_offset / w->cluster_bytes;
+
+	for (uint64_t c = first; c < first + w->h.reftable_clusters; c++) {
+		if (ox_counts_get(&w->counts, c).state != OX_CELL_META)
+			return false;
+	}
+	return true;
+}
+
 /* Whether the copies may be made: there is room, they can be counted, and are not without end. */
 static bool is_feasible(const struct ox_walk *w)
 {
@@ -265,10 +291,8 @@ static bool is_feasible(const struct ox_walk *w)
 		return false;
 	if (!w->io->can_grow && u->next > w->file_bytes / w->cluster_bytes)
 		return false;
-	for (uint64_t i = u->base / w->block_entries; i < w->index_count; i++) {
-		if (w->blocks[i].state == OX_BLOCK_BROKEN)
-			return false;
-	}
+	if (has_broken_block(w, u->base, u->next) || !table_is_own(w))
+		return false;
 	for (size_t i = 0; i < u->count; i++) {
 		if (u->refs[i].copy && u->refs[i].refs > most)
 			return false;
@@ -363,12 +387,10 @@ static int divert_l1_entry(struct ox_walk *w, uint64_t tree, uint64_t index, str
 {
 	struct ox_qcow2_l1_entry e = ox_qcow2_l1_decode(&w->h, ox_be64_get(*entry));
 	uint64_t range_bytes = ox_qcow2_l2_entries(&w->h) * w->cluster_bytes;
-	uint64_t l1_offset = w->trees[tree].l1_offset + index * 8;
 	const struct ox_place *place;
 	size_t places;
 
-	if (e.bad || e.l2.bytes == 0 ||
-	    ox_counts_get(&w->counts, l1_offset / w->cluster_bytes).state != OX_CELL_META)
+	if (e.bad || e.l2.bytes == 0)
 		return 0;
 	place = ox_places_find(&w->mend->places, e.l2.bytes / w->cluster_bytes, &places);
 	for (size_t p = 0; p < places; p++) {

@@ -188,6 +188,8 @@ enum ox_walk_select { OX_BLOCKS_ALL, OX_BLOCKS_RAISE, OX_BLOCKS_LOWER };
 /* Visits every cluster with a count or a reference, of the refcount blocks selected; changed
  * blocks are written. */
 int ox_walk_slots_co(struct ox_walk *w, enum ox_walk_select select, ox_walk_slot_fn visit);
+/* Whether a refcount block can be written without harm to something else that claims its place. */
+bool ox_walk_block_is_own(const struct ox_walk *w, uint64_t index);
 int ox_walk_compare_co(struct ox_walk *w);
 int ox_walk_report_co(struct ox_walk *w);
 

@@ -42,14 +42,33 @@ static uint64_t raw_word(const uint8_t *bytes, uint64_t offset)
 	return ox_be64_get(raw);
 }
 
-/* Tables that hold where nothing is damaged: what lies on them is not the guest's. */
+/* Where the snapshot's L1 table is; 0: there is none. */
+static uint64_t snapshot_l1(const uint8_t *image)
+{
+	return image[63] == 1 && raw_word(image, 64) < END * 4 * CLUSTER
+		       ? raw_word(image, raw_word(image, 64))
+		       : 0;
+}
+
+static bool is_l2_table(const uint8_t *image, uint64_t l1, uint64_t offset)
+{
+	for (unsigned i = 0; i < GUEST_CLUSTERS / ENTRIES; i++) {
+		if ((raw_word(image, l1 + 8 * i) & OX_QCOW2_OFFSET_MASK) == offset)
+			return true;
+	}
+	return false;
+}
+
+/* What lies on a table is not the guest's. */
 static bool is_table(const uint8_t *image, uint64_t offset)
 {
 	uint64_t reftable = raw_word(image, 48);
 	uint64_t l1 = raw_word(image, 40);
 
 	return offset == 0 || offset == reftable || offset == l1 ||
-	       offset == (raw_word(image, reftable) & OX_QCOW2_OFFSET_MASK);
+	       offset == (raw_word(image, reftable) & OX_QCOW2_OFFSET_MASK) ||
+	       (snapshot_l1(image) &&
+		(offset == snapshot_l1(image) || offset == raw_word(image, 64)));
 }
 
 static bool is_sound(const uint8_t *image, uint64_t length, uint64_t raw, uint64_t allowed)
@@ -75,6 +94,10 @@ static void read_tree(const uint8_t *image, uint64_t length, uint64_t l1, unsign
 			entry = raw_word(image, (table & OX_QCOW2_OFFSET_MASK) + c % ENTRIES * 8);
 		if (entry & OX_QCOW2_COMPRESSED || !is_sound(image, length, entry, OX_QCOW2_ZERO))
 			continue;
+		if ((entry & OX_QCOW2_OFFSET_MASK) &&
+		    (is_l2_table(image, raw_word(image, 40), entry & OX_QCOW2_OFFSET_MASK) ||
+		     is_l2_table(image, l1, entry & OX_QCOW2_OFFSET_MASK)))
+			continue;
 		ret->readable[tree][c] = true;
 		if ((entry & OX_QCOW2_OFFSET_MASK) && !(entry & OX_QCOW2_ZERO))
 			memcpy(ret->bytes[tree][c], image + (entry & OX_QCOW2_OFFSET_MASK),
@@ -85,16 +108,11 @@ static void read_tree(const uint8_t *image, uint64_t length, uint64_t l1, unsign
 static struct guest *read_guest(const uint8_t *image, uint64_t length)
 {
 	struct guest *g = calloc(1, sizeof(*g));
-	uint64_t snapshots = raw_word(image, 64);
 
 	assert_non_null(g);
 	read_tree(image, length, raw_word(image, 40), 0, g);
-	if (raw_word(image, 56) >> 32 == 0 && (raw_word(image, 56) & 0xffffffff) == 0 &&
-	    snapshots == 0)
-		return g;
-	if (image[63] == 1 && snapshots + CLUSTER <= length && snapshots % CLUSTER == 0 &&
-	    raw_word(image, snapshots) + CLUSTER <= length)
-		read_tree(image, length, raw_word(image, snapshots), 1, g);
+	if (snapshot_l1(image))
+		read_tree(image, length, snapshot_l1(image), 1, g);
 	return g;
 }
 
