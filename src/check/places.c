@@ -1,88 +1,109 @@
 /* SPDX-License-Identifier: MIT */
-/*
- * Which guest range an L2 entry stands for. L2 tables are visited in host order, so that is known
- * only where someone asks: then one pass over the L1 tables notes a word for each L2 table.
- */
+/* Where the L1 tables name each L2 table. */
 #include <errno.h>
 #include <stdlib.h>
+#include <string.h>
 
-#include "base/arith.h"
-#include "check/walk.h"
+#include "check/mend.h"
 
-uint64_t ox_walk_find(const uint64_t *values, uint64_t count, uint64_t value)
+static int by_place(const void *one, const void *other)
 {
-	uint64_t low = 0;
-	uint64_t high = count;
+	const struct ox_place *a = one;
+	const struct ox_place *b = other;
+
+	if (a->cluster != b->cluster)
+		return a->cluster < b->cluster ? -1 : 1;
+	if (a->index != b->index)
+		return a->index < b->index ? -1 : 1;
+	return a->tree < b->tree ? -1 : a->tree > b->tree;
+}
+
+static int note_l1_entry(struct ox_walk *w, uint64_t tree, uint64_t index, struct ox_be64 *entry)
+{
+	struct ox_qcow2_l1_entry e = ox_qcow2_l1_decode(&w->h, ox_be64_get(*entry));
+	struct ox_places *p = &w->mend->places;
+	uint64_t cluster = e.l2.bytes / w->cluster_bytes;
+
+	if (e.bad || !ox_cell_is_l2(ox_counts_get(&w->counts, cluster)))
+		return 0;
+	if (p->count == p->room) {
+		size_t room = p->room ? 2 * p->room : 256;
+		struct ox_place *more = reallocarray(p->items, room, sizeof(*more));
+
+		if (!more)
+			return -ENOMEM;
+		p->items = more;
+		p->room = room;
+	}
+	p->items[p->count++] = (struct ox_place){
+		.cluster = cluster,
+		.index = index,
+		.tree = tree,
+		.refs = 1,
+	};
+	return 0;
+}
+
+/* Trees that name a table at one index are one place. */
+static void join_equal(struct ox_places *p)
+{
+	size_t kept = 0;
+
+	for (size_t i = 0; i < p->count; i++) {
+		struct ox_place *last = kept ? &p->items[kept - 1] : NULL;
+
+		if (last && last->cluster == p->items[i].cluster &&
+		    last->index == p->items[i].index)
+			last->refs++;
+		else
+			p->items[kept++] = p->items[i];
+	}
+	p->count = kept;
+}
+
+int ox_places_read_co(struct ox_walk *w)
+{
+	struct ox_places *p = &w->mend->places;
+	int r = ox_walk_l1_co(w, true, note_l1_entry);
+
+	if (r < 0)
+		return r;
+	if (p->count > 0)
+		qsort(p->items, p->count, sizeof(*p->items), by_place);
+	join_equal(p);
+	return 0;
+}
+
+struct ox_place *ox_places_find(const struct ox_places *places, uint64_t cluster, size_t *ret_count)
+{
+	size_t low = 0;
+	size_t high = places->count;
+	size_t count = 0;
 
 	while (low < high) {
-		uint64_t mid = low + (high - low) / 2;
+		size_t mid = low + (high - low) / 2;
 
-		if (values[mid] < value)
+		if (places->items[mid].cluster < cluster)
 			low = mid + 1;
 		else
 			high = mid;
 	}
-	return low < count && values[low] == value ? low : count;
+	while (low + count < places->count && places->items[low + count].cluster == cluster)
+		count++;
+	*ret_count = count;
+	return count > 0 ? &places->items[low] : NULL;
 }
 
-/* The active tree is visited first: a table that it shares with a snapshot is its own. */
-static int note_place(struct ox_walk *w, uint64_t tree, uint64_t index, struct ox_be64 *entry)
+void ox_places_free(struct ox_places *places)
 {
-	struct ox_qcow2_l1_entry e = ox_qcow2_l1_decode(&w->h, ox_be64_get(*entry));
-	uint64_t at = ox_walk_find(w->l2_clusters, w->l2_count, e.l2.bytes / w->cluster_bytes);
-
-	if (!e.bad && at < w->l2_count && w->l2_places[at] == OX_WALK_NO_PLACE)
-		w->l2_places[at] = tree << 32 | index;
-	return 0;
+	free(places->items);
+	*places = (struct ox_places){0};
 }
 
-int ox_walk_place_tables_co(struct ox_walk *w)
+void ox_mend_at_entry(const struct ox_walk *w, const struct ox_place *place, uint64_t entry,
+		      struct ox_found *what)
 {
-	if (w->l2_places)
-		return 0;
-	w->l2_places = calloc(ox_max_u64(w->l2_count, 1), sizeof(*w->l2_places));
-	if (!w->l2_places)
-		return -ENOMEM;
-	for (uint64_t i = 0; i < w->l2_count; i++)
-		w->l2_places[i] = OX_WALK_NO_PLACE;
-	return ox_walk_l1_co(w, true, note_place);
-}
-
-uint64_t ox_walk_place_of(const struct ox_walk *w, uint64_t l2_cluster)
-{
-	uint64_t at = ox_walk_find(w->l2_clusters, w->l2_count, l2_cluster);
-
-	return at < w->l2_count ? w->l2_places[at] : OX_WALK_NO_PLACE;
-}
-
-void ox_walk_set_range(const struct ox_walk *w, struct ox_found *what, uint64_t tree,
-		       uint64_t offset, uint64_t length)
-{
-	/* Past the end of a disk lies a snapshot's machine state. */
-	if (tree == 0 && offset < w->h.size_bytes)
-		length = ox_min_u64(length, w->h.size_bytes - offset);
-	what->tree = tree;
-	what->guest_offset = offset;
-	what->guest_length = length;
-}
-
-int ox_walk_found_in_l2_co(struct ox_walk *w, uint64_t l2_cluster, uint64_t index,
-			   enum ox_finding_id id, struct ox_found what)
-{
-	uint64_t place;
-
-	if (w->finding && !w->quiet) {
-		int r = ox_walk_place_tables_co(w);
-
-		if (r < 0)
-			return r;
-		place = ox_walk_place_of(w, l2_cluster);
-		if (place != OX_WALK_NO_PLACE)
-			ox_walk_set_range(w, &what, ox_walk_place_tree(place),
-					  ox_walk_place_index(place) * ox_walk_l1_span(w) +
-						  index * w->cluster_bytes,
-					  w->cluster_bytes);
-	}
-	ox_walk_found(w, id, what);
-	return 0;
+	what->guest_offset = (place->index * ox_qcow2_l2_entries(&w->h) + entry) * w->cluster_bytes;
+	what->guest_length = w->cluster_bytes;
+	what->tree = place->tree;
 }

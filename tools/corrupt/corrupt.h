@@ -49,6 +49,7 @@ uint64_t corrupt_l1(const struct corrupt *c, bool of_snapshot, uint64_t snapshot
 /* An L2 entry's word, or its second one. */
 struct place corrupt_l2_entry(const struct corrupt *c, uint64_t l1_offset, uint64_t guest,
 			      bool second_word);
+uint64_t corrupt_reftable(const struct corrupt *c);
 struct place corrupt_refcount(const struct corrupt *c, uint64_t cluster);
 struct place corrupt_snapshot_field(const struct corrupt *c, uint64_t number, const char *name);
 struct place corrupt_bitmap_field(const struct corrupt *c, uint64_t number, const char *name);

@@ -168,10 +168,17 @@ struct place corrupt_l2_entry(const struct corrupt *c, uint64_t l1_offset, uint6
 	};
 }
 
+uint64_t corrupt_reftable(const struct corrupt *c)
+{
+	if (c->h.reftable_offset == 0)
+		corrupt_fail(c, "the header tells of no refcount table");
+	return c->h.reftable_offset;
+}
+
 struct place corrupt_refcount(const struct corrupt *c, uint64_t cluster)
 {
 	uint64_t entries = ox_qcow2_refblock_entries(&c->h);
-	uint64_t block = get_at(c, c->h.reftable_offset + cluster / entries * 8, 64);
+	uint64_t block = get_at(c, corrupt_reftable(c) + cluster / entries * 8, 64);
 	uint64_t bit = cluster % entries << c->h.refcount_order;
 
 	if (block == 0)
@@ -211,6 +218,8 @@ struct place corrupt_snapshot_field(const struct corrupt *c, uint64_t number, co
 
 uint64_t corrupt_l1(const struct corrupt *c, bool of_snapshot, uint64_t snapshot)
 {
+	if (!of_snapshot && c->h.l1_offset == 0)
+		corrupt_fail(c, "the header tells of no L1 table");
 	if (!of_snapshot)
 		return c->h.l1_offset;
 	return corrupt_get(c, corrupt_snapshot_field(c, snapshot, "l1_table_offset"));

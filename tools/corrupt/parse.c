@@ -234,7 +234,7 @@ struct place corrupt_parse_place(struct corrupt *c)
 	if (corrupt_take(c, "refcount"))
 		return corrupt_refcount(c, parse_index(c));
 	if (corrupt_take(c, "reftable"))
-		return word_at(c->h.reftable_offset + parse_index(c) * 8);
+		return word_at(corrupt_reftable(c) + parse_index(c) * 8);
 	if (corrupt_take(c, "snapshot"))
 		return parse_snapshot(c);
 	if (corrupt_take(c, "bitmap"))
