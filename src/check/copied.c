@@ -111,7 +111,9 @@ static int copied_l2_co(struct ox_walk *w, uint64_t cluster, struct ox_cell cell
 {
 	unsigned words = ox_qcow2_l2_words(&w->h);
 
-	(void)cell;
+	/* What is not a table alone may be somebody's data. */
+	if (w->changes_entries && ox_cell_is_broken(cell))
+		return 0;
 	for (uint64_t i = 0; i < ox_qcow2_l2_entries(&w->h); i++) {
 		struct ox_be64 *entry = &table[i * words];
 		int r = entry->raw ? copied_entry_co(w, cluster, i, entry) : 0;
@@ -157,7 +159,7 @@ static int drop_l2(struct ox_walk *w, uint64_t cluster, struct ox_cell cell, str
 {
 	unsigned words = ox_qcow2_l2_words(&w->h);
 
-	if (w->has_data_file)
+	if (w->has_data_file || ox_cell_is_broken(cell))
 		return 0;
 	for (uint64_t i = 0; i < ox_qcow2_l2_entries(&w->h); i++) {
 		struct ox_be64 *entry = &table[i * words];

@@ -109,6 +109,8 @@ static void tally(struct ox_walk *w, enum ox_finding_id id)
 	switch (id) {
 	case OX_FOUND_L1_UNALIGNED:
 	case OX_FOUND_L1_RESERVED:
+	case OX_FOUND_L1_COPIED_EMPTY:
+	case OX_FOUND_L2_COPIED_EMPTY:
 	case OX_FOUND_L2_UNALIGNED:
 	case OX_FOUND_L2_RESERVED:
 		w->bad_entries++;

@@ -203,12 +203,15 @@ static void fill_block(struct ox_walk *w, uint64_t index, uint8_t *block)
 	bool broken = w->blocks[index].state == OX_BLOCK_BROKEN;
 	uint64_t first = index * w->block_entries;
 	uint64_t end = first + w->block_entries;
+	uint64_t most = ox_qcow2_refcount_max(w->h.refcount_order);
 
 	memset(block, 0, w->cluster_bytes);
 	for (uint64_t c = first; (c = ox_counts_next(&w->counts, c, end)) < end; c++) {
 		struct ox_cell cell = ox_counts_get(&w->counts, c);
 
-		ox_qcow2_refcount_set(block, w->h.refcount_order, c - first, cell.count);
+		/* No block was there to be compared: more than it can count is found next time. */
+		ox_qcow2_refcount_set(block, w->h.refcount_order, c - first,
+				      ox_min_u64(cell.count, most));
 		if (!broken && !ox_walk_is_grown(w, c))
 			ox_walk_mended(w, OX_FOUND_TOO_LOW,
 				       OX_FOUND(.a = c, .b = 0, .c = cell.count,
