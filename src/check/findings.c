@@ -131,21 +131,20 @@ static void tell(struct ox_walk *w, const struct finding_row *row, bool repaired
 		w->first_structural = strdup(message);
 	if (!w->finding || (w->quiet && !repaired))
 		return;
-	w->finding(
-		w->opaque,
-		&(struct ox_finding){
-			.name = row->name,
-			.severity = row->severity,
-			.message = message,
-			.repaired = repaired,
-			.host_offset = what->host_offset ? what->host_offset : UINT64_MAX,
-			.guest_offset = what->guest_length ? what->guest_offset : UINT64_MAX,
-			.guest_length = what->guest_length,
-			.snapshot = what->tree ? w->trees[what->tree].name : NULL,
-			.fix = row->fix,
-			.why_not = repaired ? NULL : why_not(w, row),
-			.fate = what->fate,
-		});
+	w->finding(w->opaque,
+		   &(struct ox_finding){
+			   .name = row->name,
+			   .severity = row->severity,
+			   .message = message,
+			   .repaired = repaired,
+			   .host_offset = what->host_offset ? what->host_offset : UINT64_MAX,
+			   .guest_offset = what->guest_length ? what->guest_offset : UINT64_MAX,
+			   .guest_length = what->guest_length,
+			   .snapshot = what->tree ? w->trees[what->tree].name : NULL,
+			   .fix = row->fix,
+			   .why_not = repaired ? NULL : why_not(w, row),
+			   .fate = what->fate,
+		   });
 }
 
 void ox_walk_found(struct ox_walk *w, enum ox_finding_id id, struct ox_found what)

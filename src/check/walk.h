@@ -72,6 +72,8 @@ struct ox_walk {
 	 * -ENOMEM.
 	 */
 	int (*claimed)(struct ox_walk *w, const char *word, uint64_t first, uint64_t end);
+	/* After each table and block, where others use the reactor as well. NULL: nobody does. */
+	void (*pause_co)(struct ox_walk *w);
 	void *opaque;
 
 	struct ox_qcow2_header h; /* faulty fields made harmless */

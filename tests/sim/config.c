@@ -94,6 +94,7 @@ void sim_config_draw(struct sim_config *ret, struct sim_random *random)
 	c.snapshot = c.refcount_bits > 1 && sim_random_percent(random, 30);
 	c.tiny_caches = sim_random_percent(random, 50);
 	c.faults = sim_random_percent(random, 35);
+	c.plants_plain = sim_random_percent(random, 15);
 	c.plants_stale = sim_random_percent(random, 40);
 	c.recover_at_once = sim_random_percent(random, 75);
 	c.cache = draw_cache(random);
