@@ -160,24 +160,37 @@ static void live_a_little(struct ox_image *image)
 	}
 }
 
-/* Opens, lives and is killed some times, each time before the recovery of the last life ended. */
+/* One life, and what is left of it: a killed image, or, where the recovery was faster than a few
+ * requests, a closed one that is dirty again. Whether it was killed. */
+static bool live_and_die(const struct ox_open_options *opts)
+{
+	struct ox_image *image = open_with("disk.qcow2", opts);
+	bool killed;
+
+	assert_running(image);
+	for (uint64_t n = random_below(30); n > 0; n--)
+		live_a_little(image);
+	assert_int_equal(ox_flush(image), 0);
+	assert_as_expected(image, "before the kill");
+	killed = status_of(image).state == OX_RECOVERY_RUNNING;
+	copy_file("disk.qcow2", "next.qcow2");
+	close_image(image);
+	assert_clean("disk.qcow2");
+	if (killed)
+		assert_int_equal(rename("next.qcow2", "disk.qcow2"), 0);
+	else
+		mark_image_dirty("disk.qcow2");
+	assert_true(image_is_dirty("disk.qcow2"));
+	return killed;
+}
+
 static void die_again_and_again(const struct ox_open_options *opts, unsigned kills)
 {
 	struct ox_image *image;
 
-	for (unsigned turn = 0; turn < kills; turn++) {
-		image = open_with("disk.qcow2", opts);
-		assert_running(image);
-		for (uint64_t n = random_below(30); n > 0; n--)
-			live_a_little(image);
-		assert_int_equal(ox_flush(image), 0);
-		assert_as_expected(image, "before the kill");
-		assert_running(image);
-		copy_file("disk.qcow2", "next.qcow2");
-		close_image(image);
-		assert_clean("disk.qcow2");
-		assert_int_equal(rename("next.qcow2", "disk.qcow2"), 0);
-		assert_true(image_is_dirty("disk.qcow2"));
+	for (unsigned lives = 0; kills > 0; lives++) {
+		kills -= live_and_die(opts);
+		assert_true(lives < 100);
 	}
 	image = open_with("disk.qcow2", opts);
 	assert_as_expected(image, "after the last kill");
