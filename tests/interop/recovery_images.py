@@ -7,7 +7,7 @@ import tempfile
 from interop import *
 
 # Tables that a recovery needs longer for than a request or two takes, by cluster size.
-TABLES = {512: 8192, 4 * KIB: 8192, 64 * KIB: 1024, 2 * MIB: 32}
+TABLES = {512: 4096, 4 * KIB: 8192, 64 * KIB: 512, 2 * MIB: 16}
 
 FENCE_BYTES = 24
 PATTERN = 0x11
@@ -50,13 +50,13 @@ def add_empty_tables(image):
     os.truncate(image, end)
 
 
-def left_dirty_by_qemu(image, cluster, *create_args, options="", snapshot=False, tables=None):
+def left_dirty_by_qemu(image, cluster, *create_args, snapshot=False, tables=None):
     """PATTERN in the first MiB, 0x22 in the one behind it, and QEMU died. tables: how many; 0 for no
     more than that takes."""
     tables = TABLES[cluster] if tables is None else tables
     size = tables * table_span(cluster) if tables else 8 * MIB
-    qemu_img("create", "-q", "-f", "qcow2", "-o", f"cluster_size={cluster},lazy_refcounts=on"
-             + options, *create_args, image, str(size))
+    qemu_img("create", "-q", "-f", "qcow2", "-o", f"cluster_size={cluster},lazy_refcounts=on",
+             *create_args, image, str(size))
     if snapshot:
         qemu_io("-f", "qcow2", "-c", f"write -q -P {PATTERN ^ 1} 0 1536k", image)
         qemu_img("snapshot", "-c", "before", image)
@@ -68,25 +68,39 @@ def left_dirty_by_qemu(image, cluster, *create_args, options="", snapshot=False,
     return image
 
 
-def fence_of(image):
-    """The old end that the header's last extension bears; None for none."""
+def end_of_extensions(image):
+    """Where the extension stands that ends the header's list."""
     file = Qcow2(image)
     at = file.get("header_length")
     for _, data, length in file.extensions():
         at = data + (length + 7) // 8 * 8
-    if at + 8 > file.cluster_bytes:
+    return at
+
+
+def fence_of(image):
+    """The old end that the header's last extension bears; None for none."""
+    at = end_of_extensions(image)
+    if at + 8 + FENCE_BYTES > Qcow2(image).cluster_bytes:
         return None
     kind, length = struct.unpack(">II", read_at(image, at, 8))
-    if (kind, length) != (0, FENCE_BYTES):
-        return None
-    return file.be64(at + 16)
+    return Qcow2(image).be64(at + 16) if (kind, length) == (0, FENCE_BYTES) else None
+
+
+def copy_sparse(source, target):
+    run("cp", "--sparse=always", source, target)
 
 
 def interrupt_recovery(image, *commands):
-    """oxbow recovers, carries out the commands and dies before the recovery ends."""
-    crash(oxbow_path(), "io", "-f", "qcow2", "--recover=auto", *io_args(commands), "-c", "abort",
-          image)
-    check_equal(Qcow2(image).is_dirty, True, "dirty bit of an interrupted recovery")
+    """oxbow recovers, carries out the commands and dies before the recovery ends. Where the host lets
+    the recovery run ahead, once more from the beginning."""
+    for _ in range(10):
+        copy_sparse(image, "attempt.qcow2")
+        crash(oxbow_path(), "io", "-f", "qcow2", "--recover=auto", *io_args(commands), "-c",
+              "abort", "attempt.qcow2")
+        if Qcow2("attempt.qcow2").is_dirty:
+            os.rename("attempt.qcow2", image)
+            return
+    raise Failure("no recovery was interrupted: nothing was tested")
 
 
 def stamp(image):
