@@ -157,9 +157,16 @@ static uint64_t next_counted(const struct ox_rebuild *b, uint64_t from, uint64_t
 
 static uint64_t next_free(const struct ox_rebuild *b, uint64_t from, uint64_t end_cluster)
 {
-	while (from < end_cluster && ox_counts_get(&b->w.counts, from).state != OX_CELL_NONE)
-		from++;
-	return ox_min_u64(from, end_cluster);
+	while (from < end_cluster) {
+		struct ox_counts_mask m = ox_counts_mask(&b->w.counts, from / 64 * 64);
+		uint64_t free_cells = ~(m.once | m.other) & UINT64_MAX << from % 64;
+
+		if (free_cells)
+			return ox_min_u64(from / 64 * 64 + (uint64_t)__builtin_ctzll(free_cells),
+					  end_cluster);
+		from = (from / 64 + 1) * 64;
+	}
+	return end_cluster;
 }
 
 static int take(struct ox_rebuild *b, uint64_t cluster)

@@ -74,8 +74,12 @@ static int read_snapshot_co(struct snapshot_reader *s, uint32_t number,
 	ox_error_free(err);
 	if (r < 0)
 		return r;
-	ret_tree->l1_offset = snapshot.l1_offset;
-	ret_tree->l1_entries = snapshot.l1_entries;
+	*ret_tree = (struct ox_walk_tree){
+		.l1_offset = snapshot.l1_offset,
+		.l1_entries = snapshot.l1_entries,
+		.name = snapshot.name,
+	};
+	snapshot.name = NULL;
 	ox_qcow2_snapshot_free(&snapshot);
 	return 0;
 }

@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/arith.h"
 #include "check/walk.h"
 
 #define MESSAGE_BYTES 256
@@ -16,16 +17,18 @@ struct finding_row {
 	enum finding_class class;
 	const char *lead;
 	const char *text;
+	const char *fix;
 };
 
 static const struct finding_row rows[OX_FOUND_COUNT] = {
-#define OX_FINDING(id, name_, severity_, class_, lead_, text_, meaning)                            \
+#define OX_FINDING(id, name_, severity_, class_, lead_, text_, meaning, fix_)                      \
 	[OX_FOUND_##id] = {                                                                        \
 		.name = name_,                                                                     \
 		.severity = OX_FINDING_##severity_,                                                \
 		.class = class_,                                                                   \
 		.lead = lead_,                                                                     \
 		.text = text_,                                                                     \
+		.fix = fix_,                                                                       \
 	},
 #include "check/findings.def"
 #undef OX_FINDING
@@ -52,11 +55,10 @@ static int format_field(char *to, size_t room, char field, const struct ox_found
 	}
 }
 
-static void format_message(char to[MESSAGE_BYTES], const struct finding_row *row, bool repaired,
+static void format_message(char to[MESSAGE_BYTES], const struct finding_row *row, const char *lead,
 			   const struct ox_found *what)
 {
-	size_t used =
-		(size_t)snprintf(to, MESSAGE_BYTES, "%s ", repaired ? "Repairing" : row->lead);
+	size_t used = (size_t)snprintf(to, MESSAGE_BYTES, "%s ", lead);
 
 	for (const char *p = row->text; *p && used + 1 < MESSAGE_BYTES; p++) {
 		if (*p == '%')
@@ -64,30 +66,86 @@ static void format_message(char to[MESSAGE_BYTES], const struct finding_row *row
 		else
 			to[used++] = *p;
 	}
-	to[used < MESSAGE_BYTES ? used : MESSAGE_BYTES - 1] = '\0';
+	used = ox_min_u64(used, MESSAGE_BYTES - 1);
+	to[used] = '\0';
+	if (what->fate)
+		snprintf(to + used, MESSAGE_BYTES - used,
+			 "; guest offset 0x%" PRIx64 " length 0x%" PRIx64 " is %s",
+			 what->guest_offset, what->guest_length, what->fate);
+}
+
+static const char *why_not(const struct ox_walk *w, const struct finding_row *row)
+{
+	if (w->asked == OX_REPAIR_NONE || row->class == FACT)
+		return NULL;
+	if (w->asked == OX_REPAIR_LEAKS && row->severity != OX_FINDING_LEAK)
+		return "-r leaks frees space and changes nothing else";
+	if (row->class == UNREADABLE)
+		return "it cannot be read";
+	if (row->class == STRUCTURAL)
+		return "nothing tells what is right";
+	if (w->structural > 0)
+		return "something else cannot be followed, and may be what this belongs to";
+	if (w->lost > 0)
+		return "it may be what was lost; a later -r leaks frees it";
+	return "it could not be repaired";
+}
+
+/* What a repair of structural findings goes by. */
+static void tally(struct ox_walk *w, enum ox_finding_id id)
+{
+	switch (id) {
+	case OX_FOUND_L1_UNALIGNED:
+	case OX_FOUND_L1_RESERVED:
+	case OX_FOUND_L2_UNALIGNED:
+	case OX_FOUND_L2_RESERVED:
+		w->bad_entries++;
+		break;
+	case OX_FOUND_PAST_END:
+		w->bad_entries++;
+		w->past_end++;
+		break;
+	case OX_FOUND_TABLE_PAST_END:
+	case OX_FOUND_BLOCK_PAST_END:
+		w->past_end++;
+		break;
+	case OX_FOUND_OVERLAP:
+	case OX_FOUND_CROSS_LINK:
+	case OX_FOUND_CROSS_LINK_L2:
+		w->aliases++;
+		break;
+	default:
+		break;
+	}
 }
 
 static void tell(struct ox_walk *w, const struct finding_row *row, bool repaired,
 		 const struct ox_found *what)
 {
+	const char *mended = w->dry_run ? "Would repair" : "Repairing";
 	char message[MESSAGE_BYTES];
 
-	format_message(message, row, repaired, what);
+	format_message(message, row, repaired ? mended : row->lead, what);
 	if (!repaired && !w->first_structural &&
 	    (row->class == STRUCTURAL || row->class == UNREADABLE))
 		w->first_structural = strdup(message);
 	if (!w->finding || (w->quiet && !repaired))
 		return;
-	w->finding(w->opaque,
-		   &(struct ox_finding){
-			   .name = row->name,
-			   .severity = row->severity,
-			   .message = message,
-			   .repaired = repaired,
-			   .host_offset = what->host_offset ? what->host_offset : UINT64_MAX,
-			   .guest_offset = what->guest_length ? what->guest_offset : UINT64_MAX,
-			   .guest_length = what->guest_length,
-		   });
+	w->finding(
+		w->opaque,
+		&(struct ox_finding){
+			.name = row->name,
+			.severity = row->severity,
+			.message = message,
+			.repaired = repaired,
+			.host_offset = what->host_offset ? what->host_offset : UINT64_MAX,
+			.guest_offset = what->guest_length ? what->guest_offset : UINT64_MAX,
+			.guest_length = what->guest_length,
+			.snapshot = what->tree ? w->trees[what->tree].name : NULL,
+			.fix = row->fix,
+			.why_not = repaired ? NULL : why_not(w, row),
+			.fate = what->fate,
+		});
 }
 
 void ox_walk_found(struct ox_walk *w, enum ox_finding_id id, struct ox_found what)
@@ -102,6 +160,7 @@ void ox_walk_found(struct ox_walk *w, enum ox_finding_id id, struct ox_found wha
 		w->result.leaks++;
 	if (row->class == STRUCTURAL || row->class == UNREADABLE)
 		w->structural++;
+	tally(w, id);
 	tell(w, row, false, &what);
 }
 

@@ -23,6 +23,7 @@
 int ox_cli_create(int argc, char **argv);
 int ox_cli_info(int argc, char **argv);
 int ox_cli_check(int argc, char **argv);
+int ox_cli_undo(int argc, char **argv);
 int ox_cli_map(int argc, char **argv);
 int ox_cli_io(int argc, char **argv);
 int ox_cli_serve(int argc, char **argv);

@@ -179,6 +179,12 @@ static int abandon_batch_co(struct ox_qcow2 *q, const struct ox_alloc_range *ran
 	return error;
 }
 
+static void push_reserve(struct ox_qcow2 *q, const struct ox_alloc_range *range)
+{
+	ox_assert((range->start + range->count) * q->cluster_bytes <= q->io->length); /* D8 */
+	q->alloc.reserve[q->alloc.reserve_count++] = *range;
+}
+
 /* While the counts are not known: past all that anything may name (docs/recovery.md). */
 static int refill_past_end_co(struct ox_qcow2 *q)
 {
@@ -198,7 +204,7 @@ static int refill_past_end_co(struct ox_qcow2 *q)
 	if (r < 0)
 		return r;
 	ox_recover_placed(q, range.count);
-	q->alloc.reserve[q->alloc.reserve_count++] = range;
+	push_reserve(q, &range);
 	q->alloc.batch = ox_min_u64(q->alloc.batch * 2, batch_limit(q));
 	return 0;
 }
@@ -221,14 +227,16 @@ static int refill_co(struct ox_qcow2 *q)
 		return r;
 	if (is_lazy(q))
 		ox_idle_start(q);
+	ox_assert(!is_lazy(q) || q->lazy.state == OX_LAZY_DIRTY); /* D5 */
 	r = choose_batch_co(q, ranges, &n);
 	if (r < 0)
 		return r;
 	r = settle_batch_co(q, ranges, n);
 	if (r < 0)
 		return abandon_batch_co(q, ranges, n, r);
+	ox_assert(is_lazy(q) || !ox_cache_is_busy(&q->counts)); /* D3 */
 	for (unsigned i = 0; i < n; i++)
-		q->alloc.reserve[q->alloc.reserve_count++] = ranges[i];
+		push_reserve(q, &ranges[i]);
 	q->alloc.batch = ox_min_u64(q->alloc.batch * 2, batch_limit(q));
 	return 0;
 }

@@ -131,7 +131,9 @@ int ox_qcow2_open_co(struct ox_image *img, const struct ox_img_open *how, struct
 		ox_recover_note_fence(q);
 		ox_alloc_init(q);
 		r = open_caches(q, how->opts);
-		if (r == 0)
+		/* For writing they are loaded once the image is recovered, or its recovery begun.
+		 */
+		if (r == 0 && img->read_only)
 			r = ox_tables_load_co(q);
 		if (r < 0)
 			ox_error_set_errno(err, r, "Could not load the tables of '%s'",
@@ -243,6 +245,17 @@ int ox_qcow2_check_refcounts_co(struct ox_qcow2 *q, struct ox_error **err)
 	return 0;
 }
 
+static int load_clean_co(struct ox_qcow2 *q, struct ox_error **err)
+{
+	int r = ox_fence_remove_co(q); /* somebody else has recovered it */
+
+	if (r == 0)
+		r = ox_tables_load_co(q);
+	return r < 0 ? ox_error_set_errno(err, r, "Could not load the tables of '%s'",
+					  q->img->filename)
+		     : 0;
+}
+
 static int activate_locked_co(struct ox_qcow2 *q, struct ox_error **err)
 {
 	int r;
@@ -263,7 +276,7 @@ static int activate_locked_co(struct ox_qcow2 *q, struct ox_error **err)
 	if (ox_qcow2_hdr(q)->incompatible & OX_QCOW2_INCOMPAT_DIRTY)
 		r = recover_co(q, err);
 	else
-		r = ox_fence_remove_co(q); /* somebody else has recovered it */
+		r = load_clean_co(q, err);
 	if (r < 0 || ox_recover_active(q))
 		return r;
 	return ox_qcow2_check_refcounts_co(q, err);
