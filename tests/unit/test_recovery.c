@@ -346,6 +346,62 @@ static void a_writer_becomes_a_reader_in_the_middle_of_it(void **state)
 	assert_clean("disk.qcow2");
 }
 
+/* ---- the status, and who gets a turn ---- */
+
+static void the_totals_are_of_l2_tables(void **state)
+{
+	struct ox_image *image;
+
+	(void)state;
+	use_small();
+	image = open_dirty("disk.qcow2");
+	assert_recovers(image);
+	assert_int_equal(status_of(image).tables_total, SMALL_DISK / TABLE_SPAN);
+	close_image(image);
+}
+
+static void an_image_that_was_waited_for_says_that_it_was_recovered(void **state)
+{
+	struct ox_open_options opts = options(OX_RECOVER_WAIT);
+	struct ox_image *image;
+
+	(void)state;
+	use_small();
+	image = open_with("disk.qcow2", &opts);
+	assert_int_equal(status_of(image).state, OX_RECOVERY_DONE);
+	close_image(image);
+}
+
+static void an_image_that_is_not_open_for_writing_has_no_recovery(void **state)
+{
+	struct ox_image *image;
+
+	(void)state;
+	use_small();
+	image = open_dirty("disk.qcow2");
+	assert_recovers(image);
+	assert_int_equal(ox_image_reopen(image, true, NULL), 0);
+	assert_int_equal(status_of(image).state, OX_RECOVERY_NONE);
+	close_image(image);
+}
+
+/* An event loop has other things to do than to poll, and requests to submit. */
+static void no_poll_takes_all_of_the_recovery(void **state)
+{
+	uint64_t done = 0;
+	struct ox_image *image;
+
+	(void)state;
+	use_large();
+	image = open_dirty("disk.qcow2");
+	while (status_of(image).state == OX_RECOVERY_RUNNING) {
+		assert_int_equal(ox_context_poll(ctx), 0);
+		assert_true(status_of(image).tables_done - done < TABLES / 4);
+		done = status_of(image).tables_done;
+	}
+	close_image(image);
+}
+
 #define TEST(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
 
 int main(void)
@@ -364,6 +420,10 @@ int main(void)
 		TEST(a_clean_image_has_no_recovery),
 		TEST(a_reader_sees_all_and_changes_nothing_until_it_becomes_a_writer),
 		TEST(a_writer_becomes_a_reader_in_the_middle_of_it),
+		TEST(the_totals_are_of_l2_tables),
+		TEST(an_image_that_was_waited_for_says_that_it_was_recovered),
+		TEST(an_image_that_is_not_open_for_writing_has_no_recovery),
+		TEST(no_poll_takes_all_of_the_recovery),
 	};
 
 	return cmocka_run_group_tests_name("recovery", tests, make_templates, remove_templates);

@@ -502,6 +502,43 @@ static void a_table_named_twice_is_not_written_through_one_name(void **state)
 	assert_true(image_is_dirty("disk.qcow2"));
 }
 
+/* ---- without a fence ---- */
+
+static void a_reader_sees_what_was_there_before_a_stale_entry(void **state)
+{
+	struct ox_open_options opts = options(OX_RECOVER_AUTO);
+	struct ox_image *image;
+
+	(void)state;
+	use_small();
+	plant_stale_entries("disk.qcow2");
+	opts.flags = OX_OPEN_READ_ONLY;
+	image = open_with("disk.qcow2", &opts);
+	assert_stale_read_as_nothing(image, 0);
+	close_image(image);
+}
+
+static void a_kill_right_after_the_recovery_leaks_nothing(void **state)
+{
+	struct ox_image *image;
+
+	(void)state;
+	use_large();
+	image = open_dirty("disk.qcow2");
+	assert_int_equal(ox_discard(image, 0, 8 * TABLE_SPAN), 0);
+	assert_int_equal(ox_flush(image), 0);
+	assert_recovers(image);
+	copy_file("disk.qcow2", "killed.qcow2");
+	close_image(image);
+	/* As the next opening for writing leaves it. */
+	{
+		struct ox_open_options opts = options(OX_RECOVER_AUTO);
+
+		close_image(open_with("killed.qcow2", &opts));
+	}
+	assert_clean("killed.qcow2");
+}
+
 #define TEST(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
 
 int main(void)
@@ -522,6 +559,8 @@ int main(void)
 		TEST(a_part_of_a_cluster_named_twice_is_written_to_a_copy),
 		TEST(counts_and_bits_that_no_crash_leaves_are_put_right),
 		TEST(a_table_named_twice_is_not_written_through_one_name),
+		TEST(a_reader_sees_what_was_there_before_a_stale_entry),
+		TEST(a_kill_right_after_the_recovery_leaks_nothing),
 	};
 
 	return cmocka_run_group_tests_name("recovery_damage", tests, make_templates,
