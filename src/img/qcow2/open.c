@@ -214,6 +214,8 @@ static int recover_co(struct ox_qcow2 *q, struct ox_error **err)
 		ox_error_prefix(err, "Could not recover the dirty image '%s': ", img->filename);
 		return r;
 	}
+	if (q->recover.mode != OX_RECOVER_AUTO)
+		q->recover.state = OX_RECOVERY_DONE;
 	if (q->recover.mode != OX_RECOVER_AUTO && img->warn)
 		img->warn(img->opaque, "image was not closed cleanly; refcounts were rebuilt");
 	return 0;
@@ -369,6 +371,7 @@ static int qcow2_deactivate_co(struct ox_image *img, struct ox_error **err)
 		r = settle_co(q);
 	q->prepared = false;
 	q->reread = true;
+	q->recover.state = OX_RECOVERY_NONE;
 	ox_idle_allow(q);
 	ox_rangelock_release(&q->guest, &all);
 	if (r < 0)

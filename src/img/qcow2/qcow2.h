@@ -211,6 +211,9 @@ int ox_lazy_clear_co(struct ox_qcow2 *q) __attribute__((warn_unused_result));
 void ox_idle_init(struct ox_qcow2 *q, uint32_t lazy_idle_ms);
 /* The dirty bit has been set: watch for quiet. */
 void ox_idle_start(struct ox_qcow2 *q);
+/* Commits the counts and clears the dirty bit, unless something was allocated since takes. */
+int ox_idle_commit_counts_co(struct ox_qcow2 *q, uint64_t takes)
+	__attribute__((warn_unused_result));
 /* Ends the watch, which is a background task, until ox_idle_allow. */
 void ox_idle_stop(struct ox_qcow2 *q);
 void ox_idle_allow(struct ox_qcow2 *q);
@@ -244,6 +247,8 @@ static inline bool ox_recover_is_frozen(const struct ox_qcow2 *q, struct ox_host
 /* Whether the entry of the table names what never became durable. */
 bool ox_recover_is_stale(const struct ox_qcow2 *q, struct ox_host table,
 			 const struct ox_qcow2_entry *e);
+/* The same of an L1 entry; for writing they have gone when the recovery began. */
+bool ox_recover_is_stale_table(const struct ox_qcow2 *q, struct ox_host table);
 /* Whether COPIED in an entry that names the cluster is a lie, as far as is known by now (D2). */
 bool ox_recover_is_shared(const struct ox_qcow2 *q, struct ox_host host);
 /* Takes the stale entries out of the table's bytes. Returns how many there were. */

@@ -17,14 +17,34 @@ void ox_recover_init(struct ox_qcow2 *q, enum ox_recover_mode mode)
 	ox_waitq_init(&q->recover.changed);
 }
 
-void ox_recover_note_fence(struct ox_qcow2 *q)
+/* The fence of a recovery that was interrupted; 0: there is none. */
+static uint64_t fence_on_disk(const struct ox_qcow2 *q)
 {
 	uint64_t fence = q->ext.fence_bytes;
 
-	q->recover.fence = 0;
-	if ((ox_qcow2_hdr(q)->incompatible & OX_QCOW2_INCOMPAT_DIRTY) &&
-	    ox_is_aligned(fence, q->cluster_bytes) && fence < q->io->length)
-		q->recover.fence = fence;
+	if (!(ox_qcow2_hdr(q)->incompatible & OX_QCOW2_INCOMPAT_DIRTY))
+		return 0;
+	return ox_is_aligned(fence, q->cluster_bytes) && fence < q->io->length ? fence : 0;
+}
+
+/* Nobody has made the file longer since it was opened: what names more is stale, or damage. Whoever
+ * reads beside a writer cannot tell. */
+static bool is_at_rest(const struct ox_qcow2 *q)
+{
+	return (ox_qcow2_hdr(q)->incompatible & OX_QCOW2_INCOMPAT_DIRTY) && q->img->read_only &&
+	       !(q->img->open_flags & OX_OPEN_FORCE_SHARE);
+}
+
+void ox_recover_note_fence(struct ox_qcow2 *q)
+{
+	q->recover.fence = fence_on_disk(q);
+	if (q->recover.fence == 0 && is_at_rest(q))
+		q->recover.fence = ox_align_up(q->io->length, q->cluster_bytes);
+}
+
+bool ox_recover_is_stale_table(const struct ox_qcow2 *q, struct ox_host table)
+{
+	return table.bytes >= q->io->length && is_at_rest(q);
 }
 
 void ox_recover_fini(struct ox_qcow2 *q)
@@ -120,7 +140,7 @@ static void draw_lines(struct ox_qcow2 *q)
 	struct ox_recover *rec = &q->recover;
 	uint64_t end = ox_align_up(q->io->length, q->cluster_bytes);
 
-	ox_recover_note_fence(q);
+	rec->fence = fence_on_disk(q);
 	rec->may_grow = rec->fence != 0 && q->io->can_grow;
 	if (rec->fence == 0)
 		rec->fence = end;

@@ -177,11 +177,21 @@ static int end_locked_co(struct ox_qcow2 *q)
 	r = settle_counts_co(q);
 	if (r == 0)
 		r = ox_qcow2_check_refcounts_co(q, NULL);
+	return r == 0 ? ox_fence_remove_co(q) : r;
+}
+
+/* What was freed meanwhile is released before the bit goes, so that a crash right after leaves no
+ * leak. What fails here is done again when the guest is idle, or at the close. */
+static void clear_bit_co(struct ox_qcow2 *q)
+{
+	int r = ox_commit_co(q);
+
 	if (r == 0)
-		r = ox_fence_remove_co(q);
+		r = ox_alloc_release_co(q);
 	if (r == 0)
-		r = ox_lazy_clear_co(q);
-	return r;
+		r = ox_idle_commit_counts_co(q, q->alloc.takes);
+	if (r < 0 || q->lazy.state != OX_LAZY_CLEAN)
+		ox_idle_start(q);
 }
 
 int ox_recover_finish_co(struct ox_qcow2 *q)
@@ -215,5 +225,7 @@ int ox_recover_finish_co(struct ox_qcow2 *q)
 	}
 	ox_mutex_unlock(&q->alloc.lock);
 	ox_mutex_unlock(&q->table_lock);
+	if (r == 0)
+		clear_bit_co(q);
 	return r;
 }
