@@ -94,6 +94,9 @@ void sim_config_draw(struct sim_config *ret, struct sim_random *random)
 	c.snapshot = c.refcount_bits > 1 && sim_random_percent(random, 30);
 	c.tiny_caches = sim_random_percent(random, 50);
 	c.faults = sim_random_percent(random, 35);
+	c.memory_ends = sim_random_percent(random, 20);
+	if (c.lazy && sim_random_percent(random, 60))
+		c.idle_ms = (uint32_t)sim_random_between(random, 1, 12);
 	c.cache = draw_cache(random);
 	draw_disk(&c.disk, random);
 	c.room_sectors = c.sectors;
@@ -115,7 +118,7 @@ void sim_config_describe(const struct sim_config *c, char *ret, size_t room)
 	snprintf(ret, room,
 		 "version %u, clusters of %u, refcounts of %u bits%s, %llu sectors "
 		 "up to %llu (%llu backed)%s%s%s, "
-		 "cache %s, disk blocks of %u/%u%s%s%s, %u tasks%s",
+		 "cache %s, disk blocks of %u/%u%s%s%s, %u tasks%s%s, idle %u",
 		 c->version, 1u << c->cluster_bits, c->refcount_bits, c->lazy ? ", lazy" : "",
 		 (unsigned long long)c->sectors, (unsigned long long)c->room_sectors,
 		 (unsigned long long)c->backed_sectors, c->disk.fixed_bytes ? ", device" : "",
@@ -127,5 +130,5 @@ void sim_config_describe(const struct sim_config *c, char *ret, size_t room)
 						     : "unsafe",
 		 c->disk.align_bytes, c->disk.zero_align_bytes, c->disk.can_punch ? ", punch" : "",
 		 c->disk.can_zero ? ", zero" : "", c->disk.short_counts ? ", short" : "", c->tasks,
-		 c->faults ? ", faults" : "");
+		 c->faults ? ", faults" : "", c->memory_ends ? ", memory" : "", c->idle_ms);
 }

@@ -22,6 +22,8 @@ struct sim_config {
 	bool snapshot;
 	bool tiny_caches;
 	bool faults;
+	bool memory_ends; /* allocations fail */
+	uint32_t idle_ms; /* lazy_idle_ms */
 	enum ox_cache_mode cache;
 	struct sim_disk_options disk;
 	unsigned tasks;

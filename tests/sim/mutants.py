@@ -251,6 +251,12 @@ def run_quietly(command, cwd):
     return result.returncode, result.stdout
 
 
+def wrapped_symbols(build):
+    """The linker's options by which the simulator stands between the engine and its memory."""
+    rules = (build / "build.ninja").read_text().split("\nbuild tests/sim/sim: ")[1].split("\n\n")[0]
+    return [word for word in rules.split() if word.startswith("-Wl,--wrap=")]
+
+
 def build_mutant(build, mutant):
     name, _, path, edits, _ = mutant
     folder = build / "mutants" / name
@@ -267,7 +273,8 @@ def build_mutant(build, mutant):
     objects = sorted(str(path) for path in (build / "tests/sim/sim.p").glob("*.o"))
     libraries = [str(build / f"src/{lib}/libox_{lib}.a") for lib in LIBRARIES]
     link = ["cc", "-o", str(folder / "sim"), str(folder / "mutant.o"), *objects, "-pthread",
-            "-Wl,--start-group", *libraries, "-Wl,--end-group", "-luring", "-lz", "-lzstd"]
+            "-Wl,--start-group", *libraries, "-Wl,--end-group", "-luring", "-lz", "-lzstd",
+            *wrapped_symbols(build)]
     if any("-fsanitize" in word for word in command):
         link.append("-fsanitize=address,undefined")
     code, text = run_quietly(link, build)

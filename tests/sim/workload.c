@@ -38,13 +38,11 @@ static bool promises_each(const struct sim_workload *w)
 
 static void read_co(struct sim_workload *w, uint64_t first, uint64_t count)
 {
-	uint8_t *buf = ox_io_buffer(count * SIM_SECTOR_BYTES);
+	uint8_t *buf = sim_buffer(count * SIM_SECTOR_BYTES);
 	struct iovec iov = {buf, count * SIM_SECTOR_BYTES};
 	uint64_t began;
 	int r;
 
-	if (!buf)
-		sim_fail("sim", "out of memory");
 	memset(buf, 0xa5, iov.iov_len);
 	began = sim_model_read_begin(w->model);
 	r = ox_img_preadv_co(w->img, &iov, 1, first * SIM_SECTOR_BYTES);
@@ -57,14 +55,12 @@ static void read_co(struct sim_workload *w, uint64_t first, uint64_t count)
 
 static void write_co(struct sim_workload *w, uint64_t first, uint64_t count, bool fua)
 {
-	uint8_t *buf = ox_io_buffer(count * SIM_SECTOR_BYTES);
+	uint8_t *buf = sim_buffer(count * SIM_SECTOR_BYTES);
 	struct iovec iov[2];
 	uint64_t cut = sim_random_below(&w->random, count) * SIM_SECTOR_BYTES;
 	struct sim_write write;
 	int r;
 
-	if (!buf)
-		sim_fail("sim", "out of memory");
 	sim_model_begin(w->model, &write, SIM_MODEL_WRITE, first, count);
 	for (uint64_t i = 0; i < count; i++)
 		sim_model_pattern(write.id, first + i, buf + i * SIM_SECTOR_BYTES);
@@ -177,6 +173,13 @@ static void place(struct sim_workload *w, uint64_t *ret_first, uint64_t *ret_cou
 	*ret_count = ox_min_u64(count, sectors - first);
 }
 
+/* Long enough for the engine to take the guest for idle, mostly. */
+static void linger_co(struct sim_workload *w)
+{
+	if (!w->stop && w->linger_ns > 0)
+		ox_reactor_sleep_co(sim_random_below(&w->random, w->linger_ns));
+}
+
 static void guest_task_co(void *arg)
 {
 	struct sim_workload *w = arg;
@@ -212,7 +215,10 @@ static void guest_task_co(void *arg)
 		}
 		if (!w->stop && sim_random_percent(&w->random, w->quiet_percent))
 			ox_reactor_sleep_co(sim_random_below(&w->random, 3000000));
+		if (i % 16 == 15)
+			linger_co(w);
 	}
+	linger_co(w);
 	w->tasks--;
 }
 
