@@ -191,7 +191,7 @@ static void open_phase(struct sim_case *c)
 
 	while (!c->img && !c->over) {
 		struct sim_job open = {.fn = sim_open_job_co};
-		bool marked = is_dirty(&c->disk->durable);
+		bool marked = is_dirty(&c->disk->durable) && is_dirty(&c->disk->current);
 		struct sim_cut_plan plan;
 
 		dirty = is_dirty(&c->disk->current);
@@ -202,7 +202,7 @@ static void open_phase(struct sim_case *c)
 		if (!sim_run_job(c, &open, &plan)) {
 			c->run->totals.cuts_opening++;
 			power_cut(c);
-			/* the bit went off: then every count was right (D6) */
+			/* recovery put the bit out: then every count was right (D6) */
 			if (marked && !c->over && !is_dirty(&c->disk->current))
 				(void)sim_ask_oracle(c, &c->disk->durable, true, true);
 			continue;
@@ -216,6 +216,7 @@ static void open_phase(struct sim_case *c)
 		return;
 	if (dirty) {
 		c->run->totals.recoveries++;
+		sim_watch_bitmap(c, &c->disk->durable);
 		c->may_leak = false;
 		(void)sim_ask_oracle(c, &c->disk->durable, true, true);
 	}
@@ -234,6 +235,7 @@ static void check_closed(struct sim_case *c)
 
 	sim_model_flush_end(c->model, began);
 	c->run->totals.closes++;
+	sim_watch_bitmap(c, &c->disk->durable);
 	(void)sim_ask_oracle(c, &c->disk->durable, !c->may_leak, true);
 	if (c->run->qemu_dir && c->run->totals.closes % c->run->qemu_every == 0) {
 		sim_qemu_check(c->run->qemu_dir, &c->disk->durable, c->may_leak);
@@ -308,7 +310,10 @@ static void case_free(struct sim_case *c)
 	sim_disk_free(c->backing_disk);
 	sim_bytes_free(&c->backing.bytes);
 	sim_model_free(c->model);
-	free(c->frozen.bytes);
+	for (unsigned i = 0; i < c->frozen_count; i++)
+		free(c->frozen[i].bytes);
+	free(c->vouched.guest.bytes);
+	sim_bytes_free(&c->vouched.bytes);
 	ox_reactor_destroy(c->reactor);
 	sim_trace_current = NULL;
 	free(c);

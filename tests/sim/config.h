@@ -19,7 +19,10 @@ struct sim_config {
 	uint64_t room_sectors;	 /* the most that the disk grows to */
 	bool prefilled;		 /* begins full of data, so that the tables are about to move */
 	uint64_t backed_sectors; /* 0: no backing file */
-	bool snapshot;
+	unsigned snapshots;
+	bool compressed; /* some clusters are */
+	bool extras;	 /* header fields of a later version */
+	bool bitmap;	 /* with extras: a persistent bitmap */
 	bool tiny_caches;
 	bool faults;
 	bool memory_ends; /* allocations fail */

@@ -2,9 +2,9 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "edit.h"
 #include "image.h"
 #include "run.h"
-#include "snapshot.h"
 
 static void create_job_co(struct sim_job *job)
 {
@@ -68,37 +68,87 @@ static void make_disk(struct sim_case *c)
 	c->trace.bytes = &c->disk->current;
 }
 
-/* Some content, closed, and a snapshot of it. */
-static void make_snapshot(struct sim_case *c)
+/* ---- what only other programs make ---- */
+
+/* Some content, closed; the bytes are the caller's to change. */
+static void begin_edit(struct sim_case *c, struct sim_bytes *ret, bool work)
 {
 	struct sim_job open = {.fn = sim_open_job_co};
 	struct sim_job close = {.fn = sim_close_job_co};
-	struct sim_bytes bytes;
-	struct sim_image image;
-	const char *why;
-	bool taken;
 
-	sim_run_whole_job(c, &open);
-	(void)sim_guest_phase(c, &SIM_NO_CUT);
-	sim_run_whole_job(c, &close);
-	sim_drain(c);
-	sim_model_flush_end(c->model, sim_model_flush_begin(c->model));
-	sim_bytes_clone(&bytes, &c->disk->durable);
-	sim_disk_free(c->disk);
-	taken = sim_snapshot_take(&bytes);
-	sim_settle_model(c, &bytes, sim_model_settle);
-	if (taken && sim_image_parse(&bytes, &image, &why)) {
-		c->frozen.sectors = sim_model_sectors(c->model);
-		c->frozen.bytes = sim_alloc(c->frozen.sectors, SIM_SECTOR_BYTES);
-		for (uint64_t s = 0; s < c->frozen.sectors; s++)
-			sim_oracle_read(&image, image.l1_offset, image.l1_entries, &c->backing,
-					s * SIM_SECTOR_BYTES,
-					c->frozen.bytes + s * SIM_SECTOR_BYTES);
-		(void)sim_ask_oracle(c, &bytes, true, true);
+	if (work) {
+		sim_run_whole_job(c, &open);
+		(void)sim_guest_phase(c, &SIM_NO_CUT);
+		sim_run_whole_job(c, &close);
+		sim_drain(c);
+		sim_model_flush_end(c->model, sim_model_flush_begin(c->model));
 	}
-	c->disk = sim_disk_open(c->reactor, &c->config.disk, &bytes, &c->random, &c->trace);
+	sim_bytes_clone(ret, &c->disk->durable);
+	sim_disk_free(c->disk);
+	sim_settle_model(c, ret, sim_model_settle);
+}
+
+static void end_edit(struct sim_case *c, struct sim_bytes *bytes)
+{
+	(void)sim_ask_oracle(c, bytes, true, true);
+	c->disk = sim_disk_open(c->reactor, &c->config.disk, bytes, &c->random, &c->trace);
 	c->trace.bytes = &c->disk->current;
 }
+
+/* What the guest sees now. */
+static void freeze(struct sim_case *c, const struct sim_bytes *bytes, struct sim_frozen *ret)
+{
+	struct sim_image i;
+	const char *why;
+
+	if (!sim_image_parse(bytes, &i, &why))
+		sim_fail("sim", "cannot freeze");
+	ret->sectors = sim_model_sectors(c->model);
+	ret->bytes = sim_alloc(ret->sectors, SIM_SECTOR_BYTES);
+	for (uint64_t s = 0; s < ret->sectors; s++)
+		sim_oracle_read(&i, i.l1_offset, i.l1_entries, &c->backing, s * SIM_SECTOR_BYTES,
+				ret->bytes + s * SIM_SECTOR_BYTES);
+}
+
+static void make_compressed(struct sim_case *c)
+{
+	const struct sim_config *config = &c->config;
+	unsigned bits = config->refcount_bits < 8 ? config->refcount_bits : 8;
+	struct sim_bytes bytes;
+
+	begin_edit(c, &bytes, true);
+	(void)sim_compress_some(&bytes, &c->backing, &c->random,
+				((1u << bits) - 1) / (1 + config->snapshots),
+				config->disk.fixed_bytes > 0);
+	end_edit(c, &bytes);
+}
+
+static void make_snapshot(struct sim_case *c)
+{
+	struct sim_bytes bytes;
+
+	begin_edit(c, &bytes, true);
+	if (sim_snapshot_take(&bytes, c->config.disk.fixed_bytes > 0))
+		freeze(c, &bytes, &c->frozen[c->frozen_count++]);
+	end_edit(c, &bytes);
+}
+
+static void make_extras(struct sim_case *c)
+{
+	struct sim_bytes bytes;
+
+	begin_edit(c, &bytes, c->frozen_count == 0);
+	c->has_extras = sim_extras_add(&bytes, &c->random, c->config.bitmap,
+				       c->config.disk.fixed_bytes > 0);
+	if (c->has_extras) {
+		freeze(c, &bytes, &c->vouched.guest);
+		sim_bytes_clone(&c->vouched.bytes, &bytes);
+		c->bitmap_kept = c->config.bitmap;
+	}
+	end_edit(c, &bytes);
+}
+
+/* ---- an image that is nearly full ---- */
 
 static void fill_job_co(struct sim_job *job)
 {
@@ -135,8 +185,12 @@ void sim_make_image(struct sim_case *c)
 {
 	make_backing(c);
 	make_disk(c);
-	if (c->config.snapshot)
+	if (c->config.compressed)
+		make_compressed(c);
+	for (unsigned k = 0; k < c->config.snapshots; k++)
 		make_snapshot(c);
+	if (c->config.extras)
+		make_extras(c);
 	if (c->config.prefilled)
 		fill(c);
 }

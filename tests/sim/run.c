@@ -176,6 +176,18 @@ void sim_read_all_job_co(struct sim_job *job)
 
 /* ---- the oracle ---- */
 
+void sim_watch_bitmap(struct sim_case *c, const struct sim_bytes *bytes)
+{
+	struct sim_image image;
+	const char *why;
+
+	if (!c->bitmap_kept || !sim_image_parse(bytes, &image, &why) ||
+	    image.autoclear & SIM_BITMAPS)
+		return;
+	c->bitmap_kept = false;
+	c->may_leak = true;
+}
+
 bool sim_ask_oracle(struct sim_case *c, const struct sim_bytes *bytes, bool exact, bool clean)
 {
 	struct sim_expect expect = {
@@ -183,13 +195,16 @@ bool sim_ask_oracle(struct sim_case *c, const struct sim_bytes *bytes, bool exac
 		.clean = clean,
 		.backing = &c->backing,
 		.model = c->model,
-		.frozen = c->frozen.bytes ? &c->frozen : NULL,
+		.frozen = c->frozen,
+		.frozen_count = c->frozen_count,
+		.vouched = c->has_extras ? &c->vouched : NULL,
 	};
 	struct sim_image image;
 	const char *why;
 
 	if (!sim_image_parse(bytes, &image, &why))
 		sim_fail("H9", "the header is broken: %s", why);
+	sim_watch_bitmap(c, bytes);
 	c->trace.bytes = bytes;
 	sim_model_found_size(c->model, image.size_bytes / SIM_SECTOR_BYTES,
 			     bytes != &c->disk->current);

@@ -16,6 +16,8 @@
 #include "oracle.h"
 #include "workload.h"
 
+#define SIM_SNAPSHOTS_MOST 2u
+
 struct sim_case {
 	struct sim_run *run;
 	struct sim_config config;
@@ -26,7 +28,11 @@ struct sim_case {
 	struct sim_disk *backing_disk;
 	struct sim_backing backing;
 	struct sim_model *model;
-	struct sim_frozen frozen;
+	struct sim_frozen frozen[SIM_SNAPSHOTS_MOST];
+	unsigned frozen_count;
+	struct sim_vouched vouched;
+	bool has_extras;  /* vouched is filled in */
+	bool bitmap_kept; /* as far as was seen: the autoclear bit is set */
 	struct sim_workload workload;
 	struct ox_image *img;
 	bool may_leak; /* a crash, or an error, may have left leaks */
@@ -76,6 +82,8 @@ void sim_check_job_co(struct sim_job *job);
 /* The engine reads what is on the disk. */
 void sim_read_all_job_co(struct sim_job *job);
 
+/* A bitmap that lost its bit is a leak. */
+void sim_watch_bitmap(struct sim_case *c, const struct sim_bytes *bytes);
 /* Whether the dirty bit is set. */
 bool sim_ask_oracle(struct sim_case *c, const struct sim_bytes *bytes, bool exact, bool clean);
 

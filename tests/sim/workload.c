@@ -131,8 +131,11 @@ static void flush_co(struct sim_workload *w)
 static void extent_co(struct sim_workload *w, uint64_t first, uint64_t count)
 {
 	struct ox_extent extent;
-	int r = ox_img_extent_co(w->img, first * SIM_SECTOR_BYTES, count * SIM_SECTOR_BYTES,
-				 &extent);
+	int r;
+
+	if (count == 0)
+		return;
+	r = ox_img_extent_co(w->img, first * SIM_SECTOR_BYTES, count * SIM_SECTOR_BYTES, &extent);
 
 	check_result(w, "a look at an extent", r);
 }
@@ -171,6 +174,10 @@ static void place(struct sim_workload *w, uint64_t *ret_first, uint64_t *ret_cou
 	}
 	*ret_first = first;
 	*ret_count = ox_min_u64(count, sectors - first);
+	if (sim_random_percent(&w->random, 1)) { /* nothing, at the very end, is no error */
+		*ret_first = sectors;
+		*ret_count = 0;
+	}
 }
 
 /* Long enough for the engine to take the guest for idle, mostly. */
