@@ -2,6 +2,7 @@
 #include "case.h"
 
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -153,10 +154,11 @@ static void repair_phase(struct sim_case *c)
 	struct sim_job job = {.fn = sim_check_job_co};
 	struct sim_cut_plan plan;
 
-	/* the refcounts of a dirty image are more than leaks */
-	job.repair = is_dirty(&c->disk->current) || sim_random_percent(&c->random, 50)
-			     ? OX_REPAIR_ALL
-			     : OX_REPAIR_LEAKS;
+	/* the refcounts of a dirty image are more than leaks, and so are COPIED bits */
+	job.repair =
+		is_dirty(&c->disk->current) || c->config.stale || sim_random_percent(&c->random, 50)
+			? OX_REPAIR_ALL
+			: OX_REPAIR_LEAKS;
 	sim_note(c, "=== repair");
 	c->disk->io.read_only = false;
 	draw_memory_fault(c, 50);
@@ -237,7 +239,8 @@ static void check_closed(struct sim_case *c)
 	c->run->totals.closes++;
 	sim_watch_bitmap(c, &c->disk->durable);
 	(void)sim_ask_oracle(c, &c->disk->durable, !c->may_leak, true);
-	if (c->run->qemu_dir && c->run->totals.closes % c->run->qemu_every == 0) {
+	if (c->run->qemu_dir && !c->config.stale &&
+	    c->run->totals.closes % c->run->qemu_every == 0) {
 		sim_qemu_check(c->run->qemu_dir, &c->disk->durable, c->may_leak);
 		c->run->totals.checked++;
 	}

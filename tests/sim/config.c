@@ -73,16 +73,17 @@ static void make_device(struct sim_config *c, struct sim_random *random)
 }
 
 /* The smallest image whose refcount table has to move soon. */
-static void make_full(struct sim_config *c)
+static void make_full(struct sim_config *c, struct sim_random *random)
 {
 	c->version = 3;
 	c->cluster_bits = 9;
 	c->refcount_bits = 64;
 	c->sectors = 4300;
-	c->room_sectors = c->sectors;
+	c->room_sectors = c->sectors + sim_random_below(random, 2) * 4500;
 	c->backed_sectors = 0;
 	c->snapshots = 0;
 	c->compressed = false;
+	c->stale = false;
 	c->extras = false;
 	c->prefilled = true;
 	c->hot_clusters = 400;
@@ -93,6 +94,7 @@ static void draw_features(struct sim_config *c, struct sim_random *random)
 	if (c->refcount_bits > 1 && sim_random_percent(random, 30))
 		c->snapshots = sim_random_percent(random, 40) ? 2 : 1;
 	c->compressed = c->cluster_bits <= 14 && sim_random_percent(random, 25);
+	c->stale = c->cluster_bits <= 16 && sim_random_percent(random, 8);
 	c->extras = c->version >= 3 && sim_random_percent(random, 20);
 	c->bitmap = c->extras && sim_random_percent(random, 75);
 }
@@ -112,9 +114,11 @@ void sim_config_draw(struct sim_config *ret, struct sim_random *random)
 	draw_features(&c, random);
 	c.tiny_caches = sim_random_percent(random, 50);
 	c.faults = sim_random_percent(random, 35);
-	c.memory_ends = sim_random_percent(random, 20);
+	c.memory_ends = sim_random_percent(random, 25);
 	if (c.lazy && sim_random_percent(random, 60))
-		c.idle_ms = (uint32_t)sim_random_between(random, 1, 12);
+		c.idle_ms = sim_random_percent(random, 10)
+				    ? UINT32_MAX
+				    : (uint32_t)sim_random_between(random, 1, 12);
 	c.cache = draw_cache(random);
 	draw_disk(&c.disk, random);
 	c.room_sectors = c.sectors;
@@ -123,7 +127,10 @@ void sim_config_draw(struct sim_config *ret, struct sim_random *random)
 	if (c.cluster_bits <= 16 && sim_random_percent(random, 20))
 		make_device(&c, random);
 	else if (sim_random_percent(random, 2))
-		make_full(&c);
+		make_full(&c, random);
+	/* so much that freeing it all is worth a commit of its own */
+	c.filled = c.prefilled || (c.sectors > 4700 && c.cluster_bits == 9 && !c.disk.fixed_bytes &&
+				   sim_random_percent(random, 50));
 	c.tasks = (unsigned)sim_random_between(random, 1, 8);
 	c.operations = (unsigned)sim_random_between(random, 5, 60);
 	c.hot_clusters = sim_random_between(random, 1, 24);
@@ -135,12 +142,13 @@ void sim_config_describe(const struct sim_config *c, char *ret, size_t room)
 {
 	snprintf(ret, room,
 		 "version %u, clusters of %u, refcounts of %u bits%s, %llu sectors "
-		 "up to %llu (%llu backed)%s%s%s%s%s, "
+		 "up to %llu (%llu backed)%s%s%s%s%s%s, "
 		 "cache %s, disk blocks of %u/%u%s%s%s, %u tasks%s%s, idle %u",
 		 c->version, 1u << c->cluster_bits, c->refcount_bits, c->lazy ? ", lazy" : "",
 		 (unsigned long long)c->sectors, (unsigned long long)c->room_sectors,
 		 (unsigned long long)c->backed_sectors, c->disk.fixed_bytes ? ", device" : "",
 		 c->snapshots ? ", snapshots" : "", c->compressed ? ", compressed" : "",
+		 c->stale ? ", COPIED missing" : "",
 		 c->bitmap   ? ", bitmap"
 		 : c->extras ? ", extras"
 			     : "",

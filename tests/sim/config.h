@@ -17,10 +17,12 @@ struct sim_config {
 	bool lazy;
 	uint64_t sectors;
 	uint64_t room_sectors;	 /* the most that the disk grows to */
-	bool prefilled;		 /* begins full of data, so that the tables are about to move */
+	bool prefilled;		 /* so full that the tables are about to move */
+	bool filled;		 /* begins full of data */
 	uint64_t backed_sectors; /* 0: no backing file */
 	unsigned snapshots;
 	bool compressed; /* some clusters are */
+	bool stale;	 /* COPIED bits are missing */
 	bool extras;	 /* header fields of a later version */
 	bool bitmap;	 /* with extras: a persistent bitmap */
 	bool tiny_caches;

@@ -67,3 +67,27 @@ uint64_t sim_edit_find_free(struct sim_bytes *b, const struct sim_image *i, uint
 		sim_bytes_set_length(b, end);
 	return end - (clusters << i->cluster_bits);
 }
+
+static void forget(struct sim_bytes *b, uint64_t table, uint64_t entries, struct sim_random *random)
+{
+	for (uint64_t k = 0; k < entries; k++)
+		if (sim_random_percent(random, 50))
+			sim_bytes_put_be64(b, table + k * 8,
+					   sim_bytes_be64(b, table + k * 8) & ~SIM_COPIED);
+}
+
+void sim_edit_forget_copied(struct sim_bytes *b, struct sim_random *random)
+{
+	struct sim_image i;
+	const char *why;
+
+	if (!sim_image_parse(b, &i, &why))
+		sim_fail("sim", "cannot edit: %s", why);
+	for (uint64_t n = 0; n < i.l1_entries; n++) {
+		uint64_t table = sim_bytes_be64(b, i.l1_offset + n * 8) & SIM_OFFSET_MASK;
+
+		if (table != 0)
+			forget(b, table, i.cluster_bytes / 8, random);
+	}
+	forget(b, i.l1_offset, i.l1_entries, random);
+}

@@ -26,6 +26,10 @@ void sim_edit_add_names(struct sim_bytes *b, const struct sim_image *i, uint64_t
 uint64_t sim_edit_find_free(struct sim_bytes *b, const struct sim_image *i, uint64_t clusters,
 			    bool fixed);
 
+/* COPIED goes from about half of the entries, as where a program deleted a snapshot and minded only
+ * the counts: nothing is lost by it. */
+void sim_edit_forget_copied(struct sim_bytes *b, struct sim_random *random);
+
 /* ---- snapshot.c ---- */
 
 /* Takes a snapshot the way that programs do: the L1 table is copied, what it names has one more

@@ -62,7 +62,9 @@ static void start_guest(struct sim_case *c)
 		.errors_allowed = c->disk->fault.left + sim_memory.left > 0,
 		.may_be_full = config->disk.fixed_bytes > 0,
 		.resize_sectors = resize,
-		.linger_ns = UINT64_C(3000000) * config->idle_ms,
+		.linger_ns =
+			config->idle_ms == UINT32_MAX ? 0 : UINT64_C(3000000) * config->idle_ms,
+		.whole_percent = config->filled ? 2 : 0,
 	};
 	draw_weights(c);
 	if (!sim_workload_start(&c->workload, c->reactor, config->tasks))

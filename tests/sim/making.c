@@ -133,11 +133,20 @@ static void make_snapshot(struct sim_case *c)
 	end_edit(c, &bytes);
 }
 
-static void make_extras(struct sim_case *c)
+static void make_stale(struct sim_case *c)
 {
 	struct sim_bytes bytes;
 
 	begin_edit(c, &bytes, c->frozen_count == 0);
+	sim_edit_forget_copied(&bytes, &c->random);
+	end_edit(c, &bytes);
+}
+
+static void make_extras(struct sim_case *c)
+{
+	struct sim_bytes bytes;
+
+	begin_edit(c, &bytes, c->frozen_count == 0 && !c->config.stale);
 	c->has_extras = sim_extras_add(&bytes, &c->random, c->config.bitmap,
 				       c->config.disk.fixed_bytes > 0);
 	if (c->has_extras) {
@@ -185,12 +194,14 @@ void sim_make_image(struct sim_case *c)
 {
 	make_backing(c);
 	make_disk(c);
+	if (c->config.filled)
+		fill(c);
 	if (c->config.compressed)
 		make_compressed(c);
 	for (unsigned k = 0; k < c->config.snapshots; k++)
 		make_snapshot(c);
+	if (c->config.stale)
+		make_stale(c);
 	if (c->config.extras)
 		make_extras(c);
-	if (c->config.prefilled)
-		fill(c);
 }

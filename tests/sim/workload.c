@@ -192,11 +192,17 @@ static void guest_task_co(void *arg)
 	struct sim_workload *w = arg;
 
 	for (unsigned i = 0; i < w->operations && !w->stop; i++) {
+		enum sim_guest_op op = choose(w);
 		uint64_t first;
 		uint64_t count;
 
 		place(w, &first, &count);
-		switch (choose(w)) {
+		if ((op == SIM_GUEST_ZERO || op == SIM_GUEST_DISCARD) &&
+		    sim_random_percent(&w->random, w->whole_percent)) {
+			first = 0;
+			count = w->sectors;
+		}
+		switch (op) {
 		case SIM_GUEST_READ:
 			read_co(w, first, count);
 			break;
