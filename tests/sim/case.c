@@ -82,6 +82,41 @@ static void open_unsafe(struct sim_case *c)
 	sim_drain(c);
 }
 
+/* One entry past the file's end, where the guest's cluster has none. */
+static void plant_one(struct sim_case *c, struct sim_bytes *bytes, const struct sim_image *i)
+{
+	uint64_t per_table = i->cluster_bytes / 8;
+	uint64_t clusters = (i->size_bytes + i->cluster_bytes - 1) / i->cluster_bytes;
+	uint64_t cluster = sim_random_below(&c->random, clusters);
+	uint64_t l1 = sim_bytes_be64(bytes, i->l1_offset + cluster / per_table * 8);
+	uint64_t at = (l1 & SIM_OFFSET_MASK) + cluster % per_table * 8;
+	uint64_t end = ox_align_up(bytes->length, i->cluster_bytes);
+	struct sim_planted *p = &sim_image_planted;
+
+	if (!(l1 & SIM_COPIED) || sim_bytes_be64(bytes, at) != 0)
+		return;
+	p->entries[p->count].at = at;
+	p->entries[p->count].entry =
+		SIM_COPIED | (end + sim_random_below(&c->random, 30) * i->cluster_bytes);
+	sim_bytes_put_be64(bytes, at, p->entries[p->count].entry);
+	p->count++;
+}
+
+/* What a program leaves that lets its entries reach the disk before the file's length. Not once a
+ * recovery of ours has begun: nobody else was at the image since. */
+static void plant_stale(struct sim_case *c, struct sim_bytes *bytes)
+{
+	struct sim_image image;
+	const char *why;
+
+	if (!c->config.plants_stale || c->config.disk.fixed_bytes > 0 || c->recovering ||
+	    sim_image_planted.count > 0 || !sim_is_dirty(bytes) ||
+	    !sim_image_parse(bytes, &image, &why))
+		return;
+	for (unsigned i = 0; i < SIM_PLANTED_MOST; i++)
+		plant_one(c, bytes, &image);
+}
+
 static void power_cut(struct sim_case *c)
 {
 	struct sim_bytes bytes;
@@ -94,6 +129,7 @@ static void power_cut(struct sim_case *c)
 	if (!unsafe) {
 		(void)sim_ask_oracle(c, &bytes, false, false);
 		sim_settle_model(c, &bytes, sim_model_settle);
+		plant_stale(c, &bytes);
 	}
 	c->disk = sim_disk_open(c->reactor, &c->config.disk, &bytes, &c->random, &c->trace);
 	c->trace.bytes = &c->disk->current;
@@ -115,14 +151,6 @@ static void kill_process(struct sim_case *c)
 }
 
 /* ---- phases ---- */
-
-static bool is_dirty(const struct sim_bytes *bytes)
-{
-	struct sim_image image;
-	const char *why;
-
-	return sim_image_parse(bytes, &image, &why) && image.incompatible & SIM_DIRTY;
-}
 
 static void draw_fault(struct sim_case *c, unsigned percent)
 {
@@ -155,10 +183,10 @@ static void repair_phase(struct sim_case *c)
 	struct sim_cut_plan plan;
 
 	/* the refcounts of a dirty image are more than leaks, and so are COPIED bits */
-	job.repair =
-		is_dirty(&c->disk->current) || c->config.stale || sim_random_percent(&c->random, 50)
-			? OX_REPAIR_ALL
-			: OX_REPAIR_LEAKS;
+	job.repair = sim_is_dirty(&c->disk->current) || c->config.stale ||
+				     sim_random_percent(&c->random, 50)
+			     ? OX_REPAIR_ALL
+			     : OX_REPAIR_LEAKS;
 	sim_note(c, "=== repair");
 	c->disk->io.read_only = false;
 	draw_memory_fault(c, 50);
@@ -193,10 +221,10 @@ static void open_phase(struct sim_case *c)
 
 	while (!c->img && !c->over) {
 		struct sim_job open = {.fn = sim_open_job_co};
-		bool marked = is_dirty(&c->disk->durable) && is_dirty(&c->disk->current);
+		bool marked = sim_is_dirty(&c->disk->durable) && sim_is_dirty(&c->disk->current);
 		struct sim_cut_plan plan;
 
-		dirty = is_dirty(&c->disk->current);
+		dirty = sim_is_dirty(&c->disk->current);
 		draw_fault(c, 20);
 		draw_memory_fault(c, 40);
 		sim_note(c, "=== open");
@@ -204,11 +232,14 @@ static void open_phase(struct sim_case *c)
 		if (!sim_run_job(c, &open, &plan)) {
 			c->run->totals.cuts_opening++;
 			power_cut(c);
-			/* recovery put the bit out: then every count was right (D6) */
-			if (marked && !c->over && !is_dirty(&c->disk->current))
-				(void)sim_ask_oracle(c, &c->disk->durable, true, true);
+			/* recovery put the bit out: then every count was right (D6), but what a
+			 * recovery beside the guest had in reserve */
+			if (marked && !c->over && !sim_is_dirty(&c->disk->current))
+				(void)sim_ask_oracle(c, &c->disk->durable,
+						     !c->config.recover_at_once, true);
 			continue;
 		}
+		c->recovery_hit = sim_faulted(c);
 		if (open.result < 0 && c->disk->sync_failed)
 			power_cut(c);
 		else
@@ -216,14 +247,20 @@ static void open_phase(struct sim_case *c)
 	}
 	if (c->over)
 		return;
-	if (dirty) {
+	c->recovering = dirty && c->config.recover_at_once;
+	c->recovery_hit = c->recovery_hit && c->recovering;
+	if (dirty)
 		c->run->totals.recoveries++;
+	if (dirty && !c->recovering) {
 		sim_watch_bitmap(c, &c->disk->durable);
 		c->may_leak = false;
 		(void)sim_ask_oracle(c, &c->disk->durable, true, true);
 	}
 	if (!dirty && c->config.cache != OX_CACHE_UNSAFE)
 		(void)sim_ask_oracle(c, &c->disk->durable, false, true);
+	/* the reading would give the recovery the time to end */
+	if (c->recovering && sim_random_percent(&c->random, 80))
+		return;
 	c->disk->instant = true;
 	read.bytes = &c->disk->current;
 	sim_run_whole_job(c, &read);
@@ -237,6 +274,12 @@ static void check_closed(struct sim_case *c)
 
 	sim_model_flush_end(c->model, began);
 	c->run->totals.closes++;
+	/* a recovery that met an error leaves the image dirty */
+	if (c->recovering && (c->recovery_hit || sim_faulted(c)) &&
+	    sim_is_dirty(&c->disk->durable)) {
+		(void)sim_ask_oracle(c, &c->disk->durable, false, false);
+		return;
+	}
 	sim_watch_bitmap(c, &c->disk->durable);
 	(void)sim_ask_oracle(c, &c->disk->durable, !c->may_leak, true);
 	if (c->run->qemu_dir && !c->config.stale &&
@@ -259,6 +302,8 @@ static void close_phase(struct sim_case *c)
 		return;
 	}
 	sim_drain(c);
+	if (c->recovering) /* all that is not named was found free */
+		c->may_leak = false;
 	if (sim_faulted(c))
 		c->may_leak = true;
 	if (job.result < 0 && !sim_faulted(c))
@@ -336,6 +381,7 @@ void sim_case_run(struct sim_run *run, uint64_t seed)
 	c->trace.cuts = run->totals.cuts;
 	sim_trace_current = &c->trace;
 	sim_memory = (struct sim_memory){0};
+	sim_image_planted.count = 0;
 	alarm(60);
 	sim_config_draw(&c->config, &c->random);
 	sim_config_describe(&c->config, c->trace.scene, sizeof(c->trace.scene));

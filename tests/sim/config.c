@@ -114,6 +114,8 @@ void sim_config_draw(struct sim_config *ret, struct sim_random *random)
 	draw_features(&c, random);
 	c.tiny_caches = sim_random_percent(random, 50);
 	c.faults = sim_random_percent(random, 35);
+	c.plants_stale = sim_random_percent(random, 40);
+	c.recover_at_once = sim_random_percent(random, 75);
 	c.memory_ends = sim_random_percent(random, 25);
 	if (c.lazy && sim_random_percent(random, 60))
 		c.idle_ms = sim_random_percent(random, 10)
@@ -128,6 +130,10 @@ void sim_config_draw(struct sim_config *ret, struct sim_random *random)
 		make_device(&c, random);
 	else if (sim_random_percent(random, 2))
 		make_full(&c, random);
+	/* such COPIED bits need a halted guest, and where allocations wait for the recovery (on a
+	 * device, and in a header that has no room for the fence) it cannot be halted */
+	if (c.stale && (c.disk.fixed_bytes > 0 || c.cluster_bits == 9))
+		c.recover_at_once = false;
 	/* so much that freeing it all is worth a commit of its own */
 	c.filled = c.prefilled || (c.sectors > 4700 && c.cluster_bits == 9 && !c.disk.fixed_bytes &&
 				   sim_random_percent(random, 50));
@@ -142,7 +148,7 @@ void sim_config_describe(const struct sim_config *c, char *ret, size_t room)
 {
 	snprintf(ret, room,
 		 "version %u, clusters of %u, refcounts of %u bits%s, %llu sectors "
-		 "up to %llu (%llu backed)%s%s%s%s%s%s, "
+		 "up to %llu (%llu backed)%s%s%s%s%s%s%s, "
 		 "cache %s, disk blocks of %u/%u%s%s%s, %u tasks%s%s, idle %u",
 		 c->version, 1u << c->cluster_bits, c->refcount_bits, c->lazy ? ", lazy" : "",
 		 (unsigned long long)c->sectors, (unsigned long long)c->room_sectors,
@@ -153,6 +159,7 @@ void sim_config_describe(const struct sim_config *c, char *ret, size_t room)
 		 : c->extras ? ", extras"
 			     : "",
 		 c->tiny_caches ? ", tiny caches" : "",
+		 c->lazy && c->recover_at_once ? ", recovery beside the guest" : "",
 		 c->cache == OX_CACHE_WRITEBACK	     ? "writeback"
 		 : c->cache == OX_CACHE_WRITETHROUGH ? "writethrough"
 		 : c->cache == OX_CACHE_NONE	     ? "none"

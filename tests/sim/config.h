@@ -26,6 +26,8 @@ struct sim_config {
 	bool extras;	 /* header fields of a later version */
 	bool bitmap;	 /* with extras: a persistent bitmap */
 	bool tiny_caches;
+	bool plants_stale; /* entries past the file's end, as other programs' crashes leave them */
+	bool recover_at_once; /* beside the guest, rather than before it */
 	bool faults;
 	bool memory_ends; /* allocations fail */
 	uint32_t idle_ms; /* lazy_idle_ms */

@@ -45,6 +45,8 @@ unsigned sim_compress_some(struct sim_bytes *b, const struct sim_backing *backin
 
 /* ---- extras.c ---- */
 
+#define SIM_EXT_UNKNOWN 0x6f786269u
+#define SIM_EXT_BITMAPS 0x23852875u
 #define SIM_UNKNOWN_COMPATIBLE (UINT64_C(1) << 9)
 #define SIM_UNKNOWN_AUTOCLEAR (UINT64_C(1) << 11)
 

@@ -4,7 +4,6 @@
 #include "edit.h"
 
 #define EXT_BACKING_FORMAT 0xe2792acau
-#define EXT_UNKNOWN 0x6f786269u
 #define GRANULARITY_BITS 9u
 #define DIRECTORY_BYTES 32u
 
@@ -64,14 +63,16 @@ bool sim_extras_add(struct sim_bytes *b, struct sim_random *random, bool bitmap,
 	sim_bytes_zero(b, at, 512 - at);
 	if (i.backing_offset != 0)
 		at = put_extension(b, at, EXT_BACKING_FORMAT, "raw", 3);
-	at = put_extension(b, at, EXT_UNKNOWN, "it stays", 8);
+	at = put_extension(b, at, SIM_EXT_UNKNOWN, "it stays", 8);
 	for (unsigned k = 0; k < 8; k++)
 		extension[16 + k] = (uint8_t)(directory >> (56 - 8 * k));
 	if (bitmap)
-		at = put_extension(b, at, 0x23852875, extension, sizeof(extension));
+		at = put_extension(b, at, SIM_EXT_BITMAPS, extension, sizeof(extension));
 	if (i.backing_offset != 0) {
-		sim_bytes_write(b, at + 8, "b", 1);
-		sim_bytes_put_be64(b, 8, at + 8);
+		/* behind the end mark, or so that another extension has room before it */
+		at = sim_random_percent(random, 50) ? at + 8 : 504;
+		sim_bytes_write(b, at, "b", 1);
+		sim_bytes_put_be64(b, 8, at);
 	}
 	sim_bytes_put_be64(b, 80, i.compatible | SIM_UNKNOWN_COMPATIBLE);
 	sim_bytes_put_be64(b, 88, SIM_UNKNOWN_AUTOCLEAR | (bitmap ? SIM_BITMAPS : 0));

@@ -59,7 +59,7 @@ static void start_guest(struct sim_case *c)
 			per_cluster * (sim_random_percent(&c->random, 15) ? 150 : 5), sectors),
 		.quiet_percent = config->quiet_percent,
 		.sectors = sectors,
-		.errors_allowed = c->disk->fault.left + sim_memory.left > 0,
+		.errors_allowed = c->disk->fault.left + sim_memory.left > 0 || c->recovery_hit,
 		.may_be_full = config->disk.fixed_bytes > 0,
 		.resize_sectors = resize,
 		.linger_ns =

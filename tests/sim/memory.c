@@ -29,9 +29,14 @@ static bool strike(void)
 	return true;
 }
 
+/* A disk asks how a buffer is aligned, and the heap's accidents must not answer: what can hold a
+ * sector is aligned. */
 WRAPPED(void *, malloc, size_t size)
 {
-	return strike() ? NULL : __real_malloc(size);
+	if (strike())
+		return NULL;
+	return sim_memory.armed && size >= SIM_SECTOR_BYTES ? sim_buffer(size)
+							    : __real_malloc(size);
 }
 
 WRAPPED(void *, calloc, size_t count, size_t size)

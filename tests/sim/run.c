@@ -9,6 +9,14 @@
 #include "image.h"
 #include "memory.h"
 
+bool sim_is_dirty(const struct sim_bytes *bytes)
+{
+	struct sim_image image;
+	const char *why;
+
+	return sim_image_parse(bytes, &image, &why) && image.incompatible & SIM_DIRTY;
+}
+
 bool sim_is_due(const struct sim_case *c, const struct sim_cut_plan *plan, uint64_t step)
 {
 	return step >= plan->steps || c->disk->header_writes >= plan->header_writes ||
@@ -33,6 +41,8 @@ void sim_step(struct sim_case *c, unsigned *stuck)
 	sim_memory.armed = false;
 	if (r < 0)
 		sim_fail("sim", "the reactor failed");
+	if (sim_image_planted.count > 0 && !sim_is_dirty(&c->disk->durable))
+		sim_image_planted.count = 0; /* recovered: from now on such an entry is meant */
 	*stuck = ox_reactor_now_ns(c->reactor) == before ? *stuck + 1 : 0;
 	if (*stuck > 3 && ox_reactor_tasks(c->reactor) > 0)
 		sim_fail("progress", "%u tasks wait for each other", ox_reactor_tasks(c->reactor));
@@ -95,6 +105,7 @@ static int open_image_co(struct sim_disk *disk, const char *format, unsigned fla
 	opts.flags = flags;
 	opts.cache = config->cache;
 	opts.lazy_idle_ms = config->idle_ms;
+	opts.recover = config->recover_at_once ? OX_RECOVER_AUTO : OX_RECOVER_WAIT;
 	opts.l2_cache_bytes = config->tiny_caches ? 1 : 0;
 	opts.refcount_cache_bytes = config->tiny_caches ? 1 : 0;
 	r = ox_img_open_co(&disk->io, &how, ret, &err);

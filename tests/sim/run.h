@@ -35,9 +35,11 @@ struct sim_case {
 	bool bitmap_kept; /* as far as was seen: the autoclear bit is set */
 	struct sim_workload workload;
 	struct ox_image *img;
-	bool may_leak; /* a crash, or an error, may have left leaks */
-	bool prepared; /* the image is made: cuts and faults may come */
-	bool over;     /* nothing is promised of the image any more */
+	bool may_leak;	   /* a crash, or an error, may have left leaks */
+	bool prepared;	   /* the image is made: cuts and faults may come */
+	bool recovering;   /* it was dirty when it was opened, and is recovered meanwhile */
+	bool recovery_hit; /* by a fault: it may fail, and what it would allow as well */
+	bool over;	   /* nothing is promised of the image any more */
 };
 
 /*
@@ -64,6 +66,7 @@ struct sim_job {
 	struct ox_check_result found;
 };
 
+bool sim_is_dirty(const struct sim_bytes *bytes);
 bool sim_is_due(const struct sim_case *c, const struct sim_cut_plan *plan, uint64_t step);
 /* Goes on to the next instant at which something happens. */
 void sim_step(struct sim_case *c, unsigned *stuck);

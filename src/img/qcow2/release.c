@@ -72,6 +72,7 @@ static int release_run_co(struct ox_qcow2 *q, uint64_t start, uint64_t n, uint64
 	uint64_t at = start * q->cluster_bytes;
 	int r;
 
+	ox_assert(!ox_recover_active(q)); /* R2 */
 	if (value == 0)
 		return -EIO; /* freed twice: the counts are wrong, touch nothing */
 	if (ox_alloc_overlaps_metadata(q, start, n))
@@ -123,6 +124,48 @@ int ox_alloc_release_co(struct ox_qcow2 *q)
 	return r;
 }
 
+static void drop_list(struct ox_list *list)
+{
+	if (!list->next)
+		return; /* an opening that failed before the allocator was set up */
+	while (!ox_list_empty(list)) {
+		struct freed *f = ox_list_first(list, struct freed, link);
+
+		ox_list_del(&f->link);
+		free(f);
+	}
+}
+
+static void release_task_co(void *arg)
+{
+	struct ox_qcow2 *q = arg;
+	int r;
+
+	while (!ox_list_empty(&q->alloc.ready)) {
+		/* A cluster that cannot be released is leaked, never reused. */
+		r = ox_alloc_release_co(q);
+		if (r < 0)
+			break;
+	}
+	q->alloc.releasing = false;
+	ox_latch_done(&q->background);
+}
+
+void ox_alloc_start_release(struct ox_qcow2 *q)
+{
+	/* R2: what is freed during a recovery waits for it. If that failed, it is leaked. */
+	if (q->recover.state == OX_RECOVERY_FAILED)
+		drop_list(&q->alloc.ready);
+	if (q->alloc.releasing || ox_list_empty(&q->alloc.ready) || ox_recover_active(q))
+		return;
+	ox_latch_add(&q->background);
+	q->alloc.releasing = true;
+	if (ox_co_spawn(q->img->reactor, release_task_co, q) < 0) {
+		q->alloc.releasing = false; /* the next round tries again */
+		ox_latch_done(&q->background);
+	}
+}
+
 int ox_alloc_return_reserve_co(struct ox_qcow2 *q)
 {
 	struct ox_alloc_range ranges[OX_ALLOC_RESERVE_RANGES];
@@ -165,16 +208,12 @@ int ox_alloc_shrink_co(struct ox_qcow2 *q)
 	return r;
 }
 
-static void drop_list(struct ox_list *list)
+void ox_alloc_forget(struct ox_qcow2 *q)
 {
-	if (!list->next)
-		return; /* an opening that failed before the allocator was set up */
-	while (!ox_list_empty(list)) {
-		struct freed *f = ox_list_first(list, struct freed, link);
-
-		ox_list_del(&f->link);
-		free(f);
-	}
+	drop_list(&q->alloc.pending);
+	drop_list(&q->alloc.ready);
+	q->alloc.pending_count = 0;
+	q->alloc.reserve_count = 0;
 }
 
 void ox_alloc_fini(struct ox_qcow2 *q)
