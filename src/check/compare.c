@@ -201,10 +201,7 @@ static int slot_block_co(struct slot_pass *p, uint64_t index, uint64_t offset, u
 	if (p->select != OX_BLOCKS_ALL)
 		return error;
 	p->w->blocks[index].state = OX_BLOCK_BROKEN;
-	ox_walk_found(p->w, OX_FOUND_UNREADABLE,
-		      OX_FOUND(.word = "Refcount block", .a = offset, .b = (uint64_t)-error,
-			       .host_offset = offset));
-	return 0;
+	return ox_walk_unreadable(p->w, "Refcount block", offset, error);
 }
 
 static int slot_item_co(void *arg, const struct ox_scan_item *item, uint8_t *bytes, int error)

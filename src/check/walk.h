@@ -138,6 +138,9 @@ struct ox_walk {
 
 /* Something is wrong and stays so. */
 void ox_walk_found(struct ox_walk *w, enum ox_finding_id id, struct ox_found what);
+/* A table that cannot be read is a finding, and the walk goes on: 0. Want of memory says nothing of
+ * the image, and ends it: -ENOMEM. */
+int ox_walk_unreadable(struct ox_walk *w, const char *word, uint64_t offset, int error);
 /* Something was wrong and has been mended on disk. */
 void ox_walk_mended(struct ox_walk *w, enum ox_finding_id id, struct ox_found what);
 void ox_walk_progress(struct ox_walk *w, uint64_t work);
