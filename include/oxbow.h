@@ -234,7 +234,7 @@ enum ox_recovery_state {
 
 struct ox_recovery_status {
 	enum ox_recovery_state state;
-	uint64_t tables_done; /* L2 tables */
+	uint64_t tables_done; /* L2 tables and refcount blocks */
 	uint64_t tables_total;
 	const char *message; /* FAILED: why, valid until the image is closed; else "" */
 };

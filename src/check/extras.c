@@ -112,8 +112,7 @@ int ox_walk_claim_extensions_co(struct ox_walk *w)
 		return -ENOMEM;
 	r = ox_io_pread_co(w->io, cluster, w->cluster_bytes, 0);
 	if (r < 0) {
-		ox_walk_unreadable(w, "Header", 0, r);
-		r = 0;
+		r = ox_walk_unreadable(w, "Header", 0, r);
 	} else {
 		r = judge_first_cluster_co(w, cluster);
 	}

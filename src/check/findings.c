@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: MIT */
+#include <errno.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -188,17 +189,19 @@ void ox_walk_mended(struct ox_walk *w, enum ox_finding_id id, struct ox_found wh
 	tell(w, row, true, &what);
 }
 
-int ox_walk_unreadable(struct ox_walk *w, const char *word, uint64_t offset, int error)
-{
-	ox_walk_found(
-		w, OX_FOUND_UNREADABLE,
-		OX_FOUND(.word = word, .a = offset, .b = (uint64_t)-error, .host_offset = offset));
-	return 0;
-}
-
 void ox_walk_progress(struct ox_walk *w, uint64_t work)
 {
 	w->work_done = ox_min_u64(w->work_done + work, w->work_total);
 	if (w->progress)
 		w->progress(w->opaque, w->work_done, w->work_total);
+}
+
+int ox_walk_unreadable(struct ox_walk *w, const char *word, uint64_t offset, int error)
+{
+	if (error == -ENOMEM)
+		return error;
+	ox_walk_found(
+		w, OX_FOUND_UNREADABLE,
+		OX_FOUND(.word = word, .a = offset, .b = (uint64_t)-error, .host_offset = offset));
+	return 0;
 }

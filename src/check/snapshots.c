@@ -33,8 +33,8 @@ static int read_more_co(struct snapshot_reader *s)
 	s->bytes = bytes;
 	r = ox_io_pread_co(s->w->io, bytes, size, s->w->h.snapshots_offset);
 	if (r < 0) {
-		ox_walk_unreadable(s->w, "Snapshot table", s->w->h.snapshots_offset, r);
-		return -EIO;
+		r = ox_walk_unreadable(s->w, "Snapshot table", s->w->h.snapshots_offset, r);
+		return r < 0 ? r : -EIO;
 	}
 	s->read_bytes = size;
 	return 0;

@@ -194,6 +194,8 @@ static int l2_item_co(void *arg, const struct ox_scan_item *item, uint8_t *bytes
 			r = l2_table_co(p, item->offset + at, bytes + at);
 		if (r < 0)
 			return r;
+		if (w->pause_co)
+			w->pause_co(w);
 	}
 	return 0;
 }

@@ -72,6 +72,8 @@ struct ox_walk {
 	 * -ENOMEM.
 	 */
 	int (*claimed)(struct ox_walk *w, const char *word, uint64_t first, uint64_t end);
+	/* After each table and block, where others use the reactor as well. NULL: nobody does. */
+	void (*pause_co)(struct ox_walk *w);
 	void *opaque;
 
 	struct ox_qcow2_header h; /* faulty fields made harmless */
@@ -139,10 +141,11 @@ struct ox_walk {
 
 /* Something is wrong and stays so. */
 void ox_walk_found(struct ox_walk *w, enum ox_finding_id id, struct ox_found what);
+/* A table that cannot be read is a finding, and the walk goes on: 0. Want of memory says nothing of
+ * the image, and ends it: -ENOMEM. */
+int ox_walk_unreadable(struct ox_walk *w, const char *word, uint64_t offset, int error);
 /* Something was wrong and has been mended on disk. */
 void ox_walk_mended(struct ox_walk *w, enum ox_finding_id id, struct ox_found what);
-/* The finding of a table that the store failed to read. Always 0. */
-int ox_walk_unreadable(struct ox_walk *w, const char *word, uint64_t offset, int error);
 void ox_walk_progress(struct ox_walk *w, uint64_t work);
 
 /* ---- header.c ---- */
