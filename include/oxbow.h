@@ -99,6 +99,13 @@ enum ox_backing_policy {
 	OX_BACKING_UNDER, /* only files that lie under backing_dir, after resolving links */
 };
 
+/* What an image with the dirty bit gets that is opened for writing (docs/recovery.md). */
+enum ox_recover_mode {
+	OX_RECOVER_AUTO,  /* usable at once; recovered as far as the context is polled */
+	OX_RECOVER_WAIT,  /* recovered before the opening returns, or refused */
+	OX_RECOVER_NEVER, /* refused */
+};
+
 struct ox_open_options {
 	size_t struct_size;
 	const char *format; /* "qcow2", "raw"; NULL: with OX_OPEN_PROBE, probed; else refused */
@@ -113,11 +120,12 @@ struct ox_open_options {
 	const char *backing_dir;
 	const char *backing_format; /* for an image that names a backing file but no format */
 	/* Called with one line (no newline) for each thing the user should know: stale bitmaps,
-	 * a recovery that ran. NULL: not told. */
+	 * a recovery that began, ended or cannot end. NULL: not told. */
 	void (*warn)(void *opaque, const char *message);
 	/* Progress of long work (recovery): done of total, in work units. NULL: not told. */
 	void (*progress)(void *opaque, uint64_t done, uint64_t total);
 	void *opaque;
+	enum ox_recover_mode recover;
 };
 
 #define OX_OPEN_OPTIONS_INIT                                                                       \
@@ -126,9 +134,9 @@ struct ox_open_options {
 	}
 
 /*
- * Opens an image. A dirty image (lazy refcounts) that is opened for writing is recovered before
- * this returns; one opened read-only is left as it is. opts may be NULL (raw is then refused as
- * no format is stated: -EINVAL).
+ * Opens an image. A dirty image (lazy refcounts) that is opened for writing is recovered as
+ * opts->recover says; one opened read-only is left as it is. opts may be NULL (raw is then refused
+ * as no format is stated: -EINVAL).
  */
 int ox_image_open(struct ox_context *ctx, const char *path, const struct ox_open_options *opts,
 		  struct ox_image **ret_image, struct ox_error **err) OX_CHECKED;
@@ -138,9 +146,9 @@ int ox_image_open_fd(struct ox_context *ctx, int fd, const char *name,
 		     const struct ox_open_options *opts, struct ox_image **ret_image,
 		     struct ox_error **err) OX_CHECKED;
 /*
- * Commits all metadata, clears the dirty bit where that is right, and releases the image whatever
- * happens. On failure the image on disk is still consistent, but dirty or leaking. All requests
- * must have completed.
+ * Ends a recovery, commits all metadata, clears the dirty bit where that is right, and releases the
+ * image whatever happens. On failure the image on disk is still consistent, but dirty or leaking.
+ * All requests must have completed.
  */
 int ox_image_close(struct ox_image *image, struct ox_error **err);
 /* Turns a read-only image into a writable one (recovering it first if it is dirty) or back. All
@@ -216,6 +224,22 @@ struct ox_image_stats {
 	uint64_t refcount_misses;
 };
 void ox_image_stats(const struct ox_image *image, struct ox_image_stats *ret_stats);
+
+enum ox_recovery_state {
+	OX_RECOVERY_NONE,    /* the image was not dirty, or is not open for writing */
+	OX_RECOVERY_RUNNING, /* beside the guest's requests */
+	OX_RECOVERY_DONE,
+	OX_RECOVERY_FAILED, /* it stays dirty; what is not damaged is served */
+};
+
+struct ox_recovery_status {
+	enum ox_recovery_state state;
+	uint64_t tables_done; /* L2 tables */
+	uint64_t tables_total;
+	const char *message; /* FAILED: why, valid until the image is closed; else "" */
+};
+
+void ox_image_recovery(const struct ox_image *image, struct ox_recovery_status *ret_status);
 
 /* ---- data, synchronously ---- */
 
@@ -368,6 +392,10 @@ struct ox_finding {
 	uint64_t host_offset;  /* UINT64_MAX: none */
 	uint64_t guest_offset; /* UINT64_MAX: none */
 	uint64_t guest_length;
+	const char
+		*snapshot;   /* whose guest range it is: a snapshot's name; NULL: the disk itself */
+	const char *fix;     /* what a repair does about it, or "None: " and why it does nothing */
+	const char *why_not; /* why this repair leaves it; NULL: none was asked for, or repaired */
 };
 
 struct ox_check_options {
@@ -379,6 +407,11 @@ struct ox_check_options {
 	void (*finding)(void *opaque, const struct ox_finding *finding);
 	void (*progress)(void *opaque, uint64_t done, uint64_t total);
 	void *opaque;
+	/* With repair: writes nothing and reports what the repair would do and leave. -ENOBUFS
+	 * where that takes more than 256 MiB of memory. */
+	bool dry_run;
+	/* With repair: a new file, to hold what is overwritten, for ox_image_undo. NULL: none. */
+	const char *undo_path;
 };
 
 #define OX_CHECK_OPTIONS_INIT                                                                      \
@@ -407,6 +440,32 @@ struct ox_check_result {
  * another negative errno when it could not run. */
 int ox_image_check(struct ox_context *ctx, const char *path, const struct ox_check_options *opts,
 		   struct ox_check_result *ret_result, struct ox_error **err) OX_CHECKED;
+
+struct ox_undo_options {
+	size_t struct_size;
+	bool force; /* also where the image is not as the repair left it */
+};
+
+#define OX_UNDO_OPTIONS_INIT                                                                       \
+	{                                                                                          \
+		.struct_size = sizeof(struct ox_undo_options)                                      \
+	}
+
+struct ox_undo_result {
+	bool complete;		  /* the repair had run to its end */
+	uint64_t restored_blocks; /* that were not as before the repair, and now are */
+	uint64_t restored_bytes;
+	uint64_t foreign_sectors;    /* of them, sectors that the repair did not leave so: force */
+	uint64_t image_length_found; /* of the file */
+	uint64_t image_length;	     /* and now */
+};
+
+/* Puts an image back to what it was before the repair that wrote the undo file, whether that repair
+ * (or an undo) ended or not. -EINVAL where the file is not sound, or the image is another one or
+ * was changed since; then nothing is written. Everything is durable when this returns 0. */
+int ox_image_undo(struct ox_context *ctx, const char *undo_path, const char *path,
+		  const struct ox_undo_options *opts, struct ox_undo_result *ret_result,
+		  struct ox_error **err) OX_CHECKED;
 
 #ifdef __cplusplus
 }

@@ -4,10 +4,17 @@
 #include <errno.h>
 #include <string.h>
 
+#include "base/assert.h"
+#include "check/edit.h"
 #include "check/walk.h"
 
 static int cannot_go_on(struct ox_io *io, const char *doing, int r, struct ox_error **err)
 {
+	if (r == -ENOBUFS && ox_edit_is_dry(io))
+		return ox_error_set(err, r,
+				    "A dry run of this repair needs more than %llu MiB of "
+				    "memory",
+				    (unsigned long long)(OX_EDIT_DRY_BYTES >> 20));
 	return ox_error_set_errno(err, r, "Could not %s '%s'", doing, io->name);
 }
 
@@ -32,6 +39,7 @@ static void prepare(struct ox_walk *w, const struct ox_check_options *opts)
 		.finding = opts->finding,
 		.progress = opts->progress,
 		.opaque = opts->opaque,
+		.dry_run = opts->dry_run,
 	};
 }
 
@@ -87,6 +95,7 @@ int ox_check_qcow2_co(struct ox_io *io, const struct ox_check_options *opts,
 	struct ox_walk w;
 	int r;
 
+	ox_assert(!opts->dry_run || ox_edit_is_dry(io));
 	if (opts->repair != OX_REPAIR_NONE) {
 		prepare(&w, opts);
 		w.repair = opts->repair;

@@ -287,8 +287,11 @@ static int compare_slot(struct ox_walk *w, struct ox_walk_slot *slot)
 
 int ox_walk_compare_co(struct ox_walk *w)
 {
-	int r = ox_walk_slots_co(w, OX_BLOCKS_ALL, compare_slot);
+	int r = 0;
 
+	/* Where the width of the counts is not known, they say nothing. */
+	if (!w->faults.found[OX_QCOW2_FAULT_REFCOUNT_ORDER])
+		r = ox_walk_slots_co(w, OX_BLOCKS_ALL, compare_slot);
 	/* Clusters whose block is broken were not visited. */
 	w->stored_end = ox_max_u64(w->stored_end, w->counts.end);
 	w->result.image_end_offset = w->stored_end * w->cluster_bytes;

@@ -16,16 +16,18 @@ struct finding_row {
 	enum finding_class class;
 	const char *lead;
 	const char *text;
+	const char *fix;
 };
 
 static const struct finding_row rows[OX_FOUND_COUNT] = {
-#define OX_FINDING(id, name_, severity_, class_, lead_, text_, meaning)                            \
+#define OX_FINDING(id, name_, severity_, class_, lead_, text_, meaning, fix_)                      \
 	[OX_FOUND_##id] = {                                                                        \
 		.name = name_,                                                                     \
 		.severity = OX_FINDING_##severity_,                                                \
 		.class = class_,                                                                   \
 		.lead = lead_,                                                                     \
 		.text = text_,                                                                     \
+		.fix = fix_,                                                                       \
 	},
 #include "check/findings.def"
 #undef OX_FINDING
@@ -52,11 +54,10 @@ static int format_field(char *to, size_t room, char field, const struct ox_found
 	}
 }
 
-static void format_message(char to[MESSAGE_BYTES], const struct finding_row *row, bool repaired,
+static void format_message(char to[MESSAGE_BYTES], const struct finding_row *row, const char *lead,
 			   const struct ox_found *what)
 {
-	size_t used =
-		(size_t)snprintf(to, MESSAGE_BYTES, "%s ", repaired ? "Repairing" : row->lead);
+	size_t used = (size_t)snprintf(to, MESSAGE_BYTES, "%s ", lead);
 
 	for (const char *p = row->text; *p && used + 1 < MESSAGE_BYTES; p++) {
 		if (*p == '%')
@@ -70,24 +71,29 @@ static void format_message(char to[MESSAGE_BYTES], const struct finding_row *row
 static void tell(struct ox_walk *w, const struct finding_row *row, bool repaired,
 		 const struct ox_found *what)
 {
+	const char *mended = w->dry_run ? "Would repair" : "Repairing";
 	char message[MESSAGE_BYTES];
 
-	format_message(message, row, repaired, what);
+	format_message(message, row, repaired ? mended : row->lead, what);
 	if (!repaired && !w->first_structural &&
 	    (row->class == STRUCTURAL || row->class == UNREADABLE))
 		w->first_structural = strdup(message);
 	if (!w->finding || (w->quiet && !repaired))
 		return;
-	w->finding(w->opaque,
-		   &(struct ox_finding){
-			   .name = row->name,
-			   .severity = row->severity,
-			   .message = message,
-			   .repaired = repaired,
-			   .host_offset = what->host_offset ? what->host_offset : UINT64_MAX,
-			   .guest_offset = what->guest_length ? what->guest_offset : UINT64_MAX,
-			   .guest_length = what->guest_length,
-		   });
+	w->finding(
+		w->opaque,
+		&(struct ox_finding){
+			.name = row->name,
+			.severity = row->severity,
+			.message = message,
+			.repaired = repaired,
+			.host_offset = what->host_offset ? what->host_offset : UINT64_MAX,
+			.guest_offset = what->guest_length ? what->guest_offset : UINT64_MAX,
+			.guest_length = what->guest_length,
+			.snapshot = what->tree ? w->trees[what->tree].name : NULL,
+			.fix = row->fix,
+			.why_not = repaired || w->repair == OX_REPAIR_NONE ? NULL : what->why_not,
+		});
 }
 
 void ox_walk_found(struct ox_walk *w, enum ox_finding_id id, struct ox_found what)

@@ -11,10 +11,16 @@ static unsigned copied_flag(bool copied)
 	return copied ? OX_CELL_COPIED : OX_CELL_PLAIN;
 }
 
-bool ox_walk_entry_is_stale(const struct ox_walk *w, struct ox_cell l2_cell, uint64_t host_offset)
+uint64_t ox_walk_limit_of(const struct ox_walk *w, uint64_t l2_cluster)
+{
+	return l2_cluster * w->cluster_bytes < w->fence_bytes ? w->fence_bytes : w->file_bytes;
+}
+
+bool ox_walk_entry_is_stale(const struct ox_walk *w, uint64_t l2_cluster, struct ox_cell l2_cell,
+			    uint64_t host_offset)
 {
 	return w->dirty && (l2_cell.state & 3u) != 0 && l2_cell.count == 1 &&
-	       host_offset >= w->file_bytes;
+	       host_offset >= ox_walk_limit_of(w, l2_cluster);
 }
 
 /* ---- L1 ---- */
@@ -104,6 +110,8 @@ static void sort_l2_tables(struct ox_walk *w)
 struct l2_count {
 	struct ox_walk *w;
 	struct ox_cell cell;
+	uint64_t cluster;	  /* the table's */
+	uint64_t limit_bytes;	  /* what its entries may name */
 	uint64_t next_contiguous; /* where the next data cluster would continue the last one */
 	bool active;
 };
@@ -115,11 +123,20 @@ static int overlap(struct ox_walk *w, const char *word, uint64_t offset, uint64_
 	return 0;
 }
 
+static bool is_past_end(const struct l2_count *t, uint64_t offset, uint64_t size_bytes)
+{
+	uint64_t end;
+
+	if (!ox_add_u64(offset, size_bytes, &end))
+		return true;
+	return end > t->limit_bytes && end - t->limit_bytes >= t->w->cluster_bytes;
+}
+
 static int past_end(struct l2_count *t, uint64_t offset, uint64_t size_bytes)
 {
 	struct ox_walk *w = t->w;
 
-	if (ox_walk_entry_is_stale(w, t->cell, offset)) {
+	if (ox_walk_entry_is_stale(w, t->cluster, t->cell, offset)) {
 		w->stale++;
 		ox_walk_found(w, OX_FOUND_STALE_ENTRY, OX_FOUND(.a = offset));
 		return 0;
@@ -145,7 +162,7 @@ static int count_compressed(struct l2_count *t, const struct ox_qcow2_entry *e)
 		ox_walk_found(w, OX_FOUND_COPIED_COMPRESSED,
 			      OX_FOUND(.a = e->host.bytes, .host_offset = e->host.bytes));
 	}
-	if (ox_walk_past_end(w, e->host.bytes, e->compressed_bytes))
+	if (is_past_end(t, e->host.bytes, e->compressed_bytes))
 		return past_end(t, e->host.bytes, e->compressed_bytes);
 	for (uint64_t c = first; c <= last; c++) {
 		int r = ox_walk_refer(w, c, OX_CELL_COMPRESSED, t->cell.count);
@@ -169,7 +186,7 @@ static int count_data(struct l2_count *t, const struct ox_qcow2_entry *e)
 			w->result.fragmented_clusters++;
 		t->next_contiguous = e->host.bytes + w->cluster_bytes;
 	}
-	if (ox_walk_past_end(w, e->host.bytes, w->cluster_bytes))
+	if (is_past_end(t, e->host.bytes, w->cluster_bytes))
 		return past_end(t, e->host.bytes, w->cluster_bytes);
 	r = ox_walk_refer(w, e->host.bytes / w->cluster_bytes,
 			  OX_CELL_DATA | (t->active ? copied_flag(e->copied) : 0), t->cell.count);
@@ -224,7 +241,7 @@ static int64_t count_run(struct l2_count *t, const struct ox_be64 *table, uint64
 {
 	struct ox_walk *w = t->w;
 	struct ox_qcow2_entry e = ox_qcow2_l2_decode(&w->h, ox_be64_get(table[0]));
-	uint64_t whole = w->file_bytes / w->cluster_bytes;
+	uint64_t whole = t->limit_bytes / w->cluster_bytes;
 	uint64_t first = e.host.bytes / w->cluster_bytes;
 	struct ox_cell cell = {.state = OX_CELL_DATA, .count = t->cell.count};
 	int64_t run;
@@ -246,14 +263,19 @@ static int64_t count_run(struct l2_count *t, const struct ox_be64 *table, uint64
 	return run;
 }
 
-static int count_l2_table(struct ox_walk *w, uint64_t cluster, struct ox_cell cell,
-			  struct ox_be64 *table)
+int ox_walk_count_l2_table(struct ox_walk *w, uint64_t cluster, struct ox_cell cell,
+			   struct ox_be64 *table)
 {
-	struct l2_count t = {.w = w, .cell = cell, .active = (cell.state & 3u) != 0};
+	struct l2_count t = {
+		.w = w,
+		.cell = cell,
+		.cluster = cluster,
+		.limit_bytes = ox_walk_limit_of(w, cluster),
+		.active = (cell.state & 3u) != 0,
+	};
 	uint64_t entries = ox_qcow2_l2_entries(&w->h);
 	uint64_t i = 0;
 
-	(void)cluster;
 	while (i < entries) {
 		int64_t run = table[i].raw ? count_run(&t, &table[i], entries - i) : 1;
 
@@ -269,12 +291,11 @@ static int count_l2_table(struct ox_walk *w, uint64_t cluster, struct ox_cell ce
 	return 0;
 }
 
-int ox_walk_count_trees_co(struct ox_walk *w)
+int ox_walk_count_l1_co(struct ox_walk *w)
 {
 	int r = ox_walk_l1_co(w, true, count_l1_entry);
 
-	if (r < 0)
-		return r;
-	sort_l2_tables(w);
-	return ox_walk_l2_co(w, false, count_l2_table);
+	if (r == 0)
+		sort_l2_tables(w);
+	return r;
 }

@@ -8,13 +8,14 @@
 #include "cli/cli.h"
 
 static const char help[] =
-	"usage: oxbow check [-f FMT] [-r leaks|all] [-T CACHE] [--output=human|json] [-p] [-q] "
-	"[-U] "
-	"[--image-opts] FILE\n"
+	"usage: oxbow check [-f FMT] [-r leaks|all [--dry-run | --undo UNDO]] [-T CACHE]\n"
+	"                   [--output=human|json] [-p] [-q] [-U] [--image-opts] FILE\n"
 	"Look for inconsistencies in an image, and repair them if told to.\n"
 	"\n"
 	"  -f FMT              format of the image; without it, it is looked for in the file\n"
 	"  -r leaks|all        repair: only space that nothing uses, or everything that can be\n"
+	"  --dry-run           write nothing: say what the repair would do and leave\n"
+	"  --undo UNDO         keep what is overwritten in UNDO, a new file, for 'oxbow undo'\n"
 	"  -T, -t CACHE        writeback (the default), writethrough, none, directsync or unsafe\n"
 	"  --output=human|json text (the default) or JSON\n"
 	"  -p                  show progress, also where there is no terminal\n"
@@ -30,7 +31,12 @@ static const char help[] =
 enum {
 	OPTION_OUTPUT = 256,
 	OPTION_IMAGE_OPTS,
+	OPTION_DRY_RUN,
+	OPTION_UNDO,
 };
+
+/* The most that JSON lists: an image of garbage has one for every cluster. */
+#define MAX_FINDINGS ((size_t)65536)
 
 enum {
 	STATUS_CLEAN = 0,
@@ -47,12 +53,70 @@ struct check {
 	bool progress_asked;
 	bool quiet;
 	struct ox_cli_progress progress;
+	bool dry_run;
+	const char *undo_path;
+	json_t *findings; /* NULL until there is one */
+	uint64_t findings_left_out;
 };
 
-static void print_finding(void *opaque, const struct ox_finding *finding)
+static const char *severity_name(enum ox_finding_severity severity)
 {
-	(void)opaque;
+	static const char *const names[] = {
+		[OX_FINDING_LEAK] = "leak",
+		[OX_FINDING_CORRUPTION] = "corruption",
+		[OX_FINDING_NOTE] = "note",
+	};
+
+	return names[severity];
+}
+
+static void set_place(json_t *object, const char *key, uint64_t value)
+{
+	if (value <= INT64_MAX)
+		ox_cli_json_set(object, key, json_integer((json_int_t)value));
+}
+
+static json_t *finding_json(const struct ox_finding *f)
+{
+	json_t *object = json_object();
+
+	ox_cli_json_set(object, "name", json_string(f->name));
+	ox_cli_json_set(object, "severity", json_string(severity_name(f->severity)));
+	ox_cli_json_set(object, "message", ox_cli_json_string(f->message));
+	ox_cli_json_set(object, "repaired", json_boolean(f->repaired));
+	set_place(object, "host-offset", f->host_offset);
+	set_place(object, "guest-offset", f->guest_offset);
+	if (f->guest_offset <= INT64_MAX)
+		set_place(object, "guest-length", f->guest_length);
+	if (f->snapshot)
+		ox_cli_json_set(object, "snapshot", ox_cli_json_string(f->snapshot));
+	if (f->fix)
+		ox_cli_json_set(object, "fix", json_string(f->fix));
+	if (f->why_not)
+		ox_cli_json_set(object, "why-not", json_string(f->why_not));
+	return object;
+}
+
+static void take_finding(void *opaque, const struct ox_finding *finding)
+{
+	struct check *check = opaque;
+
 	fprintf(stderr, "%s\n", finding->message);
+	if (check->output != OX_CLI_JSON)
+		return;
+	if (!check->findings)
+		check->findings = json_array();
+	if (json_array_size(check->findings) >= MAX_FINDINGS)
+		check->findings_left_out++;
+	else if (json_array_append_new(check->findings, finding_json(finding)) < 0)
+		check->findings_left_out++;
+}
+
+static void report_progress(void *opaque, uint64_t done, uint64_t total)
+{
+	struct check *check = opaque;
+
+	ox_cli_progress_report(&check->progress, done, total);
 }
 
 static void print_summary(const struct ox_check_result *res)
@@ -74,14 +138,19 @@ static void print_summary(const struct ox_check_result *res)
 		       res->check_errors);
 }
 
-static void print_text(const struct ox_check_result *res)
+static void print_text(const struct check *check, const struct ox_check_result *res)
 {
 	if (res->corruptions_fixed || res->leaks_fixed) {
-		printf("The following inconsistencies were found and repaired:\n\n"
+		printf("The following inconsistencies %s:\n\n"
 		       "    %" PRIu64 " leaked clusters\n"
 		       "    %" PRIu64 " corruptions\n\n"
-		       "Double checking the fixed image now...\n",
-		       res->leaks_fixed, res->corruptions_fixed);
+		       "%s\n",
+		       check->dry_run ? "would be repaired" : "were found and repaired",
+		       res->leaks_fixed, res->corruptions_fixed,
+		       check->dry_run ? "Nothing was written. After the repair:"
+				      : "Double checking the fixed image now...");
+	} else if (check->dry_run) {
+		printf("Nothing would be repaired.\n");
 	}
 	print_summary(res);
 	if (res->total_clusters && res->allocated_clusters) {
@@ -121,6 +190,11 @@ static void print_json(const struct check *check, const struct ox_check_result *
 	ox_cli_json_set(object, "filename", ox_cli_json_string(check->source.text));
 	ox_cli_json_set(object, "format", json_string(res->format));
 	set_count(object, "fragmented-clusters", res->fragmented_clusters);
+	if (check->dry_run)
+		ox_cli_json_set(object, "dry-run", json_true());
+	if (check->findings)
+		ox_cli_json_set(object, "findings", json_incref(check->findings));
+	set_count(object, "findings-left-out", check->findings_left_out);
 	ox_cli_json_print(object);
 }
 
@@ -147,9 +221,11 @@ static int run(struct check *check)
 	opts.flags = check->source.open.flags & OX_OPEN_FORCE_SHARE;
 	opts.cache = check->source.open.cache;
 	opts.repair = check->repair;
-	opts.finding = print_finding;
-	opts.progress = ox_cli_progress_report;
-	opts.opaque = &check->progress;
+	opts.finding = take_finding;
+	opts.progress = report_progress;
+	opts.opaque = check;
+	opts.dry_run = check->dry_run;
+	opts.undo_path = check->undo_path;
 	/* On stdout as users know it, unless it would tear the JSON. */
 	ox_cli_progress_begin(&check->progress, check->progress_asked,
 			      check->output == OX_CLI_JSON ? stderr : stdout);
@@ -168,7 +244,7 @@ static int run(struct check *check)
 	if (!check->quiet && check->output == OX_CLI_JSON)
 		print_json(check, &res);
 	else if (!check->quiet)
-		print_text(&res);
+		print_text(check, &res);
 	return verdict(&res);
 }
 
@@ -217,9 +293,30 @@ static int take_option(struct check *check, int c, char **argv)
 	case OPTION_IMAGE_OPTS:
 		check->source.image_opts = true;
 		return 0;
+	case OPTION_DRY_RUN:
+		check->dry_run = true;
+		return 0;
+	case OPTION_UNDO:
+		check->undo_path = optarg;
+		return 0;
 	default:
 		return ox_cli_option_error("check", c, argv);
 	}
+}
+
+static int refuse_combination(const struct check *check)
+{
+	if (check->source.image_opts && check->source.open.format)
+		ox_cli_error("--image-opts and --format are mutually exclusive");
+	else if (check->dry_run && check->repair == OX_REPAIR_NONE)
+		ox_cli_error("--dry-run shows what -r would do: say which");
+	else if (check->undo_path && check->repair == OX_REPAIR_NONE)
+		ox_cli_error("--undo saves what -r overwrites: say which");
+	else if (check->undo_path && check->dry_run)
+		ox_cli_error("--dry-run changes nothing: there would be nothing to undo");
+	else
+		return 0;
+	return -EINVAL;
 }
 
 int ox_cli_check(int argc, char **argv)
@@ -231,6 +328,8 @@ int ox_cli_check(int argc, char **argv)
 		{"output", required_argument, NULL, OPTION_OUTPUT},
 		{"force-share", no_argument, NULL, 'U'},
 		{"image-opts", no_argument, NULL, OPTION_IMAGE_OPTS},
+		{"dry-run", no_argument, NULL, OPTION_DRY_RUN},
+		{"undo", required_argument, NULL, OPTION_UNDO},
 		{0},
 	};
 	struct check check = {.source = OX_CLI_SOURCE_INIT};
@@ -243,13 +342,12 @@ int ox_cli_check(int argc, char **argv)
 		return ox_cli_finish_output(status < 0 ? 0 : status);
 	if (optind + 1 != argc)
 		return ox_cli_usage_error("check", "Expecting one image file name");
-	if (check.source.image_opts && check.source.open.format) {
-		ox_cli_error("--image-opts and --format are mutually exclusive");
-		return STATUS_FAILED;
-	}
-	if (check.repair == OX_REPAIR_NONE)
+	if (check.repair == OX_REPAIR_NONE || check.dry_run)
 		check.source.open.flags |= OX_OPEN_READ_ONLY;
+	if (refuse_combination(&check) < 0)
+		return STATUS_FAILED;
 	status = ox_cli_source_set(&check.source, argv[optind]) < 0 ? STATUS_FAILED : run(&check);
 	ox_cli_source_free(&check.source);
+	json_decref(check.findings);
 	return ox_cli_finish_output(status);
 }

@@ -13,6 +13,7 @@ static const struct verb {
 	{"create", ox_cli_create, "make an image"},
 	{"info", ox_cli_info, "say what an image is"},
 	{"check", ox_cli_check, "look for inconsistencies, and repair them"},
+	{"undo", ox_cli_undo, "take back a repair"},
 	{"map", ox_cli_map, "list where the data of an image is"},
 	{"io", ox_cli_io, "read, write, discard and flush by hand"},
 	{"serve", ox_cli_serve, "serve an image over NBD"},

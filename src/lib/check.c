@@ -2,13 +2,18 @@
 /* ox_image_check: opens the file alone, neither its chain nor the engine. */
 #include <errno.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "check/check.h"
+#include "check/edit.h"
 #include "fmt/qcow2.h"
 #include "lib/context.h"
 
 struct check_job {
-	struct ox_io *io;
+	struct ox_io *image;
+	struct ox_io *undo;	 /* the undo file's; NULL: none */
+	struct ox_undo_log *log; /* over undo */
+	struct ox_io *io;	 /* what the walk sees: image, or a layer over it */
 	const struct ox_check_options *opts;
 	struct ox_check_result *ret;
 	struct ox_error **err;
@@ -36,6 +41,11 @@ static void check_job_co(void *arg)
 	job->result = job->opts->format ? 0 : probe_co(job->io, job->err);
 	if (job->result == 0)
 		job->result = ox_check_qcow2_co(job->io, job->opts, job->ret, job->err);
+	if (job->result < 0 || !job->log)
+		return;
+	job->result = ox_undo_log_complete_co(job->log);
+	if (job->result < 0)
+		ox_error_set_errno(job->err, job->result, "Could not write '%s'", job->undo->name);
 }
 
 static int refuse_options(const struct ox_check_options *opts, struct ox_error **err)
@@ -44,10 +54,67 @@ static int refuse_options(const struct ox_check_options *opts, struct ox_error *
 		return ox_error_set(err, -ENOTSUP, "This image format does not support checks");
 	if (opts->format && strcmp(opts->format, "qcow2") != 0)
 		return ox_error_set(err, -EINVAL, "Unknown driver '%s'", opts->format);
-	if (opts->repair != OX_REPAIR_NONE && (opts->flags & OX_OPEN_FORCE_SHARE))
+	if (opts->repair == OX_REPAIR_NONE && (opts->dry_run || opts->undo_path))
+		return ox_error_set(err, -EINVAL,
+				    "A dry run, and an undo file, are of use for a repair alone");
+	if (opts->dry_run && opts->undo_path)
+		return ox_error_set(err, -EINVAL,
+				    "A dry run changes nothing: there would be nothing to undo");
+	if (opts->repair != OX_REPAIR_NONE && !opts->dry_run && (opts->flags & OX_OPEN_FORCE_SHARE))
 		return ox_error_set(err, -EINVAL,
 				    "An image that others may be using cannot be repaired");
 	return 0;
+}
+
+/* ---- what lies between the walk and the file ---- */
+
+static void close_stores(struct check_job *job)
+{
+	if (job->io != job->image)
+		ox_io_close(job->io);
+	ox_undo_log_close(job->log);
+	ox_io_close(job->undo);
+	ox_io_close(job->image);
+}
+
+/* An undo file that is there may be all that is left of an earlier state: it is not touched. */
+static int open_undo(struct ox_context *ctx, struct check_job *job, struct ox_error **err)
+{
+	const char *path = job->opts->undo_path;
+	int r;
+
+	if (access(path, F_OK) == 0)
+		return ox_error_set(err, -EEXIST, "The undo file '%s' exists already", path);
+	r = ox_io_file_open(ctx->reactor, path, OX_IO_CREATE, &job->undo, err);
+	if (r < 0)
+		return r;
+	r = ox_undo_log_open(job->undo, job->image, ox_edit_block_bytes(job->image), &job->log);
+	return r < 0 ? ox_error_set_errno(err, r, "Could not write '%s'", path) : 0;
+}
+
+static int open_stores(struct ox_context *ctx, const char *path, struct check_job *job,
+		       struct ox_error **err)
+{
+	const struct ox_check_options *opts = job->opts;
+	struct ox_open_options how = OX_OPEN_OPTIONS_INIT;
+	int r;
+
+	how.flags = opts->flags & OX_OPEN_FORCE_SHARE;
+	how.cache = opts->cache;
+	if (opts->repair == OX_REPAIR_NONE || opts->dry_run)
+		how.flags |= OX_OPEN_READ_ONLY;
+	r = ox_io_file_open(ctx->reactor, path, ox_store_flags(&how), &job->image, err);
+	if (r < 0)
+		return r;
+	job->io = job->image;
+	if (opts->undo_path)
+		r = open_undo(ctx, job, err);
+	if (r == 0 && (opts->undo_path || opts->dry_run)) {
+		r = ox_edit_open(job->image, job->log, &job->io);
+		if (r < 0)
+			r = ox_error_set_errno(err, r, "Could not check '%s'", path);
+	}
+	return r;
 }
 
 OX_EXPORT int ox_image_check(struct ox_context *ctx, const char *path,
@@ -57,26 +124,21 @@ OX_EXPORT int ox_image_check(struct ox_context *ctx, const char *path,
 	struct ox_check_options opts;
 	struct ox_check_result result = {0};
 	struct check_job job = {.opts = &opts, .ret = &result, .err = err};
-	struct ox_open_options how = OX_OPEN_OPTIONS_INIT;
 	int r;
 
 	ox_options_copy(&opts, sizeof(opts), given, given ? given->struct_size : 0);
 	r = refuse_options(&opts, err);
 	if (r < 0)
 		return r;
-	how.flags = opts.flags & OX_OPEN_FORCE_SHARE;
-	how.cache = opts.cache;
-	if (opts.repair == OX_REPAIR_NONE)
-		how.flags |= OX_OPEN_READ_ONLY;
-	r = ox_io_file_open(ctx->reactor, path, ox_store_flags(&how), &job.io, err);
-	if (r < 0)
-		return r;
-	r = ox_reactor_call(ctx->reactor, check_job_co, &job);
-	if (r < 0)
-		r = ox_error_set_errno(err, r, "Could not check '%s'", path);
-	else
-		r = job.result;
-	ox_io_close(job.io);
+	r = open_stores(ctx, path, &job, err);
+	if (r == 0) {
+		r = ox_reactor_call(ctx->reactor, check_job_co, &job);
+		if (r < 0)
+			r = ox_error_set_errno(err, r, "Could not check '%s'", path);
+		else
+			r = job.result;
+	}
+	close_stores(&job);
 	if (r == 0)
 		*ret_result = result;
 	return r;

@@ -3,7 +3,7 @@
 """The command itself: verbs, help, version, its manual."""
 from peers import *
 
-VERBS = ("create", "info", "check", "map", "io", "serve", "help", "version")
+VERBS = ("create", "info", "check", "undo", "map", "io", "serve", "help", "version")
 
 
 def test_the_version_is_printed():

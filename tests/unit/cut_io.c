@@ -1,0 +1,163 @@
+/* SPDX-License-Identifier: MIT */
+#include "cut_io.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/arith.h"
+#include "base/assert.h"
+
+#define SECTOR 512u
+#define MAX_BYTES ((size_t)8 << 20)
+
+struct image_bytes {
+	uint8_t bytes[MAX_BYTES];
+	uint64_t length;
+};
+
+struct cut_store {
+	struct ox_io io;
+	struct cut *cut;
+	struct image_bytes current;
+	struct image_bytes durable;
+	bool unsynced;
+};
+
+static struct cut_store *store_of(struct ox_io *io)
+{
+	return ox_container_of(io, struct cut_store, io);
+}
+
+static bool is_cut(struct cut_store *s)
+{
+	if (s->cut->after && s->cut->changes >= s->cut->after)
+		return true;
+	s->cut->changes++;
+	return false;
+}
+
+static int64_t cut_preadv_co(struct ox_io *io, const struct iovec *iov, int n, uint64_t offset)
+{
+	struct cut_store *s = store_of(io);
+	int64_t done = 0;
+
+	for (int i = 0; i < n && offset < s->current.length; i++) {
+		size_t part = ox_min_u64(iov[i].iov_len, s->current.length - offset);
+
+		memcpy(iov[i].iov_base, s->current.bytes + offset, part);
+		offset += part;
+		done += (int64_t)part;
+	}
+	return done;
+}
+
+static int64_t cut_pwritev_co(struct ox_io *io, const struct iovec *iov, int n, uint64_t offset,
+			      unsigned flags)
+{
+	struct cut_store *s = store_of(io);
+	int64_t done = 0;
+
+	(void)flags;
+	if (is_cut(s))
+		return -EIO;
+	for (int i = 0; i < n; i++) {
+		ox_assert(offset + iov[i].iov_len <= MAX_BYTES);
+		memcpy(s->current.bytes + offset, iov[i].iov_base, iov[i].iov_len);
+		offset += iov[i].iov_len;
+		done += (int64_t)iov[i].iov_len;
+	}
+	s->current.length = ox_max_u64(s->current.length, offset);
+	s->unsynced = true;
+	return done;
+}
+
+static int cut_set_length_co(struct ox_io *io, uint64_t length)
+{
+	struct cut_store *s = store_of(io);
+
+	ox_assert(length <= MAX_BYTES);
+	if (is_cut(s))
+		return -EIO;
+	if (length < s->current.length)
+		memset(s->current.bytes + length, 0, s->current.length - length);
+	s->current.length = length;
+	s->unsynced = true;
+	return 0;
+}
+
+static int cut_sync_co(struct ox_io *io)
+{
+	struct cut_store *s = store_of(io);
+
+	if (is_cut(s))
+		return -EIO;
+	s->durable = s->current;
+	s->unsynced = false;
+	return 0;
+}
+
+static void cut_close(struct ox_io *io)
+{
+	free(io->name);
+	free(store_of(io));
+}
+
+static const struct ox_io_ops cut_ops = {
+	.name = "cut",
+	.preadv_co = cut_preadv_co,
+	.pwritev_co = cut_pwritev_co,
+	.sync_co = cut_sync_co,
+	.set_length_co = cut_set_length_co,
+	.close = cut_close,
+};
+
+struct ox_io *cut_open(struct ox_reactor *r, struct cut *cut, const uint8_t *bytes, uint64_t length)
+{
+	struct cut_store *s = calloc(1, sizeof(*s));
+
+	ox_assert(s && length <= MAX_BYTES);
+	s->io = (struct ox_io){
+		.ops = &cut_ops,
+		.reactor = r,
+		.name = strdup("cut"),
+		.length = length,
+		.align_bytes = 1,
+		.can_grow = true,
+	};
+	ox_rangelock_init(&s->io.rmw);
+	s->cut = cut;
+	if (bytes)
+		memcpy(s->current.bytes, bytes, length);
+	s->current.length = length;
+	s->durable = s->current;
+	return &s->io;
+}
+
+const uint8_t *cut_bytes(struct ox_io *io)
+{
+	return store_of(io)->current.bytes;
+}
+
+bool cut_is_unsynced(struct ox_io *io)
+{
+	return store_of(io)->unsynced;
+}
+
+void cut_recover(struct ox_io *io, unsigned seed)
+{
+	struct cut_store *s = store_of(io);
+	struct image_bytes *left = &s->durable;
+
+	if (rand_r(&seed) % 2)
+		left->length = s->current.length;
+	for (uint64_t at = 0; at < left->length; at += SECTOR) {
+		if (rand_r(&seed) % 2)
+			memcpy(left->bytes + at, s->current.bytes + at, SECTOR);
+	}
+	memset(left->bytes + left->length, 0, MAX_BYTES - left->length);
+	s->current = *left;
+	s->io.length = left->length;
+	s->unsynced = false;
+	s->cut->changes = 0;
+}
