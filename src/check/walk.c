@@ -64,7 +64,8 @@ int ox_walk_refer(struct ox_walk *w, uint64_t cluster, unsigned state, uint32_t 
 
 int ox_walk_claim(struct ox_walk *w, const char *word, uint64_t offset, uint64_t size_bytes)
 {
-	uint64_t end;
+	uint64_t first = offset / w->cluster_bytes;
+	uint64_t end, c;
 	int r = 1;
 
 	if (size_bytes == 0)
@@ -78,8 +79,10 @@ int ox_walk_claim(struct ox_walk *w, const char *word, uint64_t offset, uint64_t
 	end = ox_div_up(offset + size_bytes, w->cluster_bytes);
 	/* Ends at the first cluster in use, so that all claims together take no longer than the
 	 * file. */
-	for (uint64_t c = offset / w->cluster_bytes; c < end && r == 1; c++)
+	for (c = first; c < end && r == 1; c++)
 		r = ox_walk_refer(w, c, OX_CELL_META, 1);
+	if (w->claimed && r >= 0 && w->claimed(w, word, first, c - (r == 0)) < 0)
+		return -ENOMEM;
 	if (r == 0)
 		ox_walk_found(w, OX_FOUND_OVERLAP,
 			      OX_FOUND(.word = word, .a = offset, .b = size_bytes,
