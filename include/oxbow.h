@@ -99,6 +99,13 @@ enum ox_backing_policy {
 	OX_BACKING_UNDER, /* only files that lie under backing_dir, after resolving links */
 };
 
+/* What an image with the dirty bit gets that is opened for writing (docs/recovery.md). */
+enum ox_recover_mode {
+	OX_RECOVER_AUTO,  /* usable at once; recovered as far as the context is polled */
+	OX_RECOVER_WAIT,  /* recovered before the opening returns, or refused */
+	OX_RECOVER_NEVER, /* refused */
+};
+
 struct ox_open_options {
 	size_t struct_size;
 	const char *format; /* "qcow2", "raw"; NULL: with OX_OPEN_PROBE, probed; else refused */
@@ -113,11 +120,12 @@ struct ox_open_options {
 	const char *backing_dir;
 	const char *backing_format; /* for an image that names a backing file but no format */
 	/* Called with one line (no newline) for each thing the user should know: stale bitmaps,
-	 * a recovery that ran. NULL: not told. */
+	 * a recovery that began, ended or cannot end. NULL: not told. */
 	void (*warn)(void *opaque, const char *message);
 	/* Progress of long work (recovery): done of total, in work units. NULL: not told. */
 	void (*progress)(void *opaque, uint64_t done, uint64_t total);
 	void *opaque;
+	enum ox_recover_mode recover;
 };
 
 #define OX_OPEN_OPTIONS_INIT                                                                       \
@@ -126,9 +134,9 @@ struct ox_open_options {
 	}
 
 /*
- * Opens an image. A dirty image (lazy refcounts) that is opened for writing is recovered before
- * this returns; one opened read-only is left as it is. opts may be NULL (raw is then refused as
- * no format is stated: -EINVAL).
+ * Opens an image. A dirty image (lazy refcounts) that is opened for writing is recovered as
+ * opts->recover says; one opened read-only is left as it is. opts may be NULL (raw is then refused
+ * as no format is stated: -EINVAL).
  */
 int ox_image_open(struct ox_context *ctx, const char *path, const struct ox_open_options *opts,
 		  struct ox_image **ret_image, struct ox_error **err) OX_CHECKED;
@@ -138,9 +146,9 @@ int ox_image_open_fd(struct ox_context *ctx, int fd, const char *name,
 		     const struct ox_open_options *opts, struct ox_image **ret_image,
 		     struct ox_error **err) OX_CHECKED;
 /*
- * Commits all metadata, clears the dirty bit where that is right, and releases the image whatever
- * happens. On failure the image on disk is still consistent, but dirty or leaking. All requests
- * must have completed.
+ * Ends a recovery, commits all metadata, clears the dirty bit where that is right, and releases the
+ * image whatever happens. On failure the image on disk is still consistent, but dirty or leaking.
+ * All requests must have completed.
  */
 int ox_image_close(struct ox_image *image, struct ox_error **err);
 /* Turns a read-only image into a writable one (recovering it first if it is dirty) or back. All
@@ -216,6 +224,22 @@ struct ox_image_stats {
 	uint64_t refcount_misses;
 };
 void ox_image_stats(const struct ox_image *image, struct ox_image_stats *ret_stats);
+
+enum ox_recovery_state {
+	OX_RECOVERY_NONE,    /* the image was not dirty, or is not open for writing */
+	OX_RECOVERY_RUNNING, /* beside the guest's requests */
+	OX_RECOVERY_DONE,
+	OX_RECOVERY_FAILED, /* it stays dirty; what is not damaged is served */
+};
+
+struct ox_recovery_status {
+	enum ox_recovery_state state;
+	uint64_t tables_done; /* L2 tables */
+	uint64_t tables_total;
+	const char *message; /* FAILED: why, valid until the image is closed; else "" */
+};
+
+void ox_image_recovery(const struct ox_image *image, struct ox_recovery_status *ret_status);
 
 /* ---- data, synchronously ---- */
 
@@ -368,11 +392,10 @@ struct ox_finding {
 	uint64_t host_offset;  /* UINT64_MAX: none */
 	uint64_t guest_offset; /* UINT64_MAX: none */
 	uint64_t guest_length;
-	/* Of the snapshot whose tree was wrong, counting from 0; UINT64_MAX: none, or the active
-	 * image. */
-	uint64_t snapshot;
-	const char *fate;    /* of the guest range after a repair: "lost", "in doubt"; or NULL */
-	const char *why_not; /* why it stays; NULL: repaired, or nobody asked for a repair */
+	const char *snapshot; /* whose guest range it is, by name; NULL: the disk's itself */
+	const char *fix;      /* what a repair does about it, or "None: " and why it does nothing */
+	const char *fate;     /* of the guest range after a repair: "lost", "in doubt"; or NULL */
+	const char *why_not;  /* why this repair leaves it; NULL: none was asked for, or repaired */
 };
 
 struct ox_check_options {
@@ -443,6 +466,89 @@ struct ox_undo_result {
 int ox_image_undo(struct ox_context *ctx, const char *undo_path, const char *path,
 		  const struct ox_undo_options *opts, struct ox_undo_result *ret_result,
 		  struct ox_error **err) OX_CHECKED;
+
+/* ---- what the file of an image looks like ---- */
+
+/* What a byte of the host file is used for. */
+enum ox_layout_kind {
+	OX_LAYOUT_FREE, /* neither named nor counted */
+	OX_LAYOUT_HEADER,
+	OX_LAYOUT_L1, /* the active table; those of snapshots are SNAPSHOT_TABLE */
+	OX_LAYOUT_L2,
+	OX_LAYOUT_REFCOUNT,	  /* the refcount table and its blocks */
+	OX_LAYOUT_SNAPSHOT_TABLE, /* the list of snapshots, and their L1 tables */
+	OX_LAYOUT_BITMAP,
+	OX_LAYOUT_OTHER_TABLE,	 /* the encryption header */
+	OX_LAYOUT_DATA,		 /* of the disk alone */
+	OX_LAYOUT_SNAPSHOT_DATA, /* a snapshot holds it, perhaps beside the disk */
+	OX_LAYOUT_COMPRESSED,
+	OX_LAYOUT_LEAKED,  /* counted and not named: space that is lost */
+	OX_LAYOUT_DAMAGED, /* claimed by two, or named more often than it is counted */
+	OX_LAYOUT_KINDS
+};
+
+/* A stretch of the host file. Its bytes add up to its length. */
+struct ox_layout_bin {
+	uint64_t bytes[OX_LAYOUT_KINDS];
+	uint64_t findings; /* what a check reports of these clusters, leaks excepted */
+};
+
+/* A stretch of the virtual disk; what is in none of its counts is not allocated. */
+struct ox_layout_guest_bin {
+	uint64_t data_bytes; /* not compressed; the host has a place for them */
+	uint64_t compressed_bytes;
+	uint64_t zero_bytes;  /* known to be zero, without a place */
+	uint64_t bad_entries; /* that cannot be followed */
+	uint64_t pieces;      /* runs of data that is in one piece on the host too */
+	uint64_t host_offset; /* of the first data in it, compressed or not; UINT64_MAX: none */
+};
+
+struct ox_image_layout {
+	uint64_t file_bytes;
+	uint64_t virtual_bytes;
+	uint32_t cluster_bytes;
+	bool dirty;   /* recovered when next opened for writing; until then refcounts lag behind */
+	bool corrupt; /* a program marked it so */
+	/* As ox_image_check counts them, but for what a dirty image's recovery puts right. */
+	uint64_t corruptions;
+	uint64_t leaks;
+	uint64_t check_errors;
+	uint64_t uncounted;		 /* clusters of a dirty image that are not counted yet */
+	uint64_t bytes[OX_LAYOUT_KINDS]; /* of the whole file */
+	uint64_t data_bytes;		 /* of the disk, not compressed */
+	uint64_t pieces;		 /* that they lie in */
+	uint64_t bin_bytes;		 /* of each bin; the last one may be shorter */
+	size_t bin_count;
+	const struct ox_layout_bin *bins;
+	uint64_t guest_bin_bytes;
+	size_t guest_bin_count;
+	const struct ox_layout_guest_bin *guest_bins;
+};
+
+struct ox_layout_options {
+	size_t struct_size;
+	const char *format; /* NULL or "qcow2" */
+	unsigned flags;	    /* of enum ox_open_flags: FORCE_SHARE */
+	size_t bins;	    /* at most so many, of whole clusters; 0: 4096; 65536 at most */
+	size_t guest_bins;
+	/* The findings of a check, as they are met; leaks and refcounts are only counted. */
+	void (*finding)(void *opaque, const struct ox_finding *finding);
+	void (*progress)(void *opaque, uint64_t done, uint64_t total);
+	void *opaque;
+};
+
+#define OX_LAYOUT_OPTIONS_INIT                                                                     \
+	{                                                                                          \
+		.struct_size = sizeof(struct ox_layout_options)                                    \
+	}
+
+/* Describes the file of a qcow2 image, a dirty or damaged one too; no backing file is opened and
+ * nothing is written. -ENOTSUP for raw, which has no structure. */
+int ox_image_layout_read(struct ox_context *ctx, const char *path,
+			 const struct ox_layout_options *opts, struct ox_image_layout **ret_layout,
+			 struct ox_error **err) OX_CHECKED;
+/* NULL is allowed. */
+void ox_image_layout_free(struct ox_image_layout *layout);
 
 #ifdef __cplusplus
 }

@@ -9,12 +9,18 @@
 #include "check/scan.h"
 #include "check/walk.h"
 
+/* 64 refcounts of 64 bits. A refcount block holds a multiple of 64. */
+#define WORD_BYTES_MAX 512
+
 struct slot_pass {
 	struct ox_walk *w;
 	enum ox_walk_select select;
 	ox_walk_slot_fn visit;
-	uint64_t next;	  /* index whose block is read next */
-	uint64_t visited; /* index up to which all was visited */
+	uint64_t next;	   /* index whose block is read next */
+	uint64_t visited;  /* index up to which all was visited */
+	size_t word_bytes; /* what 64 refcounts take */
+	uint8_t ones[WORD_BYTES_MAX];
+	uint8_t zeros[WORD_BYTES_MAX];
 };
 
 bool ox_walk_block_is_own(const struct ox_walk *w, uint64_t index)
@@ -38,10 +44,12 @@ static bool selected(const struct slot_pass *p, uint64_t index)
 	return true;
 }
 
+/* A run of neighbouring blocks, of one index after the other. */
 static bool slot_next(void *arg, struct ox_scan_item *ret)
 {
 	struct slot_pass *p = arg;
 	const struct ox_walk *w = p->w;
+	size_t most = ox_scan_item_max(w->cluster_bytes);
 
 	while (p->next < w->index_count &&
 	       (w->blocks[p->next].state != OX_BLOCK_SOUND || !selected(p, p->next)))
@@ -53,7 +61,10 @@ static bool slot_next(void *arg, struct ox_scan_item *ret)
 		.size_bytes = w->cluster_bytes,
 		.tag = p->next,
 	};
-	p->next++;
+	while (++p->next < w->index_count && ret->size_bytes < most &&
+	       w->blocks[p->next].state == OX_BLOCK_SOUND && selected(p, p->next) &&
+	       ox_be64_get(w->reftable[p->next]) == ret->offset + ret->size_bytes)
+		ret->size_bytes += w->cluster_bytes;
 	return true;
 }
 
@@ -104,75 +115,129 @@ static int write_block_co(struct ox_walk *w, uint64_t offset, const uint8_t *byt
 	return ox_io_pwrite_co(w->io, bytes + first, last - first, offset + first, 0);
 }
 
-static bool is_zero(const uint8_t *bytes)
+/* Which of 64 cells may be other than a visitor expects: those with neither no reference and no
+ * count nor one and one. */
+static uint64_t to_visit(const struct slot_pass *p, uint64_t cluster, const uint8_t *bytes,
+			 uint64_t first)
 {
-	uint64_t word[8];
+	const struct ox_walk *w = p->w;
+	const uint8_t *counts = bytes + ((first << w->h.refcount_order) / 8);
+	struct ox_counts_mask cells = ox_counts_mask(&w->counts, cluster);
+	uint64_t differ = cells.other;
 
-	memcpy(word, bytes, sizeof(word));
-	return !(word[0] | word[1] | word[2] | word[3] | word[4] | word[5] | word[6] | word[7]);
+	if (cells.once == UINT64_MAX && memcmp(counts, p->ones, p->word_bytes) == 0)
+		return 0;
+	if (!(cells.once | cells.other) && memcmp(counts, p->zeros, p->word_bytes) == 0)
+		return 0;
+	for (unsigned i = 0; i < 64; i++) {
+		uint64_t stored = ox_qcow2_refcount_get(bytes, w->h.refcount_order, first + i);
+
+		differ |= (uint64_t)(stored != (cells.once >> i & 1)) << i;
+	}
+	return differ;
 }
 
-static int visit_block_co(struct slot_pass *p, const struct ox_scan_item *item, uint8_t *bytes)
+/* The slots of one refcount block that want a look. */
+struct block_visit {
+	uint64_t base; /* the cluster that index 0 counts */
+	uint8_t *bytes;
+	uint64_t first_changed; /* UINT64_MAX: none */
+	uint64_t last_changed;
+};
+
+static int visit_slot(struct slot_pass *p, struct block_visit *b, uint64_t index)
 {
 	struct ox_walk *w = p->w;
-	uint64_t per_64 = UINT64_C(512) >> w->h.refcount_order;
-	uint64_t first_changed = UINT64_MAX;
-	uint64_t last_changed = 0;
+	struct ox_walk_slot slot = {
+		.cluster = b->base + index,
+		.block = b->bytes,
+		.index = index,
+		.cell = ox_counts_get(&w->counts, b->base + index),
+		.stored = ox_qcow2_refcount_get(b->bytes, w->h.refcount_order, index),
+	};
+	int r = p->visit(w, &slot);
 
-	for (uint64_t i = 0; i < w->block_entries; i++) {
-		uint64_t base = item->tag * w->block_entries;
-		struct ox_walk_slot slot = {.cluster = base + i, .block = bytes, .index = i};
-		int r;
+	if (slot.changed) {
+		b->first_changed = ox_min_u64(b->first_changed, index);
+		b->last_changed = index;
+	}
+	return r;
+}
 
-		/* 64 bytes of zeroes where nothing is referenced need no closer look. */
-		if (i % per_64 == 0 && is_zero(bytes + ((i << w->h.refcount_order) / 8)) &&
-		    ox_counts_next(&w->counts, base + i, base + i + per_64) == base + i + per_64) {
-			i += per_64 - 1;
-			continue;
-		}
-		slot.cell = ox_counts_get(&w->counts, slot.cluster);
-		slot.stored = ox_qcow2_refcount_get(bytes, w->h.refcount_order, i);
-		if (slot.stored == 0 && slot.cell.state == OX_CELL_NONE)
-			continue;
-		r = p->visit(w, &slot);
-		if (r < 0)
-			return r;
-		if (slot.changed) {
-			first_changed = ox_min_u64(first_changed, i);
-			last_changed = i;
+static int visit_block_co(struct slot_pass *p, uint64_t index, uint64_t offset, uint8_t *bytes)
+{
+	struct ox_walk *w = p->w;
+	struct block_visit b = {
+		.base = index * w->block_entries,
+		.bytes = bytes,
+		.first_changed = UINT64_MAX,
+	};
+
+	for (uint64_t i = 0; i < w->block_entries; i += 64) {
+		uint64_t left = to_visit(p, b.base + i, bytes, i);
+
+		for (; left; left &= left - 1) {
+			int r = visit_slot(p, &b, i + (unsigned)__builtin_ctzll(left));
+
+			if (r < 0)
+				return r;
 		}
 	}
-	if (first_changed == UINT64_MAX)
+	if (b.first_changed == UINT64_MAX)
 		return 0;
-	return write_block_co(w, item->offset, bytes, first_changed, last_changed);
+	return write_block_co(w, offset, bytes, b.first_changed, b.last_changed);
+}
+
+static int slot_block_co(struct slot_pass *p, uint64_t index, uint64_t offset, uint8_t *bytes,
+			 int error)
+{
+	int r = visit_skipped(p, index);
+
+	if (r < 0)
+		return r;
+	ox_walk_progress(p->w, 1);
+	if (!error)
+		return visit_block_co(p, index, offset, bytes);
+	if (p->select != OX_BLOCKS_ALL)
+		return error;
+	p->w->blocks[index].state = OX_BLOCK_BROKEN;
+	ox_walk_found(p->w, OX_FOUND_UNREADABLE,
+		      OX_FOUND(.word = "Refcount block", .a = offset, .b = (uint64_t)-error,
+			       .host_offset = offset));
+	return 0;
 }
 
 static int slot_item_co(void *arg, const struct ox_scan_item *item, uint8_t *bytes, int error)
 {
 	struct slot_pass *p = arg;
-	int r;
+	struct ox_walk *w = p->w;
+	int r = 0;
 
-	r = visit_skipped(p, item->tag);
-	if (r < 0)
-		return r;
-	ox_walk_progress(p->w, 1);
-	if (!error)
-		return visit_block_co(p, item, bytes);
-	if (p->select != OX_BLOCKS_ALL)
-		return error;
-	p->w->blocks[item->tag].state = OX_BLOCK_BROKEN;
-	ox_walk_found(p->w, OX_FOUND_UNREADABLE,
-		      OX_FOUND(.word = "Refcount block", .a = item->offset, .b = (uint64_t)-error,
-			       .host_offset = item->offset));
-	return 0;
+	for (uint64_t at = 0; at < item->size_bytes && r == 0; at += w->cluster_bytes) {
+		/* One bad block of a run does not take its neighbours with it. */
+		if (error && item->size_bytes > w->cluster_bytes)
+			error = ox_io_pread_co(w->io, bytes + at, w->cluster_bytes,
+					       item->offset + at);
+		r = slot_block_co(p, item->tag + at / w->cluster_bytes, item->offset + at,
+				  bytes + at, error);
+	}
+	return r;
 }
 
 int ox_walk_slots_co(struct ox_walk *w, enum ox_walk_select select, ox_walk_slot_fn visit)
 {
 	static const struct ox_scan_ops ops = {.next = slot_next, .visit_co = slot_item_co};
-	struct slot_pass p = {.w = w, .select = select, .visit = visit};
-	int r = ox_scan_co(w->io, w->cluster_bytes, &ops, &p);
+	struct slot_pass p = {
+		.w = w,
+		.select = select,
+		.visit = visit,
+		.word_bytes = (size_t)8 << w->h.refcount_order,
+	};
+	int r;
 
+	for (unsigned i = 0; i < 64; i++)
+		ox_qcow2_refcount_set(p.ones, w->h.refcount_order, i, 1);
+	r = ox_scan_co(w->io, w->cluster_bytes, &ops, &p);
 	if (r < 0)
 		return r;
 	return visit_skipped(&p, ox_div_up(w->counts.end, w->block_entries));
@@ -232,8 +297,11 @@ static int compare_slot(struct ox_walk *w, struct ox_walk_slot *slot)
 
 int ox_walk_compare_co(struct ox_walk *w)
 {
-	int r = ox_walk_slots_co(w, OX_BLOCKS_ALL, compare_slot);
+	int r = 0;
 
+	/* Where the width of the counts is not known, they say nothing. */
+	if (!w->faults.found[OX_QCOW2_FAULT_REFCOUNT_ORDER])
+		r = ox_walk_slots_co(w, OX_BLOCKS_ALL, compare_slot);
 	/* Clusters whose block is broken were not visited. */
 	w->stored_end = ox_max_u64(w->stored_end, w->counts.end);
 	w->result.image_end_offset = w->stored_end * w->cluster_bytes;

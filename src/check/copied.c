@@ -135,14 +135,13 @@ static int drop_l1(struct ox_walk *w, uint64_t tree, uint64_t index, struct ox_b
 
 static int drop_l2(struct ox_walk *w, uint64_t cluster, struct ox_cell cell, struct ox_be64 *table)
 {
-	(void)cluster;
 	for (uint64_t i = 0; i < ox_qcow2_l2_entries(&w->h); i++) {
 		struct ox_qcow2_entry e = ox_qcow2_l2_decode(&w->h, ox_be64_get(table[i]));
 
 		if (e.kind != OX_QCOW2_ENTRY_DATA && e.kind != OX_QCOW2_ENTRY_ZERO_ALLOC &&
 		    e.kind != OX_QCOW2_ENTRY_COMPRESSED)
 			continue;
-		if (!ox_walk_entry_is_stale(w, cell, e.host.bytes))
+		if (!ox_walk_entry_is_stale(w, cluster, cell, e.host.bytes))
 			continue;
 		ox_walk_mended(w, OX_FOUND_STALE_ENTRY, OX_FOUND(.a = e.host.bytes));
 		/* A preallocated zero cluster loses its place, and still reads as zeroes. */
@@ -151,12 +150,21 @@ static int drop_l2(struct ox_walk *w, uint64_t cluster, struct ox_cell cell, str
 	return 0;
 }
 
-int ox_walk_drop_stale_co(struct ox_walk *w)
+int ox_walk_drop_stale_l1_co(struct ox_walk *w)
 {
 	int r;
 
 	w->changes_entries = true;
 	r = ox_walk_l1_co(w, false, drop_l1);
+	w->changes_entries = false;
+	return r;
+}
+
+int ox_walk_drop_stale_co(struct ox_walk *w)
+{
+	int r = ox_walk_drop_stale_l1_co(w);
+
+	w->changes_entries = true;
 	if (r == 0)
 		r = ox_walk_l2_co(w, true, drop_l2);
 	w->changes_entries = false;

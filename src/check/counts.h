@@ -2,9 +2,12 @@
 /*
  * What the walk knows of each host cluster: what it is, and how often it is named.
  *
- * A cell takes one byte, four in a region of 4096 clusters in which one is named more than 15
- * times. A region exists only once something in it is named, and only clusters below the limit
- * (which comes from the file's real length) have cells. Counts stop at OX_COUNT_MAX.
+ * Cells lie in regions of 4096 clusters. Nearly always one kind of cell fills nearly all of a
+ * region (a data cluster that one active entry names, with COPIED), so a region begins as a
+ * bitmap for that kind and a short list of exceptions. Where that does not fit it takes a byte a
+ * cell, and four where one is named more than 15 times. A region exists only once something in it
+ * is named, and only clusters below the limit (which comes from the file's real length) have
+ * cells. Counts stop at OX_COUNT_MAX.
  */
 #ifndef OX_CHECK_COUNTS_H
 #define OX_CHECK_COUNTS_H
@@ -61,7 +64,7 @@ struct ox_counts_region;
 
 struct ox_counts {
 	uint64_t limit; /* clusters that can have a cell */
-	struct ox_counts_region ***top;
+	struct ox_counts_region **top;
 	uint64_t top_count;
 	uint64_t end; /* one past the highest cluster that was ever set */
 };
@@ -76,7 +79,20 @@ int ox_counts_extend(struct ox_counts *k, uint64_t limit_clusters);
 struct ox_cell ox_counts_get(const struct ox_counts *k, uint64_t cluster);
 /* The cluster must be below the limit. 0 or -ENOMEM. */
 int ox_counts_set(struct ox_counts *k, uint64_t cluster, struct ox_cell cell);
+/* Sets those of the clusters [first, first + count) that come first and are all NONE, as many as
+ * is quick; the range must be below the limit. May stop anywhere, also before the first one: that
+ * one is then for ox_counts_set. Returns how many were set, or -ENOMEM. */
+int64_t ox_counts_fill(struct ox_counts *k, uint64_t first, uint64_t count, struct ox_cell cell);
 /* The lowest cluster at or after from, below end, whose cell is not NONE; end if there is none. */
 uint64_t ox_counts_next(const struct ox_counts *k, uint64_t from, uint64_t end);
+
+/* 64 cells at once, the first in bit 0. Those in neither are NONE. */
+struct ox_counts_mask {
+	uint64_t once; /* named once, and nothing is wrong with them if their refcount is one */
+	uint64_t other;
+};
+
+/* Of the cells from a multiple of 64 on. */
+struct ox_counts_mask ox_counts_mask(const struct ox_counts *k, uint64_t from);
 
 #endif

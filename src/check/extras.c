@@ -74,8 +74,12 @@ static int read_snapshot_co(struct snapshot_reader *s, uint32_t number,
 	ox_error_free(err);
 	if (r < 0)
 		return r;
-	ret_tree->l1_offset = snapshot.l1_offset;
-	ret_tree->l1_entries = snapshot.l1_entries;
+	*ret_tree = (struct ox_walk_tree){
+		.l1_offset = snapshot.l1_offset,
+		.l1_entries = snapshot.l1_entries,
+		.name = snapshot.name,
+	};
+	snapshot.name = NULL;
 	ox_qcow2_snapshot_free(&snapshot);
 	return 0;
 }
@@ -266,6 +270,11 @@ static int claim_decoded_co(struct ox_walk *w, const struct ox_qcow2_extensions 
 {
 	int r = 0;
 
+	if (w->dirty && ox_is_aligned(ext->fence_bytes, w->cluster_bytes) &&
+	    ext->fence_bytes < w->file_bytes)
+		w->fence_bytes = ext->fence_bytes;
+	w->has_fence = ext->fence_bytes != 0;
+	w->list_end_offset = ext->end_offset;
 	if (ext->has_crypto)
 		r = ox_walk_claim(w, "Encryption header", ext->crypto_offset, ext->crypto_bytes);
 	/* Without the bit nobody vouches for the bitmaps: their clusters are leaks. */

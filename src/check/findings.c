@@ -17,16 +17,18 @@ struct finding_row {
 	enum finding_class class;
 	const char *lead;
 	const char *text;
+	const char *fix;
 };
 
 static const struct finding_row rows[OX_FOUND_COUNT] = {
-#define OX_FINDING(id, name_, severity_, class_, lead_, text_, meaning)                            \
+#define OX_FINDING(id, name_, severity_, class_, lead_, text_, meaning, fix_)                      \
 	[OX_FOUND_##id] = {                                                                        \
 		.name = name_,                                                                     \
 		.severity = OX_FINDING_##severity_,                                                \
 		.class = class_,                                                                   \
 		.lead = lead_,                                                                     \
 		.text = text_,                                                                     \
+		.fix = fix_,                                                                       \
 	},
 #include "check/findings.def"
 #undef OX_FINDING
@@ -80,8 +82,11 @@ static const char *why_not(const struct ox_walk *w, const struct finding_row *ro
 		return "-r leaks frees space and changes nothing else";
 	if (row->class == UNREADABLE)
 		return "it cannot be read";
+	if (strncmp(row->fix, "None: ", 6) == 0)
+		return row->fix + 6;
 	if (row->class == STRUCTURAL)
-		return "nothing tells what is right";
+		return "it lies on something that nothing tells apart, or what it takes to copy "
+		       "it is not there";
 	if (w->structural > 0)
 		return "something else cannot be followed, and may be what this belongs to";
 	if (w->lost > 0)
@@ -97,6 +102,8 @@ static void tally(struct ox_walk *w, enum ox_finding_id id)
 	case OX_FOUND_L1_RESERVED:
 	case OX_FOUND_L2_UNALIGNED:
 	case OX_FOUND_L2_RESERVED:
+	case OX_FOUND_L1_COPIED_EMPTY:
+	case OX_FOUND_L2_COPIED_EMPTY:
 		w->bad_entries++;
 		break;
 	case OX_FOUND_PAST_END:
@@ -138,9 +145,10 @@ static void tell(struct ox_walk *w, const struct finding_row *row, bool repaired
 			   .host_offset = what->host_offset ? what->host_offset : UINT64_MAX,
 			   .guest_offset = what->guest_length ? what->guest_offset : UINT64_MAX,
 			   .guest_length = what->guest_length,
-			   .snapshot = what->tree ? what->tree - 1 : UINT64_MAX,
-			   .why_not = repaired ? NULL : why_not(w, row),
+			   .snapshot = what->tree ? w->trees[what->tree].name : NULL,
+			   .fix = row->fix,
 			   .fate = what->fate,
+			   .why_not = repaired ? NULL : why_not(w, row),
 		   });
 }
 

@@ -37,8 +37,8 @@ static int recover_co(struct ox_walk *w, struct ox_io *io, struct ox_error **err
 	return w->structural > 0 ? refuse(w, err) : 0;
 }
 
-static int rebuild_co(struct ox_io *io, struct ox_error **err,
-		      void (*progress)(void *opaque, uint64_t done, uint64_t total), void *opaque)
+int ox_check_rebuild_co(struct ox_io *io, struct ox_error **err,
+			void (*progress)(void *opaque, uint64_t done, uint64_t total), void *opaque)
 {
 	struct ox_walk w = {
 		.repair = OX_REPAIR_ALL,
@@ -51,5 +51,3 @@ static int rebuild_co(struct ox_io *io, struct ox_error **err,
 	ox_walk_close(&w);
 	return r;
 }
-
-const struct ox_recovery ox_check_recovery = {.rebuild_co = rebuild_co};

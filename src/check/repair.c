@@ -5,7 +5,9 @@
  * and nothing else (D9).
  */
 #include <errno.h>
+#include <string.h>
 
+#include "base/arith.h"
 #include "check/walk.h"
 
 /* ---- before ---- */
@@ -31,10 +33,33 @@ int ox_walk_write_header_co(struct ox_walk *w, const struct ox_qcow2_header *h)
 	return r < 0 ? r : ox_io_sync_co(w->io);
 }
 
+/* A fence goes before the dirty bit does; without its length it is none. */
+static int remove_fence_co(struct ox_walk *w)
+{
+	uint64_t start = ox_align_down(w->list_end_offset, 512);
+	uint8_t fence[OX_QCOW2_FENCE_BYTES];
+	uint8_t sector[512];
+	int r = ox_io_pread_co(w->io, sector, sizeof(sector), start);
+
+	if (r < 0)
+		return r;
+	ox_qcow2_fence_encode(0, fence);
+	memcpy(sector + (w->list_end_offset - start), fence, 8);
+	r = ox_io_pwrite_co(w->io, sector, sizeof(sector), start, 0);
+	return r < 0 ? r : ox_io_sync_co(w->io);
+}
+
 int ox_walk_clear_bits_co(struct ox_walk *w, uint64_t bits)
 {
 	struct ox_qcow2_header h = w->h;
 	int r;
+
+	if (w->has_fence) {
+		r = remove_fence_co(w);
+		if (r < 0)
+			return r;
+		w->has_fence = false;
+	}
 
 	h.incompatible &= ~bits;
 	r = ox_walk_write_header_co(w, &h);
@@ -131,6 +156,13 @@ static int lower_co(struct ox_walk *w)
 	int r = ox_walk_slots_co(w, OX_BLOCKS_LOWER, lower_slot);
 
 	return r < 0 ? r : ox_io_sync_co(w->io);
+}
+
+int ox_walk_write_counts_co(struct ox_walk *w)
+{
+	int r = ox_walk_slots_co(w, OX_BLOCKS_RAISE, raise_slot);
+
+	return r == 0 ? ox_walk_slots_co(w, OX_BLOCKS_LOWER, lower_slot) : r;
 }
 
 int ox_walk_repair_co(struct ox_walk *w)

@@ -10,9 +10,6 @@
 
 /* Host offsets have 56 bits. */
 #define MAX_HOST_BYTES (UINT64_C(1) << 56)
-#define KNOWN_INCOMPATIBLE                                                                         \
-	((uint64_t)(OX_QCOW2_INCOMPAT_DIRTY | OX_QCOW2_INCOMPAT_CORRUPT |                          \
-		    OX_QCOW2_INCOMPAT_COMPRESSION))
 
 /* ---- references ---- */
 
@@ -67,7 +64,8 @@ int ox_walk_refer(struct ox_walk *w, uint64_t cluster, unsigned state, uint32_t 
 
 int ox_walk_claim(struct ox_walk *w, const char *word, uint64_t offset, uint64_t size_bytes)
 {
-	uint64_t end;
+	uint64_t first = offset / w->cluster_bytes;
+	uint64_t end, c;
 	int r = 1;
 
 	if (size_bytes == 0)
@@ -81,8 +79,10 @@ int ox_walk_claim(struct ox_walk *w, const char *word, uint64_t offset, uint64_t
 	end = ox_div_up(offset + size_bytes, w->cluster_bytes);
 	/* Ends at the first cluster in use, so that all claims together take no longer than the
 	 * file. */
-	for (uint64_t c = offset / w->cluster_bytes; c < end && r == 1; c++)
+	for (c = first; c < end && r == 1; c++)
 		r = ox_walk_refer(w, c, OX_CELL_META, 1);
+	if (w->claimed && r >= 0 && w->claimed(w, word, first, c - (r == 0)) < 0)
+		return -ENOMEM;
 	if (r == 0)
 		ox_walk_found(w, OX_FOUND_OVERLAP,
 			      OX_FOUND(.word = word, .a = offset, .b = size_bytes,
@@ -123,10 +123,20 @@ static int claim_block(struct ox_walk *w, uint64_t index)
 static int claim_refcounts_co(struct ox_walk *w)
 {
 	uint64_t size_bytes = (uint64_t)w->h.reftable_clusters << w->h.cluster_bits;
-	int r = ox_walk_claim(w, "Refcount table", w->h.reftable_offset, size_bytes);
+	int r;
 
-	if (r < 0 || ox_walk_past_end(w, w->h.reftable_offset, size_bytes))
-		return r < 0 ? r : 0;
+	/* Without one, the references tell all that it would. */
+	if (size_bytes == 0)
+		return 0;
+	if (ox_walk_past_end(w, w->h.reftable_offset, size_bytes)) {
+		ox_walk_found(w, OX_FOUND_REFCOUNT_TABLE,
+			      OX_FOUND(.word = "it lies past the end of the file",
+				       .host_offset = w->h.reftable_offset));
+		return 0;
+	}
+	r = ox_walk_claim(w, "Refcount table", w->h.reftable_offset, size_bytes);
+	if (r < 0)
+		return r;
 	w->reftable = malloc(size_bytes);
 	w->blocks = calloc(size_bytes / 8, sizeof(*w->blocks));
 	if (!w->reftable || !w->blocks)
@@ -168,10 +178,12 @@ static int claim_active_l1(struct ox_walk *w)
 	return 0;
 }
 
-int ox_walk_count_co(struct ox_walk *w)
+int ox_walk_claim_all_co(struct ox_walk *w)
 {
-	int r = ox_walk_claim(w, "Header", 0, w->cluster_bytes);
+	int r;
 
+	ox_walk_judge_header(w);
+	r = ox_walk_claim(w, "Header", 0, w->cluster_bytes);
 	if (r >= 0)
 		r = claim_active_l1(w);
 	if (r >= 0)
@@ -180,49 +192,24 @@ int ox_walk_count_co(struct ox_walk *w)
 		r = ox_walk_claim_snapshots_co(w);
 	if (r >= 0)
 		r = ox_walk_claim_extensions_co(w);
-	if (r >= 0)
-		r = ox_walk_count_trees_co(w);
 	return r < 0 ? r : 0;
+}
+
+int ox_walk_count_co(struct ox_walk *w)
+{
+	int r = ox_walk_claim_all_co(w);
+
+	if (r == 0)
+		r = ox_walk_count_l1_co(w);
+	if (r == 0)
+		r = ox_walk_l2_co(w, false, ox_walk_count_l2_table);
+	return r;
 }
 
 bool ox_walk_is_clean(const struct ox_walk *w)
 {
 	return w->result.corruptions == 0 && w->result.leaks == 0 && w->result.check_errors == 0 &&
 	       w->structural == 0 && w->leaks == 0 && w->too_low == 0 && w->copied_wrong == 0;
-}
-
-static int refuse_features(const struct ox_qcow2_header *h, struct ox_error **err)
-{
-	uint64_t unknown = h->incompatible & ~KNOWN_INCOMPATIBLE;
-
-	if (h->incompatible & OX_QCOW2_INCOMPAT_DATA_FILE)
-		return ox_error_set(err, -EINVAL,
-				    "Images with an external data file cannot be checked");
-	if (h->incompatible & OX_QCOW2_INCOMPAT_EXTENDED_L2)
-		return ox_error_set(err, -EINVAL,
-				    "Images with extended L2 entries cannot be checked");
-	if (unknown)
-		return ox_error_set(err, -EINVAL,
-				    "Unsupported qcow2 feature(s): incompatible bits 0x%llx",
-				    (unsigned long long)unknown);
-	return 0;
-}
-
-static int read_header_co(struct ox_walk *w, struct ox_error **err)
-{
-	size_t count = ox_min_u64(w->io->length, UINT64_C(1) << OX_QCOW2_MAX_CLUSTER_BITS);
-	uint8_t *bytes = malloc(ox_max_u64(count, 1));
-	int r = bytes ? ox_io_pread_co(w->io, bytes, count, 0) : -ENOMEM;
-
-	if (r < 0)
-		r = ox_error_set_errno(err, r, "Could not read the header of '%s'", w->io->name);
-	else
-		r = ox_qcow2_header_decode(bytes, count, &w->h, err);
-	free(bytes);
-	/* -ENOTSUP says "this format has no check". */
-	if (r == -ENOTSUP)
-		r = -EINVAL;
-	return r < 0 ? r : refuse_features(&w->h, err);
 }
 
 int ox_walk_open_co(struct ox_walk *w, struct ox_io *io, struct ox_error **err)
@@ -232,7 +219,7 @@ int ox_walk_open_co(struct ox_walk *w, struct ox_io *io, struct ox_error **err)
 	w->io = io;
 	w->grown_from = UINT64_MAX;
 	w->grown_end = UINT64_MAX;
-	r = read_header_co(w, err);
+	r = ox_walk_read_header_co(w, err);
 	if (r < 0)
 		return r;
 	w->cluster_bytes = ox_qcow2_cluster_bytes(&w->h);
@@ -250,6 +237,8 @@ int ox_walk_open_co(struct ox_walk *w, struct ox_io *io, struct ox_error **err)
 void ox_walk_close(struct ox_walk *w)
 {
 	ox_counts_free(&w->counts);
+	for (uint64_t t = 0; t < w->tree_count; t++)
+		free(w->trees[t].name);
 	free(w->trees);
 	free(w->l2_clusters);
 	free(w->reftable);

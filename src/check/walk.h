@@ -18,7 +18,7 @@
 #include "io/io.h"
 
 enum ox_finding_id {
-#define OX_FINDING(id, name, severity, class, lead, text, meaning) OX_FOUND_##id,
+#define OX_FINDING(id, name, severity, class, lead, text, meaning, fix) OX_FOUND_##id,
 #include "check/findings.def"
 #undef OX_FINDING
 	OX_FOUND_COUNT
@@ -31,8 +31,8 @@ struct ox_found {
 	uint64_t host_offset; /* 0: none */
 	uint64_t guest_offset;
 	uint64_t guest_length; /* 0: no guest range */
-	uint64_t tree;	       /* 0: the active one, or none */
-	const char *fate;      /* of the guest range after a repair: "lost", "in doubt"; or NULL */
+	uint64_t tree;	       /* of the guest range */
+	const char *fate;      /* of it after a repair: "lost", "in doubt"; or NULL */
 };
 
 #define OX_FOUND(...) ((struct ox_found){__VA_ARGS__})
@@ -41,6 +41,7 @@ struct ox_found {
 struct ox_walk_tree {
 	uint64_t l1_offset;
 	uint32_t l1_entries;
+	char *name; /* the snapshot's */
 };
 
 enum ox_walk_block_state {
@@ -67,20 +68,30 @@ struct ox_walk {
 	bool dry_run;	       /* says what would be repaired */
 	void (*finding)(void *opaque, const struct ox_finding *finding);
 	void (*progress)(void *opaque, uint64_t done, uint64_t total);
+	/* Clusters [first, end) were claimed as exclusive metadata. NULL: nobody asks. 0 or
+	 * -ENOMEM.
+	 */
+	int (*claimed)(struct ox_walk *w, const char *word, uint64_t first, uint64_t end);
 	void *opaque;
 
-	struct ox_qcow2_header h;
+	struct ox_qcow2_header h; /* faulty fields made harmless */
+	struct ox_qcow2_faults faults;
 	uint64_t cluster_bytes;
 	uint64_t file_bytes;
 	uint64_t file_clusters; /* the last one may be short */
 	uint64_t block_entries;
 	bool dirty;
+	uint64_t
+		fence_bytes; /* of an unfinished recovery (docs/recovery.md); 0: none that counts */
+	bool has_fence;
+	uint64_t list_end_offset; /* of the extension that holds it */
 
 	struct ox_counts counts;
 	struct ox_walk_tree *trees;
 	uint64_t tree_count;
 	uint64_t *l2_clusters; /* every L2 table, ascending */
 	uint64_t l2_count;
+	uint64_t l2_room;
 
 	struct ox_be64 *reftable; /* as on disk, index_count entries */
 	struct ox_walk_block *blocks;
@@ -129,10 +140,25 @@ void ox_walk_found(struct ox_walk *w, enum ox_finding_id id, struct ox_found wha
 void ox_walk_mended(struct ox_walk *w, enum ox_finding_id id, struct ox_found what);
 void ox_walk_progress(struct ox_walk *w, uint64_t work);
 
+/* ---- header.c ---- */
+
+/* Fills in h and faults. An error only where nothing can be made out. */
+int ox_walk_read_header_co(struct ox_walk *w, struct ox_error **err);
+/* Reports what is wrong with the header's fields. */
+void ox_walk_judge_header(struct ox_walk *w);
+
+/* Guest bytes under one L1 entry. */
+static inline uint64_t ox_walk_l1_span(const struct ox_walk *w)
+{
+	return ox_qcow2_l2_entries(&w->h) << w->h.cluster_bits;
+}
+
 /* ---- walk.c: opening, exclusive metadata ---- */
 
 int ox_walk_open_co(struct ox_walk *w, struct ox_io *io, struct ox_error **err);
 void ox_walk_close(struct ox_walk *w);
+/* Its parts: exclusive metadata; L1 entries, and the list of L2 tables; what those name. */
+int ox_walk_claim_all_co(struct ox_walk *w);
 int ox_walk_count_co(struct ox_walk *w);
 /* Whether nothing at all is wrong. */
 bool ox_walk_is_clean(const struct ox_walk *w);
@@ -162,9 +188,14 @@ int ox_walk_l2_co(struct ox_walk *w, bool active_only, ox_walk_l2_fn visit_co);
 
 /* ---- mapping.c: counting what L1 and L2 entries name ---- */
 
-int ox_walk_count_trees_co(struct ox_walk *w);
+int ox_walk_count_l1_co(struct ox_walk *w);
+int ox_walk_count_l2_table(struct ox_walk *w, uint64_t cluster, struct ox_cell cell,
+			   struct ox_be64 *table);
+/* What entries of the L2 table may name ends here: at the fence for a table below it. */
+uint64_t ox_walk_limit_of(const struct ox_walk *w, uint64_t l2_cluster);
 /* Whether an entry of a dirty image's own, unshared tables names bytes that never were. */
-bool ox_walk_entry_is_stale(const struct ox_walk *w, struct ox_cell l2_cell, uint64_t host_offset);
+bool ox_walk_entry_is_stale(const struct ox_walk *w, uint64_t l2_cluster, struct ox_cell l2_cell,
+			    uint64_t host_offset);
 
 /* ---- extras.c: snapshots, bitmaps, encryption header ---- */
 
@@ -207,6 +238,7 @@ enum ox_walk_copied {
 };
 int ox_walk_copied_co(struct ox_walk *w, enum ox_walk_copied how);
 int ox_walk_drop_stale_co(struct ox_walk *w);
+int ox_walk_drop_stale_l1_co(struct ox_walk *w);
 
 /* ---- rebuild.c ---- */
 
@@ -246,6 +278,8 @@ static inline bool ox_walk_is_grown(const struct ox_walk *w, uint64_t cluster)
 int ox_walk_settle_co(const struct ox_walk *w, struct ox_io *io, struct ox_error **err);
 /* Steps 1 to 5 of a repair; what is structural stays. Everything is synced. */
 int ox_walk_repair_co(struct ox_walk *w);
+/* Sets every count of the blocks that there are to what was counted. Not synced. */
+int ox_walk_write_counts_co(struct ox_walk *w);
 /* Clears the bits in the header's incompatible word, durably (H9). */
 int ox_walk_clear_bits_co(struct ox_walk *w, uint64_t bits);
 /* Writes the header's fields, one sector, and syncs. */

@@ -88,7 +88,10 @@ static json_t *finding_json(const struct ox_finding *f)
 	set_place(object, "guest-offset", f->guest_offset);
 	if (f->guest_offset <= INT64_MAX)
 		set_place(object, "guest-length", f->guest_length);
-	set_place(object, "snapshot", f->snapshot);
+	if (f->snapshot)
+		ox_cli_json_set(object, "snapshot", ox_cli_json_string(f->snapshot));
+	if (f->fix)
+		ox_cli_json_set(object, "fix", json_string(f->fix));
 	if (f->fate)
 		ox_cli_json_set(object, "fate", json_string(f->fate));
 	if (f->why_not)

@@ -62,6 +62,16 @@ void ox_cli_progress_begin(struct ox_cli_progress *progress, bool asked, FILE *s
 void ox_cli_progress_report(void *opaque, uint64_t done, uint64_t total);
 void ox_cli_progress_end(struct ox_cli_progress *progress, bool completed);
 
+/* ---- recover.c ---- */
+
+/* The argument of --recover. -EINVAL for another text than auto, wait, never. */
+int ox_cli_recover_parse(const char *text, enum ox_recover_mode *ret_mode) OX_CHECKED;
+/* For the progress callback of an image that is in use meanwhile: a line on stderr now and then. */
+struct ox_cli_recovery {
+	struct timespec told; /* when a line was last written; zero: never */
+};
+void ox_cli_recovery_report(struct ox_cli_recovery *recovery, uint64_t done, uint64_t total);
+
 /* ---- size.c ---- */
 
 /* A size in bytes with an optional suffix (b k M G T P E, any case, powers of 1024), in decimal,

@@ -23,8 +23,10 @@ struct arguments {
 	const char *pid_file;
 	struct ox_open_options open;
 	struct ox_serve_nbd_options nbd;
-	struct ox_cli_progress progress; /* of a recovery */
-	int fd;				 /* -1: the image is opened by its name */
+	struct ox_cli_progress progress; /* of a recovery before the opening returns */
+	struct ox_cli_recovery recovery; /* and after it */
+	bool opened;
+	int fd; /* -1: the image is opened by its name */
 	bool quiet;
 	bool verbose;
 	bool help;
@@ -40,6 +42,7 @@ enum long_option {
 	OPTION_LAZY_IDLE,
 	OPTION_NBD,
 	OPTION_PID_FILE,
+	OPTION_RECOVER,
 	OPTION_REFCOUNT_CACHE,
 	OPTION_SHARED,
 };
@@ -61,6 +64,7 @@ static const struct option long_options[] = {
 	{"pid-file", required_argument, NULL, OPTION_PID_FILE},
 	{"quiet", no_argument, NULL, 'q'},
 	{"read-only", no_argument, NULL, 'r'},
+	{"recover", required_argument, NULL, OPTION_RECOVER},
 	{"refcount-cache-size", required_argument, NULL, OPTION_REFCOUNT_CACHE},
 	{"shared", required_argument, NULL, OPTION_SHARED},
 	{"verbose", no_argument, NULL, 'v'},
@@ -87,6 +91,11 @@ static const char help_text[] =
 	"  --refcount-cache-size SIZE memory for refcount blocks (default: the same)\n"
 	"  --lazy-idle SECONDS|never  lazy refcounts: commit them, and clear the dirty bit, after\n"
 	"                             so long without an allocation (default: 5)\n"
+	"  --recover MODE             an image that was not closed: auto (default) serves it at "
+	"once "
+	"and\n"
+	"                             recovers it meanwhile, wait recovers it first, never refuses "
+	"it\n"
 	"  --shared N                 at most N clients at once (default: 64)\n"
 	"  --fd N                     the image is the inherited descriptor N; IMAGE is its name\n"
 	"  --pid-file FILE            holds the process id while clients can connect\n"
@@ -194,6 +203,10 @@ static int take_valued_option(struct arguments *arguments, int option, const cha
 				 &arguments->open.refcount_cache_bytes);
 	case OPTION_LAZY_IDLE:
 		return take_idle(value, &arguments->open.lazy_idle_ms);
+	case OPTION_RECOVER:
+		if (ox_cli_recover_parse(value, &arguments->open.recover) < 0)
+			return bad_value("--recover", value, "auto, wait or never");
+		return 0;
 	case OPTION_SHARED:
 		ret = take_count("--shared", value, 1, MOST_CLIENTS, &number);
 		if (ret == 0)
@@ -345,7 +358,10 @@ static void on_progress(void *opaque, uint64_t done, uint64_t total)
 {
 	struct arguments *arguments = opaque;
 
-	ox_cli_progress_report(&arguments->progress, done, total);
+	if (!arguments->opened)
+		ox_cli_progress_report(&arguments->progress, done, total);
+	else if (!arguments->quiet)
+		ox_cli_recovery_report(&arguments->recovery, done, total);
 }
 
 static int open_image(struct ox_context *ctx, struct arguments *arguments,
@@ -362,6 +378,7 @@ static int open_image(struct ox_context *ctx, struct arguments *arguments,
 	else
 		ret = ox_image_open(ctx, arguments->image, &arguments->open, ret_image, &error);
 	ox_cli_progress_end(&arguments->progress, ret == 0);
+	arguments->opened = ret == 0;
 	if (ret < 0) {
 		ox_cli_error("Could not open '%s': %s", arguments->image, ox_error_message(error));
 		ox_error_free(error);

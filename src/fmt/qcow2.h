@@ -29,6 +29,7 @@
 #define OX_QCOW2_MAX_SNAPSHOTS 65536u
 #define OX_QCOW2_MAX_SNAPSHOT_TABLE_BYTES (64u << 20)
 #define OX_QCOW2_MAX_SNAPSHOT_EXTRA 1024u
+#define OX_QCOW2_MIN_SNAPSHOT_BYTES 40u
 #define OX_QCOW2_MAX_BITMAPS 65535u
 #define OX_QCOW2_MAX_BACKING_NAME 1023u
 #define OX_QCOW2_HEADER_V2_BYTES 72u
@@ -140,6 +141,41 @@ bool ox_qcow2_probe(const uint8_t *bytes, size_t count);
 int ox_qcow2_header_decode(const uint8_t *bytes, size_t count, struct ox_qcow2_header *ret,
 			   struct ox_error **err);
 
+/* The fields as they are, version 2 filled in. -EINVAL where the magic or their length is wrong. */
+int ox_qcow2_header_load(const uint8_t *bytes, size_t count, struct ox_qcow2_header *ret,
+			 struct ox_error **err);
+
+/* Fields that can be wrong while the rest is of use. */
+enum ox_qcow2_fault {
+	OX_QCOW2_FAULT_LENGTH,	       /* then: as if the extensions began at the least length */
+	OX_QCOW2_FAULT_REFCOUNT_ORDER, /* then: 4 */
+	OX_QCOW2_FAULT_COMPRESSION,
+	OX_QCOW2_FAULT_EXTENDED_L2,
+	OX_QCOW2_FAULT_BACKING,	  /* then: no backing name */
+	OX_QCOW2_FAULT_REFTABLE,  /* then: a table of no clusters */
+	OX_QCOW2_FAULT_SNAPSHOTS, /* then: none */
+	OX_QCOW2_FAULT_L1_SIZE,	  /* then: what the size needs, 0 where that is too much */
+	OX_QCOW2_FAULT_L1_OFFSET, /* then: an L1 table of no entries */
+	OX_QCOW2_FAULT_SIZE,
+	OX_QCOW2_FAULT_L1_SMALL,
+	OX_QCOW2_FAULT_COUNT
+};
+
+struct ox_qcow2_faults {
+	bool found[OX_QCOW2_FAULT_COUNT];
+	char text[OX_QCOW2_FAULT_COUNT][104];
+};
+
+/*
+ * Judges loaded fields. Without faults the first that is wrong is the error, as for
+ * ox_qcow2_header_decode. With faults (zeroed by the caller) each is noted there and the field made
+ * harmless, so that everything computed from h is in its range; an error (version, cluster_bits, a
+ * header cut short) then means that nothing can be made out. A header in which a fault was noted
+ * must not be encoded over the one on disk.
+ */
+int ox_qcow2_header_judge(struct ox_qcow2_header *h, size_t count, struct ox_qcow2_faults *faults,
+			  struct ox_error **err);
+
 /*
  * Checks tables against the file's real length: L1, refcount table and snapshot table must begin
  * and end within file_bytes (L1 with zero entries excepted), and not overlap each other or the
@@ -183,6 +219,8 @@ struct ox_qcow2_extensions {
 	uint64_t crypto_bytes;
 	uint8_t *feature_names; /* raw 48-byte records, owned */
 	size_t feature_name_count;
+	uint64_t end_offset;  /* of the extension that ends the list; 0: none does */
+	uint64_t fence_bytes; /* the old end that an unfinished recovery left there; 0: none */
 };
 
 /*
@@ -194,6 +232,15 @@ int ox_qcow2_extensions_decode(const struct ox_qcow2_header *h, const uint8_t *c
 			       size_t count, struct ox_qcow2_extensions *ret,
 			       struct ox_error **err);
 void ox_qcow2_extensions_free(struct ox_qcow2_extensions *ext);
+
+/*
+ * The fence of a recovery under way (docs/recovery.md): the old end of the file, in the data of the
+ * extension that ends the list, which other programs neither read nor keep.
+ */
+#define OX_QCOW2_FENCE_BYTES 32u /* the extension's header included */
+
+/* old_end_bytes 0: no fence. The bytes go to ext.end_offset, where that many must be free. */
+void ox_qcow2_fence_encode(uint64_t old_end_bytes, uint8_t ret[OX_QCOW2_FENCE_BYTES]);
 
 /* The backing name as a fresh string (no NUL inside, else -EINVAL); *ret = NULL where there is
  * none. */

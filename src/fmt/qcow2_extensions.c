@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "fmt/qcow2_features.h"
+#include "fmt/qcow2_fence.h"
 
 /* A directory entry takes at most this: the record, the longest name, padding. */
 #define MAX_BITMAP_RECORD_BYTES 1056u
@@ -175,8 +176,12 @@ int ox_qcow2_extensions_decode(const struct ox_qcow2_header *h, const uint8_t *c
 		e.type = ox_be32_get(disk.type);
 		e.bytes = ox_be32_get(disk.length);
 		e.data = cluster + pos;
-		if (e.type == OX_QCOW2_EXT_END)
+		if (e.type == OX_QCOW2_EXT_END) {
+			ext.end_offset = pos - sizeof(disk);
+			ext.fence_bytes = ox_qcow2_fence_decode(cluster + ext.end_offset,
+								end - ext.end_offset);
 			break;
+		}
 		if (e.bytes > end - pos)
 			r = ox_error_set(err, -EINVAL, "Header extension too large");
 		else

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* The header: decoded with every limit checked, so that nothing downstream checks it again. */
+/* The header: from disk and back. What its fields may be is judged in qcow2_judge.c. */
 #include "fmt/qcow2.h"
 
 #include <errno.h>
@@ -7,8 +7,6 @@
 
 #include "base/assert.h"
 
-#define MIN_EXTENDED_L2_CLUSTER_BITS 14u
-#define MIN_SNAPSHOT_RECORD_BYTES 40u
 #define SECTOR_BYTES 512u
 
 #define AT(field, offset)                                                                          \
@@ -91,113 +89,28 @@ static struct ox_qcow2_header header_from_disk(const struct ox_qcow2_disk_header
 	return h;
 }
 
-static int check_version3(const struct ox_qcow2_header *h, size_t count, struct ox_error **err)
-{
-	bool typed = h->compression_type != OX_QCOW2_ZLIB;
-	size_t known = sizeof(struct ox_qcow2_disk_header);
-
-	if (h->header_length < OX_QCOW2_HEADER_V3_BYTES || count < OX_QCOW2_HEADER_V3_BYTES ||
-	    count < ox_min_u64(h->header_length, known))
-		return ox_error_set(err, -EINVAL, "qcow2 header too short");
-	if (h->header_length > ox_qcow2_cluster_bytes(h))
-		return ox_error_set(err, -EINVAL, "qcow2 header exceeds cluster size");
-	if (!ox_is_aligned(h->header_length, 8))
-		return ox_error_set(err, -EINVAL, "qcow2 header length is not a multiple of 8: %u",
-				    h->header_length);
-	if (h->refcount_order > 6)
-		return ox_error_set(
-			err, -EINVAL,
-			"Reference count entry width too large; may not exceed 64 bits");
-	if (h->compression_type > OX_QCOW2_ZSTD)
-		return ox_error_set(err, -ENOTSUP, "qcow2: unknown compression type: %u",
-				    h->compression_type);
-	if (typed != !!(h->incompatible & OX_QCOW2_INCOMPAT_COMPRESSION))
-		return ox_error_set(
-			err, -EINVAL,
-			"qcow2: Compression type incompatible feature bit must%s be set",
-			typed ? "" : " not");
-	if ((h->incompatible & OX_QCOW2_INCOMPAT_EXTENDED_L2) &&
-	    h->cluster_bits < MIN_EXTENDED_L2_CLUSTER_BITS)
-		return ox_error_set(
-			err, -EINVAL,
-			"Extended L2 entries are only supported with cluster sizes of at "
-			"least %u bytes",
-			1u << MIN_EXTENDED_L2_CLUSTER_BITS);
-	return 0;
-}
-
-/* A table that the format lets begin at any cluster past the header's. */
-static bool table_offset_valid(const struct ox_qcow2_header *h, uint64_t offset, uint64_t bytes)
-{
-	uint64_t end;
-
-	return offset != 0 && ox_is_aligned(offset, ox_qcow2_cluster_bytes(h)) &&
-	       ox_add_u64(offset, bytes, &end) && end <= INT64_MAX;
-}
-
-static int check_tables(const struct ox_qcow2_header *h, struct ox_error **err)
-{
-	uint64_t l1_bytes = UINT64_C(8) * h->l1_entries;
-	uint64_t reftable_bytes = (uint64_t)h->reftable_clusters << h->cluster_bits;
-	uint64_t snapshots_bytes = (uint64_t)h->snapshot_count * MIN_SNAPSHOT_RECORD_BYTES;
-	uint64_t l1_needed = ox_qcow2_l1_needed(h, h->size_bytes);
-
-	if (h->reftable_clusters == 0)
-		return ox_error_set(err, -EINVAL, "Image does not contain a reference count table");
-	if (reftable_bytes > OX_QCOW2_MAX_REFTABLE_BYTES)
-		return ox_error_set(err, -EINVAL, "Reference count table too large");
-	if (!table_offset_valid(h, h->reftable_offset, reftable_bytes))
-		return ox_error_set(err, -EINVAL, "Reference count table offset invalid");
-	if (h->snapshot_count > OX_QCOW2_MAX_SNAPSHOTS)
-		return ox_error_set(err, -EINVAL, "Snapshot table too large");
-	if (h->snapshot_count != 0 && !table_offset_valid(h, h->snapshots_offset, snapshots_bytes))
-		return ox_error_set(err, -EINVAL, "Snapshot table offset invalid");
-	if (l1_bytes > OX_QCOW2_MAX_L1_BYTES)
-		return ox_error_set(err, -EINVAL, "Active L1 table too large");
-	if (h->l1_entries != 0 && !table_offset_valid(h, h->l1_offset, l1_bytes))
-		return ox_error_set(err, -EINVAL, "Active L1 table offset invalid");
-	if (l1_needed > OX_QCOW2_MAX_L1_BYTES / 8)
-		return ox_error_set(err, -EINVAL, "Image is too big");
-	if (l1_needed > h->l1_entries)
-		return ox_error_set(err, -EINVAL, "L1 table is too small");
-	return 0;
-}
-
-static int check_backing(const struct ox_qcow2_header *h, struct ox_error **err)
-{
-	if (h->backing_offset == 0)
-		return 0;
-	if (h->backing_offset < h->header_length || h->backing_offset > ox_qcow2_cluster_bytes(h))
-		return ox_error_set(err, -EINVAL, "Invalid backing file offset");
-	if (h->backing_size > OX_QCOW2_MAX_BACKING_NAME ||
-	    h->backing_size > ox_qcow2_cluster_bytes(h) - h->backing_offset)
-		return ox_error_set(err, -EINVAL, "Backing file name too long");
-	return 0;
-}
-
-int ox_qcow2_header_decode(const uint8_t *bytes, size_t count, struct ox_qcow2_header *ret,
-			   struct ox_error **err)
+int ox_qcow2_header_load(const uint8_t *bytes, size_t count, struct ox_qcow2_header *ret,
+			 struct ox_error **err)
 {
 	struct ox_qcow2_disk_header disk = {0};
-	struct ox_qcow2_header h;
-	int r;
 
 	if (!ox_qcow2_probe(bytes, count))
 		return ox_error_set(err, -EINVAL, "Image is not in qcow2 format");
 	if (count < OX_QCOW2_HEADER_V2_BYTES)
 		return ox_error_set(err, -EINVAL, "qcow2 header too short");
 	memcpy(&disk, bytes, ox_min_u64(count, sizeof(disk)));
-	h = header_from_disk(&disk);
-	if (h.version < 2 || h.version > 3)
-		return ox_error_set(err, -ENOTSUP, "Unsupported qcow2 version %u", h.version);
-	if (h.cluster_bits < OX_QCOW2_MIN_CLUSTER_BITS ||
-	    h.cluster_bits > OX_QCOW2_MAX_CLUSTER_BITS)
-		return ox_error_set(err, -EINVAL, "Unsupported cluster size: 2^%u", h.cluster_bits);
-	r = h.version >= 3 ? check_version3(&h, count, err) : 0;
+	*ret = header_from_disk(&disk);
+	return 0;
+}
+
+int ox_qcow2_header_decode(const uint8_t *bytes, size_t count, struct ox_qcow2_header *ret,
+			   struct ox_error **err)
+{
+	struct ox_qcow2_header h;
+	int r = ox_qcow2_header_load(bytes, count, &h, err);
+
 	if (r == 0)
-		r = check_backing(&h, err);
-	if (r == 0)
-		r = check_tables(&h, err);
+		r = ox_qcow2_header_judge(&h, count, NULL, err);
 	if (r == 0)
 		*ret = h;
 	return r;
@@ -229,7 +142,7 @@ int ox_qcow2_header_check_layout(const struct ox_qcow2_header *h, uint64_t file_
 		 (uint64_t)h->reftable_clusters << h->cluster_bits},
 		/* Its end is known only once it was read; this much it has at the least. */
 		{"Snapshot table", h->snapshots_offset,
-		 (uint64_t)h->snapshot_count * MIN_SNAPSHOT_RECORD_BYTES},
+		 (uint64_t)h->snapshot_count * OX_QCOW2_MIN_SNAPSHOT_BYTES},
 	};
 
 	for (size_t i = 0; i < OX_ARRAY_SIZE(tables); i++) {

@@ -35,19 +35,60 @@ struct ox_img_ops {
 	/* Frees the format's state; the store is closed by img.c. deactivate_co came before. */
 	void (*free)(struct ox_image *img);
 	void (*stats)(const struct ox_image *img, struct ox_image_stats *ret);
+	/* NULL: the format knows no recovery. The message lives as long as the image is not used.
+	 */
+	void (*recovery)(const struct ox_image *img, struct ox_recovery_status *ret);
 };
+
+struct ox_rebuild; /* the walk of a dirty image under way: check's */
 
 /*
  * Recovery, as img asks for it and check provides it (dependencies point down, so the walker above
- * is reached through this). Rebuilds every refcount of a dirty qcow2 image from its tables, makes
- * them durable, and returns 0 only if they are then known to be right (D6); any finding that it
- * could not repair is an error and a message. It changes nothing but refcount structures and COPIED
- * bits. The caller clears the dirty bit.
+ * is reached through this). What it cannot mend is an obstacle, in words. The caller clears the
+ * dirty bit.
  */
 struct ox_recovery {
+	/*
+	 * All of it in one go, on an image that stands still: rebuilds every refcount from the
+	 * tables, makes them durable, and returns 0 only if they are then known to be right (D6).
+	 * It changes nothing but refcount structures, COPIED bits and stale entries.
+	 */
 	int (*rebuild_co)(struct ox_io *io, struct ox_error **err,
 			  void (*progress)(void *opaque, uint64_t done, uint64_t total),
 			  void *opaque);
+
+	/*
+	 * Beside the guest (docs/recovery.md): begin, walk the L2 tables, judge, write the counts
+	 * of the blocks that there are, ask for the rest. begin_co counts everything but what L2
+	 * tables name, and durably drops stale L1 entries; all that was written before is synced.
+	 * From then on no table that it has seen may change.
+	 */
+	int (*begin_co)(struct ox_io *io, struct ox_rebuild **ret, struct ox_error **err);
+	void (*end)(struct ox_rebuild *b);
+	/* Counts what L2 tables name, and yields now and then. progress: tables done, of total. */
+	int (*walk_co)(struct ox_rebuild *b,
+		       void (*progress)(void *opaque, uint64_t done, uint64_t total), void *opaque);
+	/* Why the counts cannot be known, as found up to now; NULL: nothing stands in the way. */
+	const char *(*obstacle)(const struct ox_rebuild *b);
+	/* Holds the blocks on disk against the counts. 1: the tables must stand still for a
+	 * judgement; 0: they need not; or a negative errno. */
+	int (*judge_co)(struct ox_rebuild *b);
+	/* Writes the blocks that differ. Not synced. */
+	int (*write_counts_co)(struct ox_rebuild *b);
+	/* Whether the refcount table's entry names a block that write_counts_co has set right. */
+	bool (*has_block)(const struct ox_rebuild *b, uint64_t index);
+	uint64_t (*count)(const struct ox_rebuild *b, uint64_t cluster);
+	/* The lowest cluster at or after from, below end, with a count; end if there is none. */
+	uint64_t (*next_counted)(const struct ox_rebuild *b, uint64_t from, uint64_t end);
+	/* The same of one without. */
+	uint64_t (*next_free)(const struct ox_rebuild *b, uint64_t from, uint64_t end);
+	/* Counts a cluster that had no count, once. */
+	int (*take)(struct ox_rebuild *b, uint64_t cluster);
+	/* Whether the cluster is named more than once, or in ways that exclude each other, as far
+	 * as is known: then COPIED does not hold. */
+	bool (*is_shared)(const struct ox_rebuild *b, uint64_t cluster);
+	/* The first table at or after the cluster that has stale entries; UINT64_MAX: none. */
+	uint64_t (*next_stale)(const struct ox_rebuild *b, uint64_t from);
 };
 
 struct ox_img_open {

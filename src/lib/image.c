@@ -193,6 +193,14 @@ OX_EXPORT void ox_image_stats(const struct ox_image *image, struct ox_image_stat
 	*ret_stats = s;
 }
 
+OX_EXPORT void ox_image_recovery(const struct ox_image *image,
+				 struct ox_recovery_status *ret_status)
+{
+	*ret_status = (struct ox_recovery_status){.message = ""};
+	if (image->ops->recovery)
+		image->ops->recovery(image, ret_status);
+}
+
 /* ---- data ---- */
 
 static void request_task_co(void *arg)

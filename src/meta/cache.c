@@ -54,19 +54,24 @@ static void block_free(struct ox_cache *c, struct ox_block *b)
 	free(b);
 }
 
-void ox_cache_fini(struct ox_cache *c)
+void ox_cache_abandon(struct ox_cache *c)
 {
 	struct ox_list *it;
 	struct ox_list *tmp;
 
-	if (!c->buckets)
-		return;
 	ox_list_for_each_safe (it, tmp, &c->lru) {
 		struct ox_block *b = ox_list_entry(it, struct ox_block, lru);
 
 		ox_assert(b->pins == 0 && !b->loading && !b->writing);
 		block_free(c, b);
 	}
+}
+
+void ox_cache_fini(struct ox_cache *c)
+{
+	if (!c->buckets)
+		return;
+	ox_cache_abandon(c);
 	free(c->buckets);
 	c->buckets = NULL;
 }

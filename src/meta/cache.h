@@ -98,6 +98,9 @@ bool ox_cache_is_busy(const struct ox_cache *c);
  * written any more. Waits for loads and writes in flight. */
 void ox_cache_forget_co(struct ox_cache *c, uint64_t offset, uint64_t length);
 
+/* Drops every block, dirty ones as well, of which none is pinned or being written. */
+void ox_cache_abandon(struct ox_cache *c);
+
 /* Drops every block; none is dirty or pinned. */
 void ox_cache_clear(struct ox_cache *c);
 

@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include "base/arith.h"
+#include "base/endian.h"
 #include "check/check.h"
 #include "config.h"
 #include "image.h"
@@ -33,9 +34,11 @@ struct sim_case {
 	struct sim_frozen frozen;
 	struct sim_workload workload;
 	struct ox_image *img;
-	bool may_leak; /* a crash, or an error, may have left leaks */
-	bool prepared; /* the image is made: cuts and faults may come */
-	bool over;     /* nothing is promised of the image any more */
+	bool may_leak;	   /* a crash, or an error, may have left leaks */
+	bool prepared;	   /* the image is made: cuts and faults may come */
+	bool recovering;   /* it was dirty when it was opened, and is recovered meanwhile */
+	bool recovery_hit; /* by a fault: it may fail, and what it would allow as well */
+	bool over;	   /* nothing is promised of the image any more */
 };
 
 /*
@@ -70,6 +73,14 @@ static struct cut_plan draw_plan(struct sim_case *c, uint64_t most_steps)
 	return plan;
 }
 
+static bool is_dirty(const struct sim_bytes *bytes)
+{
+	struct sim_image image;
+	const char *why;
+
+	return sim_image_parse(bytes, &image, &why) && image.incompatible & SIM_DIRTY;
+}
+
 /* ---- tasks of the case ---- */
 
 struct job {
@@ -97,6 +108,8 @@ static void step(struct sim_case *c, unsigned *stuck)
 
 	if (ox_reactor_run(c->reactor, true) < 0)
 		sim_fail("sim", "the reactor failed");
+	if (sim_image_planted.count > 0 && !is_dirty(&c->disk->durable))
+		sim_image_planted.count = 0; /* recovered: from now on such an entry is meant */
 	*stuck = ox_reactor_now_ns(c->reactor) == before ? *stuck + 1 : 0;
 	if (*stuck > 3 && ox_reactor_tasks(c->reactor) > 0)
 		sim_fail("progress", "%u tasks wait for each other", ox_reactor_tasks(c->reactor));
@@ -151,6 +164,7 @@ static int open_image_co(struct sim_disk *disk, const char *format, unsigned fla
 	opts.cache = config->cache;
 	opts.l2_cache_bytes = config->tiny_caches ? 1 : 0;
 	opts.refcount_cache_bytes = config->tiny_caches ? 1 : 0;
+	opts.recover = config->recover_at_once ? OX_RECOVER_AUTO : OX_RECOVER_WAIT;
 	r = ox_img_open_co(&disk->io, &how, ret, &err);
 	if (r < 0 && !disk->dead && disk->faults_hit == 0)
 		sim_fail("D9", "the image does not open: %s", ox_error_message(err));
@@ -297,6 +311,43 @@ static void open_unsafe(struct sim_case *c)
 	drain(c);
 }
 
+/* One entry past the file's end, where the guest's cluster has none. */
+static void plant_one(struct sim_case *c, struct sim_bytes *bytes, const struct sim_image *i)
+{
+	uint64_t per_table = i->cluster_bytes / 8;
+	uint64_t clusters = (i->size_bytes + i->cluster_bytes - 1) / i->cluster_bytes;
+	uint64_t cluster = sim_random_below(&c->random, clusters);
+	uint64_t l1 = sim_bytes_be64(bytes, i->l1_offset + cluster / per_table * 8);
+	uint64_t at = (l1 & SIM_OFFSET_MASK) + cluster % per_table * 8;
+	uint64_t end = ox_align_up(bytes->length, i->cluster_bytes);
+	struct sim_planted *p = &sim_image_planted;
+	struct ox_be64 disk;
+
+	if (!(l1 & SIM_COPIED) || sim_bytes_be64(bytes, at) != 0)
+		return;
+	p->entries[p->count].at = at;
+	p->entries[p->count].entry =
+		SIM_COPIED | (end + sim_random_below(&c->random, 30) * i->cluster_bytes);
+	disk = ox_be64(p->entries[p->count].entry);
+	sim_bytes_write(bytes, at, &disk, sizeof(disk));
+	p->count++;
+}
+
+/* What a program leaves that lets its entries reach the disk before the file's length. Not once a
+ * recovery of ours has begun: nobody else was at the image since. */
+static void plant_stale(struct sim_case *c, struct sim_bytes *bytes)
+{
+	struct sim_image image;
+	const char *why;
+
+	if (!c->config.plants_stale || c->config.disk.fixed_bytes > 0 || c->recovering ||
+	    sim_image_planted.count > 0 || !is_dirty(bytes) ||
+	    !sim_image_parse(bytes, &image, &why))
+		return;
+	for (unsigned i = 0; i < SIM_PLANTED_MOST; i++)
+		plant_one(c, bytes, &image);
+}
+
 static void power_cut(struct sim_case *c)
 {
 	struct sim_bytes bytes;
@@ -309,6 +360,7 @@ static void power_cut(struct sim_case *c)
 	if (!unsafe) {
 		(void)ask_oracle(c, &bytes, false, false);
 		settle_model(c, &bytes, sim_model_settle);
+		plant_stale(c, &bytes);
 	}
 	c->disk = sim_disk_open(c->reactor, &c->config.disk, &bytes, &c->random, &c->trace);
 	c->trace.bytes = &c->disk->current;
@@ -330,14 +382,6 @@ static void kill_process(struct sim_case *c)
 }
 
 /* ---- phases ---- */
-
-static bool is_dirty(const struct sim_bytes *bytes)
-{
-	struct sim_image image;
-	const char *why;
-
-	return sim_image_parse(bytes, &image, &why) && image.incompatible & SIM_DIRTY;
-}
 
 static void draw_fault(struct sim_case *c, unsigned percent)
 {
@@ -416,11 +460,14 @@ static void open_phase(struct sim_case *c)
 		if (!run_job(c, &open, &plan)) {
 			c->run->totals.cuts_opening++;
 			power_cut(c);
-			/* the bit went off: then every count was right (D6) */
+			/* the bit went off: then every count was right (D6), but what a recovery
+			 * beside the guest had in reserve */
 			if (marked && !c->over && !is_dirty(&c->disk->current))
-				(void)ask_oracle(c, &c->disk->durable, true, true);
+				(void)ask_oracle(c, &c->disk->durable, !c->config.recover_at_once,
+						 true);
 			continue;
 		}
+		c->recovery_hit = c->disk->faults_hit > 0;
 		if (open.result < 0 && c->disk->sync_failed)
 			power_cut(c);
 		else
@@ -428,13 +475,19 @@ static void open_phase(struct sim_case *c)
 	}
 	if (c->over)
 		return;
-	if (dirty) {
+	c->recovering = dirty && c->config.recover_at_once;
+	c->recovery_hit = c->recovery_hit && c->recovering;
+	if (dirty)
 		c->run->totals.recoveries++;
+	if (dirty && !c->recovering) {
 		c->may_leak = false;
 		(void)ask_oracle(c, &c->disk->durable, true, true);
 	}
 	if (!dirty && c->config.cache != OX_CACHE_UNSAFE)
 		(void)ask_oracle(c, &c->disk->durable, false, true);
+	/* the reading would give the recovery the time to end */
+	if (c->recovering && sim_random_percent(&c->random, 80))
+		return;
 	c->disk->instant = true;
 	read.bytes = &c->disk->current;
 	(void)run_job(c, &read, &no_cut);
@@ -495,7 +548,7 @@ static void start_guest(struct sim_case *c)
 			per_cluster * (sim_random_percent(&c->random, 15) ? 150 : 5), sectors),
 		.quiet_percent = config->quiet_percent,
 		.sectors = sectors,
-		.errors_allowed = c->disk->fault.left > 0,
+		.errors_allowed = c->disk->fault.left > 0 || c->recovery_hit,
 		.may_be_full = config->disk.fixed_bytes > 0,
 		.resize_sectors = resize,
 	};
@@ -528,6 +581,12 @@ static void check_closed(struct sim_case *c)
 
 	sim_model_flush_end(c->model, began);
 	c->run->totals.closes++;
+	/* a recovery that met an error leaves the image dirty */
+	if (c->recovering && (c->recovery_hit || c->disk->faults_hit > 0) &&
+	    is_dirty(&c->disk->durable)) {
+		(void)ask_oracle(c, &c->disk->durable, false, false);
+		return;
+	}
 	(void)ask_oracle(c, &c->disk->durable, !c->may_leak, true);
 	if (c->run->qemu_dir && c->run->totals.closes % c->run->qemu_every == 0) {
 		sim_qemu_check(c->run->qemu_dir, &c->disk->durable, c->may_leak);
@@ -548,6 +607,8 @@ static void close_phase(struct sim_case *c)
 		return;
 	}
 	drain(c);
+	if (c->recovering) /* all that is not named was found free */
+		c->may_leak = false;
 	if (c->disk->faults_hit > 0)
 		c->may_leak = true;
 	if (job.result < 0 && c->disk->faults_hit == 0)
@@ -765,6 +826,7 @@ void sim_case_run(struct sim_run *run, uint64_t seed)
 	for (uint64_t i = 0; i < generations && !c->over; i++)
 		generation(c);
 	run->totals.cases++;
+	sim_image_planted.count = 0;
 	case_free(c);
 	alarm(0);
 }

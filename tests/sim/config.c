@@ -94,6 +94,8 @@ void sim_config_draw(struct sim_config *ret, struct sim_random *random)
 	c.snapshot = c.refcount_bits > 1 && sim_random_percent(random, 30);
 	c.tiny_caches = sim_random_percent(random, 50);
 	c.faults = sim_random_percent(random, 35);
+	c.plants_stale = sim_random_percent(random, 40);
+	c.recover_at_once = sim_random_percent(random, 75);
 	c.cache = draw_cache(random);
 	draw_disk(&c.disk, random);
 	c.room_sectors = c.sectors;
@@ -114,12 +116,13 @@ void sim_config_describe(const struct sim_config *c, char *ret, size_t room)
 {
 	snprintf(ret, room,
 		 "version %u, clusters of %u, refcounts of %u bits%s, %llu sectors "
-		 "up to %llu (%llu backed)%s%s%s, "
+		 "up to %llu (%llu backed)%s%s%s%s, "
 		 "cache %s, disk blocks of %u/%u%s%s%s, %u tasks%s",
 		 c->version, 1u << c->cluster_bits, c->refcount_bits, c->lazy ? ", lazy" : "",
 		 (unsigned long long)c->sectors, (unsigned long long)c->room_sectors,
 		 (unsigned long long)c->backed_sectors, c->disk.fixed_bytes ? ", device" : "",
 		 c->snapshot ? ", snapshot" : "", c->tiny_caches ? ", tiny caches" : "",
+		 c->lazy && c->recover_at_once ? ", recovery beside the guest" : "",
 		 c->cache == OX_CACHE_WRITEBACK	     ? "writeback"
 		 : c->cache == OX_CACHE_WRITETHROUGH ? "writethrough"
 		 : c->cache == OX_CACHE_NONE	     ? "none"

@@ -21,6 +21,8 @@ struct sim_config {
 	uint64_t backed_sectors; /* 0: no backing file */
 	bool snapshot;
 	bool tiny_caches;
+	bool plants_stale; /* entries past the file's end, as other programs' crashes leave them */
+	bool recover_at_once; /* beside the guest, rather than before it */
 	bool faults;
 	enum ox_cache_mode cache;
 	struct sim_disk_options disk;

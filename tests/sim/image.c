@@ -3,6 +3,20 @@
 
 #include <stdio.h>
 
+struct sim_planted sim_image_planted;
+
+uint64_t sim_image_entry(const struct sim_image *i, uint64_t at)
+{
+	uint64_t entry = sim_bytes_be64(i->bytes, at);
+
+	for (unsigned k = 0; k < sim_image_planted.count && i->incompatible & SIM_DIRTY; k++) {
+		if (sim_image_planted.entries[k].at == at &&
+		    sim_image_planted.entries[k].entry == entry)
+			return 0;
+	}
+	return entry;
+}
+
 bool sim_image_parse(const struct sim_bytes *bytes, struct sim_image *ret, const char **ret_why)
 {
 	struct sim_image i = {.bytes = bytes};
@@ -94,7 +108,7 @@ enum sim_place sim_image_find(const struct sim_image *i, uint64_t l1_offset, uin
 	table = sim_bytes_be64(i->bytes, l1_offset + cluster / per_table * 8) & SIM_OFFSET_MASK;
 	if (table == 0)
 		return SIM_PLACE_ABSENT;
-	entry = sim_bytes_be64(i->bytes, table + cluster % per_table * 8);
+	entry = sim_image_entry(i, table + cluster % per_table * 8);
 	if (i->version >= 3 && entry & 1)
 		return SIM_PLACE_ZERO;
 	if ((entry & SIM_OFFSET_MASK) == 0)

@@ -40,6 +40,25 @@ struct sim_snapshot {
 };
 
 /* False, and why, where the header is not one. */
+/*
+ * Entries that name what never became durable, as other programs' crashes leave them: the simulator
+ * plants them after a cut. While the image is dirty they say nothing.
+ */
+#define SIM_PLANTED_MOST 8u
+
+struct sim_planted {
+	unsigned count;
+	struct {
+		uint64_t at; /* of the entry in the file */
+		uint64_t entry;
+	} entries[SIM_PLANTED_MOST];
+};
+
+extern struct sim_planted sim_image_planted;
+
+/* The entry at an offset of the file, 0 for a planted one of a dirty image. */
+uint64_t sim_image_entry(const struct sim_image *i, uint64_t at);
+
 bool sim_image_parse(const struct sim_bytes *bytes, struct sim_image *ret, const char **ret_why);
 uint64_t sim_image_refcount(const struct sim_image *i, uint64_t cluster);
 uint64_t sim_image_refblock(const struct sim_image *i, uint64_t index); /* host offset or 0 */

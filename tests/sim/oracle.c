@@ -68,7 +68,7 @@ static void name_clusters(struct audit *a, enum role role, uint64_t offset, uint
 
 static void name_data(struct audit *a, uint64_t table, uint64_t index)
 {
-	uint64_t entry = sim_bytes_be64(a->image.bytes, table + index * 8);
+	uint64_t entry = sim_image_entry(&a->image, table + index * 8);
 	uint64_t host = entry & SIM_OFFSET_MASK;
 	uint64_t zero = a->image.version >= 3 ? entry & 1 : 0;
 

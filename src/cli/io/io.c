@@ -18,6 +18,9 @@ static const char help[] =
 	"  -t, --cache MODE    writethrough (the default), writeback, none, directsync, unsafe\n"
 	"  -d, --discard MODE  what discards do: unmap (the default) or ignore\n"
 	"  -i, --aio MODE      how the host's files are accessed: threads or io_uring\n"
+	"  --recover MODE      an image that was not closed: wait (the default) recovers it "
+	"first,\n"
+	"                      auto does so meanwhile, never refuses it\n"
 	"  -m, --misalign      use buffers that begin at an odd place\n"
 	"  -U, --force-share   take no notice of other users; needs -r\n"
 	"  --image-opts        FILE is a description: driver=qcow2,file.filename=PATH,...\n"
@@ -28,6 +31,7 @@ static const char help[] =
 
 enum {
 	OPTION_IMAGE_OPTS = 256,
+	OPTION_RECOVER,
 };
 
 struct arguments {
@@ -94,6 +98,11 @@ static int take_option(struct arguments *arguments, int c, char **argv)
 	case 'U':
 		source->open.flags |= OX_OPEN_FORCE_SHARE;
 		return 0;
+	case OPTION_RECOVER:
+		if (ox_cli_recover_parse(optarg, &source->open.recover) == 0)
+			return 0;
+		ox_cli_error("Invalid recover option: %s", optarg);
+		return 1;
 	case OPTION_IMAGE_OPTS:
 		source->image_opts = true;
 		return 0;
@@ -174,6 +183,7 @@ static const struct option longs[] = {
 	{"discard", required_argument, NULL, 'd'},
 	{"aio", required_argument, NULL, 'i'},
 	{"misalign", no_argument, NULL, 'm'},
+	{"recover", required_argument, NULL, OPTION_RECOVER},
 	{"force-share", no_argument, NULL, 'U'},
 	{"image-opts", no_argument, NULL, OPTION_IMAGE_OPTS},
 	{"help", no_argument, NULL, 'h'},
@@ -190,6 +200,7 @@ int ox_cli_io(int argc, char **argv)
 	int c, status = 0;
 
 	arguments.io.source.open.cache = OX_CACHE_WRITETHROUGH;
+	arguments.io.source.open.recover = OX_RECOVER_WAIT;
 	opterr = 0;
 	while (status == 0 &&
 	       (c = getopt_long(argc, argv, ":c:f:rnt:d:i:mUhVsCk", longs, NULL)) != -1)

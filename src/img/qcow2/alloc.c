@@ -179,6 +179,36 @@ static int abandon_batch_co(struct ox_qcow2 *q, const struct ox_alloc_range *ran
 	return error;
 }
 
+static void push_reserve(struct ox_qcow2 *q, const struct ox_alloc_range *range)
+{
+	ox_assert((range->start + range->count) * q->cluster_bytes <= q->io->length); /* D8 */
+	q->alloc.reserve[q->alloc.reserve_count++] = *range;
+}
+
+/* While the counts are not known: past all that anything may name (docs/recovery.md). */
+static int refill_past_end_co(struct ox_qcow2 *q)
+{
+	struct ox_alloc_range range = {.count = q->alloc.batch};
+	uint64_t end;
+	int r;
+
+	ox_assert(q->lazy.state == OX_LAZY_DIRTY); /* D5: the counts are behind */
+	r = ox_recover_place_co(q, &range.start);
+	if (r < 0)
+		return r;
+	if (!ox_mul_u64(range.start + range.count, q->cluster_bytes, &end) || end > HOST_MAX_BYTES)
+		return -ENOSPC;
+	r = ox_alloc_make_zero_co(q, range.start, range.count, &range.zero);
+	if (r == 0)
+		r = ox_order_wait_co(&q->order, ox_order_ticket(&q->order));
+	if (r < 0)
+		return r;
+	ox_recover_placed(q, range.count);
+	push_reserve(q, &range);
+	q->alloc.batch = ox_min_u64(q->alloc.batch * 2, batch_limit(q));
+	return 0;
+}
+
 static int refill_co(struct ox_qcow2 *q)
 {
 	struct ox_alloc_range ranges[REFILL_RANGES];
@@ -187,6 +217,8 @@ static int refill_co(struct ox_qcow2 *q)
 	unsigned n;
 	int r;
 
+	if (ox_recover_active(q))
+		return refill_past_end_co(q);
 	/* An image that is too damaged to allocate from is not touched, the dirty bit included. */
 	r = next_free_co(q, 1, &start, &count);
 	if (r == 0 && is_lazy(q))
@@ -195,14 +227,16 @@ static int refill_co(struct ox_qcow2 *q)
 		return r;
 	if (is_lazy(q))
 		ox_idle_start(q);
+	ox_assert(!is_lazy(q) || q->lazy.state == OX_LAZY_DIRTY); /* D5 */
 	r = choose_batch_co(q, ranges, &n);
 	if (r < 0)
 		return r;
 	r = settle_batch_co(q, ranges, n);
 	if (r < 0)
 		return abandon_batch_co(q, ranges, n, r);
+	ox_assert(is_lazy(q) || !ox_cache_is_busy(&q->counts)); /* D3 */
 	for (unsigned i = 0; i < n; i++)
-		q->alloc.reserve[q->alloc.reserve_count++] = ranges[i];
+		push_reserve(q, &ranges[i]);
 	q->alloc.batch = ox_min_u64(q->alloc.batch * 2, batch_limit(q));
 	return 0;
 }
@@ -221,23 +255,78 @@ static void pop_reserve(struct ox_alloc *a, uint64_t want, struct ox_alloc_range
 		a->reserve[i] = a->reserve[i + 1];
 }
 
-int ox_alloc_take_co(struct ox_qcow2 *q, uint64_t want, struct ox_alloc_range *ret)
+static int take_locked_co(struct ox_qcow2 *q, uint64_t want, struct ox_alloc_range *ret)
 {
 	int r = 0;
 
+	while (q->alloc.reserve_count == 0 && r == 0)
+		r = refill_co(q);
+	if (r == 0)
+		pop_reserve(&q->alloc, want, ret);
+	return r;
+}
+
+int ox_alloc_try_take_co(struct ox_qcow2 *q, uint64_t want, struct ox_alloc_range *ret)
+{
+	int r;
+
 	ox_assert(want > 0);
 	q->alloc.takes++;
-	if (q->alloc.reserve_count == 0) {
-		ox_mutex_lock_co(&q->alloc.lock);
-		while (q->alloc.reserve_count == 0 && r == 0)
-			r = refill_co(q);
-		if (r == 0)
-			pop_reserve(&q->alloc, want, ret);
-		ox_mutex_unlock(&q->alloc.lock);
-		return r;
+	if (q->alloc.reserve_count > 0) {
+		pop_reserve(&q->alloc, want, ret);
+		return 0;
 	}
-	pop_reserve(&q->alloc, want, ret);
-	return 0;
+	ox_mutex_lock_co(&q->alloc.lock);
+	r = take_locked_co(q, want, ret);
+	ox_mutex_unlock(&q->alloc.lock);
+	return r;
+}
+
+int ox_alloc_take_co(struct ox_qcow2 *q, uint64_t want, struct ox_alloc_range *ret)
+{
+	int r;
+
+	while ((r = ox_alloc_try_take_co(q, want, ret)) == -EAGAIN)
+		ox_recover_wait_counts_co(q);
+	return r;
+}
+
+/* A cluster that nothing names, on a store that cannot grow, as soon as all is counted. Its own
+ * count is set here, or with the others of the block that it becomes. */
+static int take_uncounted_co(struct ox_qcow2 *q, uint64_t cluster, struct ox_alloc_range *ret)
+{
+	const struct ox_recovery *ops = q->img->recovery;
+	uint64_t per_block = ox_qcow2_refblock_entries(ox_qcow2_hdr(q));
+	uint64_t limit = q->io->length / q->cluster_bytes;
+	bool has = false;
+	int r = 0;
+
+	for (uint64_t c = 1; r == 0; c++) {
+		c = ops->next_free(q->recover.rebuild, c, limit);
+		if (c >= limit)
+			return -ENOSPC;
+		if (c / per_block != cluster / per_block)
+			r = ox_refcount_has_block_co(q, c, &has);
+		else
+			has = true;
+		if (r < 0 || !has)
+			continue;
+		r = ops->take(q->recover.rebuild, c);
+		if (r == 0 && c / per_block != cluster / per_block)
+			r = ox_refcount_set_co(q, c, 1, 1);
+		*ret = (struct ox_alloc_range){c, 1, false};
+		break;
+	}
+	return r;
+}
+
+int ox_alloc_make_block_co(struct ox_qcow2 *q, uint64_t cluster)
+{
+	struct ox_alloc_range range;
+	int r = q->io->can_grow ? take_locked_co(q, 1, &range)
+				: take_uncounted_co(q, cluster, &range);
+
+	return r < 0 ? r : ox_refcount_make_block_co(q, cluster, &range);
 }
 
 /* A run of count free clusters: behind the file's end, or anywhere on a store that cannot grow. */
@@ -330,6 +419,8 @@ int ox_alloc_take_contiguous_co(struct ox_qcow2 *q, uint64_t count, struct ox_al
 	struct ox_alloc_range range = {.count = count};
 	int r = 0;
 
+	if (ox_recover_active(q)) /* whoever resizes has waited for the recovery */
+		return -EIO;
 	q->alloc.takes++;
 	ox_mutex_lock_co(&q->alloc.lock);
 	if (is_lazy(q))

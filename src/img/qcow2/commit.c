@@ -58,38 +58,12 @@ void ox_commit_start_tables(struct ox_qcow2 *q)
 		ox_latch_done(&q->background);
 }
 
-static void release_task_co(void *arg)
-{
-	struct ox_qcow2 *q = arg;
-	int r;
-
-	while (!ox_list_empty(&q->alloc.ready)) {
-		/* A cluster that cannot be released is leaked, never reused. */
-		r = ox_alloc_release_co(q);
-		if (r < 0)
-			break;
-	}
-	q->alloc.releasing = false;
-	ox_latch_done(&q->background);
-}
-
-static void start_release(struct ox_qcow2 *q)
-{
-	if (q->alloc.releasing || ox_list_empty(&q->alloc.ready))
-		return;
-	ox_latch_add(&q->background);
-	q->alloc.releasing = true;
-	if (ox_co_spawn(q->img->reactor, release_task_co, q) < 0) {
-		q->alloc.releasing = false; /* the next round tries again */
-		ox_latch_done(&q->background);
-	}
-}
-
 static void lead_round_co(struct ox_qcow2 *q)
 {
 	struct ox_commit *c = &q->commit;
 	struct ox_list freed;
 	uint64_t number;
+	uint64_t ticket;
 	int r;
 
 	c->running = true;
@@ -100,8 +74,10 @@ static void lead_round_co(struct ox_qcow2 *q)
 	q->alloc.pending_count = 0;
 
 	r = ox_cache_flush_co(&q->map);
+	ticket = ox_order_ticket(&q->order);
 	if (r == 0)
-		r = ox_order_wait_co(&q->order, ox_order_ticket(&q->order));
+		r = ox_order_wait_co(&q->order, ticket);
+	ox_assert(r < 0 || ox_order_reached(&q->order, ticket)); /* D7 */
 	c->running = false;
 	if (r < 0) {
 		c->failed = number;
@@ -110,7 +86,7 @@ static void lead_round_co(struct ox_qcow2 *q)
 	} else {
 		c->done = number;
 		ox_list_splice_back(&q->alloc.ready, &freed);
-		start_release(q);
+		ox_alloc_start_release(q);
 	}
 	ox_waitq_wake_all(&c->waiters);
 }

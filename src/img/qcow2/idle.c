@@ -19,7 +19,7 @@ static int commit_counts_co(struct ox_qcow2 *q, uint64_t takes)
 	int r = 0;
 
 	ox_mutex_lock_co(&q->alloc.lock);
-	if (q->alloc.takes == takes && q->lazy.state == OX_LAZY_DIRTY) {
+	if (q->alloc.takes == takes && q->lazy.state == OX_LAZY_DIRTY && !ox_recover_active(q)) {
 		r = ox_alloc_return_reserve_co(q);
 		if (r == 0)
 			r = ox_cache_flush_co(&q->counts);

@@ -114,22 +114,41 @@ static bool continues(const struct ox_qcow2 *q, const struct ox_qcow2_entry *las
 	}
 }
 
+/* What an entry says, while a recovery knows better (docs/recovery.md): a stale one of a table that
+ * is nobody else's says nothing, in a shared one it is damage; COPIED does not hold for what is
+ * named twice. */
+static struct ox_qcow2_entry decode(const struct ox_qcow2 *q, const struct ox_qcow2_l1_entry *l1,
+				    uint64_t raw)
+{
+	struct ox_qcow2_entry e = ox_qcow2_l2_decode(ox_qcow2_hdr(q), raw);
+
+	if (e.copied && ox_recover_is_shared(q, e.host))
+		e.copied = false;
+	if (!ox_recover_is_stale(q, l1->l2, &e))
+		return e;
+	if (!l1->copied)
+		return (struct ox_qcow2_entry){.kind = OX_QCOW2_ENTRY_BAD};
+	return (struct ox_qcow2_entry){.kind = e.kind == OX_QCOW2_ENTRY_ZERO_ALLOC
+						       ? OX_QCOW2_ENTRY_ZERO
+						       : OX_QCOW2_ENTRY_UNALLOCATED};
+}
+
 /* The run that starts at entry index of the slice. */
-static int read_run(const struct ox_qcow2 *q, const struct ox_be64 *slice, uint64_t index,
-		    uint64_t in_cluster, uint64_t length, struct ox_map_run *ret)
+static int read_run(const struct ox_qcow2 *q, const struct ox_qcow2_l1_entry *l1,
+		    const struct ox_be64 *slice, uint64_t index, uint64_t in_cluster,
+		    uint64_t length, struct ox_map_run *ret)
 {
 	struct ox_qcow2_entry first;
 	struct ox_qcow2_entry last;
 	uint64_t bytes = q->cluster_bytes - in_cluster;
 
 	ret->entry = ox_be64_get(slice[index]);
-	first = ox_qcow2_l2_decode(ox_qcow2_hdr(q), ret->entry);
+	first = decode(q, l1, ret->entry);
 	if (!entry_ok(q, &first))
 		return -EIO;
 	last = first;
 	while (bytes < length && ++index < q->slice_bytes / 8) {
-		struct ox_qcow2_entry next =
-			ox_qcow2_l2_decode(ox_qcow2_hdr(q), ox_be64_get(slice[index]));
+		struct ox_qcow2_entry next = decode(q, l1, ox_be64_get(slice[index]));
 
 		/* A bad neighbour ends the run; the request that reaches it gets the error. */
 		if (!continues(q, &last, &next) || !entry_ok(q, &next))
@@ -183,7 +202,7 @@ int ox_map_lookup_co(struct ox_qcow2 *q, struct ox_guest guest, uint64_t length,
 	r = ox_cache_get_co(&q->map, slice, &b);
 	if (r < 0)
 		return r;
-	r = read_run(q, (const struct ox_be64 *)(void *)b->data, index,
+	r = read_run(q, &l1, (const struct ox_be64 *)(void *)b->data, index,
 		     guest.bytes & (q->cluster_bytes - 1), length, &run);
 	run.durable = run.durable && ox_cache_is_durable(&q->map, b);
 	ox_cache_put(&q->map, b);

@@ -29,41 +29,49 @@ static int l1_store_co(struct ox_qcow2 *q, uint64_t index, struct ox_host table,
 	return 0;
 }
 
-/* The new table's bytes: the shared table's, or zeroes. */
-static int fill_table_co(struct ox_qcow2 *q, struct ox_host to, struct ox_host from)
+/* The new table's bytes: those of the table that is not to change, or zeroes. */
+static int fill_table_co(struct ox_qcow2 *q, struct ox_host to,
+			 const struct ox_qcow2_l1_entry *from)
 {
-	uint8_t *buf;
+	uint64_t stale = 0;
+	struct ox_be64 *buf;
 	int r;
 
-	if (from.bytes == 0)
+	if (from->l2.bytes == 0)
 		return ox_io_fill_zero_co(q->io, to.bytes, q->cluster_bytes);
 	buf = ox_io_buffer(q->cluster_bytes);
 	if (!buf)
 		return -ENOMEM;
-	/* A shared table is never changed in the cache, so the store has its bytes. */
-	r = ox_io_pread_co(q->io, buf, q->cluster_bytes, from.bytes);
+	/* A shared table, or a frozen one (R1), is never changed in the cache, so the store has its
+	 * bytes. A copy is not below the fence: what is stale in it would be taken for ours. */
+	r = ox_io_pread_co(q->io, buf, q->cluster_bytes, from->l2.bytes);
+	if (r == 0)
+		stale = ox_recover_scrub(q, from->l2, buf, q->cluster_bytes / 8);
+	if (stale > 0 && !from->copied)
+		r = -EIO;
 	if (r == 0)
 		r = ox_io_pwrite_co(q->io, buf, q->cluster_bytes, to.bytes, 0);
 	free(buf);
 	return r;
 }
 
-static int make_table_co(struct ox_qcow2 *q, uint64_t index, struct ox_host old,
+static int make_table_co(struct ox_qcow2 *q, uint64_t index, const struct ox_qcow2_l1_entry *l1,
 			 struct ox_host *ret)
 {
+	struct ox_host old = l1->l2;
 	struct ox_alloc_range range;
 	uint64_t after = OX_TICKET_NONE;
 	struct ox_host table;
 	int r;
 
-	r = ox_alloc_take_co(q, 1, &range);
+	r = ox_alloc_try_take_co(q, 1, &range);
 	if (r < 0)
 		return r;
 	table = ox_host(range.start * q->cluster_bytes);
 	/* Slices of an earlier life of this cluster. */
 	ox_cache_forget_co(&q->map, table.bytes, q->cluster_bytes);
 	if (old.bytes != 0 || !range.zero) {
-		r = fill_table_co(q, table, old);
+		r = fill_table_co(q, table, l1);
 		after = ox_order_ticket(&q->order);
 	}
 	if (r == 0)
@@ -85,6 +93,28 @@ static int make_table_co(struct ox_qcow2 *q, uint64_t index, struct ox_host old,
 	return 0;
 }
 
+/* Whether entries of the L1 entry's table may be changed where they are. */
+static bool is_own(const struct ox_qcow2 *q, const struct ox_qcow2_l1_entry *l1)
+{
+	return l1->copied && !ox_recover_is_frozen(q, l1->l2);
+}
+
+static int own_table_co(struct ox_qcow2 *q, uint64_t index, struct ox_host *ret)
+{
+	struct ox_qcow2_l1_entry l1;
+	bool durable;
+	int r;
+
+	ox_mutex_lock_co(&q->table_lock);
+	r = ox_map_l1_co(q, index, &l1, &durable); /* another task may have made it meanwhile */
+	if (r == 0 && is_own(q, &l1))
+		*ret = l1.l2;
+	else if (r == 0)
+		r = make_table_co(q, index, &l1, ret);
+	ox_mutex_unlock(&q->table_lock);
+	return r;
+}
+
 int ox_map_table_co(struct ox_qcow2 *q, struct ox_guest guest, struct ox_host *ret)
 {
 	uint64_t index = guest.bytes >> q->cluster_bits >> (q->cluster_bits - 3);
@@ -95,16 +125,11 @@ int ox_map_table_co(struct ox_qcow2 *q, struct ox_guest guest, struct ox_host *r
 	r = ox_map_l1_co(q, index, &l1, &durable);
 	if (r < 0)
 		return r;
-	if (l1.copied) {
+	if (is_own(q, &l1)) {
 		*ret = l1.l2;
 		return 0;
 	}
-	ox_mutex_lock_co(&q->table_lock);
-	r = ox_map_l1_co(q, index, &l1, &durable); /* another task may have made it meanwhile */
-	if (r == 0 && l1.copied)
-		*ret = l1.l2;
-	else if (r == 0)
-		r = make_table_co(q, index, l1.l2, ret);
-	ox_mutex_unlock(&q->table_lock);
+	while ((r = own_table_co(q, index, ret)) == -EAGAIN)
+		ox_recover_wait_counts_co(q); /* which needs the lock in the end */
 	return r;
 }

@@ -96,11 +96,13 @@ static void init_parts(struct ox_qcow2 *q, const struct ox_open_options *opts)
 	ox_commit_init(q);
 	ox_lazy_init(q);
 	ox_idle_init(q, opts->lazy_idle_ms);
+	ox_recover_init(q, opts->recover);
 }
 
 static void free_state(struct ox_qcow2 *q)
 {
 	ox_alloc_fini(q);
+	ox_recover_fini(q);
 	ox_tables_fini(q);
 	ox_cache_fini(&q->map);
 	ox_cache_fini(&q->counts);
@@ -126,9 +128,12 @@ int ox_qcow2_open_co(struct ox_image *img, const struct ox_img_open *how, struct
 		q->cluster_bytes = ox_qcow2_cluster_bytes(ox_qcow2_hdr(q));
 		q->slice_bytes = ox_min_u64(q->cluster_bytes, SLICE_MAX_BYTES);
 		note_fixed_ranges(q);
+		ox_recover_note_fence(q);
 		ox_alloc_init(q);
 		r = open_caches(q, how->opts);
-		if (r == 0)
+		/* For writing they are loaded once the image is recovered, or its recovery begun.
+		 */
+		if (r == 0 && img->read_only)
 			r = ox_tables_load_co(q);
 		if (r < 0)
 			ox_error_set_errno(err, r, "Could not load the tables of '%s'",
@@ -153,26 +158,12 @@ int ox_qcow2_open_co(struct ox_image *img, const struct ox_img_open *how, struct
 
 /* ---- activation ---- */
 
-static int clear_dirty_bit_co(struct ox_qcow2 *q)
+/* Takes over what a walk may have changed: header, tables. */
+static int reload_co(struct ox_qcow2 *q, struct ox_error **err)
 {
-	q->lazy.state = OX_LAZY_DIRTY;
-	return ox_lazy_clear_co(q);
-}
-
-static int recover_co(struct ox_qcow2 *q, struct ox_error **err)
-{
-	struct ox_image *img = q->img;
 	char *backing = NULL;
-	int r;
+	int r = read_all_co(q, &backing, err);
 
-	if (!img->recovery)
-		return ox_error_set(err, -EROFS, "Image is dirty and must be recovered first");
-	r = img->recovery->rebuild_co(q->io, err, img->progress, img->opaque);
-	if (r < 0) {
-		ox_error_prefix(err, "Could not recover the dirty image '%s': ", img->filename);
-		return r;
-	}
-	r = read_all_co(q, &backing, err); /* the refcount table may have moved */
 	free(backing);
 	if (r < 0)
 		return r;
@@ -180,12 +171,49 @@ static int recover_co(struct ox_qcow2 *q, struct ox_error **err)
 	r = ox_tables_load_co(q);
 	if (r < 0)
 		return ox_error_set_errno(err, r, "Could not load the tables of '%s'",
-					  img->filename);
-	r = clear_dirty_bit_co(q);
+					  q->img->filename);
+	return 0;
+}
+
+int ox_qcow2_recover_halted_co(struct ox_qcow2 *q, struct ox_error **err)
+{
+	struct ox_image *img = q->img;
+	int reloaded;
+	int r;
+
+	ox_header_lock_co(q);
+	r = img->recovery->rebuild_co(q->io, err, img->progress, img->opaque);
+	reloaded = reload_co(q, r < 0 ? NULL : err); /* the refcount table may have moved */
+	ox_header_unlock(q);
+	if (r == 0)
+		r = reloaded;
+	if (r < 0)
+		return r;
+	q->lazy.state = OX_LAZY_DIRTY;
+	r = ox_fence_remove_co(q);
+	if (r == 0)
+		r = ox_lazy_clear_co(q);
 	if (r < 0)
 		return ox_error_set_errno(err, r, "Could not clear the dirty bit");
 	q->alloc.floor = 0; /* every reference is counted: what is free at the end may go */
-	if (img->warn)
+	q->alloc.cursor = 0;
+	return 0;
+}
+
+static int recover_co(struct ox_qcow2 *q, struct ox_error **err)
+{
+	struct ox_image *img = q->img;
+	int r;
+
+	if (!img->recovery || q->recover.mode == OX_RECOVER_NEVER)
+		return ox_error_set(err, -EROFS, "Image is dirty and must be recovered first");
+	r = q->recover.mode == OX_RECOVER_AUTO ? ox_recover_start_co(q, err)
+					       : ox_qcow2_recover_halted_co(q, err);
+	if (r < 0) {
+		ox_error_prefix(err, "Could not recover the dirty image '%s': ", img->filename);
+		return r;
+	}
+	if (q->recover.mode != OX_RECOVER_AUTO && img->warn)
 		img->warn(img->opaque, "image was not closed cleanly; refcounts were rebuilt");
 	return 0;
 }
@@ -194,7 +222,7 @@ static int recover_co(struct ox_qcow2 *q, struct ox_error **err)
  * A refcount table that names what cannot be a block, and refcounts that call the header or a table
  * free, are no base for allocation: the image is not opened for writing.
  */
-static int check_refcounts_co(struct ox_qcow2 *q, struct ox_error **err)
+int ox_qcow2_check_refcounts_co(struct ox_qcow2 *q, struct ox_error **err)
 {
 	uint64_t value = 1;
 	int r = ox_refcount_check_table_co(q);
@@ -217,6 +245,17 @@ static int check_refcounts_co(struct ox_qcow2 *q, struct ox_error **err)
 	return 0;
 }
 
+static int load_clean_co(struct ox_qcow2 *q, struct ox_error **err)
+{
+	int r = ox_fence_remove_co(q); /* somebody else has recovered it */
+
+	if (r == 0)
+		r = ox_tables_load_co(q);
+	return r < 0 ? ox_error_set_errno(err, r, "Could not load the tables of '%s'",
+					  q->img->filename)
+		     : 0;
+}
+
 static int activate_locked_co(struct ox_qcow2 *q, struct ox_error **err)
 {
 	int r;
@@ -236,7 +275,11 @@ static int activate_locked_co(struct ox_qcow2 *q, struct ox_error **err)
 		return ox_error_set_errno(err, r, "Could not sync '%s'", q->img->filename);
 	if (ox_qcow2_hdr(q)->incompatible & OX_QCOW2_INCOMPAT_DIRTY)
 		r = recover_co(q, err);
-	return r < 0 ? r : check_refcounts_co(q, err);
+	else
+		r = load_clean_co(q, err);
+	if (r < 0 || ox_recover_active(q))
+		return r;
+	return ox_qcow2_check_refcounts_co(q, err);
 }
 
 /* No request is under way meanwhile. */
@@ -288,6 +331,10 @@ static int settle_co(struct ox_qcow2 *q)
 
 	r = ox_commit_co(q);
 	ox_latch_wait_co(&q->background);
+	if (ox_recover_active(q)) { /* it stays dirty */
+		ox_alloc_forget(q);
+		return r == 0 ? ox_order_sync_always_co(&q->order) : r;
+	}
 	if (r == 0)
 		r = ox_alloc_release_co(q);
 	/* Releasing reads refcounts only; but what the background freed may still be pending. */
@@ -308,6 +355,7 @@ static int qcow2_deactivate_co(struct ox_image *img, struct ox_error **err)
 	struct ox_range all;
 	int r;
 
+	ox_recover_wait_co(q);
 	ox_rangelock_acquire_co(&q->guest, &all, 0, UINT64_MAX, true);
 	ox_idle_stop(q);
 	ox_latch_wait_co(&q->background);
@@ -348,6 +396,18 @@ static void qcow2_stats(const struct ox_image *img, struct ox_image_stats *ret)
 	ret->refcount_misses = q->counts.misses;
 }
 
+static void qcow2_recovery(const struct ox_image *img, struct ox_recovery_status *ret)
+{
+	const struct ox_qcow2 *q = img->state;
+
+	*ret = (struct ox_recovery_status){
+		.state = q->recover.state,
+		.tables_done = q->recover.tables_done,
+		.tables_total = q->recover.tables_total,
+		.message = q->recover.obstacle,
+	};
+}
+
 static const struct ox_img_ops qcow2_ops = {
 	.format = "qcow2",
 	.preadv_co = ox_qcow2_preadv_co,
@@ -361,4 +421,5 @@ static const struct ox_img_ops qcow2_ops = {
 	.deactivate_co = qcow2_deactivate_co,
 	.free = qcow2_free,
 	.stats = qcow2_stats,
+	.recovery = qcow2_recovery,
 };

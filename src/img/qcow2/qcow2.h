@@ -107,6 +107,32 @@ struct ox_tables {
 	size_t used;
 };
 
+/* ---- recover.c, recover_finish.c: a dirty image, recovered beside the guest ---- */
+
+/* A refcount table that moves ends one and begins another. */
+#define OX_RECOVER_OWN_RANGES 4
+
+struct ox_recover {
+	enum ox_recover_mode mode; /* what is done with a dirty image */
+	enum ox_recovery_state state;
+	struct ox_rebuild *rebuild; /* while RUNNING or FAILED */
+	uint64_t fence;		    /* host bytes: a stale entry names this or more, from below */
+	uint64_t frozen_end;	    /* host bytes: tables below it do not change; 0: none */
+	/* What the allocator has taken past the old end, ascending; it goes on at the last one's
+	 * end. No old table names anything there (R3). */
+	struct ox_alloc_range own[OX_RECOVER_OWN_RANGES];
+	unsigned own_count;
+	uint64_t limit_clusters; /* the file, as old tables may name it */
+	bool may_grow;		 /* the fence is durable, or nothing is stale any more */
+	bool no_room;		 /* there can be no fence: allocations wait */
+	bool task;		 /* the recovering task is alive */
+	uint64_t started_ns;
+	uint64_t tables_done;
+	uint64_t tables_total;
+	char obstacle[256]; /* FAILED: why */
+	struct ox_waitq changed;
+};
+
 /* ---- one host range that must not be data ---- */
 
 struct ox_metadata_range {
@@ -133,6 +159,7 @@ struct ox_qcow2 {
 	struct ox_commit commit;
 	struct ox_lazy lazy;
 	struct ox_idle idle;
+	struct ox_recover recover;
 	struct ox_latch background;
 	struct ox_metadata_range fixed[6]; /* header, L1, refcount table, snapshots, bitmaps */
 	unsigned fixed_count;
@@ -185,6 +212,67 @@ void ox_idle_start(struct ox_qcow2 *q);
 void ox_idle_stop(struct ox_qcow2 *q);
 void ox_idle_allow(struct ox_qcow2 *q);
 
+/* ---- fence.c ---- */
+
+/* Makes the old end durable in the header. -ENOSPC: there is no room for it. */
+int ox_fence_set_co(struct ox_qcow2 *q, uint64_t old_end_bytes) __attribute__((warn_unused_result));
+/* Takes it away, durably; nothing happens where there is none. */
+int ox_fence_remove_co(struct ox_qcow2 *q) __attribute__((warn_unused_result));
+
+/* ---- recover.c ---- */
+
+void ox_recover_init(struct ox_qcow2 *q, enum ox_recover_mode mode);
+/* The header has been read: a dirty image may have a fence, which readers heed as well. */
+void ox_recover_note_fence(struct ox_qcow2 *q);
+/* A dirty image, before its first request: counts what is quickly counted, and starts the rest. */
+int ox_recover_start_co(struct ox_qcow2 *q, struct ox_error **err)
+	__attribute__((warn_unused_result));
+/* Whether the counts are not known (yet): RUNNING or FAILED. */
+static inline bool ox_recover_active(const struct ox_qcow2 *q)
+{
+	return q->recover.state == OX_RECOVERY_RUNNING || q->recover.state == OX_RECOVERY_FAILED;
+}
+/* A table that is being counted: it is not changed, but copied (R1). */
+static inline bool ox_recover_is_frozen(const struct ox_qcow2 *q, struct ox_host table)
+{
+	return table.bytes < q->recover.frozen_end;
+}
+/* Whether the entry of the table names what never became durable. */
+bool ox_recover_is_stale(const struct ox_qcow2 *q, struct ox_host table,
+			 const struct ox_qcow2_entry *e);
+/* Whether COPIED in an entry that names the cluster is a lie, as far as is known by now (D2). */
+bool ox_recover_is_shared(const struct ox_qcow2 *q, struct ox_host host);
+/* Takes the stale entries out of the table's bytes. Returns how many there were. */
+uint64_t ox_recover_scrub(const struct ox_qcow2 *q, struct ox_host table, struct ox_be64 *entries,
+			  uint64_t count);
+/* The first cluster past all that is in use, for the allocator, which holds its lock. -EAGAIN:
+ * there is none before the recovery has ended; -EIO: nor then. */
+int ox_recover_place_co(struct ox_qcow2 *q, uint64_t *ret_start)
+	__attribute__((warn_unused_result));
+/* The allocator has taken count clusters there. */
+void ox_recover_placed(struct ox_qcow2 *q, uint64_t count);
+/* Until the counts are known, or it is known that they will not be. */
+void ox_recover_wait_counts_co(struct ox_qcow2 *q);
+/* Until it has ended, well or not, for a caller that holds nothing it may need. */
+void ox_recover_wait_co(struct ox_qcow2 *q);
+/* Gives up what a failed recovery knows. */
+void ox_recover_fini(struct ox_qcow2 *q);
+
+/* ---- recover_finish.c ---- */
+
+/* All tables are visited: writes the counts, removes the fence, clears the dirty bit. 1: that needs
+ * a halted guest. */
+int ox_recover_finish_co(struct ox_qcow2 *q) __attribute__((warn_unused_result));
+
+/* ---- open.c ---- */
+
+/* The whole recovery of an image that no request is using: refcounts, header, tables, bit. */
+int ox_qcow2_recover_halted_co(struct ox_qcow2 *q, struct ox_error **err)
+	__attribute__((warn_unused_result));
+/* Whether the refcounts may be a base for allocation. */
+int ox_qcow2_check_refcounts_co(struct ox_qcow2 *q, struct ox_error **err)
+	__attribute__((warn_unused_result));
+
 /* ---- refcount.c, refcount_grow.c ---- */
 
 int ox_refcount_get_co(struct ox_qcow2 *q, uint64_t cluster, uint64_t *ret)
@@ -209,6 +297,9 @@ int ox_refcount_make_block_co(struct ox_qcow2 *q, uint64_t cluster,
 	__attribute__((warn_unused_result));
 int ox_refcount_has_block_co(struct ox_qcow2 *q, uint64_t cluster, bool *ret)
 	__attribute__((warn_unused_result));
+/* Empties the refcount table's entry, whatever it says. */
+int ox_refcount_cut_entry_co(struct ox_qcow2 *q, uint64_t index)
+	__attribute__((warn_unused_result));
 /* Blocks that the refcount table has room for. */
 uint64_t ox_refcount_table_entries(const struct ox_qcow2 *q);
 /* -EIO where an entry of the refcount table is damaged, or two name one block. */
@@ -226,6 +317,9 @@ void ox_alloc_init(struct ox_qcow2 *q);
  */
 int ox_alloc_take_co(struct ox_qcow2 *q, uint64_t want, struct ox_alloc_range *ret)
 	__attribute__((warn_unused_result));
+/* The same, but -EAGAIN where a recovery has to end first: for a caller that holds table_lock. */
+int ox_alloc_try_take_co(struct ox_qcow2 *q, uint64_t want, struct ox_alloc_range *ret)
+	__attribute__((warn_unused_result));
 /* Whether the clusters hold the header or a table that is in use: no data, not to be freed. */
 bool ox_alloc_overlaps_metadata(const struct ox_qcow2 *q, uint64_t start, uint64_t count);
 /* Exactly count clusters in one piece, for tables that must be contiguous. */
@@ -240,6 +334,13 @@ int ox_alloc_make_zero_co(struct ox_qcow2 *q, uint64_t start, uint64_t count, bo
 void ox_alloc_free_later(struct ox_qcow2 *q, struct ox_host host, uint64_t bytes);
 /* Works through alloc.ready: punches, then lowers refcounts. */
 int ox_alloc_release_co(struct ox_qcow2 *q) __attribute__((warn_unused_result));
+/* Starts the work on alloc.ready beside the caller, unless it is under way or has to wait. */
+void ox_alloc_start_release(struct ox_qcow2 *q);
+/* A cluster for a refcount block that is to describe cluster; the caller holds alloc.lock. */
+int ox_alloc_make_block_co(struct ox_qcow2 *q, uint64_t cluster)
+	__attribute__((warn_unused_result));
+/* Forgets what was to be released, and the reserve: the counts are made anew without them. */
+void ox_alloc_forget(struct ox_qcow2 *q);
 /* Gives the unused reserve back, in the cache, for a caller that holds alloc.lock. */
 int ox_alloc_return_reserve_co(struct ox_qcow2 *q) __attribute__((warn_unused_result));
 /* The same, and writes the counts, and cuts free clusters off the file's end, at close. */

@@ -257,6 +257,30 @@ int ox_refcount_make_block_co(struct ox_qcow2 *q, uint64_t cluster,
 	return name_block_co(q, cluster / ox_qcow2_refblock_entries(ox_qcow2_hdr(q)), host);
 }
 
+int ox_refcount_cut_entry_co(struct ox_qcow2 *q, uint64_t index)
+{
+	uint64_t at = ox_qcow2_hdr(q)->reftable_offset + index * 8;
+	uint64_t slice = ox_align_down(at, q->slice_bytes);
+	struct ox_be64 *entry;
+	struct ox_block *b;
+	uint64_t named;
+	int r = ox_cache_get_co(&q->counts, slice, &b);
+
+	if (r < 0)
+		return r;
+	entry = (struct ox_be64 *)(void *)b->data + (at - slice) / 8;
+	named = ox_be64_get(*entry) & OX_QCOW2_OFFSET_MASK;
+	if (entry->raw != 0) {
+		/* As it was noted when the table was loaded. */
+		if (named >= q->cluster_bytes && named < q->io->length)
+			ox_tables_remove(q, ox_host(named));
+		*entry = ox_be64(0);
+		ox_cache_dirty(&q->counts, b, OX_TICKET_NONE);
+	}
+	ox_cache_put(&q->counts, b);
+	return 0;
+}
+
 int ox_refcount_has_block_co(struct ox_qcow2 *q, uint64_t cluster, bool *ret)
 {
 	struct place p;

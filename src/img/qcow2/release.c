@@ -18,6 +18,7 @@ struct freed {
 	struct ox_list link;
 	uint64_t start; /* cluster */
 	uint64_t count;
+	uint64_t round; /* of the commit that makes the entry's end durable (D4) */
 };
 
 void ox_alloc_free_later(struct ox_qcow2 *q, struct ox_host host, uint64_t bytes)
@@ -34,6 +35,7 @@ void ox_alloc_free_later(struct ox_qcow2 *q, struct ox_host host, uint64_t bytes
 		f = ox_list_entry(q->alloc.pending.prev, struct freed, link);
 		if (f->start + f->count == start) {
 			f->count += end - start;
+			f->round = q->commit.started + 1;
 			return;
 		}
 	}
@@ -42,6 +44,7 @@ void ox_alloc_free_later(struct ox_qcow2 *q, struct ox_host host, uint64_t bytes
 		return; /* leaked: the refcount stays */
 	f->start = start;
 	f->count = end - start;
+	f->round = q->commit.started + 1;
 	ox_list_push_back(&q->alloc.pending, &f->link);
 }
 
@@ -72,6 +75,7 @@ static int release_run_co(struct ox_qcow2 *q, uint64_t start, uint64_t n, uint64
 	uint64_t at = start * q->cluster_bytes;
 	int r;
 
+	ox_assert(!ox_recover_active(q)); /* R2 */
 	if (value == 0)
 		return -EIO; /* freed twice: the counts are wrong, touch nothing */
 	if (ox_alloc_overlaps_metadata(q, start, n))
@@ -95,6 +99,7 @@ static int release_record_co(struct ox_qcow2 *q, struct freed *f)
 	uint64_t n;
 	int r;
 
+	ox_assert(f->round <= q->commit.done); /* D4 */
 	while (f->count > 0) {
 		r = count_alike_co(q, f->start, f->count, &value, &n);
 		if (r == 0)
@@ -121,6 +126,48 @@ int ox_alloc_release_co(struct ox_qcow2 *q)
 	}
 	ox_mutex_unlock(&q->alloc.lock);
 	return r;
+}
+
+static void drop_list(struct ox_list *list)
+{
+	if (!list->next)
+		return; /* an opening that failed before the allocator was set up */
+	while (!ox_list_empty(list)) {
+		struct freed *f = ox_list_first(list, struct freed, link);
+
+		ox_list_del(&f->link);
+		free(f);
+	}
+}
+
+static void release_task_co(void *arg)
+{
+	struct ox_qcow2 *q = arg;
+	int r;
+
+	while (!ox_list_empty(&q->alloc.ready)) {
+		/* A cluster that cannot be released is leaked, never reused. */
+		r = ox_alloc_release_co(q);
+		if (r < 0)
+			break;
+	}
+	q->alloc.releasing = false;
+	ox_latch_done(&q->background);
+}
+
+void ox_alloc_start_release(struct ox_qcow2 *q)
+{
+	/* R2: what is freed during a recovery waits for it. If that failed, it is leaked. */
+	if (q->recover.state == OX_RECOVERY_FAILED)
+		drop_list(&q->alloc.ready);
+	if (q->alloc.releasing || ox_list_empty(&q->alloc.ready) || ox_recover_active(q))
+		return;
+	ox_latch_add(&q->background);
+	q->alloc.releasing = true;
+	if (ox_co_spawn(q->img->reactor, release_task_co, q) < 0) {
+		q->alloc.releasing = false; /* the next round tries again */
+		ox_latch_done(&q->background);
+	}
 }
 
 int ox_alloc_return_reserve_co(struct ox_qcow2 *q)
@@ -165,16 +212,12 @@ int ox_alloc_shrink_co(struct ox_qcow2 *q)
 	return r;
 }
 
-static void drop_list(struct ox_list *list)
+void ox_alloc_forget(struct ox_qcow2 *q)
 {
-	if (!list->next)
-		return; /* an opening that failed before the allocator was set up */
-	while (!ox_list_empty(list)) {
-		struct freed *f = ox_list_first(list, struct freed, link);
-
-		ox_list_del(&f->link);
-		free(f);
-	}
+	drop_list(&q->alloc.pending);
+	drop_list(&q->alloc.ready);
+	q->alloc.pending_count = 0;
+	q->alloc.reserve_count = 0;
 }
 
 void ox_alloc_fini(struct ox_qcow2 *q)

@@ -144,6 +144,10 @@ int ox_qcow2_resize_co(struct ox_image *img, uint64_t new_bytes, struct ox_error
 	r = ox_qcow2_prepare_write_co(q);
 	if (r < 0)
 		return ox_error_set_errno(err, r, "Could not resize the image");
+	ox_recover_wait_co(q); /* tables that move need counts */
+	if (ox_recover_active(q))
+		return ox_error_set(err, -EIO,
+				    "Cannot resize an image that could not be recovered");
 	ox_rangelock_acquire_co(&q->guest, &all, 0, UINT64_MAX, true);
 	if (new_bytes > h->size_bytes)
 		r = grow_co(q, new_bytes, err);

@@ -1,0 +1,80 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Reading the header of an image that may be damaged: what is wrong with a field is a finding, and
+ * the walk goes on without it.
+ */
+#include <errno.h>
+#include <stdlib.h>
+
+#include "base/arith.h"
+#include "check/walk.h"
+
+#define KNOWN_INCOMPATIBLE                                                                         \
+	((uint64_t)(OX_QCOW2_INCOMPAT_DIRTY | OX_QCOW2_INCOMPAT_CORRUPT |                          \
+		    OX_QCOW2_INCOMPAT_DATA_FILE | OX_QCOW2_INCOMPAT_COMPRESSION |                  \
+		    OX_QCOW2_INCOMPAT_EXTENDED_L2))
+
+/* All known fields, with room to spare. */
+#define HEADER_READ_BYTES 4096
+
+static const enum ox_finding_id finding_of_fault[OX_QCOW2_FAULT_COUNT] = {
+	[OX_QCOW2_FAULT_LENGTH] = OX_FOUND_HEADER_LENGTH,
+	[OX_QCOW2_FAULT_REFCOUNT_ORDER] = OX_FOUND_HEADER_REFCOUNT_ORDER,
+	[OX_QCOW2_FAULT_COMPRESSION] = OX_FOUND_HEADER_COMPRESSION,
+	[OX_QCOW2_FAULT_EXTENDED_L2] = OX_FOUND_HEADER_EXTENDED_L2,
+	[OX_QCOW2_FAULT_BACKING] = OX_FOUND_HEADER_BACKING,
+	[OX_QCOW2_FAULT_REFTABLE] = OX_FOUND_REFCOUNT_TABLE,
+	[OX_QCOW2_FAULT_SNAPSHOTS] = OX_FOUND_HEADER_SNAPSHOTS,
+	[OX_QCOW2_FAULT_L1_SIZE] = OX_FOUND_HEADER_L1_SIZE,
+	[OX_QCOW2_FAULT_L1_OFFSET] = OX_FOUND_HEADER_L1_OFFSET,
+	[OX_QCOW2_FAULT_SIZE] = OX_FOUND_HEADER_SIZE,
+	[OX_QCOW2_FAULT_L1_SMALL] = OX_FOUND_L1_TOO_SMALL,
+};
+
+int ox_walk_read_header_co(struct ox_walk *w, struct ox_error **err)
+{
+	size_t count = ox_min_u64(w->io->length, HEADER_READ_BYTES);
+	uint8_t *bytes = malloc(ox_max_u64(count, 1));
+	int r = bytes ? ox_io_pread_co(w->io, bytes, count, 0) : -ENOMEM;
+
+	if (r < 0)
+		r = ox_error_set_errno(err, r, "Could not read the header of '%s'", w->io->name);
+	else
+		r = ox_qcow2_header_load(bytes, count, &w->h, err);
+	if (r == 0)
+		r = ox_qcow2_header_judge(&w->h, count, &w->faults, err);
+	free(bytes);
+	/* -ENOTSUP says "this format has no check". */
+	return r == -ENOTSUP ? -EINVAL : r;
+}
+
+/* The guest bytes that a fault costs. */
+static struct ox_found range_of(const struct ox_walk *w, enum ox_qcow2_fault fault)
+{
+	struct ox_found what = {.word = w->faults.text[fault]};
+	uint64_t mapped = w->h.l1_entries * ox_walk_l1_span(w);
+
+	if (fault == OX_QCOW2_FAULT_L1_OFFSET || fault == OX_QCOW2_FAULT_BACKING) {
+		what.guest_length = w->h.size_bytes;
+	} else if (fault == OX_QCOW2_FAULT_L1_SMALL && mapped < w->h.size_bytes) {
+		what.guest_offset = mapped;
+		what.guest_length = w->h.size_bytes - mapped;
+	}
+	return what;
+}
+
+void ox_walk_judge_header(struct ox_walk *w)
+{
+	uint64_t unknown = w->h.incompatible & ~KNOWN_INCOMPATIBLE;
+
+	for (unsigned i = 0; i < OX_QCOW2_FAULT_COUNT; i++) {
+		if (w->faults.found[i])
+			ox_walk_found(w, finding_of_fault[i], range_of(w, i));
+	}
+	if (w->h.crypt_method > OX_QCOW2_CRYPT_LUKS)
+		ox_walk_found(w, OX_FOUND_HEADER_CRYPT,
+			      OX_FOUND(.word = "unknown encryption method",
+				       .guest_length = w->h.size_bytes));
+	if (unknown)
+		ox_walk_found(w, OX_FOUND_UNKNOWN_FEATURE, OX_FOUND(.a = unknown));
+}

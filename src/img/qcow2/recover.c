@@ -1,0 +1,266 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * A dirty image, served while its refcounts are recovered: what the guest's requests meet
+ * meanwhile. docs/recovery.md has the states, the invariants R1-R5 and the order on disk.
+ */
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "img/qcow2/qcow2.h"
+#include "rt/reactor.h"
+
+void ox_recover_init(struct ox_qcow2 *q, enum ox_recover_mode mode)
+{
+	q->recover = (struct ox_recover){.mode = mode};
+	ox_waitq_init(&q->recover.changed);
+}
+
+void ox_recover_note_fence(struct ox_qcow2 *q)
+{
+	uint64_t fence = q->ext.fence_bytes;
+
+	q->recover.fence = 0;
+	if ((ox_qcow2_hdr(q)->incompatible & OX_QCOW2_INCOMPAT_DIRTY) &&
+	    ox_is_aligned(fence, q->cluster_bytes) && fence < q->io->length)
+		q->recover.fence = fence;
+}
+
+void ox_recover_fini(struct ox_qcow2 *q)
+{
+	if (q->recover.rebuild)
+		q->img->recovery->end(q->recover.rebuild);
+	q->recover.rebuild = NULL;
+}
+
+static void tell(const struct ox_qcow2 *q, const char *message)
+{
+	if (q->img->warn)
+		q->img->warn(q->img->opaque, message);
+}
+
+/* ---- what requests ask ---- */
+
+bool ox_recover_is_stale(const struct ox_qcow2 *q, struct ox_host table,
+			 const struct ox_qcow2_entry *e)
+{
+	if (table.bytes >= q->recover.fence || e->host.bytes < q->recover.fence)
+		return false;
+	return e->kind == OX_QCOW2_ENTRY_DATA || e->kind == OX_QCOW2_ENTRY_ZERO_ALLOC ||
+	       e->kind == OX_QCOW2_ENTRY_COMPRESSED;
+}
+
+bool ox_recover_is_shared(const struct ox_qcow2 *q, struct ox_host host)
+{
+	return q->recover.rebuild &&
+	       q->img->recovery->is_shared(q->recover.rebuild, host.bytes >> q->cluster_bits);
+}
+
+uint64_t ox_recover_scrub(const struct ox_qcow2 *q, struct ox_host table, struct ox_be64 *entries,
+			  uint64_t count)
+{
+	uint64_t scrubbed = 0;
+
+	for (uint64_t i = 0; i < count; i++) {
+		struct ox_qcow2_entry e =
+			ox_qcow2_l2_decode(ox_qcow2_hdr(q), ox_be64_get(entries[i]));
+
+		if (!ox_recover_is_stale(q, table, &e))
+			continue;
+		/* A preallocated zero cluster loses its place, and still reads as zeroes. */
+		entries[i] = ox_be64(e.kind == OX_QCOW2_ENTRY_ZERO_ALLOC ? OX_QCOW2_ZERO : 0);
+		scrubbed++;
+	}
+	return scrubbed;
+}
+
+int ox_recover_place_co(struct ox_qcow2 *q, uint64_t *ret_start)
+{
+	struct ox_recover *rec = &q->recover;
+	int r;
+
+	if (!rec->may_grow && !rec->no_room) {
+		/* Before the file grows: in a longer one nothing else tells a stale entry (D8). */
+		r = ox_fence_set_co(q, rec->fence);
+		if (r < 0 && r != -ENOSPC)
+			return r;
+		rec->may_grow = r == 0;
+		rec->no_room = r == -ENOSPC;
+	}
+	if (rec->no_room)
+		return rec->state == OX_RECOVERY_RUNNING ? -EAGAIN : -EIO;
+	*ret_start = rec->own[rec->own_count - 1].start + rec->own[rec->own_count - 1].count;
+	return 0;
+}
+
+void ox_recover_placed(struct ox_qcow2 *q, uint64_t count)
+{
+	q->recover.own[q->recover.own_count - 1].count += count;
+}
+
+void ox_recover_wait_counts_co(struct ox_qcow2 *q)
+{
+	while (q->recover.state == OX_RECOVERY_RUNNING)
+		ox_waitq_wait_co(&q->recover.changed);
+}
+
+void ox_recover_wait_co(struct ox_qcow2 *q)
+{
+	while (q->recover.task)
+		ox_waitq_wait_co(&q->recover.changed);
+}
+
+/* What is past the old end: nothing that an old table may name. A stream's last sectors may claim a
+ * part of the cluster behind the end, so that one is left out. */
+static void draw_lines(struct ox_qcow2 *q)
+{
+	struct ox_recover *rec = &q->recover;
+	uint64_t end = ox_align_up(q->io->length, q->cluster_bytes);
+
+	ox_recover_note_fence(q);
+	rec->may_grow = rec->fence != 0;
+	if (rec->fence == 0)
+		rec->fence = end;
+	rec->frozen_end = end;
+	rec->limit_clusters = end / q->cluster_bytes;
+	rec->own[0] = (struct ox_alloc_range){.start = rec->limit_clusters + 1};
+	rec->own_count = 1;
+	rec->no_room = !q->io->can_grow;
+}
+
+/* ---- the recovering task ---- */
+
+/* Allocation goes on past the file's end. What the walk has learnt of clusters that are named twice
+ * stays of use. */
+static void fail(struct ox_qcow2 *q, const char *why)
+{
+	char text[512];
+
+	snprintf(q->recover.obstacle, sizeof(q->recover.obstacle), "%s", why);
+	q->recover.state = OX_RECOVERY_FAILED;
+	ox_waitq_wake_all(&q->recover.changed);
+	ox_cache_abandon(&q->counts);
+	ox_alloc_start_release(q);
+	snprintf(text, sizeof(text),
+		 "the image stays dirty, as its refcounts cannot be recovered ('oxbow check' says "
+		 "more): %s",
+		 q->recover.obstacle);
+	tell(q, text);
+}
+
+static void on_progress(void *opaque, uint64_t done, uint64_t total)
+{
+	struct ox_qcow2 *q = opaque;
+
+	q->recover.tables_done = done;
+	q->recover.tables_total = total;
+	if (q->img->progress)
+		q->img->progress(q->img->opaque, done, total);
+}
+
+/* The same with the guest halted: nothing that is in the tables' cache or in the allocator
+ * outlives it. */
+static int halt_and_recover_co(struct ox_qcow2 *q, struct ox_error **err)
+{
+	struct ox_range all;
+	int r;
+
+	ox_rangelock_acquire_co(&q->guest, &all, 0, UINT64_MAX, true);
+	r = ox_commit_co(q);
+	ox_latch_wait_co(&q->background);
+	if (r == 0) {
+		ox_alloc_forget(q);
+		ox_cache_clear(&q->map);
+		ox_cache_clear(&q->counts);
+		q->unpacked_entry = 0;
+		r = ox_qcow2_recover_halted_co(q, err);
+	} else {
+		ox_error_set_errno(err, r, "Could not write the tables");
+	}
+	if (r == 0) {
+		q->recover.fence = 0;
+		q->recover.frozen_end = 0;
+		q->recover.state = OX_RECOVERY_DONE;
+	} else { /* whatever the attempt has put past the file's end */
+		draw_lines(q);
+	}
+	ox_rangelock_release(&q->guest, &all);
+	return r;
+}
+
+static int recover_co(struct ox_qcow2 *q, struct ox_error **err)
+{
+	const struct ox_recovery *ops = q->img->recovery;
+	int r;
+
+	r = ops->walk_co(q->recover.rebuild, on_progress, q);
+	if (r < 0)
+		return ox_error_set_errno(err, r, "Could not read the tables");
+	if (ops->obstacle(q->recover.rebuild))
+		return ox_error_set(err, -EIO, "%s", ops->obstacle(q->recover.rebuild));
+	r = ox_recover_finish_co(q);
+	if (r == 1 && q->recover.no_room) /* writers wait for us, and we should for them */
+		return ox_error_set(err, -EIO,
+				    "refcounts or COPIED bits need a halted guest: open "
+				    "the image with --recover=wait");
+	if (r == 1) {
+		r = halt_and_recover_co(q, err);
+		if (r < 0)
+			return r;
+	}
+	if (r < 0 && ops->obstacle(q->recover.rebuild))
+		return ox_error_set(err, r, "%s", ops->obstacle(q->recover.rebuild));
+	if (r < 0)
+		return ox_error_set_errno(err, r, "Could not write the refcounts");
+	ox_recover_fini(q);
+	return 0;
+}
+
+static void recover_task_co(void *arg)
+{
+	struct ox_qcow2 *q = arg;
+	struct ox_error *err = NULL;
+
+	if (recover_co(q, &err) < 0) {
+		fail(q, ox_error_message(err));
+	} else {
+		q->recover.state = OX_RECOVERY_DONE;
+		tell(q, "image was not closed cleanly; refcounts were rebuilt");
+		ox_alloc_start_release(q);
+	}
+	ox_error_free(err);
+	q->recover.task = false;
+	ox_waitq_wake_all(&q->recover.changed);
+}
+
+int ox_recover_start_co(struct ox_qcow2 *q, struct ox_error **err)
+{
+	struct ox_recover *rec = &q->recover;
+	int r;
+
+	ox_recover_fini(q); /* an earlier attempt of this image */
+	draw_lines(q);
+	r = q->img->recovery->begin_co(q->io, &rec->rebuild, err);
+	if (r < 0)
+		return r;
+	r = ox_tables_load_co(q);
+	if (r < 0) {
+		ox_recover_fini(q);
+		return ox_error_set_errno(err, r, "Could not load the tables of '%s'",
+					  q->img->filename);
+	}
+	rec->state = OX_RECOVERY_RUNNING;
+	rec->task = true;
+	q->lazy.state = OX_LAZY_DIRTY;
+	tell(q, "image was not closed cleanly; it is usable while its refcounts are recovered");
+	r = ox_co_spawn(q->img->reactor, recover_task_co, q);
+	if (r < 0) {
+		rec->task = false;
+		rec->state = OX_RECOVERY_NONE;
+		rec->frozen_end = 0;
+		ox_recover_fini(q);
+		return ox_error_set_errno(err, r, "Could not recover '%s'", q->img->filename);
+	}
+	return 0;
+}

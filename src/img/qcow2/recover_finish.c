@@ -1,0 +1,209 @@
+/* SPDX-License-Identifier: MIT */
+/* The end of a recovery beside the guest: steps 4 to 8 of docs/recovery.md. */
+#include <errno.h>
+#include <stdlib.h>
+
+#include "img/qcow2/qcow2.h"
+
+/* ---- refcount blocks ---- */
+
+static const struct ox_recovery *ops_of(const struct ox_qcow2 *q)
+{
+	return q->img->recovery;
+}
+
+/* Entries of the refcount table that are no blocks (and that the walk did not count). */
+static int cut_broken_co(struct ox_qcow2 *q)
+{
+	uint64_t entries = ox_refcount_table_entries(q);
+	int r = 0;
+
+	for (uint64_t i = 0; r == 0 && i < entries; i++) {
+		if (!ops_of(q)->has_block(q->recover.rebuild, i))
+			r = ox_refcount_cut_entry_co(q, i);
+	}
+	return r;
+}
+
+/* The first block at or after index that some count needs. */
+static uint64_t next_needed(const struct ox_qcow2 *q, uint64_t index)
+{
+	uint64_t per_block = ox_qcow2_refblock_entries(ox_qcow2_hdr(q));
+	uint64_t from = index * per_block;
+	uint64_t cluster = ops_of(q)->next_counted(q->recover.rebuild, from, UINT64_MAX);
+
+	for (unsigned i = 0; i < q->recover.own_count; i++) {
+		const struct ox_alloc_range *own = &q->recover.own[i];
+
+		if (own->start + own->count > from && own->count > 0)
+			cluster = ox_min_u64(cluster, ox_max_u64(own->start, from));
+	}
+	return cluster == UINT64_MAX ? UINT64_MAX : cluster / per_block;
+}
+
+/* A larger table, which lies at the file's end: what is allocated from now on lies behind it. */
+static int grow_table_co(struct ox_qcow2 *q, uint64_t blocks)
+{
+	struct ox_recover *rec = &q->recover;
+	int r;
+
+	if (rec->own_count == OX_RECOVER_OWN_RANGES)
+		return -EFBIG;
+	r = ox_refcount_grow_table_co(q, blocks);
+	if (r == 0 && q->io->can_grow)
+		rec->own[rec->own_count++].start = ox_div_up(q->io->length, q->cluster_bytes);
+	return r;
+}
+
+/* A block for the clusters of index, with the counts of the walk. */
+static int make_block_co(struct ox_qcow2 *q, uint64_t index)
+{
+	uint64_t per_block = ox_qcow2_refblock_entries(ox_qcow2_hdr(q));
+	uint64_t c = index * per_block;
+	uint64_t end = c + per_block;
+	bool has;
+	int r;
+
+	/* A table that grew came with blocks. */
+	r = ox_refcount_has_block_co(q, c, &has);
+	if (r == 0 && !has)
+		r = ox_alloc_make_block_co(q, c);
+	while (r == 0 && (c = ops_of(q)->next_counted(q->recover.rebuild, c, end)) < end) {
+		uint64_t count = ops_of(q)->count(q->recover.rebuild, c);
+
+		r = ox_refcount_set_co(q, c, 1, count);
+		c++;
+	}
+	return r;
+}
+
+/* Every count that is not zero gets a block. Making one may take another cluster. */
+static int make_blocks_co(struct ox_qcow2 *q)
+{
+	uint64_t i;
+	int r = 0;
+
+	for (i = next_needed(q, 0); r == 0 && i != UINT64_MAX; i = next_needed(q, i + 1)) {
+		if (i >= ox_refcount_table_entries(q))
+			r = grow_table_co(q, i + 1);
+		if (r == 0 && !ops_of(q)->has_block(q->recover.rebuild, i))
+			r = make_block_co(q, i);
+	}
+	return r;
+}
+
+static int count_own_clusters_co(struct ox_qcow2 *q)
+{
+	int r = 0;
+
+	for (unsigned i = 0; r == 0 && i < q->recover.own_count; i++)
+		r = ox_refcount_set_co(q, q->recover.own[i].start, q->recover.own[i].count, 1);
+	return r;
+}
+
+/* ---- stale entries ---- */
+
+static int scrub_table_co(struct ox_qcow2 *q, struct ox_host table)
+{
+	struct ox_block *b;
+	int r;
+
+	for (uint64_t at = 0; at < q->cluster_bytes; at += q->slice_bytes) {
+		r = ox_cache_get_co(&q->map, table.bytes + at, &b);
+		if (r < 0)
+			return r;
+		if (ox_recover_scrub(q, table, (struct ox_be64 *)(void *)b->data,
+				     q->slice_bytes / 8))
+			ox_cache_dirty(&q->map, b, OX_TICKET_NONE);
+		ox_cache_put(&q->map, b);
+	}
+	return 0;
+}
+
+/* In the tables that are still named; copies have none. */
+static int drop_stale_co(struct ox_qcow2 *q)
+{
+	uint64_t c = 0;
+	int r = 0;
+
+	while (r == 0 && (c = ops_of(q)->next_stale(q->recover.rebuild, c)) != UINT64_MAX) {
+		struct ox_host table = ox_host(c << q->cluster_bits);
+
+		ox_mutex_lock_co(&q->table_lock); /* nobody copies it meanwhile */
+		if (ox_tables_overlap(q, table, 1))
+			r = scrub_table_co(q, table);
+		ox_mutex_unlock(&q->table_lock);
+		c++;
+	}
+	if (r == 0)
+		r = ox_cache_flush_co(&q->map);
+	/* No round of the group commit: it gathers writers, and they may be waiting for us. */
+	return r == 0 ? ox_order_sync_always_co(&q->order) : r;
+}
+
+/* ---- the order ---- */
+
+/* The counts of everything, durable. Nothing is allocated meanwhile but out of the reserve. */
+static int settle_counts_co(struct ox_qcow2 *q)
+{
+	int r;
+
+	r = cut_broken_co(q);
+	if (r == 0)
+		r = make_blocks_co(q);
+	if (r == 0)
+		r = count_own_clusters_co(q);
+	if (r == 0)
+		r = ox_cache_flush_co(&q->counts);
+	return r == 0 ? ox_order_sync_always_co(&q->order) : r;
+}
+
+static int end_locked_co(struct ox_qcow2 *q)
+{
+	int r;
+
+	ox_cache_clear(&q->counts);
+	r = settle_counts_co(q);
+	if (r == 0)
+		r = ox_qcow2_check_refcounts_co(q, NULL);
+	if (r == 0)
+		r = ox_fence_remove_co(q);
+	if (r == 0)
+		r = ox_lazy_clear_co(q);
+	return r;
+}
+
+int ox_recover_finish_co(struct ox_qcow2 *q)
+{
+	int r;
+
+	r = ops_of(q)->judge_co(q->recover.rebuild);
+	if (r != 0)
+		return r;
+	if (ops_of(q)->obstacle(q->recover.rebuild))
+		return -EIO;
+	r = ops_of(q)->write_counts_co(q->recover.rebuild);
+	if (r == 0)
+		r = drop_stale_co(q);
+	if (r < 0)
+		return r;
+	/* From here on a longer file hides nothing. */
+	q->recover.may_grow = q->io->can_grow;
+	q->recover.no_room = !q->io->can_grow;
+	/* Both at once: a table is frozen for whoever copies it, until the allocator is as ever. */
+	ox_mutex_lock_co(&q->table_lock);
+	ox_mutex_lock_co(&q->alloc.lock);
+	r = end_locked_co(q);
+	if (r == 0) {
+		q->alloc.floor = 0; /* every reference is counted: what is free at the end may go */
+		q->alloc.cursor =
+			ops_of(q)->next_free(q->recover.rebuild, 1, q->recover.limit_clusters);
+		q->recover.fence = 0;
+		q->recover.frozen_end = 0;
+		q->recover.state = OX_RECOVERY_DONE;
+		ox_waitq_wake_all(&q->recover.changed);
+	}
+	ox_mutex_unlock(&q->alloc.lock);
+	ox_mutex_unlock(&q->table_lock);
+	return r;
+}
