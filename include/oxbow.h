@@ -412,6 +412,10 @@ struct ox_check_options {
 	bool dry_run;
 	/* With repair: a new file, to hold what is overwritten, for ox_image_undo. NULL: none. */
 	const char *undo_path;
+	/* Header fields to go by, "size=10737418240,cluster_bits=16", by the names of the format's
+	 * specification; also where no header is left. With OX_REPAIR_ALL, which then needs an
+	 * undo_path (or a dry run), they are written first. NULL: none. */
+	const char *header;
 };
 
 #define OX_CHECK_OPTIONS_INIT                                                                      \
