@@ -126,7 +126,8 @@ static void plant_plain(struct sim_case *c, struct sim_bytes *bytes)
 	struct sim_image image;
 	const char *why;
 
-	if (!c->config.plants_plain || !sim_is_dirty(bytes) || !sim_image_parse(bytes, &image, &why))
+	if (!c->config.plants_plain || !sim_is_dirty(bytes) ||
+	    !sim_image_parse(bytes, &image, &why))
 		return;
 	per_table = image.cluster_bytes / 8;
 	for (unsigned n = 0; n < 40; n++) {
