@@ -95,8 +95,11 @@ static const char *why_not(const struct ox_walk *w, const struct finding_row *ro
 		return "-r leaks frees space and changes nothing else";
 	if (row->class == UNREADABLE)
 		return "it cannot be read";
+	if (strncmp(row->fix, "None: ", 6) == 0)
+		return row->fix + 6;
 	if (row->class == STRUCTURAL)
-		return "nothing tells what is right";
+		return "it lies on something that nothing tells apart, or what it takes to copy "
+		       "it is not there";
 	if (w->structural > 0)
 		return "something else cannot be followed, and may be what this belongs to";
 	if (w->lost > 0)
@@ -110,10 +113,10 @@ static void tally(struct ox_walk *w, enum ox_finding_id id)
 	switch (id) {
 	case OX_FOUND_L1_UNALIGNED:
 	case OX_FOUND_L1_RESERVED:
-	case OX_FOUND_L1_COPIED_EMPTY:
-	case OX_FOUND_L2_COPIED_EMPTY:
 	case OX_FOUND_L2_UNALIGNED:
 	case OX_FOUND_L2_RESERVED:
+	case OX_FOUND_L1_COPIED_EMPTY:
+	case OX_FOUND_L2_COPIED_EMPTY:
 		w->bad_entries++;
 		break;
 	case OX_FOUND_PAST_END:
@@ -157,8 +160,8 @@ static void tell(struct ox_walk *w, const struct finding_row *row, bool repaired
 			   .guest_length = what->guest_length,
 			   .snapshot = what->tree ? w->trees[what->tree].name : NULL,
 			   .fix = row->fix,
-			   .why_not = repaired ? NULL : why_not(w, row),
 			   .fate = what->fate,
+			   .why_not = repaired ? NULL : why_not(w, row),
 		   });
 }
 

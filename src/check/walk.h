@@ -31,8 +31,8 @@ struct ox_found {
 	uint64_t host_offset; /* 0: none */
 	uint64_t guest_offset;
 	uint64_t guest_length; /* 0: no guest range */
-	uint64_t tree;	       /* of the guest range; 0: the active one */
-	const char *fate;      /* of the guest range after a repair: "lost", "in doubt"; or NULL */
+	uint64_t tree;	       /* of the guest range */
+	const char *fate;      /* of it after a repair: "lost", "in doubt"; or NULL */
 };
 
 #define OX_FOUND(...) ((struct ox_found){__VA_ARGS__})
