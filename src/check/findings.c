@@ -123,7 +123,17 @@ static void tally(struct ox_walk *w, enum ox_finding_id id)
 		w->bad_entries++;
 		w->past_end++;
 		break;
+	case OX_FOUND_HEADER_SNAPSHOTS:
+	case OX_FOUND_SNAPSHOT_TABLE:
+	case OX_FOUND_SNAPSHOT_L1_UNALIGNED:
+	case OX_FOUND_SNAPSHOT_L1_SIZE:
+	case OX_FOUND_UNREADABLE:
+		w->hides_trees = true;
+		break;
 	case OX_FOUND_TABLE_PAST_END:
+		w->hides_trees = true;
+		w->past_end++;
+		break;
 	case OX_FOUND_BLOCK_PAST_END:
 		w->past_end++;
 		break;

@@ -117,6 +117,7 @@ struct ox_walk {
 	/* What the passes saw. */
 	uint64_t structural; /* STRUCTURAL and UNREADABLE findings */
 	uint64_t stale;	     /* entries to drop */
+	bool hides_trees;    /* snapshots may share what seems to be the disk's alone */
 	uint64_t bad_entries;
 	uint64_t past_end; /* entries and tables */
 	uint64_t aliases;  /* cross-links and overlaps */
