@@ -234,7 +234,7 @@ enum ox_recovery_state {
 
 struct ox_recovery_status {
 	enum ox_recovery_state state;
-	uint64_t tables_done; /* L2 tables */
+	uint64_t tables_done; /* L2 tables and refcount blocks */
 	uint64_t tables_total;
 	const char *message; /* FAILED: why, valid until the image is closed; else "" */
 };
@@ -392,11 +392,10 @@ struct ox_finding {
 	uint64_t host_offset;  /* UINT64_MAX: none */
 	uint64_t guest_offset; /* UINT64_MAX: none */
 	uint64_t guest_length;
-	const char
-		*snapshot;   /* whose guest range it is: a snapshot's name; NULL: the disk itself */
-	const char *fix;     /* what a repair does about it, or "None: " and why it does nothing */
-	const char *fate;    /* of the guest range after a repair: "lost", "in doubt"; or NULL */
-	const char *why_not; /* why it stays; NULL: repaired, or nobody asked for a repair */
+	const char *snapshot; /* whose guest range it is, by name; NULL: the disk's itself */
+	const char *fix;      /* what a repair does about it, or "None: " and why it does nothing */
+	const char *fate;     /* of the guest range after a repair: "lost", "in doubt"; or NULL */
+	const char *why_not;  /* why this repair leaves it; NULL: none was asked for, or repaired */
 };
 
 struct ox_check_options {
@@ -413,6 +412,10 @@ struct ox_check_options {
 	bool dry_run;
 	/* With repair: a new file, to hold what is overwritten, for ox_image_undo. NULL: none. */
 	const char *undo_path;
+	/* Header fields to go by, "size=10737418240,cluster_bits=16", by the names of the format's
+	 * specification; also where no header is left. With OX_REPAIR_ALL, which then needs an
+	 * undo_path (or a dry run), they are written first. NULL: none. */
+	const char *header;
 };
 
 #define OX_CHECK_OPTIONS_INIT                                                                      \

@@ -97,8 +97,9 @@ static int mend_l1_entry_co(struct ox_walk *w, uint64_t tree, uint64_t index, st
 		return 0;
 	if (e.bad)
 		id = offset == aligned ? OX_FOUND_L1_RESERVED : OX_FOUND_L1_UNALIGNED;
-	if (id == OX_FOUND_L1_RESERVED)
-		what.a = raw;
+	if (raw == OX_QCOW2_COPIED)
+		id = OX_FOUND_L1_COPIED_EMPTY;
+	what.a = id == OX_FOUND_L1_RESERVED ? raw : id == OX_FOUND_L1_COPIED_EMPTY ? index : offset;
 	r = e.bad ? is_orphan_co(w, aligned, 1) : 0;
 	if (r > 0)
 		r = holds_table_co(w, aligned);
@@ -146,6 +147,8 @@ static int mend_bad_entry_co(struct ox_walk *w, const struct l2_target *t, struc
 	bool active = (t->cell.state & 3u) != 0;
 	int r = 0;
 
+	if (offset == 0 && !(raw & OX_QCOW2_COMPRESSED))
+		id = raw & ~(OX_QCOW2_COPIED | keep) ? id : OX_FOUND_L2_COPIED_EMPTY;
 	ox_mend_at_entry(w, t->place, t->index, &what);
 	if (!(raw & OX_QCOW2_COMPRESSED))
 		r = is_orphan_co(w, aligned, t->cell.count);

@@ -11,14 +11,6 @@
 #define MAX_DIRECTORY_BYTES (UINT64_C(64) << 20)
 #define BITMAP_ALL_ONES UINT64_C(1)
 
-static int unreadable(struct ox_walk *w, const char *word, uint64_t offset, int error)
-{
-	ox_walk_found(
-		w, OX_FOUND_UNREADABLE,
-		OX_FOUND(.word = word, .a = offset, .b = (uint64_t)-error, .host_offset = offset));
-	return 0;
-}
-
 /* ---- snapshots ---- */
 
 /*
@@ -44,8 +36,8 @@ static int read_more_co(struct snapshot_reader *s)
 	s->bytes = bytes;
 	r = ox_io_pread_co(s->w->io, bytes, size, s->w->h.snapshots_offset);
 	if (r < 0) {
-		unreadable(s->w, "Snapshot table", s->w->h.snapshots_offset, r);
-		return -EIO;
+		r = ox_walk_unreadable(s->w, "Snapshot table", s->w->h.snapshots_offset, r);
+		return r < 0 ? r : -EIO;
 	}
 	s->read_bytes = size;
 	return 0;
@@ -188,7 +180,7 @@ static int bitmap_item_co(void *arg, const struct ox_scan_item *item, uint8_t *b
 	const struct ox_be64 *table = (const struct ox_be64 *)bytes;
 
 	if (error)
-		return unreadable(p->w, "Bitmap table", item->offset, error);
+		return ox_walk_unreadable(p->w, "Bitmap table", item->offset, error);
 	for (size_t i = 0; i < item->size_bytes / 8; i++) {
 		int r = table[i].raw ? claim_bitmap_entry(p, ox_be64_get(table[i])) : 0;
 
@@ -257,7 +249,7 @@ static int claim_bitmaps_co(struct ox_walk *w, const struct ox_qcow2_bitmaps_ext
 		return -ENOMEM;
 	r = ox_io_pread_co(w->io, bytes, ext->directory_bytes, ext->directory_offset);
 	if (r < 0)
-		r = unreadable(w, "Bitmap directory", ext->directory_offset, r);
+		r = ox_walk_unreadable(w, "Bitmap directory", ext->directory_offset, r);
 	else
 		r = claim_directory_co(w, ext, bytes);
 	free(bytes);
@@ -295,7 +287,7 @@ int ox_walk_claim_extensions_co(struct ox_walk *w)
 	r = ox_io_pread_co(w->io, bytes, w->cluster_bytes, 0);
 	if (r < 0) {
 		free(bytes);
-		return unreadable(w, "Header", 0, r);
+		return ox_walk_unreadable(w, "Header", 0, r);
 	}
 	r = ox_qcow2_extensions_decode(&w->h, bytes, w->cluster_bytes, &ext, &err);
 	free(bytes);

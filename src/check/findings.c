@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: MIT */
+#include <errno.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -82,8 +83,11 @@ static const char *why_not(const struct ox_walk *w, const struct finding_row *ro
 		return "-r leaks frees space and changes nothing else";
 	if (row->class == UNREADABLE)
 		return "it cannot be read";
+	if (strncmp(row->fix, "None: ", 6) == 0)
+		return row->fix + 6;
 	if (row->class == STRUCTURAL)
-		return "nothing tells what is right";
+		return "it lies on something that nothing tells apart, or what it takes to copy "
+		       "it is not there";
 	if (w->structural > 0)
 		return "something else cannot be followed, and may be what this belongs to";
 	if (w->lost > 0)
@@ -99,6 +103,8 @@ static void tally(struct ox_walk *w, enum ox_finding_id id)
 	case OX_FOUND_L1_RESERVED:
 	case OX_FOUND_L2_UNALIGNED:
 	case OX_FOUND_L2_RESERVED:
+	case OX_FOUND_L1_COPIED_EMPTY:
+	case OX_FOUND_L2_COPIED_EMPTY:
 		w->bad_entries++;
 		break;
 	case OX_FOUND_PAST_END:
@@ -131,21 +137,20 @@ static void tell(struct ox_walk *w, const struct finding_row *row, bool repaired
 		w->first_structural = strdup(message);
 	if (!w->finding || (w->quiet && !repaired))
 		return;
-	w->finding(
-		w->opaque,
-		&(struct ox_finding){
-			.name = row->name,
-			.severity = row->severity,
-			.message = message,
-			.repaired = repaired,
-			.host_offset = what->host_offset ? what->host_offset : UINT64_MAX,
-			.guest_offset = what->guest_length ? what->guest_offset : UINT64_MAX,
-			.guest_length = what->guest_length,
-			.snapshot = what->tree ? w->trees[what->tree].name : NULL,
-			.fix = row->fix,
-			.why_not = repaired ? NULL : why_not(w, row),
-			.fate = what->fate,
-		});
+	w->finding(w->opaque,
+		   &(struct ox_finding){
+			   .name = row->name,
+			   .severity = row->severity,
+			   .message = message,
+			   .repaired = repaired,
+			   .host_offset = what->host_offset ? what->host_offset : UINT64_MAX,
+			   .guest_offset = what->guest_length ? what->guest_offset : UINT64_MAX,
+			   .guest_length = what->guest_length,
+			   .snapshot = what->tree ? w->trees[what->tree].name : NULL,
+			   .fix = row->fix,
+			   .fate = what->fate,
+			   .why_not = repaired ? NULL : why_not(w, row),
+		   });
 }
 
 void ox_walk_found(struct ox_walk *w, enum ox_finding_id id, struct ox_found what)
@@ -180,4 +185,14 @@ void ox_walk_progress(struct ox_walk *w, uint64_t work)
 	w->work_done = ox_min_u64(w->work_done + work, w->work_total);
 	if (w->progress)
 		w->progress(w->opaque, w->work_done, w->work_total);
+}
+
+int ox_walk_unreadable(struct ox_walk *w, const char *word, uint64_t offset, int error)
+{
+	if (error == -ENOMEM)
+		return error;
+	ox_walk_found(
+		w, OX_FOUND_UNREADABLE,
+		OX_FOUND(.word = word, .a = offset, .b = (uint64_t)-error, .host_offset = offset));
+	return 0;
 }

@@ -129,6 +129,9 @@ static bool is_past_end(const struct l2_count *t, uint64_t offset, uint64_t size
 
 	if (!ox_add_u64(offset, size_bytes, &end))
 		return true;
+	/* A stream's last sectors may, but it begins in the file. */
+	if (t->w->dirty && offset >= t->limit_bytes)
+		return true;
 	return end > t->limit_bytes && end - t->limit_bytes >= t->w->cluster_bytes;
 }
 

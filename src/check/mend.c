@@ -20,12 +20,24 @@ static int mend_all_co(struct ox_walk *w)
 	return r;
 }
 
+/* Whether entries mean what these repairs take them for, and counts are where the header says. */
+static bool is_plain(const struct ox_walk *w)
+{
+	for (size_t i = 0; i < OX_QCOW2_FAULT_COUNT; i++) {
+		if (w->faults.found[i])
+			return false;
+	}
+	return !(w->h.incompatible &
+		 ~(uint64_t)(OX_QCOW2_INCOMPAT_DIRTY | OX_QCOW2_INCOMPAT_CORRUPT |
+			     OX_QCOW2_INCOMPAT_COMPRESSION));
+}
+
 int ox_mend_co(struct ox_walk *w, bool *ret_again)
 {
 	struct ox_mend mend = {0};
 	int r = 0;
 
-	if (w->bad_entries + w->aliases > 0) {
+	if (w->bad_entries + w->aliases > 0 && is_plain(w)) {
 		w->mend = &mend;
 		r = mend_all_co(w);
 		w->mend = NULL;

@@ -247,6 +247,9 @@ static int leave_old_table(struct ox_walk *w)
 {
 	uint64_t first = w->h.reftable_offset / w->cluster_bytes;
 
+	/* One that could not be found was never counted. */
+	if (w->table_entries == 0)
+		return 0;
 	for (uint64_t c = first; c < first + w->h.reftable_clusters; c++) {
 		int r = ox_counts_set(&w->counts, c, (struct ox_cell){0});
 

@@ -36,14 +36,6 @@ static int write_changes_co(struct ox_walk *w, const uint8_t *before, const uint
 	return ox_io_pwrite_co(w->io, table + first, last - first, offset + first, 0);
 }
 
-static int unreadable(struct ox_walk *w, const char *word, uint64_t offset, int error)
-{
-	ox_walk_found(
-		w, OX_FOUND_UNREADABLE,
-		OX_FOUND(.word = word, .a = offset, .b = (uint64_t)-error, .host_offset = offset));
-	return 0;
-}
-
 /* ---- L1 ---- */
 
 struct l1_pass {
@@ -90,7 +82,7 @@ static int l1_item_co(void *arg, const struct ox_scan_item *item, uint8_t *bytes
 	uint64_t first = (item->offset - p->w->trees[item->tag].l1_offset) / 8;
 
 	if (error)
-		return unreadable(p->w, "L1 table", item->offset, error);
+		return ox_walk_unreadable(p->w, "L1 table", item->offset, error);
 	if (p->before)
 		memcpy(p->before, bytes, item->size_bytes);
 	for (size_t i = 0; i < item->size_bytes / 8; i++) {
@@ -197,11 +189,13 @@ static int l2_item_co(void *arg, const struct ox_scan_item *item, uint8_t *bytes
 		if (error)
 			r = ox_io_pread_co(w->io, bytes + at, w->cluster_bytes, item->offset + at);
 		if (r < 0)
-			r = unreadable(w, "L2 table", item->offset + at, r);
+			r = ox_walk_unreadable(w, "L2 table", item->offset + at, r);
 		else
 			r = l2_table_co(p, item->offset + at, bytes + at);
 		if (r < 0)
 			return r;
+		if (w->pause_co)
+			w->pause_co(w);
 	}
 	return 0;
 }

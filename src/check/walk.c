@@ -142,12 +142,8 @@ static int claim_refcounts_co(struct ox_walk *w)
 	if (!w->reftable || !w->blocks)
 		return -ENOMEM;
 	r = ox_io_pread_co(w->io, w->reftable, size_bytes, w->h.reftable_offset);
-	if (r < 0) {
-		ox_walk_found(w, OX_FOUND_UNREADABLE,
-			      OX_FOUND(.word = "Refcount table", .a = w->h.reftable_offset,
-				       .b = (uint64_t)-r));
-		return 0;
-	}
+	if (r < 0)
+		return ox_walk_unreadable(w, "Refcount table", w->h.reftable_offset, r);
 	w->index_count = w->table_entries = size_bytes / 8;
 	for (uint64_t i = 0; i < w->index_count; i++) {
 		r = claim_block(w, i);

@@ -31,8 +31,8 @@ struct ox_found {
 	uint64_t host_offset; /* 0: none */
 	uint64_t guest_offset;
 	uint64_t guest_length; /* 0: no guest range */
-	uint64_t tree;	       /* of the guest range; 0: the active one */
-	const char *fate;      /* of the guest range after a repair: "lost", "in doubt"; or NULL */
+	uint64_t tree;	       /* of the guest range */
+	const char *fate;      /* of it after a repair: "lost", "in doubt"; or NULL */
 };
 
 #define OX_FOUND(...) ((struct ox_found){__VA_ARGS__})
@@ -72,6 +72,8 @@ struct ox_walk {
 	 * -ENOMEM.
 	 */
 	int (*claimed)(struct ox_walk *w, const char *word, uint64_t first, uint64_t end);
+	/* After each table and block, where others use the reactor as well. NULL: nobody does. */
+	void (*pause_co)(struct ox_walk *w);
 	void *opaque;
 
 	struct ox_qcow2_header h; /* faulty fields made harmless */
@@ -136,6 +138,9 @@ struct ox_walk {
 
 /* Something is wrong and stays so. */
 void ox_walk_found(struct ox_walk *w, enum ox_finding_id id, struct ox_found what);
+/* A table that cannot be read is a finding, and the walk goes on: 0. Want of memory says nothing of
+ * the image, and ends it: -ENOMEM. */
+int ox_walk_unreadable(struct ox_walk *w, const char *word, uint64_t offset, int error);
 /* Something was wrong and has been mended on disk. */
 void ox_walk_mended(struct ox_walk *w, enum ox_finding_id id, struct ox_found what);
 void ox_walk_progress(struct ox_walk *w, uint64_t work);

@@ -10,14 +10,19 @@
 
 static const char help[] =
 	"usage: oxbow check [-f FMT] [-r leaks|all [--dry-run | --undo UNDO]] [-T CACHE]\n"
-	"                   [--output=human|json] [-p | --progress=json] [-q] [-U]\n"
-	"                   [--image-opts] FILE\n"
+	"                   [--header FIELD=NUMBER,...] [--output=human|json]\n"
+	"                   [-p | --progress=json] [-q] [-U] [--image-opts] FILE\n"
 	"Look for inconsistencies in an image, and repair them if told to.\n"
 	"\n"
 	"  -f FMT              format of the image; without it, it is looked for in the file\n"
 	"  -r leaks|all        repair: only space that nothing uses, or everything that can be\n"
 	"  --dry-run           write nothing: say what the repair would do and leave\n"
 	"  --undo UNDO         keep what is overwritten in UNDO, a new file, for 'oxbow undo'\n"
+	"  --header FIELD=NUMBER[,...]\n"
+	"                      go by these header fields, named as in the format's specification\n"
+	"                      (size, cluster_bits, l1_table_offset, ...); with -r all, which "
+	"then\n"
+	"                      needs --undo or --dry-run, they are written\n"
 	"  -T, -t CACHE        writeback (the default), writethrough, none, directsync or unsafe\n"
 	"  --output=human|json text (the default) or JSON\n"
 	"  -p                  show progress, also where there is no terminal\n"
@@ -37,6 +42,7 @@ enum {
 	OPTION_DRY_RUN,
 	OPTION_UNDO,
 	OPTION_PROGRESS,
+	OPTION_HEADER,
 };
 
 /* The most that JSON lists: an image of garbage has one for every cluster. */
@@ -62,6 +68,7 @@ struct check {
 	struct ox_cli_progress progress;
 	bool dry_run;
 	const char *undo_path;
+	const char *header;
 	json_t *findings; /* NULL until there is one */
 	uint64_t findings_left_out;
 };
@@ -259,6 +266,7 @@ static int run(struct check *check)
 	opts.opaque = check;
 	opts.dry_run = check->dry_run;
 	opts.undo_path = check->undo_path;
+	opts.header = check->header;
 	/* On stdout as users know it, unless it would tear the JSON. */
 	if (check->progress_json)
 		ox_cli_progress_begin_json(&check->progress, "tables", stderr);
@@ -344,6 +352,9 @@ static int take_option(struct check *check, int c, char **argv)
 		return 0;
 	case OPTION_PROGRESS:
 		return parse_progress(check, optarg);
+	case OPTION_HEADER:
+		check->header = optarg;
+		return 0;
 	case OPTION_UNDO:
 		check->undo_path = optarg;
 		return 0;
@@ -380,6 +391,7 @@ int ox_cli_check(int argc, char **argv)
 		{"force-share", no_argument, NULL, 'U'},
 		{"image-opts", no_argument, NULL, OPTION_IMAGE_OPTS},
 		{"dry-run", no_argument, NULL, OPTION_DRY_RUN},
+		{"header", required_argument, NULL, OPTION_HEADER},
 		{"undo", required_argument, NULL, OPTION_UNDO},
 		{0},
 	};

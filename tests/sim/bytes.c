@@ -1,22 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 #include "bytes.h"
 
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #define CHUNK_BYTES 4096u
-
-void *sim_alloc(size_t count, size_t size)
-{
-	void *p = calloc(count ? count : 1, size);
-
-	if (!p) {
-		fputs("sim: out of memory\n", stderr);
-		exit(2);
-	}
-	return p;
-}
 
 void sim_bytes_clone(struct sim_bytes *ret, const struct sim_bytes *from)
 {

@@ -18,6 +18,7 @@ struct sim_totals {
 	uint64_t closes;
 	uint64_t recoveries;
 	uint64_t faults;
+	uint64_t memory_faults;
 	uint64_t requests;
 	uint64_t checked; /* images that qemu-img looked at */
 };

@@ -10,6 +10,9 @@ static unsigned draw_cluster_bits(struct sim_random *random)
 	/* small clusters make small images with many tables */
 	static const unsigned choices[] = {9, 9, 9, 9, 9, 9, 10, 10, 11, 12, 12, 12, 13, 14, 16};
 
+	/* one table maps all of the disk, and one cluster may be the disk */
+	if (sim_random_percent(random, 2))
+		return (unsigned)sim_random_between(random, 17, 21);
 	return choices[sim_random_below(random, sizeof(choices) / sizeof(choices[0]))];
 }
 
@@ -45,6 +48,11 @@ static uint64_t draw_sectors(const struct sim_config *c, struct sim_random *rand
 	uint64_t clusters = sim_random_between(random, 8, ox_min_u64(most, 640));
 	uint64_t sectors;
 
+	if (c->cluster_bits > 16)
+		return sim_random_between(random, 8, ox_min_u64(per_cluster * 3, 1500));
+	/* the L1 table fills some sectors */
+	if (c->cluster_bits == 9 && sim_random_percent(random, 4))
+		return sim_random_between(random, 4000, 12000);
 	if (sim_random_percent(random, 50))
 		clusters = ox_min_u64(clusters, 100);
 	sectors = clusters * per_cluster;
@@ -62,21 +70,33 @@ static void make_device(struct sim_config *c, struct sim_random *random)
 
 	clusters += clusters / (cluster / 8) + 12 + sim_random_below(random, clusters / 2 + 20);
 	c->disk.fixed_bytes = ox_align_up(clusters * cluster, 4096);
-	c->snapshot = false;
 }
 
 /* The smallest image whose refcount table has to move soon. */
-static void make_full(struct sim_config *c)
+static void make_full(struct sim_config *c, struct sim_random *random)
 {
 	c->version = 3;
 	c->cluster_bits = 9;
 	c->refcount_bits = 64;
 	c->sectors = 4300;
-	c->room_sectors = c->sectors;
+	c->room_sectors = c->sectors + sim_random_below(random, 2) * 4500;
 	c->backed_sectors = 0;
-	c->snapshot = false;
+	c->snapshots = 0;
+	c->compressed = false;
+	c->stale = false;
+	c->extras = false;
 	c->prefilled = true;
 	c->hot_clusters = 400;
+}
+
+static void draw_features(struct sim_config *c, struct sim_random *random)
+{
+	if (c->refcount_bits > 1 && sim_random_percent(random, 30))
+		c->snapshots = sim_random_percent(random, 40) ? 2 : 1;
+	c->compressed = c->cluster_bits <= 14 && sim_random_percent(random, 25);
+	c->stale = c->cluster_bits <= 16 && sim_random_percent(random, 8);
+	c->extras = c->version >= 3 && sim_random_percent(random, 20);
+	c->bitmap = c->extras && sim_random_percent(random, 75);
 }
 
 void sim_config_draw(struct sim_config *ret, struct sim_random *random)
@@ -91,20 +111,33 @@ void sim_config_draw(struct sim_config *ret, struct sim_random *random)
 	c.sectors = draw_sectors(&c, random);
 	if (sim_random_percent(random, 30))
 		c.backed_sectors = sim_random_between(random, 1, c.sectors);
-	c.snapshot = c.refcount_bits > 1 && sim_random_percent(random, 30);
+	draw_features(&c, random);
 	c.tiny_caches = sim_random_percent(random, 50);
 	c.faults = sim_random_percent(random, 35);
+	c.plants_plain = sim_random_percent(random, 15);
 	c.plants_stale = sim_random_percent(random, 40);
 	c.recover_at_once = sim_random_percent(random, 75);
+	c.memory_ends = sim_random_percent(random, 25);
+	if (c.lazy && sim_random_percent(random, 60))
+		c.idle_ms = sim_random_percent(random, 10)
+				    ? UINT32_MAX
+				    : (uint32_t)sim_random_between(random, 1, 12);
 	c.cache = draw_cache(random);
 	draw_disk(&c.disk, random);
 	c.room_sectors = c.sectors;
-	if (sim_random_percent(random, 25) && !(c.version == 2 && c.snapshot))
+	if (sim_random_percent(random, 25) && !(c.version == 2 && c.snapshots > 0))
 		c.room_sectors += sim_random_below(random, c.sectors * 2);
-	if (sim_random_percent(random, 20))
+	if (c.cluster_bits <= 16 && sim_random_percent(random, 20))
 		make_device(&c, random);
 	else if (sim_random_percent(random, 2))
-		make_full(&c);
+		make_full(&c, random);
+	/* such COPIED bits need a halted guest, and where allocations wait for the recovery (on a
+	 * device, and in a header that has no room for the fence) it cannot be halted */
+	if (c.stale && (c.disk.fixed_bytes > 0 || c.cluster_bits == 9))
+		c.recover_at_once = false;
+	/* so much that freeing it all is worth a commit of its own */
+	c.filled = c.prefilled || (c.sectors > 4700 && c.cluster_bits == 9 && !c.disk.fixed_bytes &&
+				   sim_random_percent(random, 50));
 	c.tasks = (unsigned)sim_random_between(random, 1, 8);
 	c.operations = (unsigned)sim_random_between(random, 5, 60);
 	c.hot_clusters = sim_random_between(random, 1, 24);
@@ -116,12 +149,17 @@ void sim_config_describe(const struct sim_config *c, char *ret, size_t room)
 {
 	snprintf(ret, room,
 		 "version %u, clusters of %u, refcounts of %u bits%s, %llu sectors "
-		 "up to %llu (%llu backed)%s%s%s%s, "
-		 "cache %s, disk blocks of %u/%u%s%s%s, %u tasks%s",
+		 "up to %llu (%llu backed)%s%s%s%s%s%s%s, "
+		 "cache %s, disk blocks of %u/%u%s%s%s, %u tasks%s%s, idle %u",
 		 c->version, 1u << c->cluster_bits, c->refcount_bits, c->lazy ? ", lazy" : "",
 		 (unsigned long long)c->sectors, (unsigned long long)c->room_sectors,
 		 (unsigned long long)c->backed_sectors, c->disk.fixed_bytes ? ", device" : "",
-		 c->snapshot ? ", snapshot" : "", c->tiny_caches ? ", tiny caches" : "",
+		 c->snapshots ? ", snapshots" : "", c->compressed ? ", compressed" : "",
+		 c->stale ? ", COPIED missing" : "",
+		 c->bitmap   ? ", bitmap"
+		 : c->extras ? ", extras"
+			     : "",
+		 c->tiny_caches ? ", tiny caches" : "",
 		 c->lazy && c->recover_at_once ? ", recovery beside the guest" : "",
 		 c->cache == OX_CACHE_WRITEBACK	     ? "writeback"
 		 : c->cache == OX_CACHE_WRITETHROUGH ? "writethrough"
@@ -130,5 +168,5 @@ void sim_config_describe(const struct sim_config *c, char *ret, size_t room)
 						     : "unsafe",
 		 c->disk.align_bytes, c->disk.zero_align_bytes, c->disk.can_punch ? ", punch" : "",
 		 c->disk.can_zero ? ", zero" : "", c->disk.short_counts ? ", short" : "", c->tasks,
-		 c->faults ? ", faults" : "");
+		 c->faults ? ", faults" : "", c->memory_ends ? ", memory" : "", c->idle_ms);
 }

@@ -17,13 +17,21 @@ struct sim_config {
 	bool lazy;
 	uint64_t sectors;
 	uint64_t room_sectors;	 /* the most that the disk grows to */
-	bool prefilled;		 /* begins full of data, so that the tables are about to move */
+	bool prefilled;		 /* so full that the tables are about to move */
+	bool filled;		 /* begins full of data */
 	uint64_t backed_sectors; /* 0: no backing file */
-	bool snapshot;
+	unsigned snapshots;
+	bool compressed; /* some clusters are */
+	bool stale;	 /* COPIED bits are missing */
+	bool extras;	 /* header fields of a later version */
+	bool bitmap;	 /* with extras: a persistent bitmap */
 	bool tiny_caches;
+	bool plants_plain; /* an entry without its COPIED bit */
 	bool plants_stale; /* entries past the file's end, as other programs' crashes leave them */
 	bool recover_at_once; /* beside the guest, rather than before it */
 	bool faults;
+	bool memory_ends; /* allocations fail */
+	uint32_t idle_ms; /* lazy_idle_ms */
 	enum ox_cache_mode cache;
 	struct sim_disk_options disk;
 	unsigned tasks;

@@ -2,6 +2,9 @@
 #include "image.h"
 
 #include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <zlib.h>
 
 struct sim_planted sim_image_planted;
 
@@ -38,7 +41,9 @@ bool sim_image_parse(const struct sim_bytes *bytes, struct sim_image *ret, const
 	if (i.version >= 3) {
 		i.incompatible = sim_bytes_be64(bytes, 72);
 		i.compatible = sim_bytes_be64(bytes, 80);
+		i.autoclear = sim_bytes_be64(bytes, 88);
 		i.refcount_order = sim_bytes_be32(bytes, 96);
+		i.header_length = sim_bytes_be32(bytes, 100);
 	}
 	*ret_why = "impossible fields";
 	if (i.version < 2 || i.version > 3 || i.cluster_bits < 9 || i.cluster_bits > 21 ||
@@ -109,12 +114,94 @@ enum sim_place sim_image_find(const struct sim_image *i, uint64_t l1_offset, uin
 	if (table == 0)
 		return SIM_PLACE_ABSENT;
 	entry = sim_image_entry(i, table + cluster % per_table * 8);
+	*ret_host = entry;
+	if (entry & SIM_COMPRESSED)
+		return SIM_PLACE_PACKED;
 	if (i->version >= 3 && entry & 1)
 		return SIM_PLACE_ZERO;
 	if ((entry & SIM_OFFSET_MASK) == 0)
 		return SIM_PLACE_ABSENT;
 	*ret_host = (entry & SIM_OFFSET_MASK) + guest % i->cluster_bytes;
 	return SIM_PLACE_DATA;
+}
+
+/* ---- compressed clusters ---- */
+
+uint64_t sim_image_packed(const struct sim_image *i, uint64_t entry, uint64_t *ret_bytes)
+{
+	unsigned x = 62 - (i->cluster_bits - 8);
+	uint64_t offset = entry & ((UINT64_C(1) << x) - 1);
+	uint64_t sectors = (entry & (SIM_COMPRESSED - 1)) >> x;
+
+	*ret_bytes = (sectors + 1) * SIM_SECTOR_BYTES - offset % SIM_SECTOR_BYTES;
+	return offset;
+}
+
+/* The last stream that was unpacked: neighbouring sectors come out of one. */
+static struct {
+	uint8_t *packed;
+	uint8_t *cluster;
+	uint64_t packed_bytes;
+	uint64_t cluster_bytes;
+} last;
+
+static bool inflate_last(void)
+{
+	z_stream z = {
+		.next_in = last.packed,
+		.avail_in = (uInt)last.packed_bytes,
+		.next_out = last.cluster,
+		.avail_out = (uInt)last.cluster_bytes,
+	};
+
+	if (inflateInit2(&z, -12) != Z_OK)
+		return false;
+	(void)inflate(&z, Z_FINISH); /* the sectors may hold more than the stream */
+	inflateEnd(&z);
+	return z.avail_out == 0;
+}
+
+bool sim_image_unpack(const struct sim_image *i, uint64_t entry, uint64_t in_cluster, uint8_t *ret)
+{
+	uint64_t bytes;
+	uint64_t offset = sim_image_packed(i, entry, &bytes);
+	uint8_t *packed = sim_alloc(1, bytes);
+
+	sim_bytes_read(i->bytes, offset, packed, bytes);
+	if (bytes == last.packed_bytes && i->cluster_bytes == last.cluster_bytes &&
+	    memcmp(packed, last.packed, bytes) == 0) {
+		free(packed);
+	} else {
+		free(last.packed);
+		free(last.cluster);
+		last.packed = packed;
+		last.packed_bytes = bytes;
+		last.cluster_bytes = i->cluster_bytes;
+		last.cluster = sim_alloc(1, i->cluster_bytes);
+		if (!inflate_last()) {
+			last.packed_bytes = 0;
+			return false;
+		}
+	}
+	memcpy(ret, last.cluster + in_cluster, SIM_SECTOR_BYTES);
+	return true;
+}
+
+uint64_t sim_image_extension(const struct sim_image *i, uint32_t type, uint32_t *ret_bytes)
+{
+	uint64_t at = i->header_length;
+
+	while (at != 0 && at + 8 <= i->cluster_bytes) {
+		uint32_t here = sim_bytes_be32(i->bytes, at);
+
+		*ret_bytes = sim_bytes_be32(i->bytes, at + 4);
+		if (here == type)
+			return at + 8;
+		if (here == 0)
+			break;
+		at += 8 + (((uint64_t)*ret_bytes + 7) & ~UINT64_C(7));
+	}
+	return 0;
 }
 
 /* ---- names ---- */
@@ -158,7 +245,7 @@ static bool name_map(const struct sim_image *i, uint64_t offset, char *ret, size
 		for (uint64_t k = 0; k < i->cluster_bytes / 8; k++) {
 			uint64_t entry = sim_bytes_be64(i->bytes, table + k * 8);
 
-			if (entry & SIM_OFFSET_MASK &&
+			if (!(entry & SIM_COMPRESSED) && entry & SIM_OFFSET_MASK &&
 			    within(offset, entry & SIM_OFFSET_MASK, i->cluster_bytes)) {
 				snprintf(ret, room, "[data of guest 0x%llx]",
 					 (unsigned long long)((n * i->cluster_bytes / 8 + k)

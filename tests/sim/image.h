@@ -14,6 +14,7 @@
 #define SIM_OFFSET_MASK UINT64_C(0x00fffffffffffe00)
 #define SIM_DIRTY UINT64_C(1)
 #define SIM_LAZY UINT64_C(1)
+#define SIM_BITMAPS UINT64_C(1)
 
 struct sim_image {
 	const struct sim_bytes *bytes;
@@ -30,6 +31,8 @@ struct sim_image {
 	uint64_t snapshots_offset;
 	uint64_t incompatible;
 	uint64_t compatible;
+	uint64_t autoclear;
+	uint64_t header_length;
 	uint64_t backing_offset;
 };
 
@@ -69,11 +72,18 @@ enum sim_place {
 	SIM_PLACE_ABSENT,
 	SIM_PLACE_ZERO,
 	SIM_PLACE_DATA,
+	SIM_PLACE_PACKED, /* in place of the host offset: the entry */
 };
 
 /* Where the guest's sector lies as seen through an L1 table. */
 enum sim_place sim_image_find(const struct sim_image *i, uint64_t l1_offset, uint32_t l1_entries,
 			      uint64_t guest, uint64_t *ret_host);
+/* The bytes that a compressed entry names: whole sectors from the stream's first byte on. */
+uint64_t sim_image_packed(const struct sim_image *i, uint64_t entry, uint64_t *ret_bytes);
+/* A sector out of a compressed cluster. False: the stream is garbage. */
+bool sim_image_unpack(const struct sim_image *i, uint64_t entry, uint64_t in_cluster, uint8_t *ret);
+/* The data of a header extension, or 0: there is none. */
+uint64_t sim_image_extension(const struct sim_image *i, uint32_t type, uint32_t *ret_bytes);
 /* What an offset of the file is, in words. */
 void sim_image_name(const struct sim_image *i, uint64_t offset, char *ret, size_t room);
 

@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "edit.h"
 #include "image.h"
 #include "trace.h"
 
@@ -19,11 +20,14 @@ enum role {
 	ROLE_SNAPSHOTS,
 	ROLE_L2,
 	ROLE_DATA,
+	ROLE_PACKED,
+	ROLE_BITMAP,
 };
 
 static const char *const role_names[] = {
-	"nothing",     "the header",	     "the refcount table", "a refcount block",
-	"an L1 table", "the snapshot table", "an L2 table",	   "data",
+	"nothing",	   "the header",	 "the refcount table", "a refcount block",
+	"an L1 table",	   "the snapshot table", "an L2 table",	       "data",
+	"compressed data", "a bitmap",
 };
 
 struct audit {
@@ -38,6 +42,11 @@ struct audit {
 static unsigned long long hex(uint64_t value)
 {
 	return value;
+}
+
+static bool may_share(enum role role)
+{
+	return role == ROLE_L2 || role == ROLE_DATA || role == ROLE_PACKED;
 }
 
 /* One more name of the clusters under [offset, offset + bytes). */
@@ -56,7 +65,7 @@ static void name_clusters(struct audit *a, enum role role, uint64_t offset, uint
 	for (uint64_t c = first; c <= last; c++) {
 		enum role old = a->roles[c];
 
-		if (old != ROLE_NONE && (old != role || (role != ROLE_L2 && role != ROLE_DATA)))
+		if (old != ROLE_NONE && (old != role || !may_share(role)))
 			sim_fail("D2", "cluster %llu (0x%llx) is %s and %s", hex(c),
 				 hex(c << a->image.cluster_bits), role_names[old],
 				 role_names[role]);
@@ -71,12 +80,15 @@ static void name_data(struct audit *a, uint64_t table, uint64_t index)
 	uint64_t entry = sim_image_entry(&a->image, table + index * 8);
 	uint64_t host = entry & SIM_OFFSET_MASK;
 	uint64_t zero = a->image.version >= 3 ? entry & 1 : 0;
+	uint64_t bytes;
 
-	if (entry & SIM_COMPRESSED)
-		sim_fail("D1", "L2 table 0x%llx entry %llu is garbage: 0x%llx", hex(table),
-			 hex(index), hex(entry));
-	if (entry & L2_RESERVED || (entry & 1) != zero || host % a->image.cluster_bytes != 0 ||
-	    (host == 0 && entry & SIM_COPIED))
+	if (entry & SIM_COMPRESSED && !(entry & SIM_COPIED)) {
+		host = sim_image_packed(&a->image, entry, &bytes);
+		name_clusters(a, ROLE_PACKED, host, bytes, false);
+		return;
+	}
+	if (entry & (L2_RESERVED | SIM_COMPRESSED) || (entry & 1) != zero ||
+	    host % a->image.cluster_bytes != 0 || (host == 0 && entry & SIM_COPIED))
 		sim_fail("D1", "L2 table 0x%llx entry %llu is garbage: 0x%llx", hex(table),
 			 hex(index), hex(entry));
 	if (host != 0)
@@ -164,6 +176,12 @@ void sim_oracle_read(const struct sim_image *i, uint64_t l1_offset, uint32_t l1_
 	case SIM_PLACE_DATA:
 		sim_bytes_read(i->bytes, host, ret, SIM_SECTOR_BYTES);
 		return;
+	case SIM_PLACE_PACKED:
+		if (!sim_image_unpack(i, host, guest % i->cluster_bytes, ret))
+			sim_fail("D1",
+				 "the compressed cluster of guest 0x%llx is garbage, entry 0x%llx",
+				 hex(guest), hex(host));
+		return;
 	case SIM_PLACE_ABSENT:
 		if (backing->there && guest < backing->bytes.length) {
 			sim_bytes_read(&backing->bytes, guest, ret, SIM_SECTOR_BYTES);
@@ -189,21 +207,106 @@ static void check_content(const struct audit *a)
 	}
 }
 
-static void check_frozen(const struct audit *a)
+/* The sectors that read otherwise than they did through this L1 table; the first, or UINT64_MAX. */
+static uint64_t find_change(const struct audit *a, uint64_t l1_offset, uint32_t l1_entries,
+			    const struct sim_frozen *frozen)
 {
-	const struct sim_image *i = &a->image;
-	struct sim_snapshot snapshot = sim_image_snapshot(i, i->snapshots_offset);
-	const struct sim_frozen *frozen = a->expect->frozen;
 	uint8_t sector[SIM_SECTOR_BYTES];
 
-	if (i->snapshot_count == 0)
-		sim_fail("D9", "the snapshot is gone");
 	for (uint64_t s = 0; s < frozen->sectors; s++) {
-		sim_oracle_read(i, snapshot.l1_offset, snapshot.l1_entries, a->expect->backing,
+		sim_oracle_read(&a->image, l1_offset, l1_entries, a->expect->backing,
 				s * SIM_SECTOR_BYTES, sector);
 		if (memcmp(sector, frozen->bytes + s * SIM_SECTOR_BYTES, sizeof(sector)) != 0)
-			sim_fail("D2", "sector %llu of the snapshot has changed", hex(s));
+			return s;
 	}
+	return UINT64_MAX;
+}
+
+static void check_snapshots(const struct audit *a)
+{
+	const struct sim_image *i = &a->image;
+	uint64_t at = i->snapshots_offset;
+
+	if (i->snapshot_count != a->expect->frozen_count)
+		sim_fail("D9", "of %u snapshots there are %u", a->expect->frozen_count,
+			 i->snapshot_count);
+	for (unsigned k = 0; k < i->snapshot_count; k++) {
+		struct sim_snapshot snapshot = sim_image_snapshot(i, at);
+		uint64_t change = find_change(a, snapshot.l1_offset, snapshot.l1_entries,
+					      &a->expect->frozen[k]);
+
+		if (change != UINT64_MAX)
+			sim_fail("D2", "sector %llu of snapshot %u has changed", hex(change), k);
+		at += snapshot.record_bytes;
+	}
+}
+
+/* ---- what the engine does not know, or vouches for ---- */
+
+static void name_bitmap(struct audit *a)
+{
+	const struct sim_image *i = &a->image;
+	uint32_t bytes;
+	uint64_t at = sim_image_extension(i, SIM_EXT_BITMAPS, &bytes);
+	uint64_t directory = sim_bytes_be64(i->bytes, at + 16);
+	uint64_t table = sim_bytes_be64(i->bytes, directory);
+	uint64_t entries = sim_bytes_be32(i->bytes, directory + 8);
+
+	name_clusters(a, ROLE_BITMAP, directory, sim_bytes_be64(i->bytes, at + 8), false);
+	name_clusters(a, ROLE_BITMAP, table, entries * 8, false);
+	for (uint64_t k = 0; k < entries; k++)
+		name_clusters(a, ROLE_BITMAP, sim_bytes_be64(i->bytes, table + k * 8),
+			      i->cluster_bytes, false);
+}
+
+static void same_bytes(const struct audit *a, uint64_t offset, uint64_t count, const char *what)
+{
+	const struct sim_bytes *then = &a->expect->vouched->bytes;
+
+	for (uint64_t at = offset; at < offset + count; at += 8)
+		if (sim_bytes_be64(a->image.bytes, at) != sim_bytes_be64(then, at))
+			sim_fail("H9", "%s has changed at 0x%llx", what, hex(at));
+}
+
+/* The engine may add an extension of its own; these it does not touch. */
+static void same_extension(const struct audit *a, uint32_t type)
+{
+	struct sim_image then;
+	const char *why;
+	uint32_t bytes = 0;
+	uint32_t bytes_then = 0;
+	uint64_t at = sim_image_extension(&a->image, type, &bytes);
+
+	if (!sim_image_parse(&a->expect->vouched->bytes, &then, &why))
+		sim_fail("sim", "nothing to compare with: %s", why);
+	if (at != sim_image_extension(&then, type, &bytes_then) || (at != 0 && bytes != bytes_then))
+		sim_fail("H9", "header extension 0x%x is gone, or moved", type);
+	if (at != 0)
+		same_bytes(a, at, bytes, "a header extension");
+}
+
+static void check_vouched(const struct audit *a)
+{
+	const struct sim_image *i = &a->image;
+	const struct sim_vouched *v = a->expect->vouched;
+	uint64_t then = sim_bytes_be64(&v->bytes, 88);
+	uint64_t change;
+
+	same_extension(a, SIM_EXT_UNKNOWN);
+	same_extension(a, SIM_EXT_BITMAPS);
+	if (!(i->compatible & SIM_UNKNOWN_COMPATIBLE))
+		sim_fail("H9", "an unknown compatible bit is gone");
+	if (i->autoclear != 0 && i->autoclear != then)
+		sim_fail("H9", "autoclear bits 0x%llx, of 0x%llx", hex(i->autoclear), hex(then));
+	if (i->autoclear == 0)
+		return;
+	change = find_change(a, i->l1_offset, i->l1_entries, &v->guest);
+	if (change != UINT64_MAX || i->size_bytes != v->guest.sectors * SIM_SECTOR_BYTES)
+		sim_fail("D6", "sector %llu has changed under a bitmap that is vouched for",
+			 hex(change));
+	for (uint64_t c = 0; c < a->clusters; c++)
+		if (a->roles[c] == ROLE_BITMAP)
+			same_bytes(a, c << i->cluster_bits, i->cluster_bytes, "the bitmap");
 }
 
 bool sim_oracle_check(const struct sim_bytes *bytes, const struct sim_expect *expect)
@@ -229,11 +332,14 @@ bool sim_oracle_check(const struct sim_bytes *bytes, const struct sim_expect *ex
 	name_tables(&a, a.image.l1_offset, a.image.l1_entries);
 	if (a.image.snapshot_count > 0)
 		name_snapshots(&a);
+	if (a.image.autoclear & SIM_BITMAPS)
+		name_bitmap(&a);
 	check_counts(&a, dirty);
 	if (expect->model)
 		check_content(&a);
-	if (expect->frozen)
-		check_frozen(&a);
+	check_snapshots(&a);
+	if (expect->vouched)
+		check_vouched(&a);
 	free(a.refs);
 	free(a.roles);
 	free(a.copied);

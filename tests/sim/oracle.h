@@ -8,6 +8,10 @@
  *   D5 D6 the same, as the bit is the only excuse
  *   D7  the model's values are those that were promised
  *   D8  nothing that is named lies past the file's end
+ *
+ * The autoclear bits vouch for a bitmap, and for what a later version may keep: while they are set,
+ * the guest reads what it read when they were, and the bitmap is whole. What the engine does not
+ * know in the header stays.
  */
 #ifndef SIM_ORACLE_H
 #define SIM_ORACLE_H
@@ -27,13 +31,22 @@ struct sim_expect {
 	bool clean; /* the dirty bit is off */
 	const struct sim_backing *backing;
 	struct sim_model *model;	 /* NULL: the content is not looked at */
-	const struct sim_frozen *frozen; /* what a snapshot must still read as; NULL: none */
+	const struct sim_frozen *frozen; /* what the snapshots must still read as */
+	unsigned frozen_count;
+	const struct sim_vouched *vouched; /* NULL: no bits of a later version */
 };
 
-/* What the snapshot showed when it was taken. */
+/* What the guest saw at some time, such as when a snapshot was taken. */
 struct sim_frozen {
 	uint64_t sectors;
 	uint8_t *bytes;
+};
+
+/* What stands in the header that the engine does not know, and what it may only say while the guest
+ * has changed nothing. */
+struct sim_vouched {
+	struct sim_frozen guest;
+	struct sim_bytes bytes; /* the whole image of that time */
 };
 
 /* Ends the program through sim_fail where a rule is broken. Returns whether the dirty bit is set.

@@ -24,7 +24,7 @@ struct sim_trace {
 	uint64_t count;
 	uint64_t seed;
 	uint64_t cuts;		       /* survived so far */
-	char scene[256];	       /* the case in a line */
+	char scene[400];	       /* the case in a line */
 	const struct sim_bytes *bytes; /* to name offsets by */
 };
 

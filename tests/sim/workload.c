@@ -38,13 +38,11 @@ static bool promises_each(const struct sim_workload *w)
 
 static void read_co(struct sim_workload *w, uint64_t first, uint64_t count)
 {
-	uint8_t *buf = ox_io_buffer(count * SIM_SECTOR_BYTES);
+	uint8_t *buf = sim_buffer(count * SIM_SECTOR_BYTES);
 	struct iovec iov = {buf, count * SIM_SECTOR_BYTES};
 	uint64_t began;
 	int r;
 
-	if (!buf)
-		sim_fail("sim", "out of memory");
 	memset(buf, 0xa5, iov.iov_len);
 	began = sim_model_read_begin(w->model);
 	r = ox_img_preadv_co(w->img, &iov, 1, first * SIM_SECTOR_BYTES);
@@ -57,14 +55,12 @@ static void read_co(struct sim_workload *w, uint64_t first, uint64_t count)
 
 static void write_co(struct sim_workload *w, uint64_t first, uint64_t count, bool fua)
 {
-	uint8_t *buf = ox_io_buffer(count * SIM_SECTOR_BYTES);
+	uint8_t *buf = sim_buffer(count * SIM_SECTOR_BYTES);
 	struct iovec iov[2];
 	uint64_t cut = sim_random_below(&w->random, count) * SIM_SECTOR_BYTES;
 	struct sim_write write;
 	int r;
 
-	if (!buf)
-		sim_fail("sim", "out of memory");
 	sim_model_begin(w->model, &write, SIM_MODEL_WRITE, first, count);
 	for (uint64_t i = 0; i < count; i++)
 		sim_model_pattern(write.id, first + i, buf + i * SIM_SECTOR_BYTES);
@@ -135,8 +131,11 @@ static void flush_co(struct sim_workload *w)
 static void extent_co(struct sim_workload *w, uint64_t first, uint64_t count)
 {
 	struct ox_extent extent;
-	int r = ox_img_extent_co(w->img, first * SIM_SECTOR_BYTES, count * SIM_SECTOR_BYTES,
-				 &extent);
+	int r;
+
+	if (count == 0)
+		return;
+	r = ox_img_extent_co(w->img, first * SIM_SECTOR_BYTES, count * SIM_SECTOR_BYTES, &extent);
 
 	check_result(w, "a look at an extent", r);
 }
@@ -175,6 +174,17 @@ static void place(struct sim_workload *w, uint64_t *ret_first, uint64_t *ret_cou
 	}
 	*ret_first = first;
 	*ret_count = ox_min_u64(count, sectors - first);
+	if (sim_random_percent(&w->random, 1)) { /* nothing, at the very end, is no error */
+		*ret_first = sectors;
+		*ret_count = 0;
+	}
+}
+
+/* Long enough for the engine to take the guest for idle, mostly. */
+static void linger_co(struct sim_workload *w)
+{
+	if (!w->stop && w->linger_ns > 0)
+		ox_reactor_sleep_co(sim_random_below(&w->random, w->linger_ns));
 }
 
 static void guest_task_co(void *arg)
@@ -182,11 +192,17 @@ static void guest_task_co(void *arg)
 	struct sim_workload *w = arg;
 
 	for (unsigned i = 0; i < w->operations && !w->stop; i++) {
+		enum sim_guest_op op = choose(w);
 		uint64_t first;
 		uint64_t count;
 
 		place(w, &first, &count);
-		switch (choose(w)) {
+		if ((op == SIM_GUEST_ZERO || op == SIM_GUEST_DISCARD) &&
+		    sim_random_percent(&w->random, w->whole_percent)) {
+			first = 0;
+			count = w->sectors;
+		}
+		switch (op) {
 		case SIM_GUEST_READ:
 			read_co(w, first, count);
 			break;
@@ -212,7 +228,10 @@ static void guest_task_co(void *arg)
 		}
 		if (!w->stop && sim_random_percent(&w->random, w->quiet_percent))
 			ox_reactor_sleep_co(sim_random_below(&w->random, 3000000));
+		if (i % 16 == 15)
+			linger_co(w);
 	}
+	linger_co(w);
 	w->tasks--;
 }
 

@@ -35,8 +35,10 @@ struct sim_workload {
 	uint64_t hot_count;
 	uint64_t most_sectors;		 /* of one request */
 	unsigned quiet_percent;		 /* pauses between requests */
+	unsigned whole_percent;		 /* requests for the whole disk, if not to write */
 	unsigned weights[SIM_GUEST_OPS]; /* how often each kind of request comes */
 	uint64_t resize_sectors; /* beside the tasks, the disk gets this size; 0: it does not */
+	uint64_t linger_ns;	 /* the longest pause at the end, and now and then amid */
 	bool errors_allowed;	 /* a fault was injected, or the power is gone */
 	bool may_be_full;	 /* -ENOSPC is no surprise */
 	bool stop;

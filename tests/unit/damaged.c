@@ -197,6 +197,12 @@ static void damage_block_past_end(struct image *im)
 	set_word(im, REFTABLE, 1, 9000 * CLUSTER);
 }
 
+static void damage_table_offset(struct image *im)
+{
+	im->h.reftable_offset = 9000 * CLUSTER;
+	put_header(im);
+}
+
 static void damage_compressed_copied(struct image *im)
 {
 	set_word(im, L2, 2, OX_QCOW2_COMPRESSED | COPIED | (END - 1) * CLUSTER);
@@ -218,6 +224,7 @@ const struct damage derived[] = {
 	{"refcount-block-reserved-bits ", damage_block_reserved},
 	{"refcount-block-past-end ", damage_block_past_end},
 	{"copied-compressed ", damage_compressed_copied},
+	{"refcount-table ", damage_table_offset},
 };
 
 const size_t derived_count = OX_ARRAY_SIZE(derived);

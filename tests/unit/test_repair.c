@@ -23,6 +23,7 @@
 #define GUEST_CLUSTERS 128u
 #define ENTRIES (CLUSTER / 8)
 #define TREES 2u
+#define ROOM_CLUSTERS 1024u /* that every store has */
 
 static struct ox_reactor *reactor;
 
@@ -66,7 +67,8 @@ static bool is_table(const uint8_t *image, uint64_t offset)
 	uint64_t l1 = raw_word(image, 40);
 
 	return offset == 0 || offset == reftable || offset == l1 ||
-	       offset == (raw_word(image, reftable) & OX_QCOW2_OFFSET_MASK) ||
+	       (reftable < ROOM_CLUSTERS * CLUSTER &&
+		offset == (raw_word(image, reftable) & OX_QCOW2_OFFSET_MASK)) ||
 	       (snapshot_l1(image) &&
 		(offset == snapshot_l1(image) || offset == raw_word(image, 64)));
 }

@@ -266,7 +266,7 @@ static int take_locked_co(struct ox_qcow2 *q, uint64_t want, struct ox_alloc_ran
 	return r;
 }
 
-int ox_alloc_try_take_co(struct ox_qcow2 *q, uint64_t want, struct ox_alloc_range *ret)
+int ox_alloc_take_co(struct ox_qcow2 *q, uint64_t want, struct ox_alloc_range *ret)
 {
 	int r;
 
@@ -279,15 +279,6 @@ int ox_alloc_try_take_co(struct ox_qcow2 *q, uint64_t want, struct ox_alloc_rang
 	ox_mutex_lock_co(&q->alloc.lock);
 	r = take_locked_co(q, want, ret);
 	ox_mutex_unlock(&q->alloc.lock);
-	return r;
-}
-
-int ox_alloc_take_co(struct ox_qcow2 *q, uint64_t want, struct ox_alloc_range *ret)
-{
-	int r;
-
-	while ((r = ox_alloc_try_take_co(q, want, ret)) == -EAGAIN)
-		ox_recover_wait_counts_co(q);
 	return r;
 }
 
@@ -406,7 +397,7 @@ static int find_contiguous_co(struct ox_qcow2 *q, uint64_t count, uint64_t *ret_
 		blocks = (start + count - 1) / per_block + 1;
 		if (blocks <= ox_refcount_table_entries(q))
 			break;
-		r = ox_refcount_grow_table_co(q, blocks);
+		r = ox_refcount_grow_table_co(q, blocks, 0, NULL);
 		if (r < 0)
 			return r;
 	}

@@ -132,15 +132,22 @@ int ox_tables_load_co(struct ox_qcow2 *q)
 {
 	const struct ox_qcow2_header *h = ox_qcow2_hdr(q);
 	uint64_t blocks = (uint64_t)h->reftable_clusters * (q->cluster_bytes / 8);
+	struct ox_tables old = q->tables;
 	int r;
 
-	ox_tables_fini(q);
+	q->tables = (struct ox_tables){.file_bytes = q->io->length};
 	r = grow_to(&q->tables,
 		    slots_for(h->l1_entries + blocks, q->io->length >> q->cluster_bits));
 	if (r == 0)
 		r = load_table_co(q, h->l1_offset, h->l1_entries);
 	if (r == 0)
 		r = load_table_co(q, h->reftable_offset, blocks);
+	if (r < 0) { /* requests may come that ask for what was known */
+		free(q->tables.slots);
+		q->tables = old;
+	} else {
+		free(old.slots);
+	}
 	return r;
 }
 

@@ -1,0 +1,88 @@
+/* SPDX-License-Identifier: MIT */
+#include <errno.h>
+
+#include "base/arith.h"
+#include "memory.h"
+#include "run.h"
+
+/* Each time another character: one guest overwrites, another frees more than it writes. */
+static void draw_weights(struct sim_case *c)
+{
+	static const unsigned usual[SIM_GUEST_OPS] = {15, 35, 16, 12, 12, 8, 2};
+
+	for (unsigned i = 0; i < SIM_GUEST_OPS; i++)
+		c->workload.weights[i] = usual[i] * (unsigned)sim_random_below(&c->random, 8);
+	c->workload.weights[SIM_GUEST_READ]++;
+}
+
+/* The new size, or 0 for none. */
+static uint64_t draw_resize(struct sim_case *c)
+{
+	if (c->config.room_sectors == c->config.sectors || !sim_random_percent(&c->random, 40))
+		return 0;
+	return sim_random_between(&c->random, 1, c->config.room_sectors);
+}
+
+/* The header's write is the moment at which a table moves. */
+static void draw_header_fault(struct sim_case *c)
+{
+	if (c->prepared && c->config.faults && sim_random_percent(&c->random, 30))
+		c->disk->fault = (struct sim_fault){
+			.classes = SIM_FAULT_HEADER,
+			.after = (unsigned)sim_random_below(&c->random, 3),
+			.left = 1,
+			.error = -EIO,
+		};
+}
+
+static void start_guest(struct sim_case *c)
+{
+	const struct sim_config *config = &c->config;
+	uint64_t per_cluster = UINT64_C(1) << (config->cluster_bits - 9);
+	uint64_t resize = draw_resize(c);
+	uint64_t sectors = ox_min_u64(resize ? resize : UINT64_MAX, sim_model_sectors(c->model));
+	uint64_t hot = ox_min_u64(config->hot_clusters * per_cluster, sectors);
+
+	if (resize || config->prefilled)
+		draw_header_fault(c);
+	c->workload = (struct sim_workload){
+		.img = c->img,
+		.model = c->model,
+		.trace = &c->trace,
+		.random = {sim_random_next(&c->random)},
+		.cluster_bytes = UINT64_C(1) << config->cluster_bits,
+		.operations = config->operations,
+		.hot_first = config->prefilled ? sectors - hot
+					       : sim_random_below(&c->random, sectors - hot + 1),
+		.hot_count = hot,
+		.most_sectors = ox_min_u64(
+			per_cluster * (sim_random_percent(&c->random, 15) ? 150 : 5), sectors),
+		.quiet_percent = config->quiet_percent,
+		.sectors = sectors,
+		.errors_allowed = c->disk->fault.left + sim_memory.left > 0 || c->recovery_hit,
+		.may_be_full = config->disk.fixed_bytes > 0,
+		.resize_sectors = resize,
+		.linger_ns =
+			config->idle_ms == UINT32_MAX ? 0 : UINT64_C(3000000) * config->idle_ms,
+		.whole_percent = config->filled ? 2 : 0,
+	};
+	draw_weights(c);
+	if (!sim_workload_start(&c->workload, c->reactor, config->tasks))
+		sim_fail("sim", "out of memory");
+}
+
+bool sim_guest_phase(struct sim_case *c, const struct sim_cut_plan *plan)
+{
+	unsigned stuck = 0;
+
+	sim_note(c, "=== the guest works");
+	start_guest(c);
+	for (uint64_t i = 0; c->workload.tasks > 0; i++) {
+		if (sim_is_due(c, plan, i))
+			return false;
+		if (i > SIM_STEPS_MOST)
+			sim_fail("progress", "no end after %u steps", SIM_STEPS_MOST);
+		sim_step(c, &stuck);
+	}
+	return true;
+}

@@ -1,0 +1,238 @@
+/* SPDX-License-Identifier: MIT */
+#include "run.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/arith.h"
+#include "check/check.h"
+#include "image.h"
+#include "memory.h"
+
+bool sim_is_dirty(const struct sim_bytes *bytes)
+{
+	struct sim_image image;
+	const char *why;
+
+	return sim_image_parse(bytes, &image, &why) && image.incompatible & SIM_DIRTY;
+}
+
+bool sim_is_due(const struct sim_case *c, const struct sim_cut_plan *plan, uint64_t step)
+{
+	return step >= plan->steps || c->disk->header_writes >= plan->header_writes ||
+	       c->disk->syncs >= plan->syncs;
+}
+
+static void job_task_co(void *arg)
+{
+	struct sim_job *job = arg;
+
+	job->fn(job);
+	job->done = true;
+}
+
+void sim_step(struct sim_case *c, unsigned *stuck)
+{
+	uint64_t before = ox_reactor_now_ns(c->reactor);
+	int r;
+
+	sim_memory.armed = true;
+	r = ox_reactor_run(c->reactor, true);
+	sim_memory.armed = false;
+	if (r < 0)
+		sim_fail("sim", "the reactor failed");
+	if (sim_image_planted.count > 0 && !sim_is_dirty(&c->disk->durable))
+		sim_image_planted.count = 0; /* recovered: from now on such an entry is meant */
+	*stuck = ox_reactor_now_ns(c->reactor) == before ? *stuck + 1 : 0;
+	if (*stuck > 3 && ox_reactor_tasks(c->reactor) > 0)
+		sim_fail("progress", "%u tasks wait for each other", ox_reactor_tasks(c->reactor));
+}
+
+bool sim_run_job(struct sim_case *c, struct sim_job *job, const struct sim_cut_plan *plan)
+{
+	unsigned stuck = 0;
+
+	job->c = c;
+	job->done = false;
+	if (ox_co_spawn(c->reactor, job_task_co, job) < 0)
+		sim_fail("sim", "out of memory");
+	for (uint64_t i = 0; !job->done; i++) {
+		if (sim_is_due(c, plan, i))
+			return false;
+		if (i > SIM_STEPS_MOST)
+			sim_fail("progress", "no end after %u steps", SIM_STEPS_MOST);
+		sim_step(c, &stuck);
+	}
+	return true;
+}
+
+void sim_run_whole_job(struct sim_case *c, struct sim_job *job)
+{
+	(void)sim_run_job(c, job, &SIM_NO_CUT);
+}
+
+void sim_drain(struct sim_case *c)
+{
+	unsigned stuck = 0;
+
+	while (ox_reactor_tasks(c->reactor) > 0)
+		sim_step(c, &stuck);
+}
+
+void sim_note(struct sim_case *c, const char *what)
+{
+	struct sim_event event = {.time_ns = ox_reactor_now_ns(c->reactor), .what = what};
+
+	sim_trace_add(&c->trace, &event);
+}
+
+bool sim_faulted(const struct sim_case *c)
+{
+	return c->disk->faults_hit + sim_memory.hits > 0;
+}
+
+/* ---- opening, reading, closing ---- */
+
+static int open_image_co(struct sim_disk *disk, const char *format, unsigned flags,
+			 const struct sim_config *config, struct ox_image **ret)
+{
+	struct ox_open_options opts = OX_OPEN_OPTIONS_INIT;
+	struct ox_img_open how = {.opts = &opts, .recovery = &ox_check_recovery, .io = &disk->io};
+	struct ox_error *err = NULL;
+	int r;
+
+	opts.format = format;
+	opts.flags = flags;
+	opts.cache = config->cache;
+	opts.lazy_idle_ms = config->idle_ms;
+	opts.recover = config->recover_at_once ? OX_RECOVER_AUTO : OX_RECOVER_WAIT;
+	opts.l2_cache_bytes = config->tiny_caches ? 1 : 0;
+	opts.refcount_cache_bytes = config->tiny_caches ? 1 : 0;
+	r = ox_img_open_co(&disk->io, &how, ret, &err);
+	if (r < 0 && !disk->dead && disk->faults_hit + sim_memory.hits == 0)
+		sim_fail("D9", "the image does not open: %s", ox_error_message(err));
+	ox_error_free(err);
+	return r;
+}
+
+void sim_open_job_co(struct sim_job *job)
+{
+	struct sim_case *c = job->c;
+	struct ox_image *img;
+
+	c->disk->io.read_only = false;
+	job->result = open_image_co(c->disk, "qcow2", OX_OPEN_NO_BACKING, &c->config, &img);
+	if (job->result < 0)
+		return;
+	if (c->backing.there) {
+		c->backing_disk->io.read_only = true;
+		job->result = open_image_co(c->backing_disk, "raw", OX_OPEN_READ_ONLY, &c->config,
+					    &img->backing);
+		if (job->result < 0) {
+			if (ox_img_close_co(img, NULL) < 0 && !sim_faulted(c))
+				sim_fail("close", "closing failed without a fault");
+			return;
+		}
+	}
+	c->img = img;
+}
+
+void sim_close_job_co(struct sim_job *job)
+{
+	struct ox_image *img = job->c->img;
+
+	job->c->img = NULL;
+	job->result = ox_img_close_co(img, NULL);
+}
+
+void sim_check_job_co(struct sim_job *job)
+{
+	struct ox_check_options opts = OX_CHECK_OPTIONS_INIT;
+
+	opts.repair = job->repair;
+	job->result = ox_check_qcow2_co(&job->c->disk->io, &opts, &job->found, NULL);
+}
+
+#define READ_SECTORS 128u
+
+void sim_read_all_job_co(struct sim_job *job)
+{
+	struct sim_case *c = job->c;
+	uint64_t sectors = sim_model_sectors(c->model);
+	uint8_t expected[SIM_SECTOR_BYTES];
+	struct sim_image image;
+	const char *why;
+	uint8_t *buf = sim_buffer(READ_SECTORS * SIM_SECTOR_BYTES);
+
+	if (!sim_image_parse(job->bytes, &image, &why))
+		sim_fail("sim", "cannot read all");
+	for (uint64_t at = 0; at < sectors; at += READ_SECTORS) {
+		uint64_t n = ox_min_u64(READ_SECTORS, sectors - at);
+		struct iovec iov = {buf, n * SIM_SECTOR_BYTES};
+		int r = ox_img_preadv_co(c->img, &iov, 1, at * SIM_SECTOR_BYTES);
+
+		if (r < 0)
+			sim_fail("D1", "sector %llu on cannot be read: %s", (unsigned long long)at,
+				 strerror(-r));
+		for (uint64_t i = 0; i < n; i++) {
+			sim_oracle_read(&image, image.l1_offset, image.l1_entries, &c->backing,
+					(at + i) * SIM_SECTOR_BYTES, expected);
+			if (memcmp(expected, buf + i * SIM_SECTOR_BYTES, sizeof(expected)) != 0)
+				sim_fail("read", "sector %llu does not read as it is on the disk",
+					 (unsigned long long)(at + i));
+		}
+	}
+	free(buf);
+}
+
+/* ---- the oracle ---- */
+
+void sim_watch_bitmap(struct sim_case *c, const struct sim_bytes *bytes)
+{
+	struct sim_image image;
+	const char *why;
+
+	if (!c->bitmap_kept || !sim_image_parse(bytes, &image, &why) ||
+	    image.autoclear & SIM_BITMAPS)
+		return;
+	c->bitmap_kept = false;
+	c->may_leak = true;
+}
+
+bool sim_ask_oracle(struct sim_case *c, const struct sim_bytes *bytes, bool exact, bool clean)
+{
+	struct sim_expect expect = {
+		.exact = exact,
+		.clean = clean,
+		.backing = &c->backing,
+		.model = c->model,
+		.frozen = c->frozen,
+		.frozen_count = c->frozen_count,
+		.vouched = c->has_extras ? &c->vouched : NULL,
+	};
+	struct sim_image image;
+	const char *why;
+
+	if (!sim_image_parse(bytes, &image, &why))
+		sim_fail("H9", "the header is broken: %s", why);
+	sim_watch_bitmap(c, bytes);
+	c->trace.bytes = bytes;
+	sim_model_found_size(c->model, image.size_bytes / SIM_SECTOR_BYTES,
+			     bytes != &c->disk->current);
+	return sim_oracle_check(bytes, &expect);
+}
+
+void sim_settle_model(struct sim_case *c, const struct sim_bytes *bytes, sim_settle_fn settle)
+{
+	uint8_t sector[SIM_SECTOR_BYTES];
+	struct sim_image image;
+	const char *why;
+
+	if (!sim_image_parse(bytes, &image, &why))
+		sim_fail("sim", "cannot settle");
+	for (uint64_t s = 0; s < sim_model_sectors(c->model); s++) {
+		sim_oracle_read(&image, image.l1_offset, image.l1_entries, &c->backing,
+				s * SIM_SECTOR_BYTES, sector);
+		settle(c->model, s, sector);
+	}
+}
