@@ -21,9 +21,11 @@ class Spread(Promises):
         self.slots = [Slot(number, at, slot_bytes, bytes(slot_bytes))
                       for number, at in enumerate(offsets)]
 
-    def forget_what_was_in_flight(self):
+    def lose_what_was_in_flight(self):
+        """What was acknowledged without being durable may be gone: no flush of a later life covers it. A
+        slot that was in flight holds one thing or the other until it is looked at: it is left alone."""
         for slot in self.slots:
-            slot.busy = False
+            slot.acknowledged = slot.durable
 
     def check_and_settle(self, handle):
         for slot in self.slots:
@@ -39,7 +41,7 @@ def live_and_die(image, promises, cache, seed, seconds, env=None, check=True):
     with Server("-f", "qcow2", "--cache", cache, "--allow-backing", image, env=env) as server:
         if check:
             promises.check_and_settle(nbd_connect(server.uri))
-        promises.forget_what_was_in_flight()
+        promises.lose_what_was_in_flight()
         writer = Writer(server.uri, promises, cache, seed)
         write_until_killed(server, writer, seconds)
         said = server.stderr()
