@@ -234,7 +234,7 @@ enum ox_recovery_state {
 
 struct ox_recovery_status {
 	enum ox_recovery_state state;
-	uint64_t tables_done; /* L2 tables */
+	uint64_t tables_done; /* L2 tables and refcount blocks */
 	uint64_t tables_total;
 	const char *message; /* FAILED: why, valid until the image is closed; else "" */
 };
@@ -392,10 +392,10 @@ struct ox_finding {
 	uint64_t host_offset;  /* UINT64_MAX: none */
 	uint64_t guest_offset; /* UINT64_MAX: none */
 	uint64_t guest_length;
-	const char
-		*snapshot;   /* whose guest range it is: a snapshot's name; NULL: the disk itself */
-	const char *fix;     /* what a repair does about it, or "None: " and why it does nothing */
-	const char *why_not; /* why this repair leaves it; NULL: none was asked for, or repaired */
+	const char *snapshot; /* whose guest range it is, by name; NULL: the disk's itself */
+	const char *fix;      /* what a repair does about it, or "None: " and why it does nothing */
+	const char *fate;     /* of the guest range after a repair: "lost", "in doubt"; or NULL */
+	const char *why_not;  /* why this repair leaves it; NULL: none was asked for, or repaired */
 };
 
 struct ox_check_options {
@@ -412,6 +412,11 @@ struct ox_check_options {
 	bool dry_run;
 	/* With repair: a new file, to hold what is overwritten, for ox_image_undo. NULL: none. */
 	const char *undo_path;
+	/* Header fields to go by, "size=10737418240,cluster_bits=16", by the names of the format's
+	 * specification; also where no header is left. With OX_REPAIR_ALL, which then needs an
+	 * undo_path (or a dry run), they are written first. NULL: none. */
+	const char *header;
+	bool verify_data; /* also decompress every compressed cluster */
 };
 
 #define OX_CHECK_OPTIONS_INIT                                                                      \
@@ -466,6 +471,89 @@ struct ox_undo_result {
 int ox_image_undo(struct ox_context *ctx, const char *undo_path, const char *path,
 		  const struct ox_undo_options *opts, struct ox_undo_result *ret_result,
 		  struct ox_error **err) OX_CHECKED;
+
+/* ---- what the file of an image looks like ---- */
+
+/* What a byte of the host file is used for. */
+enum ox_layout_kind {
+	OX_LAYOUT_FREE, /* neither named nor counted */
+	OX_LAYOUT_HEADER,
+	OX_LAYOUT_L1, /* the active table; those of snapshots are SNAPSHOT_TABLE */
+	OX_LAYOUT_L2,
+	OX_LAYOUT_REFCOUNT,	  /* the refcount table and its blocks */
+	OX_LAYOUT_SNAPSHOT_TABLE, /* the list of snapshots, and their L1 tables */
+	OX_LAYOUT_BITMAP,
+	OX_LAYOUT_OTHER_TABLE,	 /* the encryption header */
+	OX_LAYOUT_DATA,		 /* of the disk alone */
+	OX_LAYOUT_SNAPSHOT_DATA, /* a snapshot holds it, perhaps beside the disk */
+	OX_LAYOUT_COMPRESSED,
+	OX_LAYOUT_LEAKED,  /* counted and not named: space that is lost */
+	OX_LAYOUT_DAMAGED, /* claimed by two, or named more often than it is counted */
+	OX_LAYOUT_KINDS
+};
+
+/* A stretch of the host file. Its bytes add up to its length. */
+struct ox_layout_bin {
+	uint64_t bytes[OX_LAYOUT_KINDS];
+	uint64_t findings; /* what a check reports of these clusters, leaks excepted */
+};
+
+/* A stretch of the virtual disk; what is in none of its counts is not allocated. */
+struct ox_layout_guest_bin {
+	uint64_t data_bytes; /* not compressed; the host has a place for them */
+	uint64_t compressed_bytes;
+	uint64_t zero_bytes;  /* known to be zero, without a place */
+	uint64_t bad_entries; /* that cannot be followed */
+	uint64_t pieces;      /* runs of data that is in one piece on the host too */
+	uint64_t host_offset; /* of the first data in it, compressed or not; UINT64_MAX: none */
+};
+
+struct ox_image_layout {
+	uint64_t file_bytes;
+	uint64_t virtual_bytes;
+	uint32_t cluster_bytes;
+	bool dirty;   /* recovered when next opened for writing; until then refcounts lag behind */
+	bool corrupt; /* a program marked it so */
+	/* As ox_image_check counts them, but for what a dirty image's recovery puts right. */
+	uint64_t corruptions;
+	uint64_t leaks;
+	uint64_t check_errors;
+	uint64_t uncounted;		 /* clusters of a dirty image that are not counted yet */
+	uint64_t bytes[OX_LAYOUT_KINDS]; /* of the whole file */
+	uint64_t data_bytes;		 /* of the disk, not compressed */
+	uint64_t pieces;		 /* that they lie in */
+	uint64_t bin_bytes;		 /* of each bin; the last one may be shorter */
+	size_t bin_count;
+	const struct ox_layout_bin *bins;
+	uint64_t guest_bin_bytes;
+	size_t guest_bin_count;
+	const struct ox_layout_guest_bin *guest_bins;
+};
+
+struct ox_layout_options {
+	size_t struct_size;
+	const char *format; /* NULL or "qcow2" */
+	unsigned flags;	    /* of enum ox_open_flags: FORCE_SHARE */
+	size_t bins;	    /* at most so many, of whole clusters; 0: 4096; 65536 at most */
+	size_t guest_bins;
+	/* The findings of a check, as they are met; leaks and refcounts are only counted. */
+	void (*finding)(void *opaque, const struct ox_finding *finding);
+	void (*progress)(void *opaque, uint64_t done, uint64_t total);
+	void *opaque;
+};
+
+#define OX_LAYOUT_OPTIONS_INIT                                                                     \
+	{                                                                                          \
+		.struct_size = sizeof(struct ox_layout_options)                                    \
+	}
+
+/* Describes the file of a qcow2 image, a dirty or damaged one too; no backing file is opened and
+ * nothing is written. -ENOTSUP for raw, which has no structure. */
+int ox_image_layout_read(struct ox_context *ctx, const char *path,
+			 const struct ox_layout_options *opts, struct ox_image_layout **ret_layout,
+			 struct ox_error **err) OX_CHECKED;
+/* NULL is allowed. */
+void ox_image_layout_free(struct ox_image_layout *layout);
 
 #ifdef __cplusplus
 }

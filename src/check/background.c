@@ -10,10 +10,16 @@
 #include "check/check.h"
 #include "check/walk.h"
 #include "rt/co.h"
+#include "rt/reactor.h"
+
+/* The longest that requests wait for the walk's turn to end, and the pause after it. */
+#define WORK_NS UINT64_C(500000)
+#define PAUSE_NS UINT64_C(100000)
 
 struct ox_rebuild {
 	struct ox_walk w; /* first: the walk's visitors find the rest by it */
 	uint64_t *stale;  /* a bit for each of w.l2_clusters: it has stale entries */
+	uint64_t resumed_ns;
 };
 
 /* Index of the first table at or after the cluster. */
@@ -33,6 +39,23 @@ static uint64_t index_of(const struct ox_rebuild *b, uint64_t cluster)
 	return low;
 }
 
+/*
+ * Requests come between any two tables. Where all is in the page cache nothing ever waits, and the
+ * reactor's run would not end: so the walk sleeps now and then, and whoever turns the reactor sees
+ * to his clients.
+ */
+static void pause_co(struct ox_walk *w)
+{
+	struct ox_rebuild *b = (struct ox_rebuild *)w;
+
+	if (ox_reactor_now_ns(ox_co_reactor()) - b->resumed_ns < WORK_NS) {
+		ox_co_yield_co();
+		return;
+	}
+	ox_reactor_sleep_co(PAUSE_NS);
+	b->resumed_ns = ox_reactor_now_ns(ox_co_reactor());
+}
+
 /* ---- beginning and end ---- */
 
 static void end(struct ox_rebuild *b)
@@ -44,12 +67,13 @@ static void end(struct ox_rebuild *b)
 	free(b);
 }
 
-/* Stale L1 entries are few and all known now: they go before the file grows. */
+/* Stale L1 entries are few and all known now: they go before the file grows. Not so where an
+ * obstacle is known as well: then the end of the file may be what is wrong. */
 static int drop_stale_l1_co(struct ox_walk *w)
 {
 	int r;
 
-	if (w->stale == 0)
+	if (w->stale == 0 || w->structural > 0)
 		return 0;
 	r = ox_walk_drop_stale_l1_co(w);
 	w->stale = 0;
@@ -79,6 +103,7 @@ static int begin_co(struct ox_io *io, struct ox_rebuild **ret, struct ox_error *
 		return ox_error_set(err, -ENOMEM, "Out of memory");
 	b->w.repair = OX_REPAIR_ALL;
 	b->w.quiet = true;
+	b->w.pause_co = pause_co;
 	r = ox_walk_open_co(&b->w, io, err);
 	if (r == 0) {
 		r = prepare_co(b);
@@ -100,11 +125,10 @@ static int count_table_co(struct ox_walk *w, uint64_t cluster, struct ox_cell ce
 {
 	struct ox_rebuild *b = (struct ox_rebuild *)w;
 	uint64_t stale = w->stale;
-	int r = ox_walk_count_l2_table(w, cluster, cell, table);
+	int r = ox_walk_count_l2_table_co(w, cluster, cell, table);
 
 	if (w->stale != stale)
 		b->stale[index_of(b, cluster) / 64] |= UINT64_C(1) << (index_of(b, cluster) % 64);
-	ox_co_yield_co(); /* requests come between any two tables */
 	return r;
 }
 
@@ -117,6 +141,11 @@ static int walk_co(struct ox_rebuild *b,
 }
 
 /* ---- what the counts say ---- */
+
+static bool may_grow(const struct ox_rebuild *b)
+{
+	return b->w.stale == 0;
+}
 
 static const char *obstacle(const struct ox_rebuild *b)
 {
@@ -153,6 +182,11 @@ static uint64_t count(const struct ox_rebuild *b, uint64_t cluster)
 static uint64_t next_counted(const struct ox_rebuild *b, uint64_t from, uint64_t end_cluster)
 {
 	return ox_counts_next(&b->w.counts, from, end_cluster);
+}
+
+static uint64_t end_counted(const struct ox_rebuild *b)
+{
+	return b->w.counts.end;
 }
 
 static uint64_t next_free(const struct ox_rebuild *b, uint64_t from, uint64_t end_cluster)
@@ -195,6 +229,7 @@ const struct ox_recovery ox_check_recovery = {
 	.rebuild_co = ox_check_rebuild_co,
 	.begin_co = begin_co,
 	.end = end,
+	.may_grow = may_grow,
 	.walk_co = walk_co,
 	.obstacle = obstacle,
 	.judge_co = judge_co,
@@ -202,6 +237,7 @@ const struct ox_recovery ox_check_recovery = {
 	.has_block = has_block,
 	.count = count,
 	.next_counted = next_counted,
+	.end_counted = end_counted,
 	.next_free = next_free,
 	.take = take,
 	.is_shared = is_shared,

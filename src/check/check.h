@@ -18,10 +18,16 @@
 int ox_check_qcow2_co(struct ox_io *io, const struct ox_check_options *opts,
 		      struct ox_check_result *ret, struct ox_error **err);
 
+/* What the public call of that name says. opts->bins and guest_bins are at least 1. */
+int ox_check_layout_co(struct ox_io *io, const struct ox_layout_options *opts,
+		       struct ox_image_layout **ret, struct ox_error **err);
+void ox_check_layout_free(struct ox_image_layout *layout);
+
 /* The part of it that works on an image at rest. */
 int ox_check_rebuild_co(struct ox_io *io, struct ox_error **err,
 			void (*progress)(void *opaque, uint64_t done, uint64_t total),
 			void *opaque);
+
 /* The recovery of img.h, over the same walk. */
 extern const struct ox_recovery ox_check_recovery;
 

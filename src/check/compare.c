@@ -23,10 +23,20 @@ struct slot_pass {
 	uint8_t zeros[WORD_BYTES_MAX];
 };
 
+bool ox_walk_block_is_own(const struct ox_walk *w, uint64_t index)
+{
+	uint64_t cluster = ox_be64_get(w->reftable[index]) / w->cluster_bytes;
+
+	return w->blocks[index].state == OX_BLOCK_SOUND &&
+	       ox_counts_get(&w->counts, cluster).state == OX_CELL_META;
+}
+
 static bool selected(const struct slot_pass *p, uint64_t index)
 {
 	const struct ox_walk_block *b = &p->w->blocks[index];
 
+	if (p->select != OX_BLOCKS_ALL && !ox_walk_block_is_own(p->w, index))
+		return false;
 	if (p->select == OX_BLOCKS_RAISE)
 		return b->raise;
 	if (p->select == OX_BLOCKS_LOWER)
@@ -202,11 +212,15 @@ static int slot_item_co(void *arg, const struct ox_scan_item *item, uint8_t *byt
 
 	for (uint64_t at = 0; at < item->size_bytes && r == 0; at += w->cluster_bytes) {
 		/* One bad block of a run does not take its neighbours with it. */
-		if (error && item->size_bytes > w->cluster_bytes)
-			error = ox_io_pread_co(w->io, bytes + at, w->cluster_bytes,
-					       item->offset + at);
+		int failed = error && item->size_bytes > w->cluster_bytes
+				     ? ox_io_pread_co(w->io, bytes + at, w->cluster_bytes,
+						      item->offset + at)
+				     : error;
+
 		r = slot_block_co(p, item->tag + at / w->cluster_bytes, item->offset + at,
-				  bytes + at, error);
+				  bytes + at, failed);
+		if (w->pause_co)
+			w->pause_co(w);
 	}
 	return r;
 }
@@ -282,6 +296,22 @@ static int compare_slot(struct ox_walk *w, struct ox_walk_slot *slot)
 	return 0;
 }
 
+/* A block that is made anew will hold the counted ones. */
+static int compare_broken(struct ox_walk *w, uint64_t index)
+{
+	uint64_t c = index * w->block_entries;
+	uint64_t end = c + w->block_entries;
+	int r = 0;
+
+	for (; r == 0 && (c = ox_counts_next(&w->counts, c, end)) < end; c++) {
+		struct ox_walk_slot slot = {.cluster = c, .cell = ox_counts_get(&w->counts, c)};
+
+		slot.stored = slot.cell.count;
+		r = compare_slot(w, &slot);
+	}
+	return r;
+}
+
 int ox_walk_compare_co(struct ox_walk *w)
 {
 	int r = 0;
@@ -289,7 +319,10 @@ int ox_walk_compare_co(struct ox_walk *w)
 	/* Where the width of the counts is not known, they say nothing. */
 	if (!w->faults.found[OX_QCOW2_FAULT_REFCOUNT_ORDER])
 		r = ox_walk_slots_co(w, OX_BLOCKS_ALL, compare_slot);
-	/* Clusters whose block is broken were not visited. */
+	for (uint64_t i = 0; r == 0 && i < w->index_count; i++) {
+		if (w->blocks[i].state == OX_BLOCK_BROKEN)
+			r = compare_broken(w, i);
+	}
 	w->stored_end = ox_max_u64(w->stored_end, w->counts.end);
 	w->result.image_end_offset = w->stored_end * w->cluster_bytes;
 	return r;

@@ -1,73 +1,13 @@
 /* SPDX-License-Identifier: MIT */
 /* Passes that judge or change entries of the active tables: COPIED bits, and stale entries. */
-#include <errno.h>
-#include <stdlib.h>
-
+#include "check/stored.h"
 #include "check/walk.h"
-
-#define CACHED_BLOCKS 8
-
-/* A few refcount blocks, for entries that name clusters here and there. */
-struct stored_cache {
-	struct {
-		uint64_t index;
-		uint8_t *bytes; /* NULL: empty */
-	} blocks[CACHED_BLOCKS];
-	unsigned next_victim;
-};
 
 /* What the running pass keeps between entries; the walk holds it for its visitors. */
 struct ox_walk_copied_pass {
 	enum ox_walk_copied how;
-	struct stored_cache cache;
+	struct ox_stored cache;
 };
-
-static int load_block_co(struct ox_walk *w, uint64_t index, uint8_t **ret)
-{
-	struct stored_cache *k = &w->copied->cache;
-	unsigned slot = k->next_victim;
-	int r;
-
-	for (unsigned i = 0; i < CACHED_BLOCKS; i++) {
-		if (k->blocks[i].bytes && k->blocks[i].index == index) {
-			*ret = k->blocks[i].bytes;
-			return 0;
-		}
-	}
-	if (!k->blocks[slot].bytes)
-		k->blocks[slot].bytes = malloc(w->cluster_bytes);
-	if (!k->blocks[slot].bytes)
-		return -ENOMEM;
-	k->blocks[slot].index = UINT64_MAX;
-	r = ox_io_pread_co(w->io, k->blocks[slot].bytes, w->cluster_bytes,
-			   ox_be64_get(w->reftable[index]));
-	if (r < 0)
-		return r;
-	k->blocks[slot].index = index;
-	k->next_victim = (slot + 1) % CACHED_BLOCKS;
-	*ret = k->blocks[slot].bytes;
-	return 0;
-}
-
-/* 1 and the count on disk; 0 where no block tells it; or a negative errno. */
-static int stored_count_co(struct ox_walk *w, uint64_t cluster, uint64_t *ret)
-{
-	uint64_t index = cluster / w->block_entries;
-	uint8_t *block;
-	int r;
-
-	if (index >= w->index_count || w->blocks[index].state == OX_BLOCK_NONE) {
-		*ret = 0;
-		return 1;
-	}
-	if (w->blocks[index].state == OX_BLOCK_BROKEN)
-		return 0;
-	r = load_block_co(w, index, &block);
-	if (r < 0)
-		return r;
-	*ret = ox_qcow2_refcount_get(block, w->h.refcount_order, cluster % w->block_entries);
-	return 1;
-}
 
 /*
  * 1 if an entry's COPIED bit is to be flipped (or, REPORT, is wrong), with the count that says so;
@@ -88,7 +28,7 @@ static int judge_co(struct ox_walk *w, uint64_t cluster, bool copied, uint64_t *
 			return copied && cell.count > 1;
 		return copied != (cell.count == 1);
 	}
-	r = stored_count_co(w, cluster, &stored);
+	r = ox_stored_count_co(w, &w->copied->cache, cluster, &stored);
 	if (r <= 0)
 		return r;
 	if (w->copied->how == OX_COPIED_FIX_LEAKS)
@@ -106,10 +46,20 @@ static void tell(struct ox_walk *w, enum ox_finding_id id, struct ox_found what)
 		ox_walk_found(w, id, what);
 }
 
+static int tell_in_l2_co(struct ox_walk *w, uint64_t l2_cluster, uint64_t index,
+			 enum ox_finding_id id, struct ox_found what)
+{
+	if (w->copied->how == OX_COPIED_REPORT)
+		return ox_walk_found_in_l2_co(w, l2_cluster, index, id, what);
+	tell(w, id, what);
+	return 0;
+}
+
 static int copied_l1_co(struct ox_walk *w, uint64_t tree, uint64_t index, struct ox_be64 *entry)
 {
 	uint64_t raw = ox_be64_get(*entry);
 	struct ox_qcow2_l1_entry e = ox_qcow2_l1_decode(&w->h, raw);
+	struct ox_found what;
 	uint64_t count;
 	int r;
 
@@ -119,14 +69,16 @@ static int copied_l1_co(struct ox_walk *w, uint64_t tree, uint64_t index, struct
 	r = judge_co(w, e.l2.bytes / w->cluster_bytes, e.copied, &count);
 	if (r <= 0)
 		return r;
-	tell(w, OX_FOUND_COPIED_L2,
-	     OX_FOUND(.a = index, .b = raw, .c = count, .host_offset = e.l2.bytes));
+	what = OX_FOUND(.a = index, .b = raw, .c = count, .host_offset = e.l2.bytes);
+	ox_walk_set_range(w, &what, 0, index * ox_walk_l1_span(w), ox_walk_l1_span(w));
+	tell(w, OX_FOUND_COPIED_L2, what);
 	if (w->copied->how != OX_COPIED_REPORT)
 		*entry = ox_be64(raw ^ OX_QCOW2_COPIED);
 	return 0;
 }
 
-static int copied_entry_co(struct ox_walk *w, struct ox_be64 *entry)
+static int copied_entry_co(struct ox_walk *w, uint64_t l2_cluster, uint64_t index,
+			   struct ox_be64 *entry)
 {
 	uint64_t raw = ox_be64_get(*entry);
 	struct ox_qcow2_entry e = ox_qcow2_l2_decode(&w->h, raw);
@@ -134,27 +86,37 @@ static int copied_entry_co(struct ox_walk *w, struct ox_be64 *entry)
 	int r = 0;
 
 	if (e.kind == OX_QCOW2_ENTRY_COMPRESSED && e.copied && w->copied->how == OX_COPIED_FIX) {
-		tell(w, OX_FOUND_COPIED_COMPRESSED,
-		     OX_FOUND(.a = e.host.bytes, .host_offset = e.host.bytes));
+		r = tell_in_l2_co(w, l2_cluster, index, OX_FOUND_COPIED_COMPRESSED,
+				  OX_FOUND(.a = e.host.bytes, .host_offset = e.host.bytes));
+		if (r < 0)
+			return r;
 		*entry = ox_be64(raw ^ OX_QCOW2_COPIED);
 	}
+	/* Clusters of another file have no counts here. */
+	if (w->has_data_file)
+		return 0;
 	if (e.kind == OX_QCOW2_ENTRY_DATA || e.kind == OX_QCOW2_ENTRY_ZERO_ALLOC)
 		r = judge_co(w, e.host.bytes / w->cluster_bytes, e.copied, &count);
 	if (r <= 0)
 		return r;
-	tell(w, OX_FOUND_COPIED_DATA, OX_FOUND(.a = raw, .b = count, .host_offset = e.host.bytes));
-	if (w->copied->how != OX_COPIED_REPORT)
+	r = tell_in_l2_co(w, l2_cluster, index, OX_FOUND_COPIED_DATA,
+			  OX_FOUND(.a = raw, .b = count, .host_offset = e.host.bytes));
+	if (r == 0 && w->copied->how != OX_COPIED_REPORT)
 		*entry = ox_be64(raw ^ OX_QCOW2_COPIED);
-	return 0;
+	return r;
 }
 
 static int copied_l2_co(struct ox_walk *w, uint64_t cluster, struct ox_cell cell,
 			struct ox_be64 *table)
 {
-	(void)cluster;
-	(void)cell;
+	unsigned words = ox_qcow2_l2_words(&w->h);
+
+	/* What is not a table alone may be somebody's data. */
+	if (w->changes_entries && ox_cell_is_broken(cell))
+		return 0;
 	for (uint64_t i = 0; i < ox_qcow2_l2_entries(&w->h); i++) {
-		int r = table[i].raw ? copied_entry_co(w, &table[i]) : 0;
+		struct ox_be64 *entry = &table[i * words];
+		int r = entry->raw ? copied_entry_co(w, cluster, i, entry) : 0;
 
 		if (r < 0)
 			return r;
@@ -174,8 +136,7 @@ int ox_walk_copied_co(struct ox_walk *w, enum ox_walk_copied how)
 		r = ox_walk_l2_co(w, true, copied_l2_co);
 	w->copied = NULL;
 	w->changes_entries = false;
-	for (unsigned i = 0; i < CACHED_BLOCKS; i++)
-		free(pass.cache.blocks[i].bytes);
+	ox_stored_free(&pass.cache);
 	return r;
 }
 
@@ -196,8 +157,13 @@ static int drop_l1(struct ox_walk *w, uint64_t tree, uint64_t index, struct ox_b
 
 static int drop_l2(struct ox_walk *w, uint64_t cluster, struct ox_cell cell, struct ox_be64 *table)
 {
+	unsigned words = ox_qcow2_l2_words(&w->h);
+
+	if (w->has_data_file || ox_cell_is_broken(cell))
+		return 0;
 	for (uint64_t i = 0; i < ox_qcow2_l2_entries(&w->h); i++) {
-		struct ox_qcow2_entry e = ox_qcow2_l2_decode(&w->h, ox_be64_get(table[i]));
+		struct ox_be64 *entry = &table[i * words];
+		struct ox_qcow2_entry e = ox_qcow2_l2_decode(&w->h, ox_be64_get(*entry));
 
 		if (e.kind != OX_QCOW2_ENTRY_DATA && e.kind != OX_QCOW2_ENTRY_ZERO_ALLOC &&
 		    e.kind != OX_QCOW2_ENTRY_COMPRESSED)
@@ -206,7 +172,10 @@ static int drop_l2(struct ox_walk *w, uint64_t cluster, struct ox_cell cell, str
 			continue;
 		ox_walk_mended(w, OX_FOUND_STALE_ENTRY, OX_FOUND(.a = e.host.bytes));
 		/* A preallocated zero cluster loses its place, and still reads as zeroes. */
-		table[i] = ox_be64(e.kind == OX_QCOW2_ENTRY_ZERO_ALLOC ? OX_QCOW2_ZERO : 0);
+		*entry = ox_be64(e.kind == OX_QCOW2_ENTRY_ZERO_ALLOC ? OX_QCOW2_ZERO : 0);
+		/* No subcluster is allocated where there is no cluster; zero ones stay. */
+		if (words == 2)
+			entry[1] = ox_be64(ox_be64_get(entry[1]) & ~(uint64_t)UINT32_MAX);
 	}
 	return 0;
 }

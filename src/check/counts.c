@@ -85,6 +85,30 @@ static bool is_once(struct ox_cell cell)
 
 /* ---- the tables of regions ---- */
 
+/* The bits of a region that has but exceptions: tables stand alone in many regions, and a bitmap
+ * for each would be most of what opening a large image costs. */
+static uint64_t no_bits[REGION_WORDS];
+
+static void free_cells(struct ox_counts_region *region)
+{
+	if (region->bits != no_bits)
+		free(region->cells);
+}
+
+/* Before a bit is set. */
+static int make_bits(struct ox_counts_region *region)
+{
+	uint64_t *bits;
+
+	if (region->bits != no_bits)
+		return 0;
+	bits = calloc(REGION_WORDS, sizeof(*bits));
+	if (!bits)
+		return -ENOMEM;
+	region->bits = bits;
+	return 0;
+}
+
 int ox_counts_init(struct ox_counts *k, uint64_t limit_clusters)
 {
 	*k = (struct ox_counts){0};
@@ -95,7 +119,7 @@ void ox_counts_free(struct ox_counts *k)
 {
 	for (uint64_t t = 0; t < k->top_count; t++) {
 		for (unsigned r = 0; k->top[t] && r < TABLE_REGIONS; r++) {
-			free(k->top[t][r].cells);
+			free_cells(&k->top[t][r]);
 			free(k->top[t][r].exceptions);
 		}
 		free(k->top[t]);
@@ -145,9 +169,7 @@ static struct ox_counts_region *region_make(struct ox_counts *k, uint64_t cluste
 	region = &(*table)[cluster % TABLE_CELLS / REGION_CELLS];
 	if (region->form != FORM_EMPTY)
 		return region;
-	region->bits = calloc(REGION_WORDS, sizeof(*region->bits));
-	if (!region->bits)
-		return NULL;
+	region->bits = no_bits;
 	region->common = NARROW_USUAL;
 	region->form = FORM_BITS;
 	return region;
@@ -248,7 +270,7 @@ static int change_common(struct ox_counts_region *region)
 		if (++tally[all[e].cell] > tally[best])
 			best = all[e].cell;
 	}
-	if (count - tally[best] + region->bit_count > EXCEPTIONS_MAX / 2)
+	if (count - tally[best] + region->bit_count > EXCEPTIONS_MAX / 2 || make_bits(region) < 0)
 		return -ENOSPC;
 	region->exception_count = 0;
 	for (unsigned i = 0; i < REGION_CELLS && region->bit_count > 0; i++) {
@@ -279,6 +301,8 @@ static int bits_set(struct ox_counts_region *region, unsigned i, uint8_t cell)
 		return -ENOSPC;
 	if (cell != region->common)
 		return add_exception(region, i, cell);
+	if (make_bits(region) < 0)
+		return -ENOMEM;
 	region->bits[i / 64] |= UINT64_C(1) << (i % 64);
 	region->bit_count++;
 	return 0;
@@ -314,7 +338,7 @@ static int widen(struct ox_counts_region *region, enum form form)
 		else
 			cells[i] = narrow(cell_in(region, i));
 	}
-	free(region->cells);
+	free_cells(region);
 	free(region->exceptions);
 	*region = (struct ox_counts_region){.cells = cells, .form = (uint8_t)form};
 	return 0;
@@ -371,7 +395,7 @@ static unsigned bits_fill(struct ox_counts_region *region, unsigned first, unsig
 	/* An exception that is as the common cell does no harm. */
 	if (region->bit_count == 0)
 		region->common = cell;
-	if (region->common != cell)
+	if (region->common != cell || make_bits(region) < 0)
 		return 0;
 	end = (unsigned)ox_min_u64(end, exception_index(region, exception_at(region, first)));
 	while (i < end) {

@@ -5,11 +5,12 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/arith.h"
 #include "check/walk.h"
 
 #define MESSAGE_BYTES 256
 
-enum finding_class { DERIVED, STRUCTURAL, UNREADABLE, FACT };
+enum finding_class { DERIVED, STRUCTURAL, LOSS, UNREADABLE, FACT };
 
 struct finding_row {
 	const char *name;
@@ -34,6 +35,18 @@ static const struct finding_row rows[OX_FOUND_COUNT] = {
 #undef OX_FINDING
 };
 
+/* Words may be an image's: nothing in them reaches a terminal as a command. */
+static int format_word(char *to, size_t room, const char *word)
+{
+	int length = snprintf(to, room, "%s", word);
+
+	for (char *p = to; room > 0 && *p; p++) {
+		if ((unsigned char)*p < ' ' || *p == 0x7f)
+			*p = '?';
+	}
+	return length;
+}
+
 /* One placeholder of a row's text; returns how many bytes it took. */
 static int format_field(char *to, size_t room, char field, const struct ox_found *what)
 {
@@ -51,7 +64,7 @@ static int format_field(char *to, size_t room, char field, const struct ox_found
 	case 'C':
 		return snprintf(to, room, "%" PRIx64, what->c);
 	default:
-		return snprintf(to, room, "%s", what->word ? what->word : "?");
+		return format_word(to, room, what->word ? what->word : "?");
 	}
 }
 
@@ -66,7 +79,72 @@ static void format_message(char to[MESSAGE_BYTES], const struct finding_row *row
 		else
 			to[used++] = *p;
 	}
-	to[used < MESSAGE_BYTES ? used : MESSAGE_BYTES - 1] = '\0';
+	used = ox_min_u64(used, MESSAGE_BYTES - 1);
+	to[used] = '\0';
+	if (what->fate)
+		snprintf(to + used, MESSAGE_BYTES - used,
+			 "; guest offset 0x%" PRIx64 " length 0x%" PRIx64 " is %s",
+			 what->guest_offset, what->guest_length, what->fate);
+}
+
+static const char *why_not(const struct ox_walk *w, const struct finding_row *row)
+{
+	if (w->asked == OX_REPAIR_NONE || row->class == FACT)
+		return NULL;
+	if (w->asked == OX_REPAIR_LEAKS && row->severity != OX_FINDING_LEAK)
+		return "-r leaks frees space and changes nothing else";
+	if (row->class == UNREADABLE)
+		return "it cannot be read";
+	if (strncmp(row->fix, "None: ", 6) == 0)
+		return row->fix + 6;
+	if (row->class == STRUCTURAL)
+		return "it lies on something that nothing tells apart, or what it takes to copy "
+		       "it is not there";
+	if (w->structural > 0)
+		return "something else cannot be followed, and may be what this belongs to";
+	if (w->lost > 0)
+		return "it may be what was lost; a later -r leaks frees it";
+	return "it could not be repaired";
+}
+
+/* What a repair of structural findings goes by. */
+static void tally(struct ox_walk *w, enum ox_finding_id id)
+{
+	switch (id) {
+	case OX_FOUND_L1_UNALIGNED:
+	case OX_FOUND_L1_RESERVED:
+	case OX_FOUND_L2_UNALIGNED:
+	case OX_FOUND_L2_RESERVED:
+	case OX_FOUND_L1_COPIED_EMPTY:
+	case OX_FOUND_L2_COPIED_EMPTY:
+		w->bad_entries++;
+		break;
+	case OX_FOUND_PAST_END:
+		w->bad_entries++;
+		w->past_end++;
+		break;
+	case OX_FOUND_HEADER_SNAPSHOTS:
+	case OX_FOUND_SNAPSHOT_TABLE:
+	case OX_FOUND_SNAPSHOT_L1_UNALIGNED:
+	case OX_FOUND_SNAPSHOT_L1_SIZE:
+	case OX_FOUND_UNREADABLE:
+		w->hides_trees = true;
+		break;
+	case OX_FOUND_TABLE_PAST_END:
+		w->hides_trees = true;
+		w->past_end++;
+		break;
+	case OX_FOUND_BLOCK_PAST_END:
+		w->past_end++;
+		break;
+	case OX_FOUND_OVERLAP:
+	case OX_FOUND_CROSS_LINK:
+	case OX_FOUND_CROSS_LINK_L2:
+		w->aliases++;
+		break;
+	default:
+		break;
+	}
 }
 
 static void tell(struct ox_walk *w, const struct finding_row *row, bool repaired,
@@ -81,20 +159,20 @@ static void tell(struct ox_walk *w, const struct finding_row *row, bool repaired
 		w->first_structural = strdup(message);
 	if (!w->finding || (w->quiet && !repaired))
 		return;
-	w->finding(
-		w->opaque,
-		&(struct ox_finding){
-			.name = row->name,
-			.severity = row->severity,
-			.message = message,
-			.repaired = repaired,
-			.host_offset = what->host_offset ? what->host_offset : UINT64_MAX,
-			.guest_offset = what->guest_length ? what->guest_offset : UINT64_MAX,
-			.guest_length = what->guest_length,
-			.snapshot = what->tree ? w->trees[what->tree].name : NULL,
-			.fix = row->fix,
-			.why_not = repaired || w->repair == OX_REPAIR_NONE ? NULL : what->why_not,
-		});
+	w->finding(w->opaque,
+		   &(struct ox_finding){
+			   .name = row->name,
+			   .severity = row->severity,
+			   .message = message,
+			   .repaired = repaired,
+			   .host_offset = what->host_offset ? what->host_offset : UINT64_MAX,
+			   .guest_offset = what->guest_length ? what->guest_offset : UINT64_MAX,
+			   .guest_length = what->guest_length,
+			   .snapshot = what->tree ? w->trees[what->tree].name : NULL,
+			   .fix = row->fix,
+			   .fate = what->fate,
+			   .why_not = repaired ? NULL : why_not(w, row),
+		   });
 }
 
 void ox_walk_found(struct ox_walk *w, enum ox_finding_id id, struct ox_found what)
@@ -109,6 +187,7 @@ void ox_walk_found(struct ox_walk *w, enum ox_finding_id id, struct ox_found wha
 		w->result.leaks++;
 	if (row->class == STRUCTURAL || row->class == UNREADABLE)
 		w->structural++;
+	tally(w, id);
 	tell(w, row, false, &what);
 }
 

@@ -4,11 +4,11 @@
  * the walk goes on without it.
  */
 #include <errno.h>
-#include <stdlib.h>
 
 #include "base/arith.h"
 #include "check/walk.h"
 
+#define SECTOR_BYTES 512
 #define KNOWN_INCOMPATIBLE                                                                         \
 	((uint64_t)(OX_QCOW2_INCOMPAT_DIRTY | OX_QCOW2_INCOMPAT_CORRUPT |                          \
 		    OX_QCOW2_INCOMPAT_DATA_FILE | OX_QCOW2_INCOMPAT_COMPRESSION |                  \
@@ -30,9 +30,9 @@ static const enum ox_finding_id finding_of_fault[OX_QCOW2_FAULT_COUNT] = {
 
 int ox_walk_read_header_co(struct ox_walk *w, struct ox_error **err)
 {
-	size_t count = ox_min_u64(w->io->length, UINT64_C(1) << OX_QCOW2_MAX_CLUSTER_BITS);
-	uint8_t *bytes = malloc(ox_max_u64(count, 1));
-	int r = bytes ? ox_io_pread_co(w->io, bytes, count, 0) : -ENOMEM;
+	uint8_t bytes[SECTOR_BYTES];
+	size_t count = ox_min_u64(w->io->length, sizeof(bytes));
+	int r = ox_io_pread_co(w->io, bytes, count, 0);
 
 	if (r < 0)
 		r = ox_error_set_errno(err, r, "Could not read the header of '%s'", w->io->name);
@@ -40,7 +40,6 @@ int ox_walk_read_header_co(struct ox_walk *w, struct ox_error **err)
 		r = ox_qcow2_header_load(bytes, count, &w->h, err);
 	if (r == 0)
 		r = ox_qcow2_header_judge(&w->h, count, &w->faults, err);
-	free(bytes);
 	/* -ENOTSUP says "this format has no check". */
 	return r == -ENOTSUP ? -EINVAL : r;
 }
@@ -72,6 +71,7 @@ void ox_walk_judge_header(struct ox_walk *w)
 		ox_walk_found(w, OX_FOUND_HEADER_CRYPT,
 			      OX_FOUND(.word = "unknown encryption method",
 				       .guest_length = w->h.size_bytes));
+	w->is_foreign = unknown != 0;
 	if (unknown)
 		ox_walk_found(w, OX_FOUND_UNKNOWN_FEATURE, OX_FOUND(.a = unknown));
 }

@@ -25,14 +25,28 @@ bool ox_walk_entry_is_stale(const struct ox_walk *w, uint64_t l2_cluster, struct
 
 /* ---- L1 ---- */
 
-static int bad_l1_entry(struct ox_walk *w, uint64_t raw)
+static enum ox_finding_id l1_fault(const struct ox_walk *w, uint64_t raw)
 {
 	uint64_t offset = raw & OX_QCOW2_OFFSET_MASK;
-	bool unaligned = !ox_is_aligned(offset, w->cluster_bytes);
 
-	ox_walk_found(w, unaligned ? OX_FOUND_L1_UNALIGNED : OX_FOUND_L1_RESERVED,
-		      OX_FOUND(.a = unaligned ? offset : raw, .host_offset = offset));
-	return 0;
+	if (raw == OX_QCOW2_COPIED)
+		return OX_FOUND_L1_COPIED_EMPTY;
+	return ox_is_aligned(offset, w->cluster_bytes) ? OX_FOUND_L1_RESERVED
+						       : OX_FOUND_L1_UNALIGNED;
+}
+
+static void bad_l1_entry(struct ox_walk *w, uint64_t tree, uint64_t index, uint64_t raw)
+{
+	enum ox_finding_id id = l1_fault(w, raw);
+	uint64_t offset = raw & OX_QCOW2_OFFSET_MASK;
+	struct ox_found what = {.a = raw, .host_offset = offset};
+
+	if (id == OX_FOUND_L1_COPIED_EMPTY)
+		what.a = index;
+	else if (id == OX_FOUND_L1_UNALIGNED)
+		what.a = offset;
+	ox_walk_set_range(w, &what, tree, index * ox_walk_l1_span(w), ox_walk_l1_span(w));
+	ox_walk_found(w, id, what);
 }
 
 static int list_l2_table(struct ox_walk *w, uint64_t cluster)
@@ -50,16 +64,16 @@ static int list_l2_table(struct ox_walk *w, uint64_t cluster)
 	return 0;
 }
 
-static int refer_to_l2(struct ox_walk *w, uint64_t tree, const struct ox_qcow2_l1_entry *e)
+static int refer_to_l2(struct ox_walk *w, uint64_t tree, const struct ox_qcow2_l1_entry *e,
+		       struct ox_found what)
 {
 	uint64_t cluster = e->l2.bytes / w->cluster_bytes;
 	bool is_new = ox_counts_get(&w->counts, cluster).state == OX_CELL_NONE;
 	int r = ox_walk_refer(w, cluster, OX_CELL_L2 | (tree == 0 ? copied_flag(e->copied) : 0), 1);
 
+	what.word = "L2 table";
 	if (r == 0)
-		ox_walk_found(w, OX_FOUND_OVERLAP,
-			      OX_FOUND(.word = "L2 table", .a = e->l2.bytes, .b = w->cluster_bytes,
-				       .host_offset = e->l2.bytes));
+		ox_walk_found(w, OX_FOUND_OVERLAP, what);
 	return r == 1 && is_new ? list_l2_table(w, cluster) : r < 0 ? r : 0;
 }
 
@@ -67,20 +81,20 @@ static int count_l1_entry(struct ox_walk *w, uint64_t tree, uint64_t index, stru
 {
 	uint64_t raw = ox_be64_get(*entry);
 	struct ox_qcow2_l1_entry e = ox_qcow2_l1_decode(&w->h, raw);
+	struct ox_found what = {.a = e.l2.bytes, .b = w->cluster_bytes, .host_offset = e.l2.bytes};
+	bool stale;
 
-	(void)index;
-	if (e.bad)
-		return bad_l1_entry(w, raw);
-	if (!ox_walk_past_end(w, e.l2.bytes, w->cluster_bytes))
-		return refer_to_l2(w, tree, &e);
-	/* The active table is its image's own: no snapshot shares it. */
-	if (tree == 0 && w->dirty) {
-		w->stale++;
-		ox_walk_found(w, OX_FOUND_STALE_ENTRY, OX_FOUND(.a = e.l2.bytes));
+	if (e.bad) {
+		bad_l1_entry(w, tree, index, raw);
 		return 0;
 	}
-	ox_walk_found(w, OX_FOUND_PAST_END,
-		      OX_FOUND(.a = e.l2.bytes, .b = w->cluster_bytes, .host_offset = e.l2.bytes));
+	ox_walk_set_range(w, &what, tree, index * ox_walk_l1_span(w), ox_walk_l1_span(w));
+	if (!ox_walk_past_end(w, e.l2.bytes, w->cluster_bytes))
+		return refer_to_l2(w, tree, &e, what);
+	/* The active table is its image's own: no snapshot shares it. */
+	stale = tree == 0 && w->dirty;
+	w->stale += stale;
+	ox_walk_found(w, stale ? OX_FOUND_STALE_ENTRY : OX_FOUND_PAST_END, what);
 	return 0;
 }
 
@@ -111,16 +125,22 @@ struct l2_count {
 	struct ox_walk *w;
 	struct ox_cell cell;
 	uint64_t cluster;	  /* the table's */
+	uint64_t index;		  /* of the entry */
 	uint64_t limit_bytes;	  /* what its entries may name */
 	uint64_t next_contiguous; /* where the next data cluster would continue the last one */
 	bool active;
 };
 
-static int overlap(struct ox_walk *w, const char *word, uint64_t offset, uint64_t size_bytes)
+static int found_co(struct l2_count *t, enum ox_finding_id id, struct ox_found what)
 {
-	ox_walk_found(w, OX_FOUND_OVERLAP,
-		      OX_FOUND(.word = word, .a = offset, .b = size_bytes, .host_offset = offset));
-	return 0;
+	return ox_walk_found_in_l2_co(t->w, t->cluster, t->index, id, what);
+}
+
+static int overlap_co(struct l2_count *t, const char *word, uint64_t offset, uint64_t size_bytes)
+{
+	return found_co(
+		t, OX_FOUND_OVERLAP,
+		OX_FOUND(.word = word, .a = offset, .b = size_bytes, .host_offset = offset));
 }
 
 static bool is_past_end(const struct l2_count *t, uint64_t offset, uint64_t size_bytes)
@@ -129,28 +149,27 @@ static bool is_past_end(const struct l2_count *t, uint64_t offset, uint64_t size
 
 	if (!ox_add_u64(offset, size_bytes, &end))
 		return true;
+	/* A stream's last sectors may, but it begins in the file. */
+	if (t->w->dirty && offset >= t->limit_bytes)
+		return true;
 	return end > t->limit_bytes && end - t->limit_bytes >= t->w->cluster_bytes;
 }
 
-static int past_end(struct l2_count *t, uint64_t offset, uint64_t size_bytes)
+static int past_end_co(struct l2_count *t, uint64_t offset, uint64_t size_bytes)
 {
-	struct ox_walk *w = t->w;
+	bool stale = ox_walk_entry_is_stale(t->w, t->cluster, t->cell, offset);
 
-	if (ox_walk_entry_is_stale(w, t->cluster, t->cell, offset)) {
-		w->stale++;
-		ox_walk_found(w, OX_FOUND_STALE_ENTRY, OX_FOUND(.a = offset));
-		return 0;
-	}
-	ox_walk_found(w, OX_FOUND_PAST_END,
-		      OX_FOUND(.a = offset, .b = size_bytes, .host_offset = offset));
-	return 0;
+	t->w->stale += stale;
+	return found_co(t, stale ? OX_FOUND_STALE_ENTRY : OX_FOUND_PAST_END,
+			OX_FOUND(.a = offset, .b = size_bytes, .host_offset = offset));
 }
 
-static int count_compressed(struct l2_count *t, const struct ox_qcow2_entry *e)
+static int count_compressed_co(struct l2_count *t, const struct ox_qcow2_entry *e)
 {
 	struct ox_walk *w = t->w;
 	uint64_t first = e->host.bytes / w->cluster_bytes;
 	uint64_t last = (e->host.bytes + e->compressed_bytes - 1) / w->cluster_bytes;
+	int r = 0;
 
 	if (t->active) {
 		w->result.allocated_clusters++;
@@ -159,67 +178,103 @@ static int count_compressed(struct l2_count *t, const struct ox_qcow2_entry *e)
 	}
 	if (e->copied) {
 		w->compressed_copied += t->active;
-		ox_walk_found(w, OX_FOUND_COPIED_COMPRESSED,
-			      OX_FOUND(.a = e->host.bytes, .host_offset = e->host.bytes));
+		r = found_co(t, OX_FOUND_COPIED_COMPRESSED,
+			     OX_FOUND(.a = e->host.bytes, .host_offset = e->host.bytes));
 	}
+	if (r < 0)
+		return r;
 	if (is_past_end(t, e->host.bytes, e->compressed_bytes))
-		return past_end(t, e->host.bytes, e->compressed_bytes);
+		return past_end_co(t, e->host.bytes, e->compressed_bytes);
 	for (uint64_t c = first; c <= last; c++) {
-		int r = ox_walk_refer(w, c, OX_CELL_COMPRESSED, t->cell.count);
-
+		r = ox_walk_refer(w, c, OX_CELL_COMPRESSED, t->cell.count);
 		if (r < 0)
 			return r;
 		if (r == 0)
-			return overlap(w, "Compressed cluster", e->host.bytes, e->compressed_bytes);
+			return overlap_co(t, "Compressed cluster", e->host.bytes,
+					  e->compressed_bytes);
 	}
 	return 0;
 }
 
-static int count_data(struct l2_count *t, const struct ox_qcow2_entry *e)
+static void count_allocated(struct l2_count *t, const struct ox_qcow2_entry *e)
+{
+	struct ox_walk *w = t->w;
+
+	if (!t->active)
+		return;
+	w->result.allocated_clusters++;
+	if (t->next_contiguous && t->next_contiguous != e->host.bytes)
+		w->result.fragmented_clusters++;
+	t->next_contiguous = e->host.bytes + w->cluster_bytes;
+}
+
+static int count_data_co(struct l2_count *t, const struct ox_qcow2_entry *e)
 {
 	struct ox_walk *w = t->w;
 	int r;
 
-	if (t->active) {
-		w->result.allocated_clusters++;
-		if (t->next_contiguous && t->next_contiguous != e->host.bytes)
-			w->result.fragmented_clusters++;
-		t->next_contiguous = e->host.bytes + w->cluster_bytes;
-	}
+	count_allocated(t, e);
 	if (is_past_end(t, e->host.bytes, w->cluster_bytes))
-		return past_end(t, e->host.bytes, w->cluster_bytes);
+		return past_end_co(t, e->host.bytes, w->cluster_bytes);
 	r = ox_walk_refer(w, e->host.bytes / w->cluster_bytes,
 			  OX_CELL_DATA | (t->active ? copied_flag(e->copied) : 0), t->cell.count);
-	return r == 0 ? overlap(w, "Data cluster", e->host.bytes, w->cluster_bytes) : r;
+	return r == 0 ? overlap_co(t, "Data cluster", e->host.bytes, w->cluster_bytes) : r;
 }
 
-static int bad_l2_entry(struct ox_walk *w, uint64_t raw)
+/* A cluster of the data file lies at its guest offset, and no count tells of it. */
+static int count_elsewhere_co(struct l2_count *t, const struct ox_qcow2_entry *e)
+{
+	struct ox_walk *w = t->w;
+	uint64_t place = ox_walk_place_of(w, t->cluster);
+	uint64_t guest;
+
+	count_allocated(t, e);
+	if (place == OX_WALK_NO_PLACE)
+		return 0;
+	guest = ox_walk_place_index(place) * ox_walk_l1_span(w) + t->index * w->cluster_bytes;
+	if (e->host.bytes == guest)
+		return 0;
+	return found_co(t, OX_FOUND_DATA_FILE_OFFSET, OX_FOUND(.a = e->host.bytes, .b = guest));
+}
+
+static int bad_l2_entry_co(struct l2_count *t, uint64_t raw)
 {
 	uint64_t offset = raw & OX_QCOW2_OFFSET_MASK;
-	bool unaligned = !(raw & OX_QCOW2_COMPRESSED) && !ox_is_aligned(offset, w->cluster_bytes);
 
-	ox_walk_found(w, unaligned ? OX_FOUND_L2_UNALIGNED : OX_FOUND_L2_RESERVED,
-		      OX_FOUND(.a = unaligned ? offset : raw));
-	return 0;
+	if (raw == OX_QCOW2_COPIED)
+		return found_co(t, OX_FOUND_L2_COPIED_EMPTY, OX_FOUND(.a = raw));
+	if (!(raw & OX_QCOW2_COMPRESSED) && !ox_is_aligned(offset, t->w->cluster_bytes))
+		return found_co(t, OX_FOUND_L2_UNALIGNED, OX_FOUND(.a = offset));
+	return found_co(t, OX_FOUND_L2_RESERVED, OX_FOUND(.a = raw));
 }
 
-static int count_l2_entry(struct l2_count *t, uint64_t raw)
+static int count_l2_entry_co(struct l2_count *t, uint64_t raw, uint64_t subclusters)
 {
-	struct ox_qcow2_entry e = ox_qcow2_l2_decode(&t->w->h, raw);
+	struct ox_walk *w = t->w;
+	struct ox_qcow2_entry e = ox_qcow2_l2_decode(&w->h, raw);
 
+	if (subclusters && e.kind != OX_QCOW2_ENTRY_BAD &&
+	    !ox_qcow2_subclusters_valid(e.kind, subclusters)) {
+		int r = found_co(t, OX_FOUND_SUBCLUSTERS, OX_FOUND(.a = raw, .b = subclusters));
+
+		if (r < 0)
+			return r;
+	}
 	switch (e.kind) {
 	case OX_QCOW2_ENTRY_UNALLOCATED:
 	case OX_QCOW2_ENTRY_ZERO:
 		return 0;
 	case OX_QCOW2_ENTRY_DATA:
 	case OX_QCOW2_ENTRY_ZERO_ALLOC:
-		return count_data(t, &e);
+		return w->has_data_file ? count_elsewhere_co(t, &e) : count_data_co(t, &e);
 	case OX_QCOW2_ENTRY_COMPRESSED:
-		return count_compressed(t, &e);
+		if (!w->has_data_file)
+			return count_compressed_co(t, &e);
+		break;
 	case OX_QCOW2_ENTRY_BAD:
 		break;
 	}
-	return bad_l2_entry(t->w, raw);
+	return bad_l2_entry_co(t, raw);
 }
 
 /* How many entries, of room, go on as the first one begins: in the next clusters, and all alike. */
@@ -263,8 +318,27 @@ static int64_t count_run(struct l2_count *t, const struct ox_be64 *table, uint64
 	return run;
 }
 
-int ox_walk_count_l2_table(struct ox_walk *w, uint64_t cluster, struct ox_cell cell,
-			   struct ox_be64 *table)
+/* Entry by entry: extended entries, and those that name another file. */
+static int count_singly_co(struct l2_count *t, const struct ox_be64 *table)
+{
+	unsigned words = ox_qcow2_l2_words(&t->w->h);
+
+	for (t->index = 0; t->index < ox_qcow2_l2_entries(&t->w->h); t->index++) {
+		const struct ox_be64 *entry = &table[t->index * words];
+		uint64_t subclusters = words == 2 ? ox_be64_get(entry[1]) : 0;
+		int r;
+
+		if (!entry->raw && !subclusters)
+			continue;
+		r = count_l2_entry_co(t, ox_be64_get(*entry), subclusters);
+		if (r < 0)
+			return r;
+	}
+	return 0;
+}
+
+int ox_walk_count_l2_table_co(struct ox_walk *w, uint64_t cluster, struct ox_cell cell,
+			      struct ox_be64 *table)
 {
 	struct l2_count t = {
 		.w = w,
@@ -274,19 +348,21 @@ int ox_walk_count_l2_table(struct ox_walk *w, uint64_t cluster, struct ox_cell c
 		.active = (cell.state & 3u) != 0,
 	};
 	uint64_t entries = ox_qcow2_l2_entries(&w->h);
-	uint64_t i = 0;
 
-	while (i < entries) {
-		int64_t run = table[i].raw ? count_run(&t, &table[i], entries - i) : 1;
+	if (w->has_data_file || ox_qcow2_l2_words(&w->h) > 1)
+		return count_singly_co(&t, table);
+	while (t.index < entries) {
+		const struct ox_be64 *entry = &table[t.index];
+		int64_t run = entry->raw ? count_run(&t, entry, entries - t.index) : 1;
 
 		if (run == 0) {
-			int r = count_l2_entry(&t, ox_be64_get(table[i]));
+			int r = count_l2_entry_co(&t, ox_be64_get(*entry), 0);
 
 			run = r < 0 ? r : 1;
 		}
 		if (run < 0)
 			return (int)run;
-		i += (uint64_t)run;
+		t.index += (uint64_t)run;
 	}
 	return 0;
 }
@@ -297,5 +373,8 @@ int ox_walk_count_l1_co(struct ox_walk *w)
 
 	if (r == 0)
 		sort_l2_tables(w);
+	/* Whether a cluster of the data file is in its place is asked of every entry. */
+	if (r == 0 && w->has_data_file)
+		r = ox_walk_place_tables_co(w);
 	return r;
 }

@@ -10,9 +10,11 @@
 
 /* ---- planning ---- */
 
+/* A broken block is made anew only where everything it counted is known. */
 static bool is_missing(const struct ox_walk *w, uint64_t index)
 {
-	return index >= w->index_count || w->blocks[index].state != OX_BLOCK_SOUND;
+	return index >= w->index_count || w->blocks[index].state == OX_BLOCK_NONE ||
+	       (w->blocks[index].state == OX_BLOCK_BROKEN && w->structural == 0);
 }
 
 static bool is_needed(const struct ox_walk *w, uint64_t index)
@@ -128,7 +130,8 @@ static int place(struct ox_walk *w, uint64_t base, struct ox_walk_plan *plan)
 			return r;
 		w->blocks[c / w->block_entries].raise = true;
 	}
-	w->grown_from = base;
+	/* Copies of clusters may lie before them. */
+	w->grown_from = ox_min_u64(w->grown_from, base);
 	w->grown_end = plan->end;
 	return 0;
 }
@@ -200,12 +203,15 @@ static void fill_block(struct ox_walk *w, uint64_t index, uint8_t *block)
 	bool broken = w->blocks[index].state == OX_BLOCK_BROKEN;
 	uint64_t first = index * w->block_entries;
 	uint64_t end = first + w->block_entries;
+	uint64_t most = ox_qcow2_refcount_max(w->h.refcount_order);
 
 	memset(block, 0, w->cluster_bytes);
 	for (uint64_t c = first; (c = ox_counts_next(&w->counts, c, end)) < end; c++) {
 		struct ox_cell cell = ox_counts_get(&w->counts, c);
 
-		ox_qcow2_refcount_set(block, w->h.refcount_order, c - first, cell.count);
+		/* No block was there to be compared: more than it can count is found next time. */
+		ox_qcow2_refcount_set(block, w->h.refcount_order, c - first,
+				      ox_min_u64(cell.count, most));
 		if (!broken && !ox_walk_is_grown(w, c))
 			ox_walk_mended(w, OX_FOUND_TOO_LOW,
 				       OX_FOUND(.a = c, .b = 0, .c = cell.count,
@@ -244,6 +250,9 @@ static int leave_old_table(struct ox_walk *w)
 {
 	uint64_t first = w->h.reftable_offset / w->cluster_bytes;
 
+	/* One that could not be found was never counted. */
+	if (w->table_entries == 0)
+		return 0;
 	for (uint64_t c = first; c < first + w->h.reftable_clusters; c++) {
 		int r = ox_counts_set(&w->counts, c, (struct ox_cell){0});
 
@@ -300,7 +309,7 @@ int ox_walk_link_blocks_co(struct ox_walk *w, const struct ox_walk_plan *plan)
 	}
 	/* Broken entries that nothing needs are cut off. */
 	for (uint64_t i = 0; i < w->index_count; i++) {
-		if (w->blocks[i].state != OX_BLOCK_BROKEN)
+		if (w->blocks[i].state != OX_BLOCK_BROKEN || w->structural > 0)
 			continue;
 		ox_walk_mended(w, (enum ox_finding_id)w->blocks[i].found,
 			       OX_FOUND(.a = i, .b = ox_be64_get(w->reftable[i])));

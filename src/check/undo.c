@@ -136,7 +136,8 @@ static int read_records_co(struct undo *u, struct ox_error **err)
 	if (is_complete(u) && at - OX_UNDO_HEADER_BYTES != ox_be64_get(u->header.record_bytes))
 		return ox_error_set(err, -EINVAL, "The undo file '%s' is damaged at byte %" PRIu64,
 				    u->io->name, at);
-	qsort(u->items, u->count, sizeof(*u->items), by_place);
+	if (u->count > 0)
+		qsort(u->items, u->count, sizeof(*u->items), by_place);
 	return 0;
 }
 
@@ -237,7 +238,8 @@ static int by_number_down(const void *one, const void *other)
 
 static int restore_co(struct undo *u, struct ox_undo_outcome *outcome)
 {
-	qsort(u->items, u->count, sizeof(*u->items), by_number_down);
+	if (u->count > 0)
+		qsort(u->items, u->count, sizeof(*u->items), by_number_down);
 	for (size_t i = 0; i < u->count; i++) {
 		const struct item *item = &u->items[i];
 		uint8_t old[OX_UNDO_BLOCK_BYTES];

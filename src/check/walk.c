@@ -64,7 +64,8 @@ int ox_walk_refer(struct ox_walk *w, uint64_t cluster, unsigned state, uint32_t 
 
 int ox_walk_claim(struct ox_walk *w, const char *word, uint64_t offset, uint64_t size_bytes)
 {
-	uint64_t end;
+	uint64_t first = offset / w->cluster_bytes;
+	uint64_t end, c;
 	int r = 1;
 
 	if (size_bytes == 0)
@@ -78,8 +79,10 @@ int ox_walk_claim(struct ox_walk *w, const char *word, uint64_t offset, uint64_t
 	end = ox_div_up(offset + size_bytes, w->cluster_bytes);
 	/* Ends at the first cluster in use, so that all claims together take no longer than the
 	 * file. */
-	for (uint64_t c = offset / w->cluster_bytes; c < end && r == 1; c++)
+	for (c = first; c < end && r == 1; c++)
 		r = ox_walk_refer(w, c, OX_CELL_META, 1);
+	if (w->claimed && r >= 0 && w->claimed(w, word, first, c - (r == 0)) < 0)
+		return -ENOMEM;
 	if (r == 0)
 		ox_walk_found(w, OX_FOUND_OVERLAP,
 			      OX_FOUND(.word = word, .a = offset, .b = size_bytes,
@@ -129,6 +132,9 @@ static int claim_refcounts_co(struct ox_walk *w)
 		ox_walk_found(w, OX_FOUND_REFCOUNT_TABLE,
 			      OX_FOUND(.word = "it lies past the end of the file",
 				       .host_offset = w->h.reftable_offset));
+		/* As where its fields are wrong: a new one leaves nothing behind. */
+		w->h.reftable_offset = 0;
+		w->h.reftable_clusters = 0;
 		return 0;
 	}
 	r = ox_walk_claim(w, "Refcount table", w->h.reftable_offset, size_bytes);
@@ -171,6 +177,15 @@ static int claim_active_l1(struct ox_walk *w)
 	return 0;
 }
 
+/* Whether the largest table that there may be can count every cluster that is named. */
+static void judge_limit(struct ox_walk *w)
+{
+	uint64_t most = OX_QCOW2_MAX_REFTABLE_BYTES / 8 * w->block_entries;
+
+	if (w->counts.end > most)
+		ox_walk_found(w, OX_FOUND_TABLE_TOO_SMALL, OX_FOUND(.a = w->counts.end - 1));
+}
+
 int ox_walk_claim_all_co(struct ox_walk *w)
 {
 	int r;
@@ -195,7 +210,9 @@ int ox_walk_count_co(struct ox_walk *w)
 	if (r == 0)
 		r = ox_walk_count_l1_co(w);
 	if (r == 0)
-		r = ox_walk_l2_co(w, false, ox_walk_count_l2_table);
+		r = ox_walk_l2_co(w, false, ox_walk_count_l2_table_co);
+	if (r == 0)
+		judge_limit(w);
 	return r;
 }
 
@@ -219,6 +236,7 @@ int ox_walk_open_co(struct ox_walk *w, struct ox_io *io, struct ox_error **err)
 	w->file_bytes = ox_min_u64(io->length, MAX_HOST_BYTES);
 	w->file_clusters = ox_div_up(w->file_bytes, w->cluster_bytes);
 	w->block_entries = ox_qcow2_refblock_entries(&w->h);
+	w->has_data_file = w->h.incompatible & OX_QCOW2_INCOMPAT_DATA_FILE;
 	w->dirty = w->h.incompatible & OX_QCOW2_INCOMPAT_DIRTY;
 	w->result.total_clusters = ox_div_up(w->h.size_bytes, w->cluster_bytes);
 	/* What reaches less than a cluster past the end may touch one cluster more. */

@@ -32,7 +32,7 @@ struct ox_found {
 	uint64_t guest_offset;
 	uint64_t guest_length; /* 0: no guest range */
 	uint64_t tree;	       /* of the guest range */
-	const char *why_not;   /* why no repair mends it */
+	const char *fate;      /* of it after a repair: "lost", "in doubt"; or NULL */
 };
 
 #define OX_FOUND(...) ((struct ox_found){__VA_ARGS__})
@@ -59,13 +59,21 @@ struct ox_walk_block {
 };
 
 struct ox_walk_copied_pass;
+struct ox_mend;
 
 struct ox_walk {
 	struct ox_io *io;
-	enum ox_repair repair;
-	bool dry_run; /* says what would be repaired */
+	enum ox_repair repair; /* of the walk that is to repair */
+	enum ox_repair asked;  /* what the caller wants, also in the walk that judges */
+	bool dry_run;	       /* says what would be repaired */
 	void (*finding)(void *opaque, const struct ox_finding *finding);
 	void (*progress)(void *opaque, uint64_t done, uint64_t total);
+	/* Clusters [first, end) were claimed as exclusive metadata. NULL: nobody asks. 0 or
+	 * -ENOMEM.
+	 */
+	int (*claimed)(struct ox_walk *w, const char *word, uint64_t first, uint64_t end);
+	/* After each table and block, where others use the reactor as well. NULL: nobody does. */
+	void (*pause_co)(struct ox_walk *w);
 	void *opaque;
 
 	struct ox_qcow2_header h; /* faulty fields made harmless */
@@ -75,6 +83,9 @@ struct ox_walk {
 	uint64_t file_clusters; /* the last one may be short */
 	uint64_t block_entries;
 	bool dirty;
+	bool is_foreign;    /* not all of it is understood: nothing is written */
+	bool has_data_file; /* L2 entries name clusters of another file */
+	bool verify_data;   /* decompress what is compressed */
 	uint64_t
 		fence_bytes; /* of an unfinished recovery (docs/recovery.md); 0: none that counts */
 	bool has_fence;
@@ -92,7 +103,7 @@ struct ox_walk {
 	uint64_t index_count;
 	uint64_t table_entries; /* those of the table on disk; index_count may be more */
 
-	uint64_t *l2_places; /* of l2_clusters: index in L1; only while suspects are explained */
+	uint64_t *l2_places; /* of l2_clusters, once someone asked (ox_walk_place_tables_co) */
 
 	uint64_t *suspects;	  /* clusters, ascending */
 	uint64_t *suspect_places; /* of suspects: guest cluster */
@@ -100,11 +111,17 @@ struct ox_walk {
 	uint64_t suspect_room;
 
 	struct ox_walk_copied_pass *copied; /* while ox_walk_copied_co runs */
+	struct ox_mend *mend;		    /* while ox_mend_co runs */
 	bool changes_entries;		    /* the running pass may change L1 and L2 entries */
 
 	/* What the passes saw. */
 	uint64_t structural; /* STRUCTURAL and UNREADABLE findings */
 	uint64_t stale;	     /* entries to drop */
+	bool hides_trees;    /* snapshots may share what seems to be the disk's alone */
+	uint64_t bad_entries;
+	uint64_t past_end; /* entries and tables */
+	uint64_t aliases;  /* cross-links and overlaps */
+	uint64_t lost;	   /* entries that this repair took away, with all its walks */
 	uint64_t broken_blocks;
 	uint64_t leaks;
 	uint64_t too_low;
@@ -145,6 +162,14 @@ static inline uint64_t ox_walk_l1_span(const struct ox_walk *w)
 	return ox_qcow2_l2_entries(&w->h) << w->h.cluster_bits;
 }
 
+/* Guest bytes under so many, or UINT64_MAX. */
+static inline uint64_t ox_walk_mapped(const struct ox_walk *w, uint64_t l1_entries)
+{
+	uint64_t bytes;
+
+	return ox_mul_u64(l1_entries, ox_walk_l1_span(w), &bytes) ? bytes : UINT64_MAX;
+}
+
 /* ---- walk.c: opening, exclusive metadata ---- */
 
 int ox_walk_open_co(struct ox_walk *w, struct ox_io *io, struct ox_error **err);
@@ -164,6 +189,52 @@ bool ox_walk_past_end(const struct ox_walk *w, uint64_t offset, uint64_t size_by
  * BROKEN, and the caller reports it); or -ENOMEM. */
 int ox_walk_refer(struct ox_walk *w, uint64_t cluster, unsigned state, uint32_t times);
 
+/* ---- located.c: which guest range an L2 entry stands for ---- */
+
+#define OX_WALK_NO_PLACE UINT64_MAX
+
+static inline uint64_t ox_walk_place_tree(uint64_t place)
+{
+	return place >> 32;
+}
+
+static inline uint64_t ox_walk_place_index(uint64_t place)
+{
+	return place & UINT32_MAX;
+}
+
+/* Where value stands in an ascending array; count if it does not. */
+uint64_t ox_walk_find(const uint64_t *values, uint64_t count, uint64_t value);
+/* Notes, once, at which place of an L1 table each L2 table is named first. */
+int ox_walk_place_tables_co(struct ox_walk *w);
+/* Then: the place of a table, or OX_WALK_NO_PLACE. */
+uint64_t ox_walk_place_of(const struct ox_walk *w, uint64_t l2_cluster);
+/* The guest range of a finding, cut at the end of the disk. */
+void ox_walk_set_range(const struct ox_walk *w, struct ox_found *what, uint64_t tree,
+		       uint64_t offset, uint64_t length);
+/* ox_walk_found, with the guest range of an L2 table's entry. 0, or what reading L1 tables gave. */
+int ox_walk_found_in_l2_co(struct ox_walk *w, uint64_t l2_cluster, uint64_t index,
+			   enum ox_finding_id id, struct ox_found what);
+
+/* ---- names.c ---- */
+
+/* Names that must be unique. */
+struct ox_walk_names {
+	struct ox_walk_name *list;
+	uint64_t count;
+	uint64_t room;
+};
+
+/* Takes over name. 0 or -ENOMEM; name is then freed. */
+int ox_walk_names_add(struct ox_walk_names *names, char *name, uint64_t number);
+/* A finding for each that is there twice; frees the names. */
+void ox_walk_names_judge(struct ox_walk *w, struct ox_walk_names *names, enum ox_finding_id id);
+
+/* ---- verify.c ---- */
+
+/* Decompresses every compressed cluster. */
+int ox_walk_verify_co(struct ox_walk *w);
+
 /* ---- trees.c: the ways through L1 and L2 tables ---- */
 
 /* One L1 entry, in place. Where the pass changes_entries, the changed sectors are written. */
@@ -181,17 +252,19 @@ int ox_walk_l2_co(struct ox_walk *w, bool active_only, ox_walk_l2_fn visit_co);
 /* ---- mapping.c: counting what L1 and L2 entries name ---- */
 
 int ox_walk_count_l1_co(struct ox_walk *w);
-int ox_walk_count_l2_table(struct ox_walk *w, uint64_t cluster, struct ox_cell cell,
-			   struct ox_be64 *table);
+int ox_walk_count_l2_table_co(struct ox_walk *w, uint64_t cluster, struct ox_cell cell,
+			      struct ox_be64 *table);
 /* What entries of the L2 table may name ends here: at the fence for a table below it. */
 uint64_t ox_walk_limit_of(const struct ox_walk *w, uint64_t l2_cluster);
 /* Whether an entry of a dirty image's own, unshared tables names bytes that never were. */
 bool ox_walk_entry_is_stale(const struct ox_walk *w, uint64_t l2_cluster, struct ox_cell l2_cell,
 			    uint64_t host_offset);
 
-/* ---- extras.c: snapshots, bitmaps, encryption header ---- */
+/* ---- snapshots.c, bitmaps.c, extras.c: what the header leads to ---- */
 
 int ox_walk_claim_snapshots_co(struct ox_walk *w);
+int ox_walk_claim_bitmaps_co(struct ox_walk *w, const struct ox_qcow2_bitmaps_ext *ext);
+/* The extensions, the encryption header, the files that are named. */
 int ox_walk_claim_extensions_co(struct ox_walk *w);
 
 /* ---- compare.c ---- */
@@ -211,6 +284,8 @@ enum ox_walk_select { OX_BLOCKS_ALL, OX_BLOCKS_RAISE, OX_BLOCKS_LOWER };
 /* Visits every cluster with a count or a reference, of the refcount blocks selected; changed
  * blocks are written. */
 int ox_walk_slots_co(struct ox_walk *w, enum ox_walk_select select, ox_walk_slot_fn visit);
+/* Whether a refcount block can be written without harm to something else that claims its place. */
+bool ox_walk_block_is_own(const struct ox_walk *w, uint64_t index);
 int ox_walk_compare_co(struct ox_walk *w);
 int ox_walk_report_co(struct ox_walk *w);
 
@@ -252,6 +327,9 @@ int ox_walk_write_blocks_co(struct ox_walk *w, const struct ox_walk_plan *plan);
 int ox_walk_link_blocks_co(struct ox_walk *w, const struct ox_walk_plan *plan);
 
 /* ---- repair.c ---- */
+
+/* Makes what was planned durable, with every count that is too low, and then links it. */
+int ox_walk_publish_counts_co(struct ox_walk *w, const struct ox_walk_plan *plan);
 
 /* Whether the repair itself put something into the cluster: what it counts there mends nothing. */
 static inline bool ox_walk_is_grown(const struct ox_walk *w, uint64_t cluster)

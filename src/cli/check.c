@@ -4,21 +4,30 @@
 #include <getopt.h>
 #include <inttypes.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "cli/cli.h"
 
 static const char help[] =
-	"usage: oxbow check [-f FMT] [-r leaks|all [--dry-run | --undo UNDO]] [-T CACHE]\n"
-	"                   [--output=human|json] [-p] [-q] [-U] [--image-opts] FILE\n"
+	"usage: oxbow check [-f FMT] [-r leaks|all [--dry-run | --undo UNDO]] [--data] [-T CACHE]\n"
+	"                   [--header FIELD=NUMBER,...] [--output=human|json]\n"
+	"                   [-p | --progress=json] [-q] [-U] [--image-opts] FILE\n"
 	"Look for inconsistencies in an image, and repair them if told to.\n"
 	"\n"
 	"  -f FMT              format of the image; without it, it is looked for in the file\n"
 	"  -r leaks|all        repair: only space that nothing uses, or everything that can be\n"
 	"  --dry-run           write nothing: say what the repair would do and leave\n"
 	"  --undo UNDO         keep what is overwritten in UNDO, a new file, for 'oxbow undo'\n"
+	"  --data              also verify that what is compressed can be decompressed\n"
+	"  --header FIELD=NUMBER[,...]\n"
+	"                      go by these header fields, named as in the format's specification\n"
+	"                      (size, cluster_bits, l1_table_offset, ...); with -r all, which "
+	"then\n"
+	"                      needs --undo or --dry-run, they are written\n"
 	"  -T, -t CACHE        writeback (the default), writethrough, none, directsync or unsafe\n"
 	"  --output=human|json text (the default) or JSON\n"
 	"  -p                  show progress, also where there is no terminal\n"
+	"  --progress=json     progress for programs: an object a line on stderr\n"
 	"  -q                  print no summary; what was found is still said on stderr\n"
 	"  -U, --force-share   also while another process has the image open for writing\n"
 	"  --image-opts        FILE is a description: driver=qcow2,file.filename=PATH,...\n"
@@ -33,10 +42,14 @@ enum {
 	OPTION_IMAGE_OPTS,
 	OPTION_DRY_RUN,
 	OPTION_UNDO,
+	OPTION_DATA,
+	OPTION_PROGRESS,
+	OPTION_HEADER,
 };
 
 /* The most that JSON lists: an image of garbage has one for every cluster. */
 #define MAX_FINDINGS ((size_t)65536)
+#define FINDINGS_BYTES ((size_t)65536)
 
 enum {
 	STATUS_CLEAN = 0,
@@ -51,10 +64,14 @@ struct check {
 	enum ox_cli_output output;
 	enum ox_repair repair;
 	bool progress_asked;
+	bool progress_json;
+	struct timespec flushed; /* when the findings were last */
 	bool quiet;
+	bool verify_data;
 	struct ox_cli_progress progress;
 	bool dry_run;
 	const char *undo_path;
+	const char *header;
 	json_t *findings; /* NULL until there is one */
 	uint64_t findings_left_out;
 };
@@ -92,6 +109,8 @@ static json_t *finding_json(const struct ox_finding *f)
 		ox_cli_json_set(object, "snapshot", ox_cli_json_string(f->snapshot));
 	if (f->fix)
 		ox_cli_json_set(object, "fix", json_string(f->fix));
+	if (f->fate)
+		ox_cli_json_set(object, "fate", json_string(f->fate));
 	if (f->why_not)
 		ox_cli_json_set(object, "why-not", json_string(f->why_not));
 	return object;
@@ -112,10 +131,34 @@ static void take_finding(void *opaque, const struct ox_finding *finding)
 		check->findings_left_out++;
 }
 
+/*
+ * An image may have millions of findings: they go to a file or a pipe in large pieces, but no later
+ * than a reader would wonder. Over before anything else is printed, so that all stays in order.
+ */
+static void gather_findings(bool gather)
+{
+	if (isatty(STDERR_FILENO))
+		return;
+	fflush(stderr);
+	setvbuf(stderr, NULL, gather ? _IOFBF : _IONBF, gather ? FINDINGS_BYTES : 0);
+}
+
+static void flush_findings(struct check *check)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC_COARSE, &now);
+	if (now.tv_sec == check->flushed.tv_sec)
+		return;
+	fflush(stderr);
+	check->flushed = now;
+}
+
 static void report_progress(void *opaque, uint64_t done, uint64_t total)
 {
 	struct check *check = opaque;
 
+	flush_findings(check);
 	ox_cli_progress_report(&check->progress, done, total);
 }
 
@@ -221,16 +264,23 @@ static int run(struct check *check)
 	opts.flags = check->source.open.flags & OX_OPEN_FORCE_SHARE;
 	opts.cache = check->source.open.cache;
 	opts.repair = check->repair;
+	opts.verify_data = check->verify_data;
 	opts.finding = take_finding;
 	opts.progress = report_progress;
 	opts.opaque = check;
 	opts.dry_run = check->dry_run;
 	opts.undo_path = check->undo_path;
+	opts.header = check->header;
 	/* On stdout as users know it, unless it would tear the JSON. */
-	ox_cli_progress_begin(&check->progress, check->progress_asked,
-			      check->output == OX_CLI_JSON ? stderr : stdout);
+	if (check->progress_json)
+		ox_cli_progress_begin_json(&check->progress, "tables", stderr);
+	else
+		ox_cli_progress_begin(&check->progress, check->progress_asked,
+				      check->output == OX_CLI_JSON ? stderr : stdout);
+	gather_findings(true);
 	r = ox_image_check(ctx, check->source.path, &opts, &res, &err);
 	ox_cli_progress_end(&check->progress, r == 0);
+	gather_findings(false);
 	ox_context_free(ctx);
 	if (r == -ENOTSUP) {
 		ox_cli_error("This image format does not support checks");
@@ -261,6 +311,14 @@ static int parse_repair(struct check *check, const char *text)
 	return 0;
 }
 
+static int parse_progress(struct check *check, const char *text)
+{
+	if (strcmp(text, "json") != 0)
+		return ox_cli_usage_error("check", "--progress must be used with json: %s", text);
+	check->progress_json = true;
+	return 0;
+}
+
 /* One option. 0 to go on, -1 after --help, else the exit status. */
 static int take_option(struct check *check, int c, char **argv)
 {
@@ -288,6 +346,9 @@ static int take_option(struct check *check, int c, char **argv)
 	case 'U':
 		check->source.open.flags |= OX_OPEN_FORCE_SHARE;
 		return 0;
+	case OPTION_DATA:
+		check->verify_data = true;
+		return 0;
 	case OPTION_OUTPUT:
 		return ox_cli_output_parse(optarg, &check->output) < 0;
 	case OPTION_IMAGE_OPTS:
@@ -295,6 +356,11 @@ static int take_option(struct check *check, int c, char **argv)
 		return 0;
 	case OPTION_DRY_RUN:
 		check->dry_run = true;
+		return 0;
+	case OPTION_PROGRESS:
+		return parse_progress(check, optarg);
+	case OPTION_HEADER:
+		check->header = optarg;
 		return 0;
 	case OPTION_UNDO:
 		check->undo_path = optarg;
@@ -312,6 +378,8 @@ static int refuse_combination(const struct check *check)
 		ox_cli_error("--dry-run shows what -r would do: say which");
 	else if (check->undo_path && check->repair == OX_REPAIR_NONE)
 		ox_cli_error("--undo saves what -r overwrites: say which");
+	else if (check->progress_asked && check->progress_json)
+		ox_cli_error("-p and --progress=json are mutually exclusive");
 	else if (check->undo_path && check->dry_run)
 		ox_cli_error("--dry-run changes nothing: there would be nothing to undo");
 	else
@@ -326,10 +394,13 @@ int ox_cli_check(int argc, char **argv)
 		{"format", required_argument, NULL, 'f'},
 		{"repair", required_argument, NULL, 'r'},
 		{"output", required_argument, NULL, OPTION_OUTPUT},
+		{"progress", required_argument, NULL, OPTION_PROGRESS},
 		{"force-share", no_argument, NULL, 'U'},
 		{"image-opts", no_argument, NULL, OPTION_IMAGE_OPTS},
 		{"dry-run", no_argument, NULL, OPTION_DRY_RUN},
+		{"header", required_argument, NULL, OPTION_HEADER},
 		{"undo", required_argument, NULL, OPTION_UNDO},
+		{"data", no_argument, NULL, OPTION_DATA},
 		{0},
 	};
 	struct check check = {.source = OX_CLI_SOURCE_INIT};

@@ -50,14 +50,23 @@ int ox_cli_finish_output(int status);
 struct ox_cli_progress {
 	FILE *stream; /* NULL: shows nothing */
 	bool asked;   /* -p: shown from the start, as whole lines at the end */
+	bool json;    /* for programs: an object a line */
 	bool shown;
 	int hundredths; /* what is on the screen */
-	struct timespec start;
+	const char *unit;
+	struct timespec start; /* of the pass */
+	struct timespec last;  /* when something was shown */
+	uint64_t first_done;   /* what was done at start */
+	uint64_t done;
+	uint64_t total;
 };
 
 /* With asked, progress goes to `stream` always; else to a terminal on stderr, once the work has
  * lasted long enough for someone to wonder. */
 void ox_cli_progress_begin(struct ox_cli_progress *progress, bool asked, FILE *stream);
+/* For programs: an object a line, twice a second and at the end, with done, total, unit,
+ * per_second and seconds_left. */
+void ox_cli_progress_begin_json(struct ox_cli_progress *progress, const char *unit, FILE *stream);
 /* For the progress callbacks of oxbow.h; opaque is the struct ox_cli_progress. */
 void ox_cli_progress_report(void *opaque, uint64_t done, uint64_t total);
 void ox_cli_progress_end(struct ox_cli_progress *progress, bool completed);

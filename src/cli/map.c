@@ -6,32 +6,47 @@
 #include <string.h>
 
 #include "cli/cli.h"
+#include "cli/picture.h"
 
 static const char help[] =
 	"usage: oxbow map [-f FMT] [-s OFFSET] [-l LENGTH] [--output=human|json] [-U] "
 	"[--image-opts] FILE\n"
-	"List where the data of an image and of its backing files is.\n"
+	"       oxbow map --picture|--image=OUT.svg [-f FMT] [--output=human|json] [-U] "
+	"[--image-opts] FILE\n"
+	"List where the data of an image and of its backing files is, or draw what its own file "
+	"holds.\n"
 	"\n"
 	"  -f FMT                    format of the image; without it, it is looked for in the "
 	"file\n"
 	"  -s, --start-offset=OFFSET begin at this byte of the virtual disk\n"
 	"  -l, --max-length=LENGTH   look at no more than this\n"
 	"  --output=human|json       text (the default: data alone), or JSON (every range)\n"
+	"  --picture                 draw the file of a qcow2 image: data, tables, leaks, damage "
+	"and\n"
+	"                            fragmentation; with --output=json, the figures behind it\n"
+	"  --image=OUT.svg           draw it as SVG\n"
 	"  -U, --force-share         also while another process has the image open for writing\n"
 	"  --image-opts              FILE is a description: driver=qcow2,file.filename=PATH,...\n"
 	"  -h, --help                this text\n"
 	"\n"
 	"In JSON, depth 0 is the image itself and 1 its backing file; data says that bytes are\n"
-	"stored, zero that they read as zeroes, present that some file of the chain holds them.\n";
+	"stored, zero that they read as zeroes, present that some file of the chain holds them.\n"
+	"A picture needs no backing file, and shows dirty and damaged images too. Its colours give "
+	"way\n"
+	"to letters where NO_COLOR is set and where there is no terminal.\n";
 
 enum {
 	OPTION_OUTPUT = 256,
 	OPTION_IMAGE_OPTS,
+	OPTION_PICTURE,
+	OPTION_IMAGE,
 };
 
 struct map {
 	struct ox_cli_source source;
 	enum ox_cli_output output;
+	struct ox_cli_picture_wish picture;
+	bool partial; /* -s or -l */
 	uint64_t start;
 	uint64_t length;
 	bool first;
@@ -170,8 +185,10 @@ static int take_option(struct map *map, int c, char **argv)
 		map->source.open.format = optarg;
 		return 0;
 	case 's':
+		map->partial = true;
 		return parse_position("start offset", optarg, &map->start);
 	case 'l':
+		map->partial = true;
 		return parse_position("max length", optarg, &map->length);
 	case 'U':
 		map->source.open.flags |= OX_OPEN_FORCE_SHARE;
@@ -181,9 +198,42 @@ static int take_option(struct map *map, int c, char **argv)
 	case OPTION_IMAGE_OPTS:
 		map->source.image_opts = true;
 		return 0;
+	case OPTION_PICTURE:
+		map->picture.text = true;
+		return 0;
+	case OPTION_IMAGE:
+		map->picture.svg = optarg;
+		return 0;
 	default:
 		return ox_cli_option_error("map", c, argv);
 	}
+}
+
+static int refuse_options(const struct map *map)
+{
+	if (map->source.image_opts && map->source.open.format) {
+		ox_cli_error("--image-opts and --format are mutually exclusive");
+		return 1;
+	}
+	if (map->picture.text && map->picture.svg)
+		return ox_cli_usage_error("map", "Choose one of --picture and --image");
+	if (map->partial && (map->picture.text || map->picture.svg))
+		return ox_cli_usage_error("map",
+					  "A picture shows the whole file, without -s and -l");
+	return 0;
+}
+
+static int run_source(struct map *map, const char *name)
+{
+	int status = 1;
+
+	map->picture.output = map->output;
+	if (ox_cli_source_set(&map->source, name) == 0)
+		status = map->picture.text || map->picture.svg
+				 ? ox_cli_map_picture(&map->source, &map->picture)
+				 : run(map);
+	ox_cli_source_free(&map->source);
+	return status;
 }
 
 int ox_cli_map(int argc, char **argv)
@@ -196,6 +246,8 @@ int ox_cli_map(int argc, char **argv)
 		{"output", required_argument, NULL, OPTION_OUTPUT},
 		{"force-share", no_argument, NULL, 'U'},
 		{"image-opts", no_argument, NULL, OPTION_IMAGE_OPTS},
+		{"picture", no_argument, NULL, OPTION_PICTURE},
+		{"image", required_argument, NULL, OPTION_IMAGE},
 		{0},
 	};
 	struct map map = {.source = OX_CLI_SOURCE_INIT, .length = INT64_MAX, .first = true};
@@ -209,11 +261,8 @@ int ox_cli_map(int argc, char **argv)
 		return ox_cli_finish_output(status < 0 ? 0 : status);
 	if (optind + 1 != argc)
 		return ox_cli_usage_error("map", "Expecting one image file name");
-	if (map.source.image_opts && map.source.open.format) {
-		ox_cli_error("--image-opts and --format are mutually exclusive");
-		return 1;
-	}
-	status = ox_cli_source_set(&map.source, argv[optind]) < 0 ? 1 : run(&map);
-	ox_cli_source_free(&map.source);
+	status = refuse_options(&map);
+	if (status == 0)
+		status = run_source(&map, argv[optind]);
 	return ox_cli_finish_output(status);
 }

@@ -113,10 +113,16 @@ static inline uint64_t ox_qcow2_cluster_bytes(const struct ox_qcow2_header *h)
 	return UINT64_C(1) << h->cluster_bits;
 }
 
-/* Entries in one L2 table (standard entries). */
+/* Words that an L2 entry takes: an extended one has a second, of its subclusters. */
+static inline unsigned ox_qcow2_l2_words(const struct ox_qcow2_header *h)
+{
+	return h->incompatible & OX_QCOW2_INCOMPAT_EXTENDED_L2 ? 2 : 1;
+}
+
+/* Entries in one L2 table. */
 static inline uint64_t ox_qcow2_l2_entries(const struct ox_qcow2_header *h)
 {
-	return ox_qcow2_cluster_bytes(h) / 8;
+	return ox_qcow2_cluster_bytes(h) / 8 / ox_qcow2_l2_words(h);
 }
 
 /* Entries in one refcount block. */
@@ -280,8 +286,11 @@ struct ox_qcow2_entry {
 	uint64_t compressed_bytes; /* COMPRESSED: the stream takes at most these, from host on */
 };
 
-/* Decodes one standard L2 entry. Nothing is checked against the file's length. */
+/* Decodes an L2 entry, of an extended one the first word. Nothing is checked against the file's
+ * length. */
 struct ox_qcow2_entry ox_qcow2_l2_decode(const struct ox_qcow2_header *h, uint64_t raw);
+/* Whether the second word of an extended entry of this kind can be. */
+bool ox_qcow2_subclusters_valid(enum ox_qcow2_entry_kind kind, uint64_t subclusters);
 uint64_t ox_qcow2_l2_encode(const struct ox_qcow2_header *h, const struct ox_qcow2_entry *e);
 
 struct ox_qcow2_l1_entry {

@@ -73,6 +73,18 @@ struct ox_qcow2_entry ox_qcow2_l2_decode(const struct ox_qcow2_header *h, uint64
 	};
 }
 
+bool ox_qcow2_subclusters_valid(enum ox_qcow2_entry_kind kind, uint64_t subclusters)
+{
+	uint32_t allocated = (uint32_t)subclusters;
+	uint32_t zero = (uint32_t)(subclusters >> 32);
+
+	if (kind == OX_QCOW2_ENTRY_COMPRESSED)
+		return subclusters == 0;
+	if (kind == OX_QCOW2_ENTRY_UNALLOCATED)
+		return allocated == 0;
+	return (allocated & zero) == 0;
+}
+
 static uint64_t encode_compressed(const struct ox_qcow2_header *h, const struct ox_qcow2_entry *e)
 {
 	unsigned shift = compressed_shift(h);

@@ -37,10 +37,7 @@ _Static_assert(sizeof(struct ox_qcow2_disk_header) == 112, "as the specification
 
 uint64_t ox_qcow2_l1_needed(const struct ox_qcow2_header *h, uint64_t size_bytes)
 {
-	bool extended = h->incompatible & OX_QCOW2_INCOMPAT_EXTENDED_L2;
-	uint64_t l2_entries = ox_qcow2_l2_entries(h) >> (extended ? 1 : 0);
-
-	return ox_div_up(size_bytes, l2_entries << h->cluster_bits);
+	return ox_div_up(size_bytes, ox_qcow2_l2_entries(h) << h->cluster_bits);
 }
 
 bool ox_qcow2_probe(const uint8_t *bytes, size_t count)

@@ -65,6 +65,8 @@ struct ox_recovery {
 	 */
 	int (*begin_co)(struct ox_io *io, struct ox_rebuild **ret, struct ox_error **err);
 	void (*end)(struct ox_rebuild *b);
+	/* False: stale entries were kept, that a longer file would give a meaning. */
+	bool (*may_grow)(const struct ox_rebuild *b);
 	/* Counts what L2 tables name, and yields now and then. progress: tables done, of total. */
 	int (*walk_co)(struct ox_rebuild *b,
 		       void (*progress)(void *opaque, uint64_t done, uint64_t total), void *opaque);
@@ -80,7 +82,9 @@ struct ox_recovery {
 	uint64_t (*count)(const struct ox_rebuild *b, uint64_t cluster);
 	/* The lowest cluster at or after from, below end, with a count; end if there is none. */
 	uint64_t (*next_counted)(const struct ox_rebuild *b, uint64_t from, uint64_t end);
-	/* The same of one without. */
+	/* One past the highest. */
+	uint64_t (*end_counted)(const struct ox_rebuild *b);
+	/* The same as next_counted of one without. */
 	uint64_t (*next_free)(const struct ox_rebuild *b, uint64_t from, uint64_t end);
 	/* Counts a cluster that had no count, once. */
 	int (*take)(struct ox_rebuild *b, uint64_t cluster);

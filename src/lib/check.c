@@ -6,6 +6,7 @@
 
 #include "check/check.h"
 #include "check/edit.h"
+#include "check/override.h"
 #include "fmt/qcow2.h"
 #include "lib/context.h"
 
@@ -38,7 +39,10 @@ static void check_job_co(void *arg)
 {
 	struct check_job *job = arg;
 
-	job->result = job->opts->format ? 0 : probe_co(job->io, job->err);
+	if (job->opts->header)
+		job->result = ox_header_override_co(job->io, job->opts->header, job->err);
+	if (job->result == 0 && !job->opts->format)
+		job->result = probe_co(job->io, job->err);
 	if (job->result == 0)
 		job->result = ox_check_qcow2_co(job->io, job->opts, job->ret, job->err);
 	if (job->result < 0 || !job->log)
@@ -54,6 +58,10 @@ static int refuse_options(const struct ox_check_options *opts, struct ox_error *
 		return ox_error_set(err, -ENOTSUP, "This image format does not support checks");
 	if (opts->format && strcmp(opts->format, "qcow2") != 0)
 		return ox_error_set(err, -EINVAL, "Unknown driver '%s'", opts->format);
+	if (opts->header && opts->repair == OX_REPAIR_LEAKS)
+		return ox_error_set(err, -EINVAL, "A header is restored by a repair of everything");
+	if (opts->header && opts->repair != OX_REPAIR_NONE && !opts->dry_run && !opts->undo_path)
+		return ox_error_set(err, -EINVAL, "A header is restored only with an undo file");
 	if (opts->repair == OX_REPAIR_NONE && (opts->dry_run || opts->undo_path))
 		return ox_error_set(err, -EINVAL,
 				    "A dry run, and an undo file, are of use for a repair alone");
@@ -109,7 +117,8 @@ static int open_stores(struct ox_context *ctx, const char *path, struct check_jo
 	job->io = job->image;
 	if (opts->undo_path)
 		r = open_undo(ctx, job, err);
-	if (r == 0 && (opts->undo_path || opts->dry_run)) {
+	/* A check with a header lays it over the image, and leaves the image alone. */
+	if (r == 0 && (opts->undo_path || opts->dry_run || opts->header)) {
 		r = ox_edit_open(job->image, job->log, &job->io);
 		if (r < 0)
 			r = ox_error_set_errno(err, r, "Could not check '%s'", path);

@@ -33,7 +33,7 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 ALLOC_WRITES = 8192
 CLUSTER_BYTES = 65536
 PREFILLED_BYTES = 512 << 20
-CHECKED_BYTES = 256 << 30
+LEAKED_BYTES = 8 << 30
 CONTENDERS = ("oxbow", "qemu", "raw", "nbdkit")
 
 
@@ -191,15 +191,38 @@ def measure_sequential_allocation(bench, contender, how):
     return job["bw_bytes"] / 1e6, None
 
 
-def measure_check(bench, contender, _how):
-    """Seconds to check an image with all its metadata."""
+def forget_pages(image):
+    """Takes a file's pages out of the page cache."""
+    with open(image, "rb") as file:
+        os.fsync(file.fileno())
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def leak_everything(image):
+    """Clears the L1 table: all that it leads to is leaked."""
+    with open(image, "r+b") as file:
+        header = file.read(48)
+        file.seek(int.from_bytes(header[40:48], "big"))
+        file.write(bytes(8 * int.from_bytes(header[36:40], "big")))
+
+
+def measure_check(bench, contender, how):
+    """Seconds to check an image with all its metadata; the cold rows read it from the disk."""
     if contender not in ("oxbow", "qemu"):
         return None, None
-    image = bench.dir / "checked.qcow2"
-    if not image.exists():
+    image = bench.dir / f"checked-{how['size']}.qcow2"
+    if not image.exists() or "repair" in how:
+        image.unlink(missing_ok=True)
         command("qemu-img", "create", "-q", "-f", "qcow2", "-o", "preallocation=metadata", image,
-                CHECKED_BYTES)
+                how["size"])
     tool = [bench.oxbow, "check"] if contender == "oxbow" else ["qemu-img", "check"]
+    if "repair" in how:
+        leak_everything(image)
+        tool += ["-r", how["repair"]]
+    if how["cold"]:
+        forget_pages(image)
+    elif "repair" not in how:
+        command(*tool, "-f", "qcow2", image)
     began = time.monotonic()
     command(*tool, "-f", "qcow2", image)
     return time.monotonic() - began, None
@@ -221,7 +244,13 @@ def all_rows():
         rows.append(Row(f"nbd-seq-256k-{verb}-depth-8", "MB/s", measure_timed, rw=verb, bs="256k",
                         depth=8))
     rows.append(Row("nbd-seq-256k-alloc-depth-8", "MB/s", measure_sequential_allocation, depth=8))
-    rows.append(Row("check-256g", "s", measure_check))
+    for size in (256, 1024):
+        for cold in (False, True):
+            rows.append(Row(f"check-{size}g-{'cold' if cold else 'warm'}", "s", measure_check,
+                            size=size << 30, cold=cold))
+    for repair in ("leaks", "all"):
+        rows.append(Row(f"check-8g-all-leaked-r-{repair}", "s", measure_check, size=LEAKED_BYTES,
+                        cold=False, repair=repair))
     return rows
 
 

@@ -107,6 +107,32 @@ def test_a_wrong_command_line_is_refused_in_the_known_words():
         same_as_qemu_img("check", *args)
 
 
+def test_progress_for_programs_is_an_object_a_line():
+    make_disk()
+    for flags in ((), ("--output=json",), ("-r", "all")):
+        result = oxbow("check", "--progress=json", *flags, "disk")
+        lines = [json.loads(line) for line in result.stderr.splitlines()]
+        check_equal(set(lines[-1]), {"done", "total", "unit", "per_second", "seconds_left"}, "keys")
+        check_equal(lines[-1]["done"], lines[-1]["total"], "the last line's done")
+        check_equal({line["unit"] for line in lines}, {"tables"}, "unit")
+    for flags in (("--progress=xml",), ("-p", "--progress=json")):
+        check_equal(oxbow("check", *flags, "disk", check=False).returncode, 1, "exit code")
+
+
+def test_findings_come_before_the_summary_in_one_stream():
+    make_disk()
+    disk = bytearray(pathlib.Path("disk").read_bytes())
+    l1_offset = int.from_bytes(disk[40:48], "big")
+    disk[l1_offset:l1_offset + 8] = bytes(8)
+    pathlib.Path("disk").write_bytes(disk)
+    pathlib.Path("log").write_bytes(b"")
+    with open("log", "ab") as log:
+        subprocess.run([oxbow_path(), "check", "disk"], stdout=log, stderr=log, check=False)
+    lines = pathlib.Path("log").read_text().splitlines()
+    check_in("Leaked cluster", lines[0])
+    check_in("leaked clusters were found", lines[-4] + lines[-3] + lines[-2])
+
+
 def test_progress_is_shown_when_asked_for():
     make_disk()
     check_in("(100.00/100%)\r\n", oxbow("check", "-p", "disk", text=False).stdout.decode())

@@ -115,6 +115,40 @@ def test_an_undo_file_that_exists_is_left_alone():
     check_equal(digest("disk"), before, "the image")
 
 
+def test_a_header_that_is_gone_is_restored_from_what_is_known_of_it():
+    qemu_img("create", "-q", "-f", "qcow2", "disk", "64M")
+    qemu_io("-f", "qcow2", "-c", "write -q -P 5 1M 1M", "disk")
+    good = open("disk", "rb").read()
+    word = lambda at, size: int.from_bytes(good[at:at + size], "big")
+    fields = (f"size={word(24, 8)},l1_size={word(36, 4)},l1_table_offset={word(40, 8)},"
+              f"refcount_table_offset={word(48, 8)},refcount_table_clusters={word(56, 4)}")
+    poke("disk", 0, bytes(65536))
+    before = digest("disk")
+    check_equal(oxbow("check", "disk", check=False).returncode, 63, "exit code without a header")
+    oxbow("check", "--header", fields, "disk")
+    oxbow("check", "-r", "all", "--dry-run", "--header", fields, "disk")
+    result = oxbow("check", "-r", "all", "--header", fields, "disk", check=False)
+    check_equal(result.returncode, 1, "exit code without an undo file")
+    check_equal(digest("disk"), before, "the image so far")
+    oxbow("check", "-r", "all", "--undo", "saved", "--header", fields, "disk")
+    qemu_img("check", "disk")
+    qemu_io("-f", "qcow2", "-c", "read -q -P 5 1M 1M", "-c", "read -q -P 0 0 1M", "disk")
+    oxbow("undo", "saved", "disk")
+    check_equal(digest("disk"), before, "the image after the undo")
+
+
+def test_header_fields_that_make_no_sense_are_refused():
+    make_damaged(5)
+    before = digest("disk")
+    for fields in ("", "size", "colour=3", "size=-1", "size=5x", "version=4", "cluster_bits=99",
+                   "refcount_order=4294967296", "size=1,,l1_size=1", "header_length=3"):
+        result = oxbow("check", "-r", "all", "--undo", "saved", "--header", fields, "disk",
+                       check=False)
+        check_equal(result.returncode, 1, f"exit code with {fields!r}")
+        os.remove("saved")
+        check_equal(digest("disk"), before, "the image")
+
+
 def test_options_without_a_repair_are_refused():
     make_damaged(4)
     for options in (("--dry-run",), ("--undo", "saved"),

@@ -70,7 +70,7 @@ static bool is_dirty(struct ox_io *io)
 {
 	struct ox_qcow2_header h;
 
-	ox_assert(ox_qcow2_header_decode(ox_io_memory_bytes(io), io->length, &h, NULL) == 0);
+	ox_assert(ox_qcow2_header_load(ox_io_memory_bytes(io), io->length, &h, NULL) == 0);
 	return h.incompatible & OX_QCOW2_INCOMPAT_DIRTY;
 }
 

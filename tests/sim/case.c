@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include "base/arith.h"
+#include "base/endian.h"
 #include "image.h"
 #include "memory.h"
 #include "qemu.h"
@@ -117,6 +118,36 @@ static void plant_stale(struct sim_case *c, struct sim_bytes *bytes)
 		plant_one(c, bytes, &image);
 }
 
+/* An entry whose COPIED bit was lost, as other programs leave it: a recovery beside the guest has
+ * to halt it. */
+static void plant_plain(struct sim_case *c, struct sim_bytes *bytes)
+{
+	uint64_t per_table;
+	struct sim_image image;
+	const char *why;
+
+	if (!c->config.plants_plain || !sim_is_dirty(bytes) ||
+	    !sim_image_parse(bytes, &image, &why))
+		return;
+	per_table = image.cluster_bytes / 8;
+	for (unsigned n = 0; n < 40; n++) {
+		uint64_t cluster =
+			sim_random_below(&c->random, image.size_bytes / image.cluster_bytes + 1);
+		uint64_t l1 =
+			cluster / per_table < image.l1_entries
+				? sim_bytes_be64(bytes, image.l1_offset + cluster / per_table * 8)
+				: 0;
+		uint64_t at = (l1 & SIM_OFFSET_MASK) + cluster % per_table * 8;
+		uint64_t entry = l1 & SIM_COPIED ? sim_image_entry(&image, at) : 0;
+		struct ox_be64 disk = ox_be64(entry & ~SIM_COPIED);
+
+		if (!(entry & SIM_COPIED))
+			continue;
+		sim_bytes_write(bytes, at, &disk, sizeof(disk));
+		return;
+	}
+}
+
 static void power_cut(struct sim_case *c)
 {
 	struct sim_bytes bytes;
@@ -130,6 +161,7 @@ static void power_cut(struct sim_case *c)
 		(void)sim_ask_oracle(c, &bytes, false, false);
 		sim_settle_model(c, &bytes, sim_model_settle);
 		plant_stale(c, &bytes);
+		plant_plain(c, &bytes);
 	}
 	c->disk = sim_disk_open(c->reactor, &c->config.disk, &bytes, &c->random, &c->trace);
 	c->trace.bytes = &c->disk->current;

@@ -126,6 +126,7 @@ void sim_config_draw(struct sim_config *ret, struct sim_random *random)
 	draw_features(&c, random);
 	c.tiny_caches = sim_random_percent(random, 50);
 	c.faults = sim_random_percent(random, 35);
+	c.plants_plain = sim_random_percent(random, 15);
 	c.plants_stale = sim_random_percent(random, 40);
 	c.recover_at_once = sim_random_percent(random, 75);
 	c.memory_ends = sim_random_percent(random, 25);

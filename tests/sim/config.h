@@ -26,6 +26,7 @@ struct sim_config {
 	bool extras;	 /* header fields of a later version */
 	bool bitmap;	 /* with extras: a persistent bitmap */
 	bool tiny_caches;
+	bool plants_plain; /* an entry without its COPIED bit */
 	bool plants_stale; /* entries past the file's end, as other programs' crashes leave them */
 	bool recover_at_once; /* beside the guest, rather than before it */
 	bool faults;

@@ -179,6 +179,12 @@ static int abandon_batch_co(struct ox_qcow2 *q, const struct ox_alloc_range *ran
 	return error;
 }
 
+static void push_reserve(struct ox_qcow2 *q, const struct ox_alloc_range *range)
+{
+	ox_assert((range->start + range->count) * q->cluster_bytes <= q->io->length); /* D8 */
+	q->alloc.reserve[q->alloc.reserve_count++] = *range;
+}
+
 /* While the counts are not known: past all that anything may name (docs/recovery.md). */
 static int refill_past_end_co(struct ox_qcow2 *q)
 {
@@ -198,7 +204,7 @@ static int refill_past_end_co(struct ox_qcow2 *q)
 	if (r < 0)
 		return r;
 	ox_recover_placed(q, range.count);
-	q->alloc.reserve[q->alloc.reserve_count++] = range;
+	push_reserve(q, &range);
 	q->alloc.batch = ox_min_u64(q->alloc.batch * 2, batch_limit(q));
 	return 0;
 }
@@ -221,14 +227,16 @@ static int refill_co(struct ox_qcow2 *q)
 		return r;
 	if (is_lazy(q))
 		ox_idle_start(q);
+	ox_assert(!is_lazy(q) || q->lazy.state == OX_LAZY_DIRTY); /* D5 */
 	r = choose_batch_co(q, ranges, &n);
 	if (r < 0)
 		return r;
 	r = settle_batch_co(q, ranges, n);
 	if (r < 0)
 		return abandon_batch_co(q, ranges, n, r);
+	ox_assert(is_lazy(q) || !ox_cache_is_busy(&q->counts)); /* D3 */
 	for (unsigned i = 0; i < n; i++)
-		q->alloc.reserve[q->alloc.reserve_count++] = ranges[i];
+		push_reserve(q, &ranges[i]);
 	q->alloc.batch = ox_min_u64(q->alloc.batch * 2, batch_limit(q));
 	return 0;
 }
@@ -258,7 +266,7 @@ static int take_locked_co(struct ox_qcow2 *q, uint64_t want, struct ox_alloc_ran
 	return r;
 }
 
-int ox_alloc_try_take_co(struct ox_qcow2 *q, uint64_t want, struct ox_alloc_range *ret)
+int ox_alloc_take_co(struct ox_qcow2 *q, uint64_t want, struct ox_alloc_range *ret)
 {
 	int r;
 
@@ -271,15 +279,6 @@ int ox_alloc_try_take_co(struct ox_qcow2 *q, uint64_t want, struct ox_alloc_rang
 	ox_mutex_lock_co(&q->alloc.lock);
 	r = take_locked_co(q, want, ret);
 	ox_mutex_unlock(&q->alloc.lock);
-	return r;
-}
-
-int ox_alloc_take_co(struct ox_qcow2 *q, uint64_t want, struct ox_alloc_range *ret)
-{
-	int r;
-
-	while ((r = ox_alloc_try_take_co(q, want, ret)) == -EAGAIN)
-		ox_recover_wait_counts_co(q);
 	return r;
 }
 
@@ -398,7 +397,7 @@ static int find_contiguous_co(struct ox_qcow2 *q, uint64_t count, uint64_t *ret_
 		blocks = (start + count - 1) / per_block + 1;
 		if (blocks <= ox_refcount_table_entries(q))
 			break;
-		r = ox_refcount_grow_table_co(q, blocks);
+		r = ox_refcount_grow_table_co(q, blocks, 0, NULL);
 		if (r < 0)
 			return r;
 	}

@@ -63,6 +63,7 @@ static void lead_round_co(struct ox_qcow2 *q)
 	struct ox_commit *c = &q->commit;
 	struct ox_list freed;
 	uint64_t number;
+	uint64_t ticket;
 	int r;
 
 	c->running = true;
@@ -73,8 +74,10 @@ static void lead_round_co(struct ox_qcow2 *q)
 	q->alloc.pending_count = 0;
 
 	r = ox_cache_flush_co(&q->map);
+	ticket = ox_order_ticket(&q->order);
 	if (r == 0)
-		r = ox_order_wait_co(&q->order, ox_order_ticket(&q->order));
+		r = ox_order_wait_co(&q->order, ticket);
+	ox_assert(r < 0 || ox_order_reached(&q->order, ticket)); /* D7 */
 	c->running = false;
 	if (r < 0) {
 		c->failed = number;

@@ -49,22 +49,43 @@ static int patch_co(struct ox_qcow2 *q, uint64_t offset, const void *bytes, size
 	return r;
 }
 
-/* Moves the backing file's name to the cluster's end: copied, durable, and only then named. */
+static bool fits(const struct ox_qcow2 *q)
+{
+	return area_end(q) - q->ext.end_offset >= OX_QCOW2_FENCE_BYTES;
+}
+
+/* Where the backing file's name can go: behind the fence and itself, and not in the sector that is
+ * to name it. 0: nowhere. */
+static uint64_t place_for_name(const struct ox_qcow2 *q)
+{
+	const struct ox_qcow2_header *h = ox_qcow2_hdr(q);
+	uint64_t to = ox_max_u64(h->backing_offset + h->backing_size,
+				 q->ext.end_offset + OX_QCOW2_FENCE_BYTES);
+
+	to = ox_align_up(ox_max_u64(to, SECTOR_BYTES), 8);
+	return h->backing_offset && to + h->backing_size <= q->cluster_bytes ? to : 0;
+}
+
+bool ox_fence_has_room(const struct ox_qcow2 *q)
+{
+	/* Without an end_offset the list ends with its area. */
+	return q->ext.end_offset != 0 && (fits(q) || place_for_name(q) != 0);
+}
+
+/* Moves the backing file's name out of the way: copied, durable, and only then named. */
 static int move_name_co(struct ox_qcow2 *q)
 {
 	struct ox_qcow2_header fields = *ox_qcow2_hdr(q);
-	uint64_t to = ox_align_down(q->cluster_bytes - fields.backing_size, 8);
-	uint64_t old_end = fields.backing_offset + fields.backing_size;
+	uint64_t to = place_for_name(q);
 	uint8_t *name;
 	int r;
 
-	if (to < ox_max_u64(old_end, SECTOR_BYTES) || to < q->ext.end_offset + OX_QCOW2_FENCE_BYTES)
-		return -ENOSPC;
+	ox_assert(to != 0);
 	name = malloc(ox_max_u64(fields.backing_size, 1));
 	if (!name)
 		return -ENOMEM;
 	r = ox_io_pread_co(q->io, name, fields.backing_size, fields.backing_offset);
-	if (r == 0)
+	if (r == 0 && fields.backing_size > 0)
 		r = patch_co(q, to, name, fields.backing_size);
 	free(name);
 	if (r < 0)
@@ -76,12 +97,8 @@ static int move_name_co(struct ox_qcow2 *q)
 static int set_locked_co(struct ox_qcow2 *q, uint64_t old_end_bytes)
 {
 	uint8_t disk[OX_QCOW2_FENCE_BYTES];
-	int r = 0;
+	int r = fits(q) ? 0 : move_name_co(q);
 
-	if (q->ext.end_offset == 0)
-		return -ENOSPC; /* the list ends with its area */
-	if (area_end(q) - q->ext.end_offset < OX_QCOW2_FENCE_BYTES)
-		r = ox_qcow2_hdr(q)->backing_offset ? move_name_co(q) : -ENOSPC;
 	if (r < 0)
 		return r;
 	ox_qcow2_fence_encode(old_end_bytes, disk);
@@ -99,7 +116,7 @@ int ox_fence_set_co(struct ox_qcow2 *q, uint64_t old_end_bytes)
 {
 	int r;
 
-	ox_assert(old_end_bytes > 0);
+	ox_assert(old_end_bytes > 0 && ox_fence_has_room(q));
 	ox_header_lock_co(q);
 	r = set_locked_co(q, old_end_bytes);
 	ox_header_unlock(q);

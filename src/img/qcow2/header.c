@@ -51,14 +51,14 @@ int ox_header_read_co(struct ox_qcow2 *q, uint8_t **ret_cluster, size_t *ret_cou
 	struct ox_qcow2_header fields;
 	struct ox_qcow2_extensions ext;
 	uint8_t *cluster;
-	size_t count = ox_min_u64(q->io->length, sizeof(q->header.sector));
+	uint8_t sector[sizeof(q->header.sector)] = {0};
+	size_t count = ox_min_u64(q->io->length, sizeof(sector));
 	int r;
 
-	memset(q->header.sector, 0, sizeof(q->header.sector));
-	r = ox_io_pread_co(q->io, q->header.sector, count, 0);
+	r = ox_io_pread_co(q->io, sector, count, 0);
 	if (r < 0)
 		return ox_error_set_errno(err, r, "Could not read qcow2 header");
-	r = ox_qcow2_header_decode(q->header.sector, count, &fields, err);
+	r = ox_qcow2_header_decode(sector, count, &fields, err);
 	if (r < 0)
 		return r;
 	count = ox_min_u64(q->io->length, ox_qcow2_cluster_bytes(&fields));
@@ -78,6 +78,7 @@ int ox_header_read_co(struct ox_qcow2 *q, uint8_t **ret_cluster, size_t *ret_cou
 	ox_qcow2_extensions_free(&q->ext);
 	q->ext = ext;
 	q->header.fields = fields;
+	memcpy(q->header.sector, sector, sizeof(sector));
 	*ret_cluster = cluster;
 	*ret_count = count;
 	return 0;

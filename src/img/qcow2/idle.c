@@ -14,7 +14,7 @@
 /* Quiet steps that make the idle time. */
 #define IDLE_STEPS 4u
 
-static int commit_counts_co(struct ox_qcow2 *q, uint64_t takes)
+int ox_idle_commit_counts_co(struct ox_qcow2 *q, uint64_t takes)
 {
 	int r = 0;
 
@@ -48,7 +48,7 @@ static bool settle_when_quiet_co(struct ox_qcow2 *q)
 	}
 	r = ox_commit_co(q);
 	if (r == 0)
-		r = commit_counts_co(q, takes);
+		r = ox_idle_commit_counts_co(q, takes);
 	return r < 0 || q->lazy.state == OX_LAZY_CLEAN;
 }
 

@@ -53,6 +53,8 @@ int ox_map_l1_co(struct ox_qcow2 *q, uint64_t index, struct ox_qcow2_l1_entry *r
 	ox_cache_put(&q->map, b);
 	if (e.bad || (e.l2.bytes == 0 && e.copied))
 		return -EIO;
+	if (ox_recover_is_stale_table(q, e.l2))
+		e = (struct ox_qcow2_l1_entry){0};
 	if (e.l2.bytes != 0 &&
 	    (!ox_map_host_ok(q, e.l2, q->cluster_bytes) || !ox_tables_unique(q, e.l2)))
 		return -EIO;

@@ -29,6 +29,16 @@ static int l1_store_co(struct ox_qcow2 *q, uint64_t index, struct ox_host table,
 	return 0;
 }
 
+/* But for what a recovery takes out, and a copy does not take over. */
+static void assert_clean(struct ox_qcow2 *q, struct ox_host table)
+{
+	for (uint64_t at = 0; at < q->cluster_bytes; at += q->slice_bytes) {
+		struct ox_block *b = ox_cache_find(&q->map, table.bytes + at);
+
+		ox_assert(!b || (!b->dirty && !b->writing) || q->recover.scrubs);
+	}
+}
+
 /* The new table's bytes: those of the table that is not to change, or zeroes. */
 static int fill_table_co(struct ox_qcow2 *q, struct ox_host to,
 			 const struct ox_qcow2_l1_entry *from)
@@ -42,6 +52,7 @@ static int fill_table_co(struct ox_qcow2 *q, struct ox_host to,
 	buf = ox_io_buffer(q->cluster_bytes);
 	if (!buf)
 		return -ENOMEM;
+	assert_clean(q, from->l2);
 	/* A shared table, or a frozen one (R1), is never changed in the cache, so the store has its
 	 * bytes. A copy is not below the fence: what is stale in it would be taken for ours. */
 	r = ox_io_pread_co(q->io, buf, q->cluster_bytes, from->l2.bytes);
@@ -64,7 +75,7 @@ static int make_table_co(struct ox_qcow2 *q, uint64_t index, const struct ox_qco
 	struct ox_host table;
 	int r;
 
-	r = ox_alloc_try_take_co(q, 1, &range);
+	r = ox_alloc_take_co(q, 1, &range);
 	if (r < 0)
 		return r;
 	table = ox_host(range.start * q->cluster_bytes);
@@ -129,7 +140,5 @@ int ox_map_table_co(struct ox_qcow2 *q, struct ox_guest guest, struct ox_host *r
 		*ret = l1.l2;
 		return 0;
 	}
-	while ((r = own_table_co(q, index, ret)) == -EAGAIN)
-		ox_recover_wait_counts_co(q); /* which needs the lock in the end */
-	return r;
+	return own_table_co(q, index, ret);
 }

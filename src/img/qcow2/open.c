@@ -131,7 +131,9 @@ int ox_qcow2_open_co(struct ox_image *img, const struct ox_img_open *how, struct
 		ox_recover_note_fence(q);
 		ox_alloc_init(q);
 		r = open_caches(q, how->opts);
-		if (r == 0)
+		/* For writing they are loaded once the image is recovered, or its recovery begun.
+		 */
+		if (r == 0 && img->read_only)
 			r = ox_tables_load_co(q);
 		if (r < 0)
 			ox_error_set_errno(err, r, "Could not load the tables of '%s'",
@@ -142,6 +144,7 @@ int ox_qcow2_open_co(struct ox_image *img, const struct ox_img_open *how, struct
 		free_state(q);
 		return r;
 	}
+	q->reread = img->read_only;
 	img->ops = &qcow2_ops;
 	img->state = q;
 	img->size_bytes = ox_qcow2_hdr(q)->size_bytes;
@@ -211,6 +214,8 @@ static int recover_co(struct ox_qcow2 *q, struct ox_error **err)
 		ox_error_prefix(err, "Could not recover the dirty image '%s': ", img->filename);
 		return r;
 	}
+	if (q->recover.mode != OX_RECOVER_AUTO)
+		q->recover.state = OX_RECOVERY_DONE;
 	if (q->recover.mode != OX_RECOVER_AUTO && img->warn)
 		img->warn(img->opaque, "image was not closed cleanly; refcounts were rebuilt");
 	return 0;
@@ -243,6 +248,17 @@ int ox_qcow2_check_refcounts_co(struct ox_qcow2 *q, struct ox_error **err)
 	return 0;
 }
 
+static int load_clean_co(struct ox_qcow2 *q, struct ox_error **err)
+{
+	int r = ox_fence_remove_co(q); /* somebody else has recovered it */
+
+	if (r == 0)
+		r = ox_tables_load_co(q);
+	return r < 0 ? ox_error_set_errno(err, r, "Could not load the tables of '%s'",
+					  q->img->filename)
+		     : 0;
+}
+
 static int activate_locked_co(struct ox_qcow2 *q, struct ox_error **err)
 {
 	int r;
@@ -254,6 +270,10 @@ static int activate_locked_co(struct ox_qcow2 *q, struct ox_error **err)
 	ox_cache_clear(&q->map);
 	ox_cache_clear(&q->counts);
 	q->unpacked_entry = 0;
+	r = q->reread ? reload_co(q, err) : 0;
+	if (r < 0)
+		return r;
+	q->reread = false;
 	q->alloc.floor = ox_div_up(q->io->length, q->cluster_bytes);
 	/* What a process that died wrote and did not sync is read back like anything else, and must
 	 * not be taken for durable (H1, H7). */
@@ -263,7 +283,7 @@ static int activate_locked_co(struct ox_qcow2 *q, struct ox_error **err)
 	if (ox_qcow2_hdr(q)->incompatible & OX_QCOW2_INCOMPAT_DIRTY)
 		r = recover_co(q, err);
 	else
-		r = ox_fence_remove_co(q); /* somebody else has recovered it */
+		r = load_clean_co(q, err);
 	if (r < 0 || ox_recover_active(q))
 		return r;
 	return ox_qcow2_check_refcounts_co(q, err);
@@ -350,6 +370,8 @@ static int qcow2_deactivate_co(struct ox_image *img, struct ox_error **err)
 	if (r == 0)
 		r = settle_co(q);
 	q->prepared = false;
+	q->reread = true;
+	q->recover.state = OX_RECOVERY_NONE;
 	ox_idle_allow(q);
 	ox_rangelock_release(&q->guest, &all);
 	if (r < 0)

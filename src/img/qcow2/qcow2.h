@@ -102,6 +102,7 @@ struct ox_table_slot {
 };
 
 struct ox_tables {
+	uint64_t file_bytes; /* as it was when they were loaded */
 	struct ox_table_slot *slots;
 	size_t mask;
 	size_t used;
@@ -125,6 +126,7 @@ struct ox_recover {
 	uint64_t limit_clusters; /* the file, as old tables may name it */
 	bool may_grow;		 /* the fence is durable, or nothing is stale any more */
 	bool no_room;		 /* there can be no fence: allocations wait */
+	bool scrubs;		 /* frozen tables may have lost stale entries in the cache */
 	bool task;		 /* the recovering task is alive */
 	uint64_t started_ns;
 	uint64_t tables_done;
@@ -147,6 +149,7 @@ struct ox_qcow2 {
 	unsigned cluster_bits;
 	size_t slice_bytes;
 	bool prepared; /* first write of this opening has been announced (prepare_write_co) */
+	bool reread;   /* another program may have changed the header since it was read */
 	struct ox_qcow2_extensions ext;
 	struct ox_header header;
 	struct ox_order order;
@@ -208,14 +211,18 @@ int ox_lazy_clear_co(struct ox_qcow2 *q) __attribute__((warn_unused_result));
 void ox_idle_init(struct ox_qcow2 *q, uint32_t lazy_idle_ms);
 /* The dirty bit has been set: watch for quiet. */
 void ox_idle_start(struct ox_qcow2 *q);
+/* Commits the counts and clears the dirty bit, unless something was allocated since takes. */
+int ox_idle_commit_counts_co(struct ox_qcow2 *q, uint64_t takes)
+	__attribute__((warn_unused_result));
 /* Ends the watch, which is a background task, until ox_idle_allow. */
 void ox_idle_stop(struct ox_qcow2 *q);
 void ox_idle_allow(struct ox_qcow2 *q);
 
 /* ---- fence.c ---- */
 
-/* Makes the old end durable in the header. -ENOSPC: there is no room for it. */
+/* Makes the old end durable in the header, which has room for it. */
 int ox_fence_set_co(struct ox_qcow2 *q, uint64_t old_end_bytes) __attribute__((warn_unused_result));
+bool ox_fence_has_room(const struct ox_qcow2 *q);
 /* Takes it away, durably; nothing happens where there is none. */
 int ox_fence_remove_co(struct ox_qcow2 *q) __attribute__((warn_unused_result));
 
@@ -240,19 +247,24 @@ static inline bool ox_recover_is_frozen(const struct ox_qcow2 *q, struct ox_host
 /* Whether the entry of the table names what never became durable. */
 bool ox_recover_is_stale(const struct ox_qcow2 *q, struct ox_host table,
 			 const struct ox_qcow2_entry *e);
+/* The same of an L1 entry; for writing they have gone when the recovery began. */
+bool ox_recover_is_stale_table(const struct ox_qcow2 *q, struct ox_host table);
 /* Whether COPIED in an entry that names the cluster is a lie, as far as is known by now (D2). */
 bool ox_recover_is_shared(const struct ox_qcow2 *q, struct ox_host host);
 /* Takes the stale entries out of the table's bytes. Returns how many there were. */
 uint64_t ox_recover_scrub(const struct ox_qcow2 *q, struct ox_host table, struct ox_be64 *entries,
 			  uint64_t count);
-/* The first cluster past all that is in use, for the allocator, which holds its lock. -EAGAIN:
+/* The first cluster past all that is in use, for the allocator, which holds its lock. -ERESTART:
  * there is none before the recovery has ended; -EIO: nor then. */
 int ox_recover_place_co(struct ox_qcow2 *q, uint64_t *ret_start)
 	__attribute__((warn_unused_result));
 /* The allocator has taken count clusters there. */
 void ox_recover_placed(struct ox_qcow2 *q, uint64_t count);
-/* Until the counts are known, or it is known that they will not be. */
-void ox_recover_wait_counts_co(struct ox_qcow2 *q);
+/*
+ * After a request has ended with r, and given back its guest range: whether it is to be made again,
+ * because it lacked a cluster that only the recovery can find. Waits for that.
+ */
+bool ox_recover_restart_co(struct ox_qcow2 *q, int r);
 /* Until it has ended, well or not, for a caller that holds nothing it may need. */
 void ox_recover_wait_co(struct ox_qcow2 *q);
 /* Gives up what a failed recovery knows. */
@@ -304,8 +316,10 @@ int ox_refcount_cut_entry_co(struct ox_qcow2 *q, uint64_t index)
 uint64_t ox_refcount_table_entries(const struct ox_qcow2 *q);
 /* -EIO where an entry of the refcount table is damaged, or two name one block. */
 int ox_refcount_check_table_co(struct ox_qcow2 *q) __attribute__((warn_unused_result));
-int ox_refcount_grow_table_co(struct ox_qcow2 *q, uint64_t need_blocks)
-	__attribute__((warn_unused_result));
+/* A larger refcount table, with the blocks that describe it, at or after the cluster from and past
+ * all that the old one describes. *ret_area: what it took, valid where the error is 0. */
+int ox_refcount_grow_table_co(struct ox_qcow2 *q, uint64_t need_blocks, uint64_t from,
+			      struct ox_alloc_range *ret_area) __attribute__((warn_unused_result));
 
 /* ---- alloc.c, release.c ---- */
 
@@ -313,12 +327,9 @@ void ox_alloc_init(struct ox_qcow2 *q);
 /*
  * Takes up to want clusters, contiguous, out of the reserve. They lie within the file's durable
  * length (D8), their refcounts are durable or covered by the dirty bit (D3, D5), and zero tells
- * whether they durably read as zeroes (H2).
+ * whether they durably read as zeroes (H2). -ERESTART: ox_recover_restart_co.
  */
 int ox_alloc_take_co(struct ox_qcow2 *q, uint64_t want, struct ox_alloc_range *ret)
-	__attribute__((warn_unused_result));
-/* The same, but -EAGAIN where a recovery has to end first: for a caller that holds table_lock. */
-int ox_alloc_try_take_co(struct ox_qcow2 *q, uint64_t want, struct ox_alloc_range *ret)
 	__attribute__((warn_unused_result));
 /* Whether the clusters hold the header or a table that is in use: no data, not to be freed. */
 bool ox_alloc_overlaps_metadata(const struct ox_qcow2 *q, uint64_t start, uint64_t count);

@@ -17,14 +17,34 @@ void ox_recover_init(struct ox_qcow2 *q, enum ox_recover_mode mode)
 	ox_waitq_init(&q->recover.changed);
 }
 
-void ox_recover_note_fence(struct ox_qcow2 *q)
+/* The fence of a recovery that was interrupted; 0: there is none. */
+static uint64_t fence_on_disk(const struct ox_qcow2 *q)
 {
 	uint64_t fence = q->ext.fence_bytes;
 
-	q->recover.fence = 0;
-	if ((ox_qcow2_hdr(q)->incompatible & OX_QCOW2_INCOMPAT_DIRTY) &&
-	    ox_is_aligned(fence, q->cluster_bytes) && fence < q->io->length)
-		q->recover.fence = fence;
+	if (!(ox_qcow2_hdr(q)->incompatible & OX_QCOW2_INCOMPAT_DIRTY))
+		return 0;
+	return ox_is_aligned(fence, q->cluster_bytes) && fence < q->io->length ? fence : 0;
+}
+
+/* Nobody has made the file longer since it was opened: what names more is stale, or damage. Whoever
+ * reads beside a writer cannot tell. */
+static bool is_at_rest(const struct ox_qcow2 *q)
+{
+	return (ox_qcow2_hdr(q)->incompatible & OX_QCOW2_INCOMPAT_DIRTY) && q->img->read_only &&
+	       !(q->img->open_flags & OX_OPEN_FORCE_SHARE);
+}
+
+void ox_recover_note_fence(struct ox_qcow2 *q)
+{
+	q->recover.fence = fence_on_disk(q);
+	if (q->recover.fence == 0 && is_at_rest(q))
+		q->recover.fence = ox_align_up(q->io->length, q->cluster_bytes);
+}
+
+bool ox_recover_is_stale_table(const struct ox_qcow2 *q, struct ox_host table)
+{
+	return table.bytes >= q->io->length && is_at_rest(q);
 }
 
 void ox_recover_fini(struct ox_qcow2 *q)
@@ -80,16 +100,15 @@ int ox_recover_place_co(struct ox_qcow2 *q, uint64_t *ret_start)
 	struct ox_recover *rec = &q->recover;
 	int r;
 
-	if (!rec->may_grow && !rec->no_room) {
+	if (rec->no_room && !rec->may_grow)
+		return rec->state == OX_RECOVERY_RUNNING ? -ERESTART : -EIO;
+	if (!rec->may_grow) {
 		/* Before the file grows: in a longer one nothing else tells a stale entry (D8). */
 		r = ox_fence_set_co(q, rec->fence);
-		if (r < 0 && r != -ENOSPC)
+		if (r < 0)
 			return r;
-		rec->may_grow = r == 0;
-		rec->no_room = r == -ENOSPC;
+		rec->may_grow = true;
 	}
-	if (rec->no_room)
-		return rec->state == OX_RECOVERY_RUNNING ? -EAGAIN : -EIO;
 	*ret_start = rec->own[rec->own_count - 1].start + rec->own[rec->own_count - 1].count;
 	return 0;
 }
@@ -99,10 +118,13 @@ void ox_recover_placed(struct ox_qcow2 *q, uint64_t count)
 	q->recover.own[q->recover.own_count - 1].count += count;
 }
 
-void ox_recover_wait_counts_co(struct ox_qcow2 *q)
+bool ox_recover_restart_co(struct ox_qcow2 *q, int r)
 {
+	if (r != -ERESTART)
+		return false;
 	while (q->recover.state == OX_RECOVERY_RUNNING)
 		ox_waitq_wait_co(&q->recover.changed);
+	return true;
 }
 
 void ox_recover_wait_co(struct ox_qcow2 *q)
@@ -118,15 +140,15 @@ static void draw_lines(struct ox_qcow2 *q)
 	struct ox_recover *rec = &q->recover;
 	uint64_t end = ox_align_up(q->io->length, q->cluster_bytes);
 
-	ox_recover_note_fence(q);
-	rec->may_grow = rec->fence != 0;
+	rec->fence = fence_on_disk(q);
+	rec->may_grow = rec->fence != 0 && q->io->can_grow;
 	if (rec->fence == 0)
 		rec->fence = end;
 	rec->frozen_end = end;
 	rec->limit_clusters = end / q->cluster_bytes;
 	rec->own[0] = (struct ox_alloc_range){.start = rec->limit_clusters + 1};
 	rec->own_count = 1;
-	rec->no_room = !q->io->can_grow;
+	rec->no_room = !q->io->can_grow || (!rec->may_grow && !ox_fence_has_room(q));
 }
 
 /* ---- the recovering task ---- */
@@ -169,19 +191,20 @@ static int halt_and_recover_co(struct ox_qcow2 *q, struct ox_error **err)
 	ox_rangelock_acquire_co(&q->guest, &all, 0, UINT64_MAX, true);
 	r = ox_commit_co(q);
 	ox_latch_wait_co(&q->background);
-	if (r == 0) {
-		ox_alloc_forget(q);
-		ox_cache_clear(&q->map);
-		ox_cache_clear(&q->counts);
-		q->unpacked_entry = 0;
-		r = ox_qcow2_recover_halted_co(q, err);
-	} else {
-		ox_error_set_errno(err, r, "Could not write the tables");
+	if (r < 0) { /* nothing has been touched: all goes on as it did */
+		ox_rangelock_release(&q->guest, &all);
+		return ox_error_set_errno(err, r, "Could not write the tables");
 	}
+	ox_alloc_forget(q);
+	ox_cache_clear(&q->map);
+	ox_cache_clear(&q->counts);
+	q->unpacked_entry = 0;
+	r = ox_qcow2_recover_halted_co(q, err);
 	if (r == 0) {
 		q->recover.fence = 0;
 		q->recover.frozen_end = 0;
 		q->recover.state = OX_RECOVERY_DONE;
+		ox_waitq_wake_all(&q->recover.changed);
 	} else { /* whatever the attempt has put past the file's end */
 		draw_lines(q);
 	}
@@ -200,10 +223,6 @@ static int recover_co(struct ox_qcow2 *q, struct ox_error **err)
 	if (ops->obstacle(q->recover.rebuild))
 		return ox_error_set(err, -EIO, "%s", ops->obstacle(q->recover.rebuild));
 	r = ox_recover_finish_co(q);
-	if (r == 1 && q->recover.no_room) /* writers wait for us, and we should for them */
-		return ox_error_set(err, -EIO,
-				    "refcounts or COPIED bits need a halted guest: open "
-				    "the image with --recover=wait");
 	if (r == 1) {
 		r = halt_and_recover_co(q, err);
 		if (r < 0)
@@ -244,13 +263,24 @@ int ox_recover_start_co(struct ox_qcow2 *q, struct ox_error **err)
 	r = q->img->recovery->begin_co(q->io, &rec->rebuild, err);
 	if (r < 0)
 		return r;
+	if (!q->img->recovery->may_grow(rec->rebuild)) {
+		rec->no_room = true;
+		rec->may_grow = false;
+	}
 	r = ox_tables_load_co(q);
+	/* A direct write into a cluster smaller than the device's block may lengthen the file for a
+	 * moment. */
+	if (r == 0 && !rec->no_room && !rec->may_grow && q->io->align_bytes > q->cluster_bytes) {
+		r = ox_fence_set_co(q, rec->fence);
+		rec->may_grow = r == 0;
+	}
 	if (r < 0) {
 		ox_recover_fini(q);
-		return ox_error_set_errno(err, r, "Could not load the tables of '%s'",
+		return ox_error_set_errno(err, r, "Could not begin the recovery of '%s'",
 					  q->img->filename);
 	}
 	rec->state = OX_RECOVERY_RUNNING;
+	rec->scrubs = false;
 	rec->task = true;
 	q->lazy.state = OX_LAZY_DIRTY;
 	tell(q, "image was not closed cleanly; it is usable while its refcounts are recovered");

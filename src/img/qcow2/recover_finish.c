@@ -41,17 +41,25 @@ static uint64_t next_needed(const struct ox_qcow2 *q, uint64_t index)
 	return cluster == UINT64_MAX ? UINT64_MAX : cluster / per_block;
 }
 
-/* A larger table, which lies at the file's end: what is allocated from now on lies behind it. */
+/* A larger table, past everything that is counted. Where the file grows it grows for that: what is
+ * allocated from now on lies behind it, whether all went well or not. */
 static int grow_table_co(struct ox_qcow2 *q, uint64_t blocks)
 {
 	struct ox_recover *rec = &q->recover;
+	uint64_t length = q->io->length;
+	struct ox_alloc_range area;
 	int r;
 
 	if (rec->own_count == OX_RECOVER_OWN_RANGES)
 		return -EFBIG;
-	r = ox_refcount_grow_table_co(q, blocks);
-	if (r == 0 && q->io->can_grow)
-		rec->own[rec->own_count++].start = ox_div_up(q->io->length, q->cluster_bytes);
+	r = ox_refcount_grow_table_co(q, blocks, ops_of(q)->end_counted(rec->rebuild), &area);
+	if (q->io->length > length)
+		rec->own[rec->own_count++] = (struct ox_alloc_range){
+			.start = ox_div_up(q->io->length, q->cluster_bytes),
+		};
+	/* Within the file its own blocks count it; nobody shall find it free meanwhile. */
+	for (uint64_t i = 0; r == 0 && !q->io->can_grow && i < area.count; i++)
+		r = ops_of(q)->take(rec->rebuild, area.start + i);
 	return r;
 }
 
@@ -71,7 +79,9 @@ static int make_block_co(struct ox_qcow2 *q, uint64_t index)
 	while (r == 0 && (c = ops_of(q)->next_counted(q->recover.rebuild, c, end)) < end) {
 		uint64_t count = ops_of(q)->count(q->recover.rebuild, c);
 
-		r = ox_refcount_set_co(q, c, 1, count);
+		r = count > ox_qcow2_refcount_max(ox_qcow2_hdr(q)->refcount_order)
+			    ? -EOVERFLOW
+			    : ox_refcount_set_co(q, c, 1, count);
 		c++;
 	}
 	return r;
@@ -126,6 +136,7 @@ static int drop_stale_co(struct ox_qcow2 *q)
 	uint64_t c = 0;
 	int r = 0;
 
+	q->recover.scrubs = true;
 	while (r == 0 && (c = ops_of(q)->next_stale(q->recover.rebuild, c)) != UINT64_MAX) {
 		struct ox_host table = ox_host(c << q->cluster_bits);
 
@@ -166,11 +177,21 @@ static int end_locked_co(struct ox_qcow2 *q)
 	r = settle_counts_co(q);
 	if (r == 0)
 		r = ox_qcow2_check_refcounts_co(q, NULL);
+	return r == 0 ? ox_fence_remove_co(q) : r;
+}
+
+/* What was freed meanwhile is released before the bit goes, so that a crash right after leaves no
+ * leak. What fails here is done again when the guest is idle, or at the close. */
+static void clear_bit_co(struct ox_qcow2 *q)
+{
+	int r = ox_commit_co(q);
+
 	if (r == 0)
-		r = ox_fence_remove_co(q);
+		r = ox_alloc_release_co(q);
 	if (r == 0)
-		r = ox_lazy_clear_co(q);
-	return r;
+		r = ox_idle_commit_counts_co(q, q->alloc.takes);
+	if (r < 0 || q->lazy.state != OX_LAZY_CLEAN)
+		ox_idle_start(q);
 }
 
 int ox_recover_finish_co(struct ox_qcow2 *q)
@@ -189,7 +210,6 @@ int ox_recover_finish_co(struct ox_qcow2 *q)
 		return r;
 	/* From here on a longer file hides nothing. */
 	q->recover.may_grow = q->io->can_grow;
-	q->recover.no_room = !q->io->can_grow;
 	/* Both at once: a table is frozen for whoever copies it, until the allocator is as ever. */
 	ox_mutex_lock_co(&q->table_lock);
 	ox_mutex_lock_co(&q->alloc.lock);
@@ -205,5 +225,7 @@ int ox_recover_finish_co(struct ox_qcow2 *q)
 	}
 	ox_mutex_unlock(&q->alloc.lock);
 	ox_mutex_unlock(&q->table_lock);
+	if (r == 0)
+		clear_bit_co(q);
 	return r;
 }

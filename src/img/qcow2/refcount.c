@@ -219,7 +219,7 @@ int ox_refcount_ensure_co(struct ox_qcow2 *q, uint64_t cluster, bool *ret_used)
 	*ret_used = false;
 	if (index >=
 	    ox_refcount_table_entries(q)) { /* the larger table may lie on this very cluster */
-		r = ox_refcount_grow_table_co(q, index + 1);
+		r = ox_refcount_grow_table_co(q, index + 1, 0, NULL);
 		*ret_used = r == 0;
 		return r;
 	}
@@ -272,7 +272,7 @@ int ox_refcount_cut_entry_co(struct ox_qcow2 *q, uint64_t index)
 	named = ox_be64_get(*entry) & OX_QCOW2_OFFSET_MASK;
 	if (entry->raw != 0) {
 		/* As it was noted when the table was loaded. */
-		if (named >= q->cluster_bytes && named < q->io->length)
+		if (named >= q->cluster_bytes && named < q->tables.file_bytes)
 			ox_tables_remove(q, ox_host(named));
 		*entry = ox_be64(0);
 		ox_cache_dirty(&q->counts, b, OX_TICKET_NONE);

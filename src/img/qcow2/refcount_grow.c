@@ -100,7 +100,8 @@ static int write_area_co(struct ox_qcow2 *q, const struct area *a)
 	return r;
 }
 
-int ox_refcount_grow_table_co(struct ox_qcow2 *q, uint64_t need_blocks)
+int ox_refcount_grow_table_co(struct ox_qcow2 *q, uint64_t need_blocks, uint64_t from,
+			      struct ox_alloc_range *ret_area)
 {
 	struct ox_qcow2_header fields = *ox_qcow2_hdr(q);
 	uint64_t per_block = ox_qcow2_refblock_entries(&fields);
@@ -112,7 +113,8 @@ int ox_refcount_grow_table_co(struct ox_qcow2 *q, uint64_t need_blocks)
 	struct area a;
 	int r;
 
-	r = plan_area(q, ox_align_up(ox_max_u64(covered, file_end), per_block), need_blocks, &a);
+	from = ox_max_u64(from, ox_max_u64(covered, file_end));
+	r = plan_area(q, ox_align_up(from, per_block), need_blocks, &a);
 	if (r < 0)
 		return r;
 	r = ox_cache_flush_co(&q->counts); /* 1 */
@@ -139,5 +141,7 @@ int ox_refcount_grow_table_co(struct ox_qcow2 *q, uint64_t need_blocks)
 	/* 4. The table has grown, whatever becomes of the old one: a failure leaks it. */
 	r = ox_refcount_set_co(q, old_offset / q->cluster_bytes, old_clusters, 0);
 	(void)r;
+	if (ret_area)
+		*ret_area = (struct ox_alloc_range){a.start, a.table_clusters + a.blocks, false};
 	return 0;
 }

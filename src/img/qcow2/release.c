@@ -18,6 +18,7 @@ struct freed {
 	struct ox_list link;
 	uint64_t start; /* cluster */
 	uint64_t count;
+	uint64_t round; /* of the commit that makes the entry's end durable (D4) */
 };
 
 void ox_alloc_free_later(struct ox_qcow2 *q, struct ox_host host, uint64_t bytes)
@@ -34,6 +35,7 @@ void ox_alloc_free_later(struct ox_qcow2 *q, struct ox_host host, uint64_t bytes
 		f = ox_list_entry(q->alloc.pending.prev, struct freed, link);
 		if (f->start + f->count == start) {
 			f->count += end - start;
+			f->round = q->commit.started + 1;
 			return;
 		}
 	}
@@ -42,6 +44,7 @@ void ox_alloc_free_later(struct ox_qcow2 *q, struct ox_host host, uint64_t bytes
 		return; /* leaked: the refcount stays */
 	f->start = start;
 	f->count = end - start;
+	f->round = q->commit.started + 1;
 	ox_list_push_back(&q->alloc.pending, &f->link);
 }
 
@@ -96,6 +99,7 @@ static int release_record_co(struct ox_qcow2 *q, struct freed *f)
 	uint64_t n;
 	int r;
 
+	ox_assert(f->round <= q->commit.done); /* D4 */
 	while (f->count > 0) {
 		r = count_alike_co(q, f->start, f->count, &value, &n);
 		if (r == 0)

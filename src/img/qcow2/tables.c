@@ -12,6 +12,7 @@
 #include "img/qcow2/qcow2.h"
 
 #define READ_BYTES (64u * 1024u)
+#define LEAST_SLOTS 64u
 
 /* Slot for the cluster, or the empty one where it would go. Cluster 0 is the header's: never a
  * table, so it marks an empty slot. */
@@ -27,10 +28,9 @@ static struct ox_table_slot *slot_of(const struct ox_tables *t, uint64_t cluster
 	}
 }
 
-static int grow(struct ox_tables *t)
+static int grow_to(struct ox_tables *t, size_t size)
 {
 	struct ox_tables old = *t;
-	size_t size = old.slots ? (old.mask + 1) * 2 : 64;
 
 	t->slots = calloc(size, sizeof(*t->slots));
 	if (!t->slots) {
@@ -53,7 +53,7 @@ int ox_tables_add(struct ox_qcow2 *q, struct ox_host table)
 
 	ox_assert(table.bytes != 0);
 	if (!t->slots || t->used * 2 > t->mask) {
-		int r = grow(t);
+		int r = grow_to(t, t->slots ? (t->mask + 1) * 2 : LEAST_SLOTS);
 
 		if (r < 0)
 			return r;
@@ -117,18 +117,37 @@ static int load_table_co(struct ox_qcow2 *q, uint64_t offset, uint64_t entries)
 	return r;
 }
 
+/* Room for the tables that there can be, however many are claimed. */
+static size_t slots_for(uint64_t claimed, uint64_t file_clusters)
+{
+	uint64_t tables = ox_min_u64(claimed, file_clusters);
+	size_t slots = LEAST_SLOTS;
+
+	while (slots / 2 <= tables)
+		slots *= 2;
+	return slots;
+}
+
 int ox_tables_load_co(struct ox_qcow2 *q)
 {
 	const struct ox_qcow2_header *h = ox_qcow2_hdr(q);
+	uint64_t blocks = (uint64_t)h->reftable_clusters * (q->cluster_bytes / 8);
+	struct ox_tables old = q->tables;
 	int r;
 
-	ox_tables_fini(q);
-	r = grow(&q->tables);
+	q->tables = (struct ox_tables){.file_bytes = q->io->length};
+	r = grow_to(&q->tables,
+		    slots_for(h->l1_entries + blocks, q->io->length >> q->cluster_bits));
 	if (r == 0)
 		r = load_table_co(q, h->l1_offset, h->l1_entries);
 	if (r == 0)
-		r = load_table_co(q, h->reftable_offset,
-				  (uint64_t)h->reftable_clusters * (q->cluster_bytes / 8));
+		r = load_table_co(q, h->reftable_offset, blocks);
+	if (r < 0) { /* requests may come that ask for what was known */
+		free(q->tables.slots);
+		q->tables = old;
+	} else {
+		free(old.slots);
+	}
 	return r;
 }
 

@@ -308,12 +308,30 @@ static int write_shared_co(struct ox_qcow2 *q, const struct iovec *iov, int n, u
 	return r;
 }
 
+static int write_exclusive_co(struct ox_qcow2 *q, const struct iovec *iov, int n, uint64_t offset,
+			      uint64_t length, bool fua)
+{
+	struct ox_range range;
+	int r;
+
+	ox_qcow2_lock_co(q, &range, offset, length, true);
+	if (fua)
+		ox_commit_enter(q);
+	if (ox_range_within(offset, length, q->img->size_bytes))
+		r = ox_qcow2_write_locked_co(q, iov, n, offset, length, fua);
+	else
+		r = -EINVAL; /* the disk was shrunk while this request waited */
+	if (fua)
+		ox_commit_leave(q);
+	ox_rangelock_release(&q->guest, &range);
+	return r;
+}
+
 int ox_qcow2_pwritev_co(struct ox_image *img, const struct iovec *iov, int n, uint64_t offset,
 			uint64_t length, unsigned flags)
 {
 	struct ox_qcow2 *q = ox_qcow2_of(img);
 	bool fua = flags & OX_REQ_FUA;
-	struct ox_range range;
 	bool durable;
 	int r;
 
@@ -323,16 +341,9 @@ int ox_qcow2_pwritev_co(struct ox_image *img, const struct iovec *iov, int n, ui
 	r = write_shared_co(q, iov, n, offset, length, fua && !q->order.skip_syncs, &durable);
 	if (r == -EAGAIN) {
 		durable = false;
-		ox_qcow2_lock_co(q, &range, offset, length, true);
-		if (fua)
-			ox_commit_enter(q);
-		if (ox_range_within(offset, length, img->size_bytes))
-			r = ox_qcow2_write_locked_co(q, iov, n, offset, length, fua);
-		else
-			r = -EINVAL; /* the disk was shrunk while this request waited */
-		if (fua)
-			ox_commit_leave(q);
-		ox_rangelock_release(&q->guest, &range);
+		do {
+			r = write_exclusive_co(q, iov, n, offset, length, fua);
+		} while (ox_recover_restart_co(q, r));
 	}
 	if (r == 0 && fua && !durable)
 		r = ox_commit_co(q);

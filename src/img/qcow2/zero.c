@@ -213,6 +213,10 @@ int ox_qcow2_zero_co(struct ox_image *img, uint64_t offset, uint64_t length, uns
 		ox_qcow2_lock_co(q, &range, offset, n, true);
 		r = ox_qcow2_zero_locked_co(q, offset, n, flags);
 		ox_rangelock_release(&q->guest, &range);
+		if (ox_recover_restart_co(q, r)) {
+			r = 0;
+			continue;
+		}
 		offset += n;
 		length -= n;
 	}
@@ -239,6 +243,10 @@ int ox_qcow2_discard_co(struct ox_image *img, uint64_t offset, uint64_t length)
 		ox_qcow2_lock_co(q, &range, start, n, true);
 		r = zero_clusters_co(q, start, n, PURPOSE_DISCARD, false);
 		ox_rangelock_release(&q->guest, &range);
+		if (ox_recover_restart_co(q, r)) {
+			r = 0;
+			continue;
+		}
 		start += n;
 	}
 	return r;

@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: MIT
+"""Dirty images for the tests of recovery, and what docs/recovery.md says of their headers."""
+import shutil
+import struct
+import tempfile
+
+from interop import *
+
+# Tables that a recovery needs longer for than a request or two takes, by cluster size.
+TABLES = {512: 4096, 4 * KIB: 8192, 64 * KIB: 512, 2 * MIB: 16}
+
+FENCE_BYTES = 24
+PATTERN = 0x11
+
+
+def use_memory():
+    """The test goes on in a directory in memory, where the host has one: syncs are then as fast as
+    a recovery's reads, and the number of either decides what ends first."""
+    if not os.access("/dev/shm", os.W_OK):
+        return
+    where = tempfile.mkdtemp(prefix="oxbow-test-", dir="/dev/shm")
+    on_exit(lambda: shutil.rmtree(where, ignore_errors=True))
+    os.chdir(where)
+
+
+def crash(*command):
+    """Runs a command that ends by aborting."""
+    words = " ".join("'" + str(word) + "'" for word in command)
+    result = run("sh", "-c", f"ulimit -c 0; {words}; true", timeout=60)
+    check_in("Aborted", result.stderr, f"stderr of {words}")
+    return result
+
+
+def table_span(cluster):
+    return cluster // 8 * cluster
+
+
+def add_empty_tables(image):
+    """An empty L2 table for each L1 entry that has none, past the file's end and not counted."""
+    file = Qcow2(image)
+    cluster = file.cluster_bytes
+    at, entries = file.get("l1_table_offset"), file.get("l1_size")
+    l1 = list(struct.unpack(f">{entries}Q", read_at(image, at, entries * 8)))
+    end = (os.path.getsize(image) + cluster - 1) // cluster * cluster
+    for index in range(entries):
+        if l1[index] == 0:
+            l1[index] = COPIED | end
+            end += cluster
+    write_at(image, at, struct.pack(f">{entries}Q", *l1))
+    os.truncate(image, end)
+
+
+def left_dirty_by_qemu(image, cluster, *create_args, snapshot=False, tables=None):
+    """PATTERN in the first MiB, 0x22 in the one behind it, and QEMU died. tables: how many; 0 for no
+    more than that takes."""
+    tables = TABLES[cluster] if tables is None else tables
+    size = tables * table_span(cluster) if tables else 8 * MIB
+    qemu_img("create", "-q", "-f", "qcow2", "-o", f"cluster_size={cluster},lazy_refcounts=on",
+             *create_args, image, str(size))
+    if snapshot:
+        qemu_io("-f", "qcow2", "-c", f"write -q -P {PATTERN ^ 1} 0 1536k", image)
+        qemu_img("snapshot", "-c", "before", image)
+    crash("qemu-io", "-f", "qcow2", *io_args((f"write -q -P {PATTERN} 0 1M",
+                                             "write -q -P 0x22 1M 1M", "flush", "abort")), image)
+    check_equal(Qcow2(image).is_dirty, True, "dirty bit after QEMU died")
+    if tables:
+        add_empty_tables(image)
+    return image
+
+
+def end_of_extensions(image):
+    """Where the extension stands that ends the header's list."""
+    file = Qcow2(image)
+    at = file.get("header_length")
+    for _, data, length in file.extensions():
+        at = data + (length + 7) // 8 * 8
+    return at
+
+
+def fence_of(image):
+    """The old end that the header's last extension bears; None for none."""
+    at = end_of_extensions(image)
+    if at + 8 + FENCE_BYTES > Qcow2(image).cluster_bytes:
+        return None
+    kind, length = struct.unpack(">II", read_at(image, at, 8))
+    return Qcow2(image).be64(at + 16) if (kind, length) == (0, FENCE_BYTES) else None
+
+
+def copy_sparse(source, target):
+    run("cp", "--sparse=always", source, target)
+
+
+def interrupt_recovery(image, *commands):
+    """oxbow recovers, carries out the commands and dies before the recovery ends. Where the host lets
+    the recovery run ahead, once more from the beginning."""
+    for _ in range(10):
+        copy_sparse(image, "attempt.qcow2")
+        crash(oxbow_path(), "io", "-f", "qcow2", "--recover=auto", *io_args(commands), "-c",
+              "abort", "attempt.qcow2")
+        if Qcow2("attempt.qcow2").is_dirty:
+            os.rename("attempt.qcow2", image)
+            return
+    raise Failure("no recovery was interrupted: nothing was tested")
+
+
+def stamp(image):
+    """Changes whenever the file is written to; large files need not be read for that."""
+    status = os.stat(image)
+    return status.st_mtime_ns, status.st_ctime_ns, status.st_size
+
+
+def chain_of(image):
+    """What QEMU says of an image and its backing files, without what may differ."""
+    said = json.loads(output("qemu-img", "info", "-U", "--backing-chain", "--output=json", image))
+    return [(layer["virtual-size"], layer["format"], layer.get("backing-filename"),
+             layer.get("full-backing-filename"), layer.get("backing-filename-format"),
+             [snapshot["name"] for snapshot in layer.get("snapshots", ())]) for layer in said]
+
+
+__all__ = [name for name in dir() if not name.startswith("_")]
