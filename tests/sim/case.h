@@ -14,6 +14,7 @@ struct sim_totals {
 	uint64_t cuts;
 	uint64_t cuts_opening; /* of them, those during opening, recovery or repair */
 	uint64_t cuts_closing;
+	uint64_t glances; /* at what a cut would have left */
 	uint64_t kills;
 	uint64_t closes;
 	uint64_t recoveries;

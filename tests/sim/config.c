@@ -5,10 +5,14 @@
 
 #include "base/arith.h"
 
+/* What a slice of the metadata cache maps, 4096 bytes of entries, with clusters of 8 KiB. */
+#define SIM_SLICE_SECTORS 8192u
+
 static unsigned draw_cluster_bits(struct sim_random *random)
 {
 	/* small clusters make small images with many tables */
-	static const unsigned choices[] = {9, 9, 9, 9, 9, 9, 10, 10, 11, 12, 12, 12, 13, 14, 16};
+	static const unsigned choices[] = {9,  9,  9,  9,  9,  9,  10, 10,
+					   11, 12, 12, 12, 13, 13, 14, 16};
 
 	/* one table maps all of the disk, and one cluster may be the disk */
 	if (sim_random_percent(random, 2))
@@ -50,6 +54,9 @@ static uint64_t draw_sectors(const struct sim_config *c, struct sim_random *rand
 
 	if (c->cluster_bits > 16)
 		return sim_random_between(random, 8, ox_min_u64(per_cluster * 3, 1500));
+	/* an L2 table of two slices of the cache */
+	if (c->cluster_bits == 13 && sim_random_percent(random, 60))
+		return sim_random_between(random, SIM_SLICE_SECTORS + 500, 11000);
 	/* the L1 table fills some sectors */
 	if (c->cluster_bits == 9 && sim_random_percent(random, 4))
 		return sim_random_between(random, 4000, 12000);
@@ -111,6 +118,11 @@ void sim_config_draw(struct sim_config *ret, struct sim_random *random)
 	c.sectors = draw_sectors(&c, random);
 	if (sim_random_percent(random, 30))
 		c.backed_sectors = sim_random_between(random, 1, c.sectors);
+	if (c.cluster_bits == 13 && c.sectors > SIM_SLICE_SECTORS) {
+		c.middle_sector = SIM_SLICE_SECTORS;
+		if (sim_random_percent(random, 80)) /* so that one slice owes an order */
+			c.backed_sectors = c.sectors;
+	}
 	draw_features(&c, random);
 	c.tiny_caches = sim_random_percent(random, 50);
 	c.faults = sim_random_percent(random, 35);

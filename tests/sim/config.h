@@ -37,6 +37,7 @@ struct sim_config {
 	unsigned tasks;
 	unsigned operations;
 	uint64_t hot_clusters;
+	uint64_t middle_sector; /* of where most requests fall; 0: anywhere */
 	unsigned quiet_percent;
 };
 

@@ -447,7 +447,7 @@ static uint64_t choose_lengths(struct sim_disk *d)
 }
 
 static void keep_some(struct sim_disk *d, struct sim_bytes *b, const struct ox_list *changes,
-		      uint64_t *lengths)
+		      uint64_t *lengths, struct sim_trace *trace)
 {
 	const struct ox_list *it;
 
@@ -471,23 +471,32 @@ static void keep_some(struct sim_disk *d, struct sim_bytes *b, const struct ox_l
 		} else {
 			event.what = "  the new length was lost";
 		}
-		sim_trace_add(d->trace, &event);
+		if (trace)
+			sim_trace_add(trace, &event);
 	}
+}
+
+static void leave(struct sim_disk *d, struct sim_bytes *ret, struct sim_trace *trace)
+{
+	uint64_t lengths = choose_lengths(d);
+
+	sim_bytes_clone(ret, &d->durable);
+	keep_some(d, ret, &d->journal, &lengths, trace);
+	keep_some(d, ret, &d->in_flight, &lengths, trace);
+	/* what was written behind a length that was lost is lost */
+	sim_bytes_zero(ret, ret->length, ret->chunk_count * UINT64_C(4096));
 }
 
 void sim_disk_cut(struct sim_disk *d, struct sim_bytes *ret)
 {
-	struct sim_bytes b;
-	uint64_t lengths = choose_lengths(d);
-
 	sim_trace_note(d->trace, "=== power cut", 0, 0);
-	sim_bytes_clone(&b, &d->durable);
-	keep_some(d, &b, &d->journal, &lengths);
-	keep_some(d, &b, &d->in_flight, &lengths);
-	/* what was written behind a length that was lost is lost */
-	sim_bytes_zero(&b, b.length, b.chunk_count * UINT64_C(4096));
+	leave(d, ret, d->trace);
 	d->dead = true;
-	*ret = b;
+}
+
+void sim_disk_imagine(struct sim_disk *d, struct sim_bytes *ret)
+{
+	leave(d, ret, NULL);
 }
 
 struct sim_disk *sim_disk_kill(struct sim_disk *d)

@@ -78,6 +78,8 @@ struct sim_disk *sim_disk_open(struct ox_reactor *r, const struct sim_disk_optio
 
 /* What a power cut at this instant leaves. The disk is dead from then on. */
 void sim_disk_cut(struct sim_disk *d, struct sim_bytes *ret);
+/* What one would leave, and the disk goes on. */
+void sim_disk_imagine(struct sim_disk *d, struct sim_bytes *ret);
 
 /*
  * The process dies and the host lives: d is dead, and the returned disk has its contents and its

@@ -13,6 +13,11 @@ static void draw_weights(struct sim_case *c)
 	for (unsigned i = 0; i < SIM_GUEST_OPS; i++)
 		c->workload.weights[i] = usual[i] * (unsigned)sim_random_below(&c->random, 8);
 	c->workload.weights[SIM_GUEST_READ]++;
+	/* one slice that owes an order beside one that does not, and both written */
+	if (c->config.middle_sector > 0) {
+		c->workload.weights[SIM_GUEST_ZERO] += 100;
+		c->workload.weights[SIM_GUEST_FLUSH] += 100;
+	}
 }
 
 /* The new size, or 0 for none. */
@@ -35,6 +40,16 @@ static void draw_header_fault(struct sim_case *c)
 		};
 }
 
+static uint64_t draw_hot(struct sim_case *c, uint64_t sectors, uint64_t hot)
+{
+	uint64_t middle = c->config.middle_sector;
+
+	if (middle > hot / 2 && middle - hot / 2 + hot <= sectors)
+		return middle - hot / 2;
+	return c->config.prefilled ? sectors - hot
+				   : sim_random_below(&c->random, sectors - hot + 1);
+}
+
 static void start_guest(struct sim_case *c)
 {
 	const struct sim_config *config = &c->config;
@@ -52,8 +67,7 @@ static void start_guest(struct sim_case *c)
 		.random = {sim_random_next(&c->random)},
 		.cluster_bytes = UINT64_C(1) << config->cluster_bits,
 		.operations = config->operations,
-		.hot_first = config->prefilled ? sectors - hot
-					       : sim_random_below(&c->random, sectors - hot + 1),
+		.hot_first = draw_hot(c, sectors, hot),
 		.hot_count = hot,
 		.most_sectors = ox_min_u64(
 			per_cluster * (sim_random_percent(&c->random, 15) ? 150 : 5), sectors),

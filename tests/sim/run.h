@@ -35,6 +35,7 @@ struct sim_case {
 	bool bitmap_kept; /* as far as was seen: the autoclear bit is set */
 	struct sim_workload workload;
 	struct ox_image *img;
+	uint64_t glanced;  /* syncs of the disk when the last was looked at */
 	bool may_leak;	   /* a crash, or an error, may have left leaks */
 	bool prepared;	   /* the image is made: cuts and faults may come */
 	bool recovering;   /* it was dirty when it was opened, and is recovered meanwhile */
