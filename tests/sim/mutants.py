@@ -117,14 +117,6 @@ MUTANTS = [
       ("\t\tr = count_own_clusters_co(q);\n",
        "\t\tr = count_own_clusters_co(q) == -EIO ? 0 : r;\n")],
      "clusters whose block was lost have no count after a recovery"),
-    ("recovered_counts_not_synced", "D6", "img/qcow2/recover_finish.c",
-     [("\tif (r == 0)\n\t\tr = ox_cache_flush_co(&q->counts);\n"
-       "\treturn r == 0 ? ox_order_sync_always_co(&q->order) : r;\n}\n\nstatic int end_locked",
-       "\treturn r == 0 ? ox_cache_flush_co(&q->counts) : r;\n}\n\nstatic int end_locked"),
-      ("\t\tr = ox_cache_flush_co(&q->map);\n\t/* No round of the group commit: it gathers writers, "
-       "and they may be waiting for us. */\n\treturn r == 0 ? ox_order_sync_always_co(&q->order) : r;\n",
-       "\t\tr = ox_cache_flush_co(&q->map);\n\treturn r;\n")],
-     "the dirty bit may go before the recovered counts are durable"),
     ("old_end_reused", "D9", "img/qcow2/recover.c",
      [("\trec->own[0] = (struct ox_alloc_range){.start = rec->limit_clusters + 1};\n",
        "\trec->own[0] = (struct ox_alloc_range){.start = rec->fence / q->cluster_bytes};\n")],
