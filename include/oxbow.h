@@ -395,7 +395,8 @@ struct ox_finding {
 	const char
 		*snapshot;   /* whose guest range it is: a snapshot's name; NULL: the disk itself */
 	const char *fix;     /* what a repair does about it, or "None: " and why it does nothing */
-	const char *why_not; /* why this repair leaves it; NULL: none was asked for, or repaired */
+	const char *fate;    /* of the guest range after a repair: "lost", "in doubt"; or NULL */
+	const char *why_not; /* why it stays; NULL: repaired, or nobody asked for a repair */
 };
 
 struct ox_check_options {

@@ -6,7 +6,11 @@
 
 #include "base/assert.h"
 #include "check/edit.h"
+#include "check/mend.h"
 #include "check/walk.h"
+
+/* Each one ends with fewer structural findings than the last: an image needs a few. */
+#define MAX_ROUNDS 16u
 
 static int cannot_go_on(struct ox_io *io, const char *doing, int r, struct ox_error **err)
 {
@@ -39,6 +43,7 @@ static void prepare(struct ox_walk *w, const struct ox_check_options *opts)
 		.finding = opts->finding,
 		.progress = opts->progress,
 		.opaque = opts->opaque,
+		.asked = opts->repair,
 		.dry_run = opts->dry_run,
 	};
 }
@@ -88,37 +93,73 @@ static int judge_co(struct ox_walk *w, struct ox_io *io, enum ox_repair repair,
 	return 0;
 }
 
+static void add_fixed(struct ox_check_result *sum, const struct ox_check_result *part)
+{
+	sum->corruptions_fixed += part->corruptions_fixed;
+	sum->leaks_fixed += part->leaks_fixed;
+}
+
+/* Repairs what one walk can, *ret_again where another one may see more. */
+static int repair_once_co(struct ox_walk *w, struct ox_io *io, bool last, bool *ret_again,
+			  struct ox_error **err)
+{
+	int r = look_co(w, io, err);
+
+	if (r < 0 || ox_walk_is_clean(w))
+		return r;
+	if (w->repair == OX_REPAIR_ALL && !last) {
+		r = ox_mend_co(w, ret_again);
+		if (r == 0 && *ret_again)
+			return 0;
+	}
+	if (r == 0)
+		r = ox_walk_repair_co(w);
+	return r < 0 ? cannot_go_on(io, "repair", r, err) : 0;
+}
+
+static int repair_co(struct ox_io *io, const struct ox_check_options *opts,
+		     struct ox_check_result *fixed, uint64_t *lost, struct ox_error **err)
+{
+	bool again = true;
+	int r = 0;
+
+	for (unsigned round = 1; again && r == 0; round++) {
+		struct ox_walk w;
+
+		prepare(&w, opts);
+		w.repair = opts->repair;
+		w.quiet = true;
+		w.lost = *lost;
+		again = false;
+		if (round == 1)
+			r = ox_walk_settle_co(&w, io, err);
+		if (r == 0)
+			r = repair_once_co(&w, io, round == MAX_ROUNDS, &again, err);
+		add_fixed(fixed, &w.result);
+		*lost = w.lost;
+		ox_walk_close(&w);
+	}
+	return r;
+}
+
 int ox_check_qcow2_co(struct ox_io *io, const struct ox_check_options *opts,
 		      struct ox_check_result *ret, struct ox_error **err)
 {
 	struct ox_check_result fixed = {0};
+	uint64_t lost = 0;
 	struct ox_walk w;
-	int r;
+	int r = 0;
 
 	ox_assert(!opts->dry_run || ox_edit_is_dry(io));
-	if (opts->repair != OX_REPAIR_NONE) {
-		prepare(&w, opts);
-		w.repair = opts->repair;
-		w.quiet = true;
-		r = ox_walk_settle_co(&w, io, err);
-		if (r == 0)
-			r = look_co(&w, io, err);
-		if (r == 0 && !ox_walk_is_clean(&w)) {
-			r = ox_walk_repair_co(&w);
-			if (r < 0)
-				r = cannot_go_on(io, "repair", r, err);
-		}
-		fixed = w.result;
-		ox_walk_close(&w);
-		if (r < 0)
-			return r;
-	}
-	prepare(&w, opts);
-	r = judge_co(&w, io, opts->repair, ret, err);
-	ox_walk_close(&w);
+	if (opts->repair != OX_REPAIR_NONE)
+		r = repair_co(io, opts, &fixed, &lost, err);
 	if (r < 0)
 		return r;
-	ret->corruptions_fixed = fixed.corruptions_fixed;
-	ret->leaks_fixed = fixed.leaks_fixed;
-	return 0;
+	prepare(&w, opts);
+	w.lost = lost;
+	r = judge_co(&w, io, opts->repair, ret, err);
+	ox_walk_close(&w);
+	if (r == 0)
+		add_fixed(ret, &fixed);
+	return r;
 }

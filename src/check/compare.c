@@ -23,10 +23,20 @@ struct slot_pass {
 	uint8_t zeros[WORD_BYTES_MAX];
 };
 
+bool ox_walk_block_is_own(const struct ox_walk *w, uint64_t index)
+{
+	uint64_t cluster = ox_be64_get(w->reftable[index]) / w->cluster_bytes;
+
+	return w->blocks[index].state == OX_BLOCK_SOUND &&
+	       ox_counts_get(&w->counts, cluster).state == OX_CELL_META;
+}
+
 static bool selected(const struct slot_pass *p, uint64_t index)
 {
 	const struct ox_walk_block *b = &p->w->blocks[index];
 
+	if (p->select != OX_BLOCKS_ALL && !ox_walk_block_is_own(p->w, index))
+		return false;
 	if (p->select == OX_BLOCKS_RAISE)
 		return b->raise;
 	if (p->select == OX_BLOCKS_LOWER)

@@ -1,73 +1,13 @@
 /* SPDX-License-Identifier: MIT */
 /* Passes that judge or change entries of the active tables: COPIED bits, and stale entries. */
-#include <errno.h>
-#include <stdlib.h>
-
+#include "check/stored.h"
 #include "check/walk.h"
-
-#define CACHED_BLOCKS 8
-
-/* A few refcount blocks, for entries that name clusters here and there. */
-struct stored_cache {
-	struct {
-		uint64_t index;
-		uint8_t *bytes; /* NULL: empty */
-	} blocks[CACHED_BLOCKS];
-	unsigned next_victim;
-};
 
 /* What the running pass keeps between entries; the walk holds it for its visitors. */
 struct ox_walk_copied_pass {
 	enum ox_walk_copied how;
-	struct stored_cache cache;
+	struct ox_stored cache;
 };
-
-static int load_block_co(struct ox_walk *w, uint64_t index, uint8_t **ret)
-{
-	struct stored_cache *k = &w->copied->cache;
-	unsigned slot = k->next_victim;
-	int r;
-
-	for (unsigned i = 0; i < CACHED_BLOCKS; i++) {
-		if (k->blocks[i].bytes && k->blocks[i].index == index) {
-			*ret = k->blocks[i].bytes;
-			return 0;
-		}
-	}
-	if (!k->blocks[slot].bytes)
-		k->blocks[slot].bytes = malloc(w->cluster_bytes);
-	if (!k->blocks[slot].bytes)
-		return -ENOMEM;
-	k->blocks[slot].index = UINT64_MAX;
-	r = ox_io_pread_co(w->io, k->blocks[slot].bytes, w->cluster_bytes,
-			   ox_be64_get(w->reftable[index]));
-	if (r < 0)
-		return r;
-	k->blocks[slot].index = index;
-	k->next_victim = (slot + 1) % CACHED_BLOCKS;
-	*ret = k->blocks[slot].bytes;
-	return 0;
-}
-
-/* 1 and the count on disk; 0 where no block tells it; or a negative errno. */
-static int stored_count_co(struct ox_walk *w, uint64_t cluster, uint64_t *ret)
-{
-	uint64_t index = cluster / w->block_entries;
-	uint8_t *block;
-	int r;
-
-	if (index >= w->index_count || w->blocks[index].state == OX_BLOCK_NONE) {
-		*ret = 0;
-		return 1;
-	}
-	if (w->blocks[index].state == OX_BLOCK_BROKEN)
-		return 0;
-	r = load_block_co(w, index, &block);
-	if (r < 0)
-		return r;
-	*ret = ox_qcow2_refcount_get(block, w->h.refcount_order, cluster % w->block_entries);
-	return 1;
-}
 
 /*
  * 1 if an entry's COPIED bit is to be flipped (or, REPORT, is wrong), with the count that says so;
@@ -88,7 +28,7 @@ static int judge_co(struct ox_walk *w, uint64_t cluster, bool copied, uint64_t *
 			return copied && cell.count > 1;
 		return copied != (cell.count == 1);
 	}
-	r = stored_count_co(w, cluster, &stored);
+	r = ox_stored_count_co(w, &w->copied->cache, cluster, &stored);
 	if (r <= 0)
 		return r;
 	if (w->copied->how == OX_COPIED_FIX_LEAKS)
@@ -174,8 +114,7 @@ int ox_walk_copied_co(struct ox_walk *w, enum ox_walk_copied how)
 		r = ox_walk_l2_co(w, true, copied_l2_co);
 	w->copied = NULL;
 	w->changes_entries = false;
-	for (unsigned i = 0; i < CACHED_BLOCKS; i++)
-		free(pass.cache.blocks[i].bytes);
+	ox_stored_free(&pass.cache);
 	return r;
 }
 

@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/arith.h"
 #include "check/walk.h"
 
 #define MESSAGE_BYTES 256
@@ -65,7 +66,57 @@ static void format_message(char to[MESSAGE_BYTES], const struct finding_row *row
 		else
 			to[used++] = *p;
 	}
-	to[used < MESSAGE_BYTES ? used : MESSAGE_BYTES - 1] = '\0';
+	used = ox_min_u64(used, MESSAGE_BYTES - 1);
+	to[used] = '\0';
+	if (what->fate)
+		snprintf(to + used, MESSAGE_BYTES - used,
+			 "; guest offset 0x%" PRIx64 " length 0x%" PRIx64 " is %s",
+			 what->guest_offset, what->guest_length, what->fate);
+}
+
+static const char *why_not(const struct ox_walk *w, const struct finding_row *row)
+{
+	if (w->asked == OX_REPAIR_NONE || row->class == FACT)
+		return NULL;
+	if (w->asked == OX_REPAIR_LEAKS && row->severity != OX_FINDING_LEAK)
+		return "-r leaks frees space and changes nothing else";
+	if (row->class == UNREADABLE)
+		return "it cannot be read";
+	if (row->class == STRUCTURAL)
+		return "nothing tells what is right";
+	if (w->structural > 0)
+		return "something else cannot be followed, and may be what this belongs to";
+	if (w->lost > 0)
+		return "it may be what was lost; a later -r leaks frees it";
+	return "it could not be repaired";
+}
+
+/* What a repair of structural findings goes by. */
+static void tally(struct ox_walk *w, enum ox_finding_id id)
+{
+	switch (id) {
+	case OX_FOUND_L1_UNALIGNED:
+	case OX_FOUND_L1_RESERVED:
+	case OX_FOUND_L2_UNALIGNED:
+	case OX_FOUND_L2_RESERVED:
+		w->bad_entries++;
+		break;
+	case OX_FOUND_PAST_END:
+		w->bad_entries++;
+		w->past_end++;
+		break;
+	case OX_FOUND_TABLE_PAST_END:
+	case OX_FOUND_BLOCK_PAST_END:
+		w->past_end++;
+		break;
+	case OX_FOUND_OVERLAP:
+	case OX_FOUND_CROSS_LINK:
+	case OX_FOUND_CROSS_LINK_L2:
+		w->aliases++;
+		break;
+	default:
+		break;
+	}
 }
 
 static void tell(struct ox_walk *w, const struct finding_row *row, bool repaired,
@@ -92,7 +143,8 @@ static void tell(struct ox_walk *w, const struct finding_row *row, bool repaired
 			.guest_length = what->guest_length,
 			.snapshot = what->tree ? w->trees[what->tree].name : NULL,
 			.fix = row->fix,
-			.why_not = repaired || w->repair == OX_REPAIR_NONE ? NULL : what->why_not,
+			.why_not = repaired ? NULL : why_not(w, row),
+			.fate = what->fate,
 		});
 }
 
@@ -108,6 +160,7 @@ void ox_walk_found(struct ox_walk *w, enum ox_finding_id id, struct ox_found wha
 		w->result.leaks++;
 	if (row->class == STRUCTURAL || row->class == UNREADABLE)
 		w->structural++;
+	tally(w, id);
 	tell(w, row, false, &what);
 }
 

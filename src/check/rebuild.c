@@ -10,9 +10,11 @@
 
 /* ---- planning ---- */
 
+/* A broken block is made anew only where everything it counted is known. */
 static bool is_missing(const struct ox_walk *w, uint64_t index)
 {
-	return index >= w->index_count || w->blocks[index].state != OX_BLOCK_SOUND;
+	return index >= w->index_count || w->blocks[index].state == OX_BLOCK_NONE ||
+	       (w->blocks[index].state == OX_BLOCK_BROKEN && w->structural == 0);
 }
 
 static bool is_needed(const struct ox_walk *w, uint64_t index)
@@ -128,7 +130,8 @@ static int place(struct ox_walk *w, uint64_t base, struct ox_walk_plan *plan)
 			return r;
 		w->blocks[c / w->block_entries].raise = true;
 	}
-	w->grown_from = base;
+	/* Copies of clusters may lie before them. */
+	w->grown_from = ox_min_u64(w->grown_from, base);
 	w->grown_end = plan->end;
 	return 0;
 }
@@ -300,7 +303,7 @@ int ox_walk_link_blocks_co(struct ox_walk *w, const struct ox_walk_plan *plan)
 	}
 	/* Broken entries that nothing needs are cut off. */
 	for (uint64_t i = 0; i < w->index_count; i++) {
-		if (w->blocks[i].state != OX_BLOCK_BROKEN)
+		if (w->blocks[i].state != OX_BLOCK_BROKEN || w->structural > 0)
 			continue;
 		ox_walk_mended(w, (enum ox_finding_id)w->blocks[i].found,
 			       OX_FOUND(.a = i, .b = ox_be64_get(w->reftable[i])));

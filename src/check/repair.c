@@ -93,6 +93,9 @@ static int raise_slot(struct ox_walk *w, struct ox_walk_slot *slot)
 
 static int lower_slot(struct ox_walk *w, struct ox_walk_slot *slot)
 {
+	/* What was lost may be in a cluster that nobody names. */
+	if (w->lost > 0 && slot->cell.state == OX_CELL_NONE)
+		return 0;
 	if (!slot->block || ox_cell_is_broken(slot->cell) || slot->stored <= slot->cell.count)
 		return 0;
 	ox_walk_mended(w, OX_FOUND_LEAK,
@@ -111,21 +114,28 @@ static int drop_co(struct ox_walk *w)
 	return r == 0 && w->stale > 0 ? ox_io_sync_co(w->io) : r;
 }
 
+int ox_walk_publish_counts_co(struct ox_walk *w, const struct ox_walk_plan *plan)
+{
+	int r = ox_walk_write_blocks_co(w, plan);
+
+	if (r == 0)
+		r = ox_walk_slots_co(w, OX_BLOCKS_RAISE, raise_slot);
+	if (r == 0)
+		r = ox_io_sync_co(w->io);
+	if (r == 0 && (w->structural == 0 || plan->count > 0))
+		r = ox_walk_link_blocks_co(w, plan);
+	return r;
+}
+
 /* Steps 2 and 3. While something could not be followed, no block is made anew: what it would not
- * count would be free. */
+ * count would be free, and what lies past the end would come to be in the file. */
 static int raise_and_link_co(struct ox_walk *w)
 {
 	struct ox_walk_plan plan = {0};
 	int r = w->structural == 0 ? ox_walk_plan_blocks(w, &plan) : 0;
 
 	if (r == 0)
-		r = ox_walk_write_blocks_co(w, &plan);
-	if (r == 0)
-		r = ox_walk_slots_co(w, OX_BLOCKS_RAISE, raise_slot);
-	if (r == 0 && (plan.count > 0 || w->too_low > 0))
-		r = ox_io_sync_co(w->io);
-	if (r == 0 && w->structural == 0)
-		r = ox_walk_link_blocks_co(w, &plan);
+		r = ox_walk_publish_counts_co(w, &plan);
 	ox_walk_plan_free(&plan);
 	return r;
 }

@@ -78,6 +78,11 @@ static bool l1_next(void *arg, struct ox_scan_item *ret)
 	return true;
 }
 
+static bool is_only_meta(const struct ox_walk *w, uint64_t offset)
+{
+	return ox_counts_get(&w->counts, offset / w->cluster_bytes).state == OX_CELL_META;
+}
+
 static int l1_item_co(void *arg, const struct ox_scan_item *item, uint8_t *bytes, int error)
 {
 	struct l1_pass *p = arg;
@@ -89,7 +94,12 @@ static int l1_item_co(void *arg, const struct ox_scan_item *item, uint8_t *bytes
 	if (p->before)
 		memcpy(p->before, bytes, item->size_bytes);
 	for (size_t i = 0; i < item->size_bytes / 8; i++) {
-		int r = table[i].raw ? p->visit_co(p->w, item->tag, first + i, &table[i]) : 0;
+		int r;
+
+		/* A part of a table that is something else too is not changed. */
+		if (p->before && !is_only_meta(p->w, item->offset + i * 8))
+			continue;
+		r = table[i].raw ? p->visit_co(p->w, item->tag, first + i, &table[i]) : 0;
 
 		if (r < 0)
 			return r;

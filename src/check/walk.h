@@ -31,8 +31,8 @@ struct ox_found {
 	uint64_t host_offset; /* 0: none */
 	uint64_t guest_offset;
 	uint64_t guest_length; /* 0: no guest range */
-	uint64_t tree;	       /* of the guest range */
-	const char *why_not;   /* why no repair mends it */
+	uint64_t tree;	       /* of the guest range; 0: the active one */
+	const char *fate;      /* of the guest range after a repair: "lost", "in doubt"; or NULL */
 };
 
 #define OX_FOUND(...) ((struct ox_found){__VA_ARGS__})
@@ -59,11 +59,13 @@ struct ox_walk_block {
 };
 
 struct ox_walk_copied_pass;
+struct ox_mend;
 
 struct ox_walk {
 	struct ox_io *io;
-	enum ox_repair repair;
-	bool dry_run; /* says what would be repaired */
+	enum ox_repair repair; /* of the walk that is to repair */
+	enum ox_repair asked;  /* what the caller wants, also in the walk that judges */
+	bool dry_run;	       /* says what would be repaired */
 	void (*finding)(void *opaque, const struct ox_finding *finding);
 	void (*progress)(void *opaque, uint64_t done, uint64_t total);
 	/* Clusters [first, end) were claimed as exclusive metadata. NULL: nobody asks. 0 or
@@ -104,11 +106,16 @@ struct ox_walk {
 	uint64_t suspect_room;
 
 	struct ox_walk_copied_pass *copied; /* while ox_walk_copied_co runs */
+	struct ox_mend *mend;		    /* while ox_mend_co runs */
 	bool changes_entries;		    /* the running pass may change L1 and L2 entries */
 
 	/* What the passes saw. */
 	uint64_t structural; /* STRUCTURAL and UNREADABLE findings */
 	uint64_t stale;	     /* entries to drop */
+	uint64_t bad_entries;
+	uint64_t past_end; /* entries and tables */
+	uint64_t aliases;  /* cross-links and overlaps */
+	uint64_t lost;	   /* entries that this repair took away, with all its walks */
 	uint64_t broken_blocks;
 	uint64_t leaks;
 	uint64_t too_low;
@@ -212,6 +219,8 @@ enum ox_walk_select { OX_BLOCKS_ALL, OX_BLOCKS_RAISE, OX_BLOCKS_LOWER };
 /* Visits every cluster with a count or a reference, of the refcount blocks selected; changed
  * blocks are written. */
 int ox_walk_slots_co(struct ox_walk *w, enum ox_walk_select select, ox_walk_slot_fn visit);
+/* Whether a refcount block can be written without harm to something else that claims its place. */
+bool ox_walk_block_is_own(const struct ox_walk *w, uint64_t index);
 int ox_walk_compare_co(struct ox_walk *w);
 int ox_walk_report_co(struct ox_walk *w);
 
@@ -253,6 +262,9 @@ int ox_walk_write_blocks_co(struct ox_walk *w, const struct ox_walk_plan *plan);
 int ox_walk_link_blocks_co(struct ox_walk *w, const struct ox_walk_plan *plan);
 
 /* ---- repair.c ---- */
+
+/* Makes what was planned durable, with every count that is too low, and then links it. */
+int ox_walk_publish_counts_co(struct ox_walk *w, const struct ox_walk_plan *plan);
 
 /* Whether the repair itself put something into the cluster: what it counts there mends nothing. */
 static inline bool ox_walk_is_grown(const struct ox_walk *w, uint64_t cluster)

@@ -92,6 +92,8 @@ static json_t *finding_json(const struct ox_finding *f)
 		ox_cli_json_set(object, "snapshot", ox_cli_json_string(f->snapshot));
 	if (f->fix)
 		ox_cli_json_set(object, "fix", json_string(f->fix));
+	if (f->fate)
+		ox_cli_json_set(object, "fate", json_string(f->fate));
 	if (f->why_not)
 		ox_cli_json_set(object, "why-not", json_string(f->why_not));
 	return object;

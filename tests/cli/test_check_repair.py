@@ -231,21 +231,56 @@ def test_leaks_are_reported_with_exit_code_3_and_freed():
     check_is_clean(disk)
 
 
-def test_a_cross_link_is_reported_and_not_papered_over():
+def test_a_cross_link_is_told_apart_and_not_papered_over():
     disk = tmpdir() / "disk.qcow2"
     create(disk, "4M", lazy_refcounts="on")
-    qemu_io("-c", "write 0 256k", disk)
+    qemu_io("-c", "write -P 6 0 256k", disk)
     image = Bytes(disk)
     image.set_word(72, DIRTY)
     image.set_word(image.l2_entry(9), image.word(image.l2_entry(0)))
     image.write()
-    _, text = checked(disk, "-r", "all", code=2)
+    _, text = checked(disk, code=2)
     check_in("is named for guest offsets 0x", text)
+    checked(disk, "-r", "leaks", code=2)
     check_equal(incompatible(disk) & DIRTY, DIRTY, "the dirty bit")
-    checked(disk, code=2)
     # Nor is it opened for writing, and the message says what to do.
     result = expect_failure(oxbow_path(), "io", "-f", "qcow2", "-c", "write 0 512", disk)
     check_in("oxbow check", result.stderr)
+    before = guest_bytes(disk)
+    answer, _ = checked(disk, "-r", "all", code=0)
+    check_equal([(f["name"], f["guest-offset"], f["guest-length"], f["fate"])
+                 for f in answer["findings"]], [("cross-link", 9 << 16, 1 << 16, "in doubt")])
+    check_equal(incompatible(disk) & DIRTY, 0, "the dirty bit")
+    check_is_clean(disk)
+    check_equal(guest_bytes(disk) == before, True, "what the guest reads")
+    # A write to one is no longer seen in the other.
+    qemu_io("-c", "write -P 9 576k 64k", "-c", "read -P 6 0 64k", disk)
+
+
+def test_guest_data_on_a_table_are_moved_off_it():
+    disk = tmpdir() / "disk.qcow2"
+    create(disk, "4M")
+    qemu_io("-c", "write -P 6 0 256k", disk)
+    image = Bytes(disk)
+    image.set_word(image.l2_entry(9), image.l1_offset | COPIED)
+    image.write()
+    answer, _ = checked(disk, "-r", "all", code=0)
+    check_equal([(f["name"], f["guest-offset"], f["fate"]) for f in answer["findings"]],
+                [("metadata-overlap", 9 << 16, "in doubt")])
+    check_is_clean(disk)
+    qemu_io("-c", "write -P 9 576k 64k", "-c", "read -P 6 0 256k", disk)
+
+
+def test_reserved_bits_of_an_l1_entry_are_cleared_where_a_table_is_there():
+    disk = tmpdir() / "disk.qcow2"
+    create(disk, "1G")
+    qemu_io("-c", "write -P 5 0 256k", disk)
+    good = disk.read_bytes()
+    image = Bytes(disk)
+    image.set_word(image.l1_offset, image.word(image.l1_offset) | 0x100)
+    image.write()
+    checked(disk, "-r", "all", code=0)
+    check_equal(disk.read_bytes() == good, True, "the file is as it was")
 
 
 def test_leaks_are_kept_while_an_l1_entry_is_bad():
@@ -253,7 +288,8 @@ def test_leaks_are_kept_while_an_l1_entry_is_bad():
     create(disk, "1G")
     qemu_io("-c", "write -P 5 0 256k", disk)
     image = Bytes(disk)
-    image.set_word(image.l1_offset, image.word(image.l1_offset) | 0x100)
+    # Into the middle of the data: there is no table.
+    image.set_word(image.l1_offset, image.word(image.l2_entry(1)) | 0x100)
     image.write()
     before = disk.read_bytes()
     for how in ("leaks", "all"):

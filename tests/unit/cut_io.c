@@ -9,10 +9,10 @@
 #include "base/assert.h"
 
 #define SECTOR 512u
-#define MAX_BYTES ((size_t)8 << 20)
+#define ROOM_BYTES (UINT64_C(1) << 20) /* to grow */
 
 struct image_bytes {
-	uint8_t bytes[MAX_BYTES];
+	uint8_t *bytes;
 	uint64_t length;
 };
 
@@ -21,12 +21,22 @@ struct cut_store {
 	struct cut *cut;
 	struct image_bytes current;
 	struct image_bytes durable;
+	uint64_t room_bytes; /* of either */
 	bool unsynced;
 };
 
 static struct cut_store *store_of(struct ox_io *io)
 {
 	return ox_container_of(io, struct cut_store, io);
+}
+
+static void keep(struct cut_store *s)
+{
+	uint64_t most = ox_max_u64(s->current.length, s->durable.length);
+
+	memcpy(s->durable.bytes, s->current.bytes, most);
+	s->durable.length = s->current.length;
+	s->unsynced = false;
 }
 
 static bool is_cut(struct cut_store *s)
@@ -62,7 +72,7 @@ static int64_t cut_pwritev_co(struct ox_io *io, const struct iovec *iov, int n, 
 	if (is_cut(s))
 		return -EIO;
 	for (int i = 0; i < n; i++) {
-		ox_assert(offset + iov[i].iov_len <= MAX_BYTES);
+		ox_assert(offset + iov[i].iov_len <= s->room_bytes);
 		memcpy(s->current.bytes + offset, iov[i].iov_base, iov[i].iov_len);
 		offset += iov[i].iov_len;
 		done += (int64_t)iov[i].iov_len;
@@ -76,7 +86,7 @@ static int cut_set_length_co(struct ox_io *io, uint64_t length)
 {
 	struct cut_store *s = store_of(io);
 
-	ox_assert(length <= MAX_BYTES);
+	ox_assert(length <= s->room_bytes);
 	if (is_cut(s))
 		return -EIO;
 	if (length < s->current.length)
@@ -92,15 +102,18 @@ static int cut_sync_co(struct ox_io *io)
 
 	if (is_cut(s))
 		return -EIO;
-	s->durable = s->current;
-	s->unsynced = false;
+	keep(s);
 	return 0;
 }
 
 static void cut_close(struct ox_io *io)
 {
+	struct cut_store *s = store_of(io);
+
+	free(s->current.bytes);
+	free(s->durable.bytes);
 	free(io->name);
-	free(store_of(io));
+	free(s);
 }
 
 static const struct ox_io_ops cut_ops = {
@@ -116,7 +129,11 @@ struct ox_io *cut_open(struct ox_reactor *r, struct cut *cut, const uint8_t *byt
 {
 	struct cut_store *s = calloc(1, sizeof(*s));
 
-	ox_assert(s && length <= MAX_BYTES);
+	ox_assert(s);
+	s->room_bytes = length + ROOM_BYTES;
+	s->current.bytes = calloc(1, s->room_bytes);
+	s->durable.bytes = calloc(1, s->room_bytes);
+	ox_assert(s->current.bytes && s->durable.bytes);
 	s->io = (struct ox_io){
 		.ops = &cut_ops,
 		.reactor = r,
@@ -130,7 +147,7 @@ struct ox_io *cut_open(struct ox_reactor *r, struct cut *cut, const uint8_t *byt
 	if (bytes)
 		memcpy(s->current.bytes, bytes, length);
 	s->current.length = length;
-	s->durable = s->current;
+	keep(s);
 	return &s->io;
 }
 
@@ -155,8 +172,10 @@ void cut_recover(struct ox_io *io, unsigned seed)
 		if (rand_r(&seed) % 2)
 			memcpy(left->bytes + at, s->current.bytes + at, SECTOR);
 	}
-	memset(left->bytes + left->length, 0, MAX_BYTES - left->length);
-	s->current = *left;
+	if (left->length < s->current.length)
+		memset(left->bytes + left->length, 0, s->current.length - left->length);
+	memcpy(s->current.bytes, left->bytes, ox_max_u64(left->length, s->current.length));
+	s->current.length = left->length;
 	s->io.length = left->length;
 	s->unsynced = false;
 	s->cut->changes = 0;
