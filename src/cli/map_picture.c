@@ -14,7 +14,7 @@ static int write_svg(const struct ox_cli_picture *picture, const char *path)
 
 	if (!to) {
 		ox_cli_error("Could not write '%s': %m", path);
-		return -errno;
+		return -EIO;
 	}
 	ox_cli_picture_svg(picture, to);
 	failed = ferror(to);
@@ -41,11 +41,14 @@ static int draw(const struct ox_cli_picture *picture, const struct ox_cli_pictur
 {
 	if (wish->svg)
 		return write_svg(picture, wish->svg);
-	if (wish->output == OX_CLI_JSON)
+	if (wish->output == OX_CLI_JSON) {
 		ox_cli_picture_json(picture);
-	else if (ox_cli_picture_text(picture, terminal) < 0)
-		ox_cli_error("%s", strerror(ENOMEM));
-	return 0;
+		return 0;
+	}
+	if (ox_cli_picture_text(picture, terminal) == 0)
+		return 0;
+	ox_cli_error("%s", strerror(ENOMEM));
+	return -ENOMEM;
 }
 
 int ox_cli_map_picture(struct ox_cli_source *source, const struct ox_cli_picture_wish *wish)

@@ -1,10 +1,22 @@
 /* SPDX-License-Identifier: MIT */
 /* The data of the picture, for programs. */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
 #include "cli/picture.h"
 
 static void set_integer(json_t *object, const char *key, uint64_t value)
 {
 	ox_cli_json_set(object, key, json_integer((json_int_t)value));
+}
+
+static void append(json_t *array, json_t *value)
+{
+	if (json_array_append_new(array, value) == 0)
+		return;
+	ox_cli_error("%s", strerror(ENOMEM));
+	exit(1);
 }
 
 /* Kinds that take no space are left out. */
@@ -32,7 +44,7 @@ static json_t *bins_of(const struct ox_image_layout *layout)
 		ox_cli_json_set(object, "bytes", kinds_of(layout->bins[i].bytes));
 		if (layout->bins[i].findings)
 			set_integer(object, "findings", layout->bins[i].findings);
-		json_array_append_new(bins, object);
+		append(bins, object);
 	}
 	return bins;
 }
@@ -54,7 +66,7 @@ static json_t *guest_bins_of(const struct ox_image_layout *layout)
 			set_integer(object, "host-offset", bin->host_offset);
 		if (bin->bad_entries)
 			set_integer(object, "bad-entries", bin->bad_entries);
-		json_array_append_new(bins, object);
+		append(bins, object);
 	}
 	return bins;
 }
