@@ -18,8 +18,14 @@ static struct watched_write in_flight[64]; /* length 0: free */
 
 static int64_t watched_preadv_co(struct ox_io *io, const struct iovec *iov, int n, uint64_t offset)
 {
+	bool held = watched.hold_read && offset == watched.hold_read_at;
+
 	watched.reads++;
-	ox_co_yield_co();
+	if (held)
+		watched.hold_read = false;
+	do
+		ox_co_yield_co();
+	while (held && !watched.let_go);
 	if (watched.read_error < 0)
 		return watched.read_error;
 	return memory_ops->preadv_co(io, iov, n, offset);
@@ -74,6 +80,12 @@ static int watched_sync_co(struct ox_io *io)
 	return 0;
 }
 
+/* An image that is closed takes its store along; this one is looked at afterwards. */
+static void watched_close(struct ox_io *io)
+{
+	(void)io;
+}
+
 struct ox_io *watched_io_open(struct ox_reactor *r, uint64_t length)
 {
 	struct ox_io *io;
@@ -85,6 +97,7 @@ struct ox_io *watched_io_open(struct ox_reactor *r, uint64_t length)
 	watched_ops.preadv_co = watched_preadv_co;
 	watched_ops.pwritev_co = watched_pwritev_co;
 	watched_ops.sync_co = watched_sync_co;
+	watched_ops.close = watched_close;
 	io->ops = &watched_ops;
 	return io;
 }

@@ -22,6 +22,9 @@ struct watched_io {
 	struct watched_write writes[256];
 	bool hold_writes; /* they wait, with their bytes not looked at yet */
 	bool hold_syncs;
+	bool hold_read; /* the next read at hold_read_at waits for let_go, and clears this */
+	uint64_t hold_read_at;
+	bool let_go;
 	int read_error; /* negative: what such calls return */
 	int write_error;
 	int sync_error;
@@ -36,7 +39,7 @@ struct ox_io *watched_io_open(struct ox_reactor *r, uint64_t length);
 /* The store's bytes, as ox_io_memory_bytes. */
 uint8_t *watched_bytes(struct ox_io *io);
 
-/* In the place of ox_io_close. */
+/* In the place of ox_io_close, which leaves it open. */
 void watched_io_close(struct ox_io *io);
 
 #endif

@@ -181,6 +181,32 @@ static void no_table_run(const struct ox_qcow2 *q, struct ox_guest guest, uint64
 	};
 }
 
+/*
+ * The slice of guest's entry in the table that the L1 entry names; *ret_block NULL: it names none.
+ * A table may be copied while its slice is on the way, and be freed, punched and used for something
+ * else before it arrives (D4 guards what a guest range's lock covers, which a table is not): then
+ * the L1 entry is read anew.
+ */
+static int lookup_slice_co(struct ox_qcow2 *q, struct ox_guest guest, struct ox_qcow2_l1_entry *l1,
+			   bool *ret_durable, struct ox_block **ret_block, uint64_t *ret_index)
+{
+	uint64_t left;
+	int r;
+
+	for (;;) {
+		left = q->tables_left;
+		*ret_block = NULL;
+		r = ox_map_l1_co(q, l1_index_of(q, guest), l1, ret_durable);
+		if (r == 0 && l1->l2.bytes != 0)
+			r = ox_cache_get_co(&q->map, slice_of(q, l1->l2, guest, ret_index),
+					    ret_block);
+		if (left == q->tables_left)
+			return r;
+		if (r == 0 && *ret_block)
+			ox_cache_put(&q->map, *ret_block);
+	}
+}
+
 int ox_map_lookup_co(struct ox_qcow2 *q, struct ox_guest guest, uint64_t length,
 		     struct ox_map_run *ret)
 {
@@ -188,22 +214,17 @@ int ox_map_lookup_co(struct ox_qcow2 *q, struct ox_guest guest, uint64_t length,
 	struct ox_map_run run = {0};
 	struct ox_block *b;
 	uint64_t index;
-	uint64_t slice;
 	int r;
 
 	ox_assert(length > 0);
-	r = ox_map_l1_co(q, l1_index_of(q, guest), &l1, &run.durable);
+	r = lookup_slice_co(q, guest, &l1, &run.durable, &b, &index);
 	if (r < 0)
 		return r;
-	if (l1.l2.bytes == 0) {
+	if (!b) {
 		no_table_run(q, guest, length, &run);
 		*ret = run;
 		return 0;
 	}
-	slice = slice_of(q, l1.l2, guest, &index);
-	r = ox_cache_get_co(&q->map, slice, &b);
-	if (r < 0)
-		return r;
 	r = read_run(q, &l1, (const struct ox_be64 *)(void *)b->data, index,
 		     guest.bytes & (q->cluster_bytes - 1), length, &run);
 	run.durable = run.durable && ox_cache_is_durable(&q->map, b);

@@ -79,12 +79,13 @@ static int make_table_co(struct ox_qcow2 *q, uint64_t index, const struct ox_qco
 	if (r < 0)
 		return r;
 	table = ox_host(range.start * q->cluster_bytes);
-	/* Slices of an earlier life of this cluster. */
-	ox_cache_forget_co(&q->map, table.bytes, q->cluster_bytes);
 	if (old.bytes != 0 || !range.zero) {
 		r = fill_table_co(q, table, l1);
 		after = ox_order_ticket(&q->order);
 	}
+	/* Slices of an earlier life of this cluster, which a late lookup may have loaded even while
+	 * it was filled. */
+	ox_cache_forget_co(&q->map, table.bytes, q->cluster_bytes);
 	if (r == 0)
 		r = ox_tables_add(q, table);
 	if (r == 0) {
@@ -97,6 +98,7 @@ static int make_table_co(struct ox_qcow2 *q, uint64_t index, const struct ox_qco
 		return r;
 	}
 	if (old.bytes != 0) {
+		q->tables_left++;
 		ox_tables_remove(q, old);
 		ox_alloc_free_later(q, old, q->cluster_bytes);
 	}

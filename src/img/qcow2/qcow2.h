@@ -157,6 +157,7 @@ struct ox_qcow2 {
 	struct ox_cache counts; /* slices of the refcount table and of refcount blocks */
 	struct ox_tables tables;
 	struct ox_mutex table_lock; /* making and copying L2 tables */
+	uint64_t tables_left;	    /* L2 tables that gave way to a copy, ever */
 	struct ox_rangelock guest;
 	struct ox_alloc alloc;
 	struct ox_commit commit;
