@@ -56,7 +56,8 @@ static uint64_t share_table(void)
 	struct ox_be64 *l1;
 	uint64_t entry;
 
-	l1 = (struct ox_be64 *)(void *)(bytes + ox_be64_get(*(struct ox_be64 *)(void *)(bytes + 40)));
+	l1 = (struct ox_be64 *)(void *)(bytes +
+					ox_be64_get(*(struct ox_be64 *)(void *)(bytes + 40)));
 	entry = ox_be64_get(l1[0]);
 	l1[0] = ox_be64(entry & OX_QCOW2_OFFSET_MASK);
 	return entry & OX_QCOW2_OFFSET_MASK;
