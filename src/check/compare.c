@@ -314,11 +314,8 @@ static int compare_broken(struct ox_walk *w, uint64_t index)
 
 int ox_walk_compare_co(struct ox_walk *w)
 {
-	int r = 0;
+	int r = ox_walk_slots_co(w, OX_BLOCKS_ALL, compare_slot);
 
-	/* Where the width of the counts is not known, they say nothing. */
-	if (!w->faults.found[OX_QCOW2_FAULT_REFCOUNT_ORDER])
-		r = ox_walk_slots_co(w, OX_BLOCKS_ALL, compare_slot);
 	for (uint64_t i = 0; r == 0 && i < w->index_count; i++) {
 		if (w->blocks[i].state == OX_BLOCK_BROKEN)
 			r = compare_broken(w, i);

@@ -279,6 +279,7 @@ static int move_table_co(struct ox_walk *w, const struct ox_walk_plan *plan)
 		r = leave_old_table(w);
 	if (r < 0)
 		return r;
+	ox_walk_mended_table(w);
 	w->h = h;
 	w->table_entries = w->index_count;
 	return 0;

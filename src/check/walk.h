@@ -33,6 +33,7 @@ struct ox_found {
 	uint64_t guest_length; /* 0: no guest range */
 	uint64_t tree;	       /* of the guest range */
 	const char *fate;      /* of it after a repair: "lost", "in doubt"; or NULL */
+	bool is_told;	       /* the rest of the image tells what is right */
 };
 
 #define OX_FOUND(...) ((struct ox_found){__VA_ARGS__})
@@ -57,6 +58,17 @@ struct ox_walk_block {
 	bool lower;    /* holds a leak */
 	uint8_t found; /* BROKEN: enum ox_finding_id */
 };
+
+/* Bytes of the first cluster to be put right: patches.c. */
+struct ox_walk_patch {
+	enum ox_finding_id id;
+	uint64_t offset;
+	uint8_t bytes[16];
+	size_t size;
+	char word[104];
+};
+
+#define OX_WALK_MAX_PATCHES 8
 
 struct ox_walk_copied_pass;
 struct ox_mend;
@@ -90,6 +102,9 @@ struct ox_walk {
 		fence_bytes; /* of an unfinished recovery (docs/recovery.md); 0: none that counts */
 	bool has_fence;
 	uint64_t list_end_offset; /* of the extension that holds it */
+
+	struct ox_walk_patch patches[OX_WALK_MAX_PATCHES];
+	size_t patch_count;
 
 	struct ox_counts counts;
 	struct ox_walk_tree *trees;
@@ -155,6 +170,24 @@ void ox_walk_progress(struct ox_walk *w, uint64_t work);
 int ox_walk_read_header_co(struct ox_walk *w, struct ox_error **err);
 /* Reports what is wrong with the header's fields. */
 void ox_walk_judge_header(struct ox_walk *w);
+/* Tells of those faults that a new refcount table has mended. */
+void ox_walk_mended_table(struct ox_walk *w);
+
+/* ---- patches.c ---- */
+
+/* A finding, and the bytes that are right, at most 16 within one sector. */
+void ox_walk_patch(struct ox_walk *w, enum ox_finding_id id, const char *word, uint64_t offset,
+		   const void *bytes, size_t size);
+/* Writes them all, and syncs. The walk is then to start anew. */
+int ox_walk_apply_patches_co(struct ox_walk *w);
+
+/* ---- extensions.c: a list that cannot be followed. cluster is the first one. ---- */
+
+/* Whether there is a patch; then cluster and h are as it will leave them. */
+bool ox_walk_mend_extensions(struct ox_walk *w, uint8_t *cluster, const char *error);
+bool ox_walk_mend_header_length(struct ox_walk *w, uint8_t *cluster);
+/* Of a list that can be followed. */
+void ox_walk_judge_list_end(struct ox_walk *w, uint8_t *cluster, uint64_t end_offset);
 
 /* Guest bytes under one L1 entry. */
 static inline uint64_t ox_walk_l1_span(const struct ox_walk *w)

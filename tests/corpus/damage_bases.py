@@ -188,7 +188,8 @@ class Damage:
         elif method.startswith("swap"):
             self._swap(at, SECTOR if method == "swap-sectors" else self.base.cluster)
         else:
-            first = max(at // SECTOR * SECTOR, 4)
+            # The header's fields are a kind of their own.
+            first = max(at // SECTOR * SECTOR, start if kind == "header extensions" else 4)
             end = min(at // SECTOR * SECTOR + SECTOR, len(self.bytes))
             self.bytes[first:end] = {
                 "sector-random": rng.randbytes(end - first),
