@@ -102,13 +102,11 @@ static void add_fixed(struct ox_check_result *sum, const struct ox_check_result 
 }
 
 /* Entries are changed and clusters copied only where both are what they seem: an encrypted cluster
- * is bound to its place, a table of a snapshot that is not seen may be anyone's, extended entries
- * have a second word, a data file's clusters are not here.
+ * is bound to its place, a table of a snapshot that is not seen may be anyone's.
  */
 static bool is_mendable(const struct ox_walk *w)
 {
-	return !w->is_foreign && !w->hides_trees && !w->has_data_file &&
-	       ox_qcow2_l2_words(&w->h) == 1 && w->h.crypt_method == OX_QCOW2_CRYPT_NONE;
+	return !w->is_foreign && !w->hides_trees && w->h.crypt_method == OX_QCOW2_CRYPT_NONE;
 }
 
 /* Repairs what one walk can, *ret_again where another one may see more. */

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * A list of header extensions that cannot be followed. An extension says of itself what it is and how
- * long; where one of the two is wrong the other, its data and the extensions behind it mostly tell. Only
- * a list that then ends as it should is taken for the one that was written.
+ * A list of header extensions that cannot be followed. An extension says of itself what it is and
+ * how long; where one of the two is wrong the other, its data and the extensions behind it mostly
+ * tell. Only a list that then ends as it should is taken for the one that was written.
  */
 #include <ctype.h>
 #include <string.h>
@@ -16,6 +16,7 @@
 #define FEATURE_BYTES 48u
 #define LENGTH_AT 100u /* header_length */
 #define AUTOCLEAR_AT 88u
+#define RESERVED_AT 4u /* within the data of the bitmaps' extension */
 
 struct list {
 	struct ox_walk *w;
@@ -49,8 +50,8 @@ static uint64_t next_of(const struct list *l, uint64_t at)
 }
 
 /*
- * Follows the list from a place on. Returns where the extension is that cannot be followed, or 0 where
- * the list comes to its end; *ret_known: how many extensions were known ones.
+ * Follows the list from a place on. Returns where the extension is that cannot be followed, or 0
+ * where the list comes to its end; *ret_known: how many extensions were known ones.
  */
 static uint64_t follow(const struct list *l, uint64_t at, unsigned *ret_known)
 {
@@ -118,7 +119,8 @@ static uint64_t length_by_data(const struct list *l, uint32_t type, uint64_t dat
 
 /* ---- what is put right ---- */
 
-static void set_words(struct list *l, const char *error, uint64_t at, uint32_t type, uint64_t length)
+static void set_words(struct list *l, const char *error, uint64_t at, uint32_t type,
+		      uint64_t length)
 {
 	struct ox_be32 words[2] = {ox_be32(type), ox_be32((uint32_t)length)};
 
@@ -182,16 +184,49 @@ static bool mend_at(struct list *l, const char *error, uint64_t at)
 	return true;
 }
 
-/* Bitmaps that cannot be followed are not vouched for any more. */
+/* Whether the list means something with this header. */
+static bool decodes(const struct list *l, const struct ox_qcow2_header *h)
+{
+	struct ox_qcow2_extensions ext;
+
+	if (ox_qcow2_extensions_decode(h, l->cluster, l->w->cluster_bytes, &ext, NULL) < 0)
+		return false;
+	ox_qcow2_extensions_free(&ext);
+	return true;
+}
+
+/* What is reserved is zero, or else the bitmaps are not vouched for any more. */
+static bool mend_bitmap_fields(struct list *l, const char *error, uint64_t data)
+{
+	struct ox_qcow2_header without = l->w->h;
+	struct ox_be32 zero = ox_be32(0);
+	struct ox_be32 reserved;
+	struct ox_be64 autoclear;
+
+	memcpy(&reserved, l->cluster + data + RESERVED_AT, sizeof(reserved));
+	memcpy(l->cluster + data + RESERVED_AT, &zero, sizeof(zero));
+	if (decodes(l, &l->w->h)) {
+		ox_walk_patch(l->w, OX_FOUND_EXTENSIONS, error, data + RESERVED_AT, &zero,
+			      sizeof(zero));
+		return true;
+	}
+	memcpy(l->cluster + data + RESERVED_AT, &reserved, sizeof(reserved));
+	without.autoclear &= ~(uint64_t)OX_QCOW2_AUTOCLEAR_BITMAPS;
+	if (!decodes(l, &without))
+		return false;
+	l->w->h.autoclear = without.autoclear;
+	autoclear = ox_be64(without.autoclear);
+	ox_walk_patch(l->w, OX_FOUND_EXTENSIONS, error, AUTOCLEAR_AT, &autoclear,
+		      sizeof(autoclear));
+	return true;
+}
+
 static bool mend_bitmaps(struct list *l, const char *error)
 {
 	uint64_t at = l->w->h.header_length;
-	struct ox_qcow2_header without = l->w->h;
-	struct ox_qcow2_extensions ext;
-	struct ox_be64 autoclear;
 
-	while (at < l->end && l->end - at >= HEADER_BYTES &&
-	       word_at(l, at) != OX_QCOW2_EXT_END && word_at(l, at) != OX_QCOW2_EXT_BITMAPS)
+	while (at < l->end && l->end - at >= HEADER_BYTES && word_at(l, at) != OX_QCOW2_EXT_END &&
+	       word_at(l, at) != OX_QCOW2_EXT_BITMAPS)
 		at = next_of(l, at);
 	if (at >= l->end || l->end - at < HEADER_BYTES + BITMAPS_BYTES ||
 	    word_at(l, at) != OX_QCOW2_EXT_BITMAPS)
@@ -202,15 +237,7 @@ static bool mend_bitmaps(struct list *l, const char *error)
 		set_words(l, error, at, OX_QCOW2_EXT_BITMAPS, BITMAPS_BYTES);
 		return true;
 	}
-	without.autoclear &= ~(uint64_t)OX_QCOW2_AUTOCLEAR_BITMAPS;
-	if (ox_qcow2_extensions_decode(&without, l->cluster, l->w->cluster_bytes, &ext, NULL) < 0)
-		return false;
-	ox_qcow2_extensions_free(&ext);
-	l->w->h.autoclear = without.autoclear;
-	autoclear = ox_be64(without.autoclear);
-	ox_walk_patch(l->w, OX_FOUND_EXTENSIONS, error, AUTOCLEAR_AT, &autoclear,
-		      sizeof(autoclear));
-	return true;
+	return mend_bitmap_fields(l, error, at + HEADER_BYTES);
 }
 
 static struct list list_of(struct ox_walk *w, uint8_t *cluster)

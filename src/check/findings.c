@@ -117,6 +117,8 @@ static void tally(struct ox_walk *w, enum ox_finding_id id)
 	case OX_FOUND_L2_RESERVED:
 	case OX_FOUND_L1_COPIED_EMPTY:
 	case OX_FOUND_L2_COPIED_EMPTY:
+	case OX_FOUND_SUBCLUSTERS:
+	case OX_FOUND_DATA_FILE_OFFSET:
 		w->bad_entries++;
 		break;
 	case OX_FOUND_PAST_END:

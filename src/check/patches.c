@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Fields of the first cluster that are wrong, and of which the rest of the image tells what they were.
- * Each is a few bytes within one sector (M2), found again by the next check where a crash left it.
+ * Fields of the first cluster that are wrong, and of which the rest of the image tells what they
+ * were. Each is a few bytes within one sector (M2), found again by the next check where a crash
+ * left it.
  */
 #include <stdio.h>
 #include <stdlib.h>

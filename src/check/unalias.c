@@ -111,9 +111,10 @@ static int collect_table(struct ox_walk *w, uint64_t cluster, struct ox_cell cel
 	size_t places;
 	const struct ox_place *place = ox_places_find(&w->mend->places, cluster, &places);
 	bool split = is_split(cell, places);
+	unsigned words = ox_qcow2_l2_words(&w->h);
 
 	for (uint64_t i = 0; place && i < ox_qcow2_l2_entries(&w->h); i++) {
-		struct ox_qcow2_entry e = ox_qcow2_l2_decode(&w->h, ox_be64_get(table[i]));
+		struct ox_qcow2_entry e = ox_qcow2_l2_decode(&w->h, ox_be64_get(table[i * words]));
 		int r = 0;
 
 		if (e.kind == OX_QCOW2_ENTRY_DATA)
@@ -334,17 +335,18 @@ static void divert_table(const struct ox_walk *w, const struct ox_place *place,
 			 struct ox_be64 *table)
 {
 	uint64_t entries = ox_qcow2_l2_entries(&w->h);
+	unsigned words = ox_qcow2_l2_words(&w->h);
 
 	for (uint64_t i = 0; i < entries; i++) {
-		struct ox_qcow2_entry e = ox_qcow2_l2_decode(&w->h, ox_be64_get(table[i]));
+		struct ox_qcow2_entry e = ox_qcow2_l2_decode(&w->h, ox_be64_get(table[i * words]));
 		const struct ref *ref = find_copy(w->mend->unalias, e.host.bytes / w->cluster_bytes,
 						  place->index * entries + i);
 
 		if (e.kind == OX_QCOW2_ENTRY_ZERO_ALLOC)
-			table[i] = ox_be64(OX_QCOW2_ZERO);
+			table[i * words] = ox_be64(OX_QCOW2_ZERO);
 		else if (e.kind == OX_QCOW2_ENTRY_DATA && ref)
-			table[i] = ox_be64(ref->copy * w->cluster_bytes |
-					   copied_bit(place->tree == 0, ref->refs));
+			table[i * words] = ox_be64(ref->copy * w->cluster_bytes |
+						   copied_bit(place->tree == 0, ref->refs));
 	}
 }
 
@@ -432,23 +434,24 @@ static int divert_l2_table(struct ox_walk *w, uint64_t cluster, struct ox_cell c
 			   struct ox_be64 *table)
 {
 	uint64_t entries = ox_qcow2_l2_entries(&w->h);
+	unsigned words = ox_qcow2_l2_words(&w->h);
 	size_t places;
 	const struct ox_place *place = ox_places_find(&w->mend->places, cluster, &places);
 
 	for (uint64_t i = 0; place && i < entries; i++) {
-		struct ox_qcow2_entry e = ox_qcow2_l2_decode(&w->h, ox_be64_get(table[i]));
+		struct ox_qcow2_entry e = ox_qcow2_l2_decode(&w->h, ox_be64_get(table[i * words]));
 		uint64_t host = e.host.bytes / w->cluster_bytes;
 		const struct ref *ref =
 			find_copy(w->mend->unalias, host, place->index * entries + i);
 
 		if (e.kind == OX_QCOW2_ENTRY_DATA && ref) {
-			table[i] = ox_be64(ref->copy * w->cluster_bytes |
-					   copied_bit((cell.state & 3u) != 0, ref->refs));
+			table[i * words] = ox_be64(ref->copy * w->cluster_bytes |
+						   copied_bit((cell.state & 3u) != 0, ref->refs));
 			tell_data(w, place, i, ref);
 		} else if (e.kind == OX_QCOW2_ENTRY_ZERO_ALLOC &&
 			   ox_cell_is_broken(ox_counts_get(&w->counts, host))) {
 			/* The place is given up, and still reads as zeroes. */
-			table[i] = ox_be64(OX_QCOW2_ZERO);
+			table[i * words] = ox_be64(OX_QCOW2_ZERO);
 		} else {
 			continue;
 		}
