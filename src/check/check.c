@@ -122,6 +122,11 @@ static int repair_once_co(struct ox_walk *w, struct ox_io *io, bool last, bool *
 		r = ox_walk_apply_patches_co(w);
 		return r < 0 ? cannot_go_on(io, "repair", r, err) : 0;
 	}
+	if (w->repair == OX_REPAIR_ALL && !last && w->bad_snapshots > 0 && !w->is_foreign) {
+		r = ox_mend_snapshots_co(w, ret_again);
+		if (r < 0 || *ret_again)
+			return r < 0 ? cannot_go_on(io, "repair", r, err) : 0;
+	}
 	if (w->repair == OX_REPAIR_ALL && !last && is_mendable(w)) {
 		r = ox_mend_co(w, ret_again);
 		if (r == 0 && *ret_again)

@@ -291,9 +291,8 @@ static int compare_slot(struct ox_walk *w, struct ox_walk_slot *slot)
 	w->too_low += slot->stored < cell.count;
 	if (cell.count < 2 || cell.state < OX_CELL_L2)
 		return 0;
-	if (slot->stored < cell.count || (ox_cell_active(cell) & OX_CELL_COPIED))
-		return ox_walk_suspect(w, slot->cluster);
-	return 0;
+	/* Where the count says otherwise, what names the cluster may not all mean it. */
+	return ox_walk_suspect(w, slot->cluster);
 }
 
 /* A block that is made anew will hold the counted ones. */

@@ -111,6 +111,10 @@ static const char *why_not(const struct ox_walk *w, const struct finding_row *ro
 static void tally(struct ox_walk *w, enum ox_finding_id id)
 {
 	switch (id) {
+	case OX_FOUND_SNAPSHOT_EXTRA:
+	case OX_FOUND_SNAPSHOT_ID:
+		w->bad_snapshots++;
+		break;
 	case OX_FOUND_L1_UNALIGNED:
 	case OX_FOUND_L1_RESERVED:
 	case OX_FOUND_L2_UNALIGNED:
@@ -127,6 +131,9 @@ static void tally(struct ox_walk *w, enum ox_finding_id id)
 		break;
 	case OX_FOUND_HEADER_SNAPSHOTS:
 	case OX_FOUND_SNAPSHOT_TABLE:
+		w->bad_snapshots++;
+		w->hides_trees = true;
+		break;
 	case OX_FOUND_SNAPSHOT_L1_UNALIGNED:
 	case OX_FOUND_SNAPSHOT_L1_SIZE:
 	case OX_FOUND_UNREADABLE:

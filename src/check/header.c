@@ -66,17 +66,10 @@ static struct ox_found range_of(const struct ox_walk *w, enum ox_qcow2_fault fau
 	return what;
 }
 
-void ox_walk_mended_table(struct ox_walk *w)
+void ox_walk_mended_fault(struct ox_walk *w, enum ox_qcow2_fault fault)
 {
-	static const enum ox_qcow2_fault faults[] = {
-		OX_QCOW2_FAULT_REFCOUNT_ORDER,
-		OX_QCOW2_FAULT_REFTABLE,
-	};
-
-	for (size_t i = 0; i < OX_ARRAY_SIZE(faults); i++) {
-		if (w->faults.found[faults[i]])
-			ox_walk_mended(w, finding_of_fault[faults[i]], range_of(w, faults[i]));
-	}
+	if (w->faults.found[fault])
+		ox_walk_mended(w, finding_of_fault[fault], range_of(w, fault));
 }
 
 /* What programs refuse in fields that mean nothing. */

@@ -221,7 +221,7 @@ static void decide_tables(const struct ox_walk *w)
 	}
 }
 
-static int count_copy(struct ox_walk *w, uint64_t cluster, unsigned state, uint64_t refs)
+int ox_mend_count_new(struct ox_walk *w, uint64_t cluster, unsigned state, uint64_t refs)
 {
 	uint64_t index = cluster / w->block_entries;
 	struct ox_cell cell = {
@@ -245,11 +245,12 @@ static int count_copies(struct ox_walk *w)
 			continue;
 		r = forget_ref(w, &u->refs[i]);
 		if (r == 0)
-			r = count_copy(w, u->refs[i].copy, OX_CELL_DATA, u->refs[i].refs);
+			r = ox_mend_count_new(w, u->refs[i].copy, OX_CELL_DATA, u->refs[i].refs);
 	}
 	for (size_t i = 0; i < places->count && r == 0; i++) {
 		if (places->items[i].copy)
-			r = count_copy(w, places->items[i].copy, OX_CELL_L2, places->items[i].refs);
+			r = ox_mend_count_new(w, places->items[i].copy, OX_CELL_L2,
+					      places->items[i].refs);
 	}
 	w->grown_from = u->base;
 	w->grown_end = u->next;
@@ -282,6 +283,11 @@ static bool table_is_own(const struct ox_walk *w)
 	return true;
 }
 
+bool ox_mend_can_count(const struct ox_walk *w, uint64_t base, uint64_t end)
+{
+	return !has_broken_block(w, base, end) && table_is_own(w);
+}
+
 /* Whether the copies may be made: there is room, they can be counted, and are not without end. */
 static bool is_feasible(const struct ox_walk *w)
 {
@@ -292,7 +298,7 @@ static bool is_feasible(const struct ox_walk *w)
 		return false;
 	if (!w->io->can_grow && u->next > w->file_bytes / w->cluster_bytes)
 		return false;
-	if (has_broken_block(w, u->base, u->next) || !table_is_own(w))
+	if (!ox_mend_can_count(w, u->base, u->next))
 		return false;
 	for (size_t i = 0; i < u->count; i++) {
 		if (u->refs[i].copy && u->refs[i].refs > most)

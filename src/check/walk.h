@@ -109,7 +109,8 @@ struct ox_walk {
 	struct ox_counts counts;
 	struct ox_walk_tree *trees;
 	uint64_t tree_count;
-	uint64_t *l2_clusters; /* every L2 table, ascending */
+	uint64_t snapshot_bytes; /* of the snapshot table, as far as it can be read */
+	uint64_t *l2_clusters;	 /* every L2 table, ascending */
 	uint64_t l2_count;
 	uint64_t l2_room;
 
@@ -134,9 +135,11 @@ struct ox_walk {
 	uint64_t stale;	     /* entries to drop */
 	bool hides_trees;    /* snapshots may share what seems to be the disk's alone */
 	uint64_t bad_entries;
-	uint64_t past_end; /* entries and tables */
-	uint64_t aliases;  /* cross-links and overlaps */
-	uint64_t lost;	   /* entries that this repair took away, with all its walks */
+	uint64_t bad_snapshots;
+	uint64_t past_end;	     /* entries and tables */
+	uint64_t past_end_snapshots; /* of them, what the snapshot table and its records name */
+	uint64_t aliases;	     /* cross-links and overlaps */
+	uint64_t lost;		     /* entries that this repair took away, with all its walks */
 	uint64_t broken_blocks;
 	uint64_t leaks;
 	uint64_t too_low;
@@ -170,8 +173,8 @@ void ox_walk_progress(struct ox_walk *w, uint64_t work);
 int ox_walk_read_header_co(struct ox_walk *w, struct ox_error **err);
 /* Reports what is wrong with the header's fields. */
 void ox_walk_judge_header(struct ox_walk *w);
-/* Tells of those faults that a new refcount table has mended. */
-void ox_walk_mended_table(struct ox_walk *w);
+/* Tells that a fault, where there is one, has been mended. */
+void ox_walk_mended_fault(struct ox_walk *w, enum ox_qcow2_fault fault);
 
 /* ---- patches.c ---- */
 
