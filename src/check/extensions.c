@@ -14,6 +14,7 @@
 #define BITMAPS_BYTES 24u
 #define CRYPTO_BYTES 16u
 #define FEATURE_BYTES 48u
+#define BACKING_AT 8u  /* of the header: offset and size of the name */
 #define LENGTH_AT 100u /* header_length */
 #define AUTOCLEAR_AT 88u
 #define RESERVED_AT 4u /* within the data of the bitmaps' extension */
@@ -124,7 +125,7 @@ static void set_words(struct list *l, const char *error, uint64_t at, uint32_t t
 {
 	struct ox_be32 words[2] = {ox_be32(type), ox_be32((uint32_t)length)};
 
-	ox_walk_patch(l->w, OX_FOUND_EXTENSIONS, error, at, words, sizeof(words));
+	ox_walk_patch(l->w, OX_FOUND_EXTENSIONS, OX_FOUND(.word = error), at, words, sizeof(words));
 	memcpy(l->cluster + at, words, sizeof(words));
 }
 
@@ -160,7 +161,8 @@ static bool mend_unknown(struct list *l, const char *error, uint64_t at)
 		return true;
 	}
 	/* The end of the list, where nothing is in it that the image cannot do without. */
-	if (l->w->has_data_file || l->w->h.crypt_method == OX_QCOW2_CRYPT_LUKS || length > 0)
+	if (l->w->has_data_file || l->w->h.crypt_method == OX_QCOW2_CRYPT_LUKS ||
+	    (length > 0 && l->w->h.backing_offset != 0))
 		return false;
 	set_words(l, error, at, OX_QCOW2_EXT_END, 0);
 	return true;
@@ -206,8 +208,8 @@ static bool mend_bitmap_fields(struct list *l, const char *error, uint64_t data)
 	memcpy(&reserved, l->cluster + data + RESERVED_AT, sizeof(reserved));
 	memcpy(l->cluster + data + RESERVED_AT, &zero, sizeof(zero));
 	if (decodes(l, &l->w->h)) {
-		ox_walk_patch(l->w, OX_FOUND_EXTENSIONS, error, data + RESERVED_AT, &zero,
-			      sizeof(zero));
+		ox_walk_patch(l->w, OX_FOUND_EXTENSIONS, OX_FOUND(.word = error),
+			      data + RESERVED_AT, &zero, sizeof(zero));
 		return true;
 	}
 	memcpy(l->cluster + data + RESERVED_AT, &reserved, sizeof(reserved));
@@ -216,20 +218,29 @@ static bool mend_bitmap_fields(struct list *l, const char *error, uint64_t data)
 		return false;
 	l->w->h.autoclear = without.autoclear;
 	autoclear = ox_be64(without.autoclear);
-	ox_walk_patch(l->w, OX_FOUND_EXTENSIONS, error, AUTOCLEAR_AT, &autoclear,
+	ox_walk_patch(l->w, OX_FOUND_EXTENSIONS, OX_FOUND(.word = error), AUTOCLEAR_AT, &autoclear,
 		      sizeof(autoclear));
 	return true;
 }
 
-static bool mend_bitmaps(struct list *l, const char *error)
+/* Where the first of a type is in a list that can be followed; 0: there is none. */
+static uint64_t find_type(const struct list *l, uint32_t type)
 {
 	uint64_t at = l->w->h.header_length;
 
-	while (at < l->end && l->end - at >= HEADER_BYTES && word_at(l, at) != OX_QCOW2_EXT_END &&
-	       word_at(l, at) != OX_QCOW2_EXT_BITMAPS)
+	while (at < l->end && l->end - at >= HEADER_BYTES && word_at(l, at) != type) {
+		if (word_at(l, at) == OX_QCOW2_EXT_END)
+			return 0;
 		at = next_of(l, at);
-	if (at >= l->end || l->end - at < HEADER_BYTES + BITMAPS_BYTES ||
-	    word_at(l, at) != OX_QCOW2_EXT_BITMAPS)
+	}
+	return at < l->end && l->end - at >= HEADER_BYTES ? at : 0;
+}
+
+static bool mend_bitmaps(struct list *l, const char *error)
+{
+	uint64_t at = find_type(l, OX_QCOW2_EXT_BITMAPS);
+
+	if (at == 0 || l->end - at < HEADER_BYTES + BITMAPS_BYTES)
 		return false;
 	if (word_at(l, at + 4) != BITMAPS_BYTES) {
 		if (!ends_well(l, at + HEADER_BYTES + BITMAPS_BYTES))
@@ -237,6 +248,8 @@ static bool mend_bitmaps(struct list *l, const char *error)
 		set_words(l, error, at, OX_QCOW2_EXT_BITMAPS, BITMAPS_BYTES);
 		return true;
 	}
+	if (!(l->w->h.autoclear & OX_QCOW2_AUTOCLEAR_BITMAPS))
+		return false;
 	return mend_bitmap_fields(l, error, at + HEADER_BYTES);
 }
 
@@ -258,6 +271,14 @@ bool ox_walk_mend_extensions(struct ox_walk *w, uint8_t *cluster, const char *er
 	return at != 0 ? mend_at(&l, error, at) : mend_bitmaps(&l, error);
 }
 
+uint64_t ox_walk_find_extension(struct ox_walk *w, uint8_t *cluster, uint32_t type)
+{
+	struct list l = list_of(w, cluster);
+	uint64_t at = find_type(&l, type);
+
+	return at != 0 ? at + HEADER_BYTES : 0;
+}
+
 void ox_walk_judge_list_end(struct ox_walk *w, uint8_t *cluster, uint64_t end_offset)
 {
 	struct list l = list_of(w, cluster);
@@ -266,6 +287,43 @@ void ox_walk_judge_list_end(struct ox_walk *w, uint8_t *cluster, uint64_t end_of
 	if (end_offset != 0 && next_of(&l, end_offset) == 0)
 		set_words(&l, "the one that ends the list is too large", end_offset,
 			  OX_QCOW2_EXT_END, 0);
+}
+
+/* Whether nothing but zeroes follows, up to the end of the cluster. */
+static bool is_blank(const struct list *l, uint64_t at)
+{
+	while (at < l->w->cluster_bytes && l->cluster[at] == 0)
+		at++;
+	return at == l->w->cluster_bytes;
+}
+
+/* A name stands behind the list of extensions. */
+bool ox_walk_mend_backing(struct ox_walk *w, uint8_t *cluster,
+			  const struct ox_qcow2_extensions *ext)
+{
+	struct list l = list_of(w, cluster);
+	uint64_t at = ext->end_offset + HEADER_BYTES;
+	uint64_t length = ext->end_offset != 0 ? text_length(&l, at) : 0;
+	struct {
+		struct ox_be64 offset;
+		struct ox_be32 size;
+	} __attribute__((packed)) name = {ox_be64(at), ox_be32((uint32_t)length)};
+
+	if (ext->end_offset == 0 || length > OX_QCOW2_MAX_BACKING_NAME)
+		return false;
+	if (length == 0) {
+		if (ext->backing_format || !is_blank(&l, at))
+			return false;
+		name.offset = ox_be64(0);
+	} else if (at + length >= l.end || cluster[at + length] != 0 ||
+		   (!ext->backing_format && word_at(&l, BACKING_AT + 8) != length)) {
+		return false;
+	}
+	ox_walk_patch(w, OX_FOUND_HEADER_BACKING,
+		      OX_FOUND(.word = w->faults.text[OX_QCOW2_FAULT_BACKING],
+			       .guest_length = w->h.size_bytes),
+		      BACKING_AT, &name, sizeof(name));
+	return true;
 }
 
 /* The lengths that programs write: one with the compression type, and one without. */
@@ -293,7 +351,8 @@ bool ox_walk_mend_header_length(struct ox_walk *w, uint8_t *cluster)
 		return false;
 	w->h.header_length = found;
 	length = ox_be32(found);
-	ox_walk_patch(w, OX_FOUND_HEADER_LENGTH, w->faults.text[OX_QCOW2_FAULT_LENGTH], LENGTH_AT,
-		      &length, sizeof(length));
+	ox_walk_patch(w, OX_FOUND_HEADER_LENGTH,
+		      OX_FOUND(.word = w->faults.text[OX_QCOW2_FAULT_LENGTH]), LENGTH_AT, &length,
+		      sizeof(length));
 	return true;
 }

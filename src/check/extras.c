@@ -98,6 +98,13 @@ static int decode_extensions(struct ox_walk *w, uint8_t *cluster, struct ox_qcow
 	return r;
 }
 
+static void found_backing(struct ox_walk *w)
+{
+	ox_walk_found(w, OX_FOUND_HEADER_BACKING,
+		      OX_FOUND(.word = w->faults.text[OX_QCOW2_FAULT_BACKING],
+			       .guest_length = w->h.size_bytes));
+}
+
 static int judge_first_cluster_co(struct ox_walk *w, uint8_t *cluster)
 {
 	struct ox_qcow2_extensions ext;
@@ -109,11 +116,17 @@ static int judge_first_cluster_co(struct ox_walk *w, uint8_t *cluster)
 	if (w->faults.found[OX_QCOW2_FAULT_LENGTH] && !ox_walk_mend_header_length(w, cluster)) {
 		ox_walk_found(w, OX_FOUND_HEADER_LENGTH,
 			      OX_FOUND(.word = w->faults.text[OX_QCOW2_FAULT_LENGTH]));
+		if (w->faults.found[OX_QCOW2_FAULT_BACKING])
+			found_backing(w);
 		return 0;
 	}
 	r = decode_extensions(w, cluster, &ext);
+	if (w->faults.found[OX_QCOW2_FAULT_BACKING] &&
+	    (r < 0 || !ox_walk_mend_backing(w, cluster, &ext)))
+		found_backing(w);
 	if (r == 0) {
 		ox_walk_judge_list_end(w, cluster, ext.end_offset);
+		w->bitmaps_at = ox_walk_find_extension(w, cluster, OX_QCOW2_EXT_BITMAPS);
 		r = claim_decoded_co(w, &ext);
 		ox_qcow2_extensions_free(&ext);
 	}

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * L1 tables of snapshots whose records are lost. A cluster is taken for one only if it is counted
- * once and named by nobody, and each of its entries names an L2 table of which a reference is
- * missing: one that stands at the same index in another tree, or one that nobody names either and
- * whose clusters all want a reference. Guest data that looks like a table does not have the counts
- * against it.
+ * L1 tables that nothing names: of snapshots whose records are lost, or the disk's own. A cluster
+ * is taken for one only if it is counted once and named by nobody, and each of its entries names an
+ * L2 table of which a reference is missing: one that stands at the same index in another tree, or
+ * one that nobody names either and whose clusters all want a reference. Guest data that looks like
+ * a table does not have the counts against it.
  */
 #include "check/lost_l1.h"
 
@@ -12,7 +12,10 @@
 #include <stdlib.h>
 
 #include "base/arith.h"
+#include "check/mend.h"
 #include "check/stored.h"
+
+#define L1_OFFSET_AT 40u /* of the header */
 
 struct search {
 	struct ox_walk *w;
@@ -187,5 +190,43 @@ int ox_lost_l1_find_co(struct ox_walk *w, size_t most, struct ox_lost_l1s *ret)
 	free(s.l1);
 	free(s.l2);
 	ox_stored_free(&s.stored);
+	return r;
+}
+
+/* ---- the disk's own ---- */
+
+/* Whether the header leads to no L1 table, and everything else in it is sound. */
+static bool is_l1_lost(const struct ox_walk *w)
+{
+	for (size_t i = 0; i < OX_QCOW2_FAULT_COUNT; i++) {
+		if (w->faults.found[i] && i != OX_QCOW2_FAULT_L1_OFFSET)
+			return false;
+	}
+	return w->faults.found[OX_QCOW2_FAULT_L1_OFFSET] ||
+	       (w->h.l1_entries > 0 && w->trees[0].l1_entries == 0);
+}
+
+int ox_mend_l1_offset_co(struct ox_walk *w, bool *ret_again)
+{
+	struct ox_found what = {.word = w->faults.text[OX_QCOW2_FAULT_L1_OFFSET],
+				.guest_length = w->h.size_bytes};
+	enum ox_finding_id id = OX_FOUND_HEADER_L1_OFFSET;
+	struct ox_lost_l1s found = {0};
+	struct ox_be64 offset;
+	int r = is_l1_lost(w) && w->bad_snapshots == 0 ? ox_lost_l1_find_co(w, 1, &found) : 0;
+
+	if (r == 0 && found.count == 1) {
+		if (!w->faults.found[OX_QCOW2_FAULT_L1_OFFSET]) {
+			id = OX_FOUND_TABLE_PAST_END;
+			what.word = "Active L1 table";
+			what.a = w->h.l1_offset;
+			what.b = UINT64_C(8) * w->h.l1_entries;
+		}
+		offset = ox_be64(found.items[0].offset);
+		ox_walk_patch(w, id, what, L1_OFFSET_AT, &offset, sizeof(offset));
+		r = ox_walk_apply_patches_co(w);
+		*ret_again = true;
+	}
+	free(found.items);
 	return r;
 }

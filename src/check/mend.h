@@ -72,6 +72,11 @@ int ox_mend_count_new(struct ox_walk *w, uint64_t cluster, unsigned state, uint6
 /* Makes a damaged snapshot table anew. *ret_again: what the walk knows no longer holds. */
 int ox_mend_snapshots_co(struct ox_walk *w, bool *ret_again);
 
+/* ---- lost_l1.c ---- */
+
+/* Finds the disk's L1 table where the header leads to none. *ret_again: it did. */
+int ox_mend_l1_offset_co(struct ox_walk *w, bool *ret_again);
+
 /* ---- mend.c ---- */
 
 /* Steps 1, 1a and 1b, as far as this walk's knowledge reaches. *ret_again: something was changed,

@@ -16,25 +16,31 @@
 
 static struct ox_found found_of(const struct ox_walk_patch *p)
 {
-	return OX_FOUND(.word = p->word, .is_told = true);
+	struct ox_found what = p->what;
+
+	what.word = p->word;
+	what.is_told = true;
+	return what;
 }
 
-void ox_walk_patch(struct ox_walk *w, enum ox_finding_id id, const char *word, uint64_t offset,
+void ox_walk_patch(struct ox_walk *w, enum ox_finding_id id, struct ox_found what, uint64_t offset,
 		   const void *bytes, size_t size)
 {
 	struct ox_walk_patch *p = &w->patches[w->patch_count];
 
 	ox_assert(size <= sizeof(p->bytes) && offset % SECTOR_BYTES + size <= SECTOR_BYTES);
+	/* The walk after those that there are finds it again. */
 	if (w->patch_count == OX_ARRAY_SIZE(w->patches)) {
-		ox_walk_found(w, id, OX_FOUND(.word = word));
+		ox_walk_found(w, id, what);
 		return;
 	}
 	w->patch_count++;
 	p->id = id;
 	p->offset = offset;
 	p->size = size;
+	p->what = what;
 	memcpy(p->bytes, bytes, size);
-	snprintf(p->word, sizeof(p->word), "%s", word);
+	snprintf(p->word, sizeof(p->word), "%s", what.word ? what.word : "");
 	ox_walk_found(w, id, found_of(p));
 }
 

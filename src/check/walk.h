@@ -65,6 +65,7 @@ struct ox_walk_patch {
 	uint64_t offset;
 	uint8_t bytes[16];
 	size_t size;
+	struct ox_found what; /* its word is here: */
 	char word[104];
 };
 
@@ -102,6 +103,7 @@ struct ox_walk {
 		fence_bytes; /* of an unfinished recovery (docs/recovery.md); 0: none that counts */
 	bool has_fence;
 	uint64_t list_end_offset; /* of the extension that holds it */
+	uint64_t bitmaps_at;	  /* the data of the bitmaps' extension */
 
 	struct ox_walk_patch patches[OX_WALK_MAX_PATCHES];
 	size_t patch_count;
@@ -179,7 +181,7 @@ void ox_walk_mended_fault(struct ox_walk *w, enum ox_qcow2_fault fault);
 /* ---- patches.c ---- */
 
 /* A finding, and the bytes that are right, at most 16 within one sector. */
-void ox_walk_patch(struct ox_walk *w, enum ox_finding_id id, const char *word, uint64_t offset,
+void ox_walk_patch(struct ox_walk *w, enum ox_finding_id id, struct ox_found what, uint64_t offset,
 		   const void *bytes, size_t size);
 /* Writes them all, and syncs. The walk is then to start anew. */
 int ox_walk_apply_patches_co(struct ox_walk *w);
@@ -189,7 +191,11 @@ int ox_walk_apply_patches_co(struct ox_walk *w);
 /* Whether there is a patch; then cluster and h are as it will leave them. */
 bool ox_walk_mend_extensions(struct ox_walk *w, uint8_t *cluster, const char *error);
 bool ox_walk_mend_header_length(struct ox_walk *w, uint8_t *cluster);
-/* Of a list that can be followed. */
+/* Where the name's place or length is wrong; of a list that can be followed. */
+bool ox_walk_mend_backing(struct ox_walk *w, uint8_t *cluster,
+			  const struct ox_qcow2_extensions *ext);
+/* Of a list that can be followed: where an extension's data is; 0: there is none. */
+uint64_t ox_walk_find_extension(struct ox_walk *w, uint8_t *cluster, uint32_t type);
 void ox_walk_judge_list_end(struct ox_walk *w, uint8_t *cluster, uint64_t end_offset);
 
 /* Guest bytes under one L1 entry. */
