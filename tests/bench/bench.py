@@ -27,6 +27,7 @@ import signal
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
@@ -332,8 +333,8 @@ def parse_arguments(argv):
     parser.add_argument("--quick", action="store_true", help="one round, one second a timed row")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=int, default=4, help="of a timed row")
-    parser.add_argument("--dir", type=pathlib.Path, default=ROOT / "build" / "bench",
-                        help="where the images lie; a file system that knows O_DIRECT")
+    parser.add_argument("--dir", type=pathlib.Path, default=ROOT / "build",
+                        help="in whose subfolder the images lie; a file system that knows O_DIRECT")
     parser.add_argument("--json", type=pathlib.Path, default=ROOT / "build" / "bench.json")
     parser.add_argument("--qemu-aio", default="native", choices=("native", "threads", "io_uring"))
     parser.add_argument("--contenders", default=",".join(CONTENDERS),
@@ -354,8 +355,8 @@ def main(argv):
     if not rows:
         sys.exit("bench: no row is named like that: "
                  + " ".join(row.name for row in all_rows()))
-    shutil.rmtree(bench.dir, ignore_errors=True)
-    bench.dir.mkdir(parents=True)
+    bench.dir.mkdir(parents=True, exist_ok=True)
+    bench.dir = pathlib.Path(tempfile.mkdtemp(dir=bench.dir))
     table = []
     try:
         print_head()
