@@ -237,7 +237,7 @@ const struct damage structural[] = {
 	{"metadata-overlap ", damage_l2_on_metadata, .stays = true},
 	{"cross-link ", damage_cross_link},
 	{"cross-link-l2 ", damage_cross_link_l2},
-	{"table-past-end ", damage_snapshot_past_end, .stays = true},
+	{"table-past-end ", damage_snapshot_past_end, .stays = false},
 };
 
 const size_t structural_count = OX_ARRAY_SIZE(structural);
