@@ -33,6 +33,7 @@ import statistics
 import struct
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 
@@ -295,7 +296,7 @@ def parse_arguments(argv):
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--sizes", default="100G,1T,10T")
-    parser.add_argument("--dir", type=pathlib.Path, default=ROOT / "build" / "bench-open")
+    parser.add_argument("--dir", type=pathlib.Path, default=ROOT / "build")
     parser.add_argument("--json", type=pathlib.Path, default=ROOT / "build" / "bench-open.json")
     bench = parser.parse_args(argv)
     bench.sizes = [(text, size_of(text)) for text in bench.sizes.split(",")]
@@ -324,8 +325,8 @@ def measure(bench, image, name):
 
 def main(argv):
     bench = parse_arguments(argv)
-    shutil.rmtree(bench.dir, ignore_errors=True)
-    bench.dir.mkdir(parents=True)
+    bench.dir.mkdir(parents=True, exist_ok=True)
+    bench.dir = pathlib.Path(tempfile.mkdtemp(dir=bench.dir))
     table = []
     print("seconds from the server's start to the first answer, to the recovery's end; MiB; ms beside")
     print(f"{'':20}{'read':>10}{'write':>10}{'allocate':>10}{'recovered':>11}{'peak':>9}"

@@ -28,7 +28,7 @@ def round_up(value, unit):
 def file_bytes(path):
     """The file mapped, so that a sparse one of any length does not matter."""
     with open(path, "rb") as file:
-        length = min(os.fstat(file.fileno()).st_size, MOST_BYTES)
+        length = min(file.seek(0, os.SEEK_END), MOST_BYTES)
         return mmap.mmap(file.fileno(), length, access=mmap.ACCESS_READ) if length else b""
 
 

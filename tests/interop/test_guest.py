@@ -3,7 +3,7 @@
 """A Linux guest makes ext4 on a disk served by oxbow, and writes files and fsyncs them. The server dies
 by kill -9 in the middle. What the guest was promised is there afterwards, to ext4 and to the files."""
 from guest import Machine, build_initramfs
-from interop import *
+from recovery_images import *
 
 BOOT_SECONDS = 120
 DISK = "512M"
@@ -33,7 +33,7 @@ write_synced() {	# name, KiB
 
 case $phase in
 write)
-	/bin/mke2fs -q -F -t ext4 /dev/vda || fail mke2fs $?
+	/bin/mke2fs -q -F -t ext4 /dev/vda 512M || fail mke2fs $?
 	mount -t ext4 -o discard /dev/vda /mnt || fail mount
 	echo "MOUNTED"
 	# Unsynced noise beside the files that count: written, overwritten, deleted.
@@ -129,13 +129,13 @@ def test_a_guest_finds_its_fsynced_files_after_a_kill_in_writeback():
     run_guest_through_power_cut("writeback", 10)
 
 
-def test_a_guest_outlives_a_kill_of_its_server_in_directsync():
-    """No acknowledged write can be lost, so the guest just goes on when the server is back."""
+def run_guest_through_kills(image, kills):
+    """No acknowledged write can be lost, so the guest just goes on when the server is back. Returns what
+    the servers said."""
     build_initramfs("initramfs", INIT)
-    oxbow("create", "-q", "-f", "qcow2", "-o", "lazy_refcounts=on", "disk.qcow2", DISK)
-    with Server("-f", "qcow2", "--cache", "directsync", "disk.qcow2") as server:
+    with Server("-f", "qcow2", "--cache", "directsync", image) as server:
         guest = machine("write", server, "reconnect-delay=60")
-        for _ in range(2):
+        for _ in range(kills):
             for _ in range(8):
                 if guest.read(lambda line: line.startswith("SYNCED"), BOOT_SECONDS) is None:
                     raise Failure(f"the guest ended early: {guest.lines[-10:]}")
@@ -149,7 +149,21 @@ def test_a_guest_outlives_a_kill_of_its_server_in_directsync():
             raise Failure(f"the guest reported only {sorted(promised)}")
         verify_in_guest(server, promised)
         check_equal(server.terminate(), 0, "exit code of the server")
-    check_clean("disk.qcow2")
+        said = server.stderr()
+    check_clean(image)
+    return said
+
+
+def test_a_guest_outlives_a_kill_of_its_server_in_directsync():
+    oxbow("create", "-q", "-f", "qcow2", "-o", "lazy_refcounts=on", "disk.qcow2", DISK)
+    run_guest_through_kills("disk.qcow2", 2)
+
+
+def test_a_guest_goes_on_beside_each_recovery_of_a_disk_of_two_tib():
+    image = left_dirty_by_qemu("disk.qcow2", 64 * KIB, tables=4096)
+    said = run_guest_through_kills(image, 4)
+    check_equal(said.count("usable while its refcounts are recovered"), 5, "recoveries begun")
+    check_equal(Qcow2(image).is_dirty, False, "dirty bit at the end")
 
 
 run_tests(globals())

@@ -340,7 +340,7 @@ static void a_snapshot_without_extra_data_takes_the_images_size(void **state)
 
 static void a_snapshot_is_written_as_it_was_read(void **state)
 {
-	static const size_t extras[] = {24, 16, 0};
+	static const unsigned extras[] = {24, 16, 0};
 	struct ox_qcow2_header v2 = base_header;
 
 	(void)state;

@@ -17,6 +17,8 @@
 #define BATCH_FIRST_CLUSTERS 64u
 #define BATCH_MAX_CLUSTERS 4096u
 #define BATCH_MAX_BYTES (UINT64_C(64) << 20)
+/* Of one who has said how many will be taken. */
+#define BATCH_EXPECTED_CLUSTERS (UINT64_C(1) << 20)
 #define GROWTH_ALIGN_BYTES 4096u
 /* Ranges that a refill takes at most; the rest of the reserve's slots serve what is given back. */
 #define REFILL_RANGES (OX_ALLOC_RESERVE_RANGES / 2)
@@ -31,18 +33,27 @@ static bool is_lazy(const struct ox_qcow2 *q)
 	return h->version >= 3 && (h->compatible & OX_QCOW2_COMPAT_LAZY_REFCOUNTS);
 }
 
-static uint64_t batch_limit(const struct ox_qcow2 *q)
+/* For a guest, whose crash leaks the rest of a batch. */
+static uint64_t usual_limit(const struct ox_qcow2 *q)
 {
 	return ox_max_u64(ox_min_u64(BATCH_MAX_BYTES / q->cluster_bytes, BATCH_MAX_CLUSTERS), 8);
 }
 
 void ox_alloc_init(struct ox_qcow2 *q)
 {
-	q->alloc = (struct ox_alloc){0};
-	q->alloc.batch = ox_min_u64(BATCH_FIRST_CLUSTERS, batch_limit(q));
+	q->alloc = (struct ox_alloc){.batch_limit = usual_limit(q)};
+	q->alloc.batch = ox_min_u64(BATCH_FIRST_CLUSTERS, q->alloc.batch_limit);
 	ox_mutex_init(&q->alloc.lock);
 	ox_list_init(&q->alloc.pending);
 	ox_list_init(&q->alloc.ready);
+}
+
+void ox_alloc_expect(struct ox_qcow2 *q, uint64_t clusters)
+{
+	q->alloc.batch_limit =
+		ox_max_u64(ox_min_u64(clusters, BATCH_EXPECTED_CLUSTERS), usual_limit(q));
+	q->alloc.batch =
+		clusters ? q->alloc.batch_limit : ox_min_u64(q->alloc.batch, q->alloc.batch_limit);
 }
 
 /* Zeroes the part of the range that the file has already. */
@@ -205,7 +216,7 @@ static int refill_past_end_co(struct ox_qcow2 *q)
 		return r;
 	ox_recover_placed(q, range.count);
 	push_reserve(q, &range);
-	q->alloc.batch = ox_min_u64(q->alloc.batch * 2, batch_limit(q));
+	q->alloc.batch = ox_min_u64(q->alloc.batch * 2, q->alloc.batch_limit);
 	return 0;
 }
 
@@ -237,7 +248,7 @@ static int refill_co(struct ox_qcow2 *q)
 	ox_assert(is_lazy(q) || !ox_cache_is_busy(&q->counts)); /* D3 */
 	for (unsigned i = 0; i < n; i++)
 		push_reserve(q, &ranges[i]);
-	q->alloc.batch = ox_min_u64(q->alloc.batch * 2, batch_limit(q));
+	q->alloc.batch = ox_min_u64(q->alloc.batch * 2, q->alloc.batch_limit);
 	return 0;
 }
 

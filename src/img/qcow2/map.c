@@ -213,7 +213,7 @@ int ox_map_lookup_co(struct ox_qcow2 *q, struct ox_guest guest, uint64_t length,
 	struct ox_qcow2_l1_entry l1;
 	struct ox_map_run run = {0};
 	struct ox_block *b;
-	uint64_t index;
+	uint64_t index = 0;
 	int r;
 
 	ox_assert(length > 0);

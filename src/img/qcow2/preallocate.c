@@ -48,12 +48,11 @@ static int allocate_run_co(struct ox_qcow2 *q, uint64_t offset, uint64_t cluster
 	return r;
 }
 
-int ox_qcow2_preallocate_co(struct ox_image *img, uint64_t offset, uint64_t length,
-			    enum ox_preallocation mode,
-			    void (*progress)(void *opaque, uint64_t done, uint64_t total),
-			    void *opaque)
+static int preallocate_co(struct ox_qcow2 *q, uint64_t offset, uint64_t length,
+			  enum ox_preallocation mode,
+			  void (*progress)(void *opaque, uint64_t done, uint64_t total),
+			  void *opaque)
 {
-	struct ox_qcow2 *q = ox_qcow2_of(img);
 	uint64_t end = ox_align_up(offset + length, q->cluster_bytes);
 	uint64_t start = ox_align_down(offset, q->cluster_bytes);
 	struct ox_map_run run;
@@ -76,4 +75,18 @@ int ox_qcow2_preallocate_co(struct ox_image *img, uint64_t offset, uint64_t leng
 	if (progress)
 		progress(opaque, end - start, end - start);
 	return ox_commit_co(q);
+}
+
+int ox_qcow2_preallocate_co(struct ox_image *img, uint64_t offset, uint64_t length,
+			    enum ox_preallocation mode,
+			    void (*progress)(void *opaque, uint64_t done, uint64_t total),
+			    void *opaque)
+{
+	struct ox_qcow2 *q = ox_qcow2_of(img);
+	int r;
+
+	ox_alloc_expect(q, ox_div_up(length, q->cluster_bytes));
+	r = preallocate_co(q, offset, length, mode, progress, opaque);
+	ox_alloc_expect(q, 0);
+	return r;
 }

@@ -70,7 +70,8 @@ struct ox_alloc {
 	uint64_t takes;	 /* allocations, ever: the idle task sees whether it moves */
 	uint64_t cursor; /* no cluster below it is known to be free */
 	uint64_t batch;	 /* clusters of the next refill */
-	uint64_t floor;	 /* the file is not cut below this many clusters at close */
+	uint64_t batch_limit;
+	uint64_t floor; /* the file is not cut below this many clusters at close */
 	/* Clusters whose entry is gone from the cache: pending until the next commit has made that
 	 * durable, then ready to be released (D4). */
 	struct ox_list pending;
@@ -325,6 +326,8 @@ int ox_refcount_grow_table_co(struct ox_qcow2 *q, uint64_t need_blocks, uint64_t
 /* ---- alloc.c, release.c ---- */
 
 void ox_alloc_init(struct ox_qcow2 *q);
+/* So many clusters are going to be taken in one go: refills may be as large. 0: no longer. */
+void ox_alloc_expect(struct ox_qcow2 *q, uint64_t clusters);
 /*
  * Takes up to want clusters, contiguous, out of the reserve. They lie within the file's durable
  * length (D8), their refcounts are durable or covered by the dirty bit (D3, D5), and zero tells
