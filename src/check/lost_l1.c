@@ -15,6 +15,7 @@
 #include "check/mend.h"
 #include "check/stored.h"
 
+#define SECTOR_BYTES 512u
 #define L1_OFFSET_AT 40u /* of the header */
 #define MOST_OTHERS 64u	 /* candidates that turn out to be something else */
 
@@ -86,6 +87,27 @@ static int judge_entry_co(struct search *s, uint64_t index, uint64_t raw)
 	return ox_cell_is_l2(cell) && ox_walk_place_index(ox_walk_place_of(w, cluster)) == index;
 }
 
+/* 1: the first sector, of what belongs to the disk, can be one of a table. Most clusters hold data,
+ * and are passed over by that. */
+static int begins_well_co(struct search *s, uint64_t cluster)
+{
+	struct ox_walk *w = s->w;
+	uint64_t words = ox_min_u64(s->needed, SECTOR_BYTES / 8);
+	bool any = s->needed > words;
+	int r = ox_io_pread_co(w->io, s->l1, SECTOR_BYTES, cluster * w->cluster_bytes);
+
+	if (r < 0)
+		return r == -ENOMEM ? r : 0;
+	for (uint64_t i = 0; i < words; i++) {
+		struct ox_qcow2_l1_entry e = ox_qcow2_l1_decode(&w->h, ox_be64_get(s->l1[i]));
+
+		if (e.bad || ox_walk_past_end(w, e.l2.bytes, w->cluster_bytes))
+			return 0;
+		any |= e.l2.bytes != 0;
+	}
+	return any;
+}
+
 /* The entries of a table that begins in a cluster: those of the disk, and of a machine's state what
  * follows them. 0: it is none; or a negative errno. */
 static int64_t measure_co(struct search *s, uint64_t cluster)
@@ -93,9 +115,12 @@ static int64_t measure_co(struct search *s, uint64_t cluster)
 	struct ox_walk *w = s->w;
 	uint64_t words = s->l1_clusters * w->cluster_bytes / 8;
 	uint64_t last = 0;
-	int r = ox_io_pread_co(w->io, s->l1, s->l1_clusters * w->cluster_bytes,
-			       cluster * w->cluster_bytes);
+	int r = begins_well_co(s, cluster);
 
+	if (r <= 0)
+		return r;
+	r = ox_io_pread_co(w->io, s->l1, s->l1_clusters * w->cluster_bytes,
+			   cluster * w->cluster_bytes);
 	if (r < 0)
 		return r == -ENOMEM ? r : 0;
 	for (uint64_t i = 0; i < words; i++) {
