@@ -87,6 +87,14 @@ static void format_message(char to[MESSAGE_BYTES], const struct finding_row *row
 			 what->guest_offset, what->guest_length, what->fate);
 }
 
+/* Whether a finding is of a field or a record, which a repair leaves only where nothing tells it.
+ */
+static bool is_of_field(const struct finding_row *row)
+{
+	return strncmp(row->name, "header-", 7) == 0 || strncmp(row->name, "snapshot-", 9) == 0 ||
+	       strncmp(row->name, "bitmap-", 7) == 0 || row == &rows[OX_FOUND_TABLE_PAST_END];
+}
+
 static const char *why_not(const struct ox_walk *w, const struct finding_row *row)
 {
 	if (w->asked == OX_REPAIR_NONE || row->class == FACT)
@@ -97,6 +105,8 @@ static const char *why_not(const struct ox_walk *w, const struct finding_row *ro
 		return "it cannot be read";
 	if (strncmp(row->fix, "None: ", 6) == 0)
 		return row->fix + 6;
+	if (is_of_field(row) && row->class != DERIVED)
+		return "nothing in the image tells what it was";
 	if (row->class == STRUCTURAL)
 		return "it lies on something that nothing tells apart, or what it takes to copy "
 		       "it is not there";
