@@ -282,11 +282,14 @@ uint64_t ox_walk_find_extension(struct ox_walk *w, uint8_t *cluster, uint32_t ty
 void ox_walk_judge_list_end(struct ox_walk *w, uint8_t *cluster, uint64_t end_offset)
 {
 	struct list l = list_of(w, cluster);
+	struct ox_be32 length = ox_be32(0);
 
 	/* Other programs refuse an image for that. */
 	if (end_offset != 0 && next_of(&l, end_offset) == 0)
-		set_words(&l, "the one that ends the list is too large", end_offset,
-			  OX_QCOW2_EXT_END, 0);
+		ox_walk_patch(w, OX_FOUND_EXTENSIONS,
+			      OX_FOUND(.word = "the one that ends the list is too large",
+				       .is_apart = true),
+			      end_offset + 4, &length, sizeof(length));
 }
 
 /* Whether nothing but zeroes follows, up to the end of the cluster. */

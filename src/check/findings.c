@@ -166,11 +166,12 @@ static void tally(struct ox_walk *w, enum ox_finding_id id)
 	}
 }
 
-/* What the rest of the image tells is no structural matter, where it is going to be put right. */
+/* What the rest of the image tells is no structural matter where it is put right before anything
+ * else is judged. */
 static bool is_structural(const struct ox_walk *w, const struct finding_row *row,
 			  const struct ox_found *what)
 {
-	if (what->is_told && w->asked != OX_REPAIR_LEAKS)
+	if (what->is_apart || (what->is_told && w->asked == OX_REPAIR_ALL && !w->is_last))
 		return false;
 	return row->class == STRUCTURAL || row->class == UNREADABLE;
 }
