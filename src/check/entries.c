@@ -110,7 +110,7 @@ static int mend_l1_entry_co(struct ox_walk *w, uint64_t tree, uint64_t index, st
 		return ox_walk_refer(w, aligned / w->cluster_bytes, OX_CELL_L2, 1);
 	}
 	/* What lies in the file may be all that is left of a table: it is kept for another day. */
-	if ((aligned == 0 || past_end) && is_bottom(w))
+	if ((aligned == 0 || past_end) && is_bottom(w) && !ox_salvage_awaits(w, tree, index))
 		changed(w, entry, 0, lost, id, what);
 	return 0;
 }
@@ -197,7 +197,9 @@ static int mend_l2_table_co(struct ox_walk *w, uint64_t cluster, struct ox_cell 
 
 	t.place = ox_places_find(&w->mend->places, cluster, &places);
 	/* A table that is something else too is told apart first. */
-	if (!t.place || ox_cell_is_broken(cell))
+	if (!t.place || ox_cell_is_broken(cell) ||
+	    (ox_walk_is_no_table(w, cluster) &&
+	     ox_salvage_awaits(w, t.place->tree, t.place->index)))
 		return 0;
 	for (t.index = 0; t.index < ox_qcow2_l2_entries(&w->h); t.index++) {
 		int r = table[t.index].raw ? mend_l2_entry_co(w, &t, &table[t.index]) : 0;
