@@ -365,6 +365,7 @@ void ox_salvage_forget(struct ox_salvage *s)
 	free(s->orphans);
 	free(s->gaps);
 	ox_counts_free(&s->kept);
+	ox_counts_free(&s->crossed);
 	*s = (struct ox_salvage){
 		.opts = s->opts,
 		.by_hand_done = s->by_hand_done,
@@ -400,6 +401,8 @@ int ox_salvage_find_co(struct ox_walk *w)
 	if (s->is_over || w->is_foreign || w->has_data_file)
 		return 0;
 	r = ox_counts_init(&s->kept, w->file_clusters + 1);
+	if (r == 0)
+		r = ox_counts_init(&s->crossed, w->file_clusters + 1);
 	if (r == 0)
 		r = scan_co(w);
 	if (r == 0 && s->count > 0)

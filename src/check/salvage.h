@@ -74,6 +74,7 @@ struct ox_salvage {
 	bool too_many;
 	struct ox_counts
 		kept; /* META: the clusters of orphans and what they name; DATA: only that */
+	struct ox_counts crossed; /* L2 tables that are named at several indexes */
 	struct ox_l1_gap *gaps; /* by tree and index */
 	size_t gap_count;
 	size_t gap_room;

@@ -13,9 +13,9 @@
 
 /* Comparisons of pointers with places. */
 #define MAX_COMPARISONS (UINT64_C(1) << 26)
-/* Of a pointer whose cluster number itself is damaged. */
-#define MAX_FLIPPED 2
 #define NEVER UINT_MAX
+/* A pointer so many times the file's length away is no other table's. */
+#define FAR 16u
 
 /* ---- gaps ---- */
 
@@ -42,15 +42,27 @@ static int add_gap(struct ox_walk *w, struct ox_l1_gap gap)
 	return 0;
 }
 
-/* Whether an entry that can be followed leads to no table, or to another entry's. */
-static bool leads_nowhere(const struct ox_walk *w, uint64_t cluster, uint64_t index)
+/* Tables that are named at several indexes: which of them is right is not known. */
+static int note_crossed(struct ox_walk *w, uint64_t tree, uint64_t index, struct ox_be64 *entry)
 {
-	struct ox_cell cell = ox_counts_get(&w->counts, cluster);
+	struct ox_qcow2_l1_entry e = ox_qcow2_l1_decode(&w->h, ox_be64_get(*entry));
+	uint64_t cluster = e.l2.bytes / w->cluster_bytes;
 	uint64_t place = ox_walk_place_of(w, cluster);
 
-	if (!ox_cell_is_l2(cell) || place == OX_WALK_NO_PLACE || ox_walk_is_no_table(w, cluster))
-		return true;
-	return ox_cell_is_broken(cell) && cell.count > 1 && ox_walk_place_index(place) != index;
+	(void)tree;
+	if (e.bad || place == OX_WALK_NO_PLACE || ox_walk_place_index(place) == index ||
+	    !ox_cell_is_broken(ox_counts_get(&w->counts, cluster)))
+		return 0;
+	return ox_counts_set(&w->salvage->crossed, cluster,
+			     (struct ox_cell){.state = OX_CELL_META, .count = 1});
+}
+
+/* Whether an entry that can be followed leads to no table, or to what may be another entry's. */
+static bool leads_nowhere(const struct ox_walk *w, uint64_t cluster)
+{
+	return !ox_cell_is_l2(ox_counts_get(&w->counts, cluster)) ||
+	       ox_walk_is_no_table(w, cluster) ||
+	       ox_counts_get(&w->salvage->crossed, cluster).state != OX_CELL_NONE;
 }
 
 static int judge_l1_entry(struct ox_walk *w, uint64_t tree, uint64_t index, struct ox_be64 *entry)
@@ -62,7 +74,7 @@ static int judge_l1_entry(struct ox_walk *w, uint64_t tree, uint64_t index, stru
 	w->salvage->used_entries += tree == 0;
 	if (e.bad || ox_walk_past_end(w, e.l2.bytes, w->cluster_bytes))
 		(void)ox_walk_bad_l1_entry(w, tree, index, raw, &gap.id);
-	else if (!leads_nowhere(w, e.l2.bytes / w->cluster_bytes, index))
+	else if (!leads_nowhere(w, e.l2.bytes / w->cluster_bytes))
 		return 0;
 	return add_gap(w, gap);
 }
@@ -94,8 +106,10 @@ static unsigned distance(const struct ox_walk *w, const struct ox_orphan *o,
 
 	if (!(gap->raw & numbers) || !ox_orphan_fits(o, gap))
 		return NEVER;
-	/* A number that agrees speaks for itself; for another one the counts must too. */
-	if (in_number > 0 && (in_all > MAX_FLIPPED || !ox_orphan_is_sure(o, gap->tree)))
+	/* A number that agrees speaks for itself. Another one near the file may be a neighbour's by
+	 * chance; one that a single bit put far away, with counts that speak for it, is not. */
+	if (in_number > 0 && (in_all > 1 || flipped / FAR < w->file_bytes ||
+			      !ox_orphan_is_sure(o, gap->tree)))
 		return NEVER;
 	return 64 * in_number + in_all;
 }
@@ -132,12 +146,13 @@ static bool is_nearest_gap(const struct ox_walk *w, const struct ox_orphan *o,
 	return true;
 }
 
-/* Whether an orphan comes into question. A dirty image's counts are behind: there each one does
- * that fits; in others, what is not counted was freed. */
+/* Whether an orphan comes into question. What is not counted was freed, but for a dirty image's. */
 static bool is_contender(const struct ox_walk *w, const struct ox_orphan *o,
 			 const struct ox_l1_gap *gap)
 {
-	return ox_orphan_fits(o, gap) && (w->dirty || ox_orphan_is_sure(o, gap->tree));
+	bool is_of_tree = gap->tree == 0 ? o->copied + o->streams > 0 : o->copied == 0;
+
+	return ox_orphan_fits(o, gap) && is_of_tree && (w->dirty || o->stored > 0);
 }
 
 /* The one orphan that fits a gap, if it fits no other gap; else NULL. */
@@ -160,21 +175,72 @@ static const struct ox_orphan *only_orphan(const struct ox_walk *w, const struct
 	return only && ox_orphan_is_sure(only, gap->tree) ? only : NULL;
 }
 
-static void choose(struct ox_walk *w)
+/* 1: a cluster is counted, and nothing is known that it is counted for; 0; or -ENOMEM. */
+static int is_unexplained_co(struct ox_walk *w, uint64_t cluster)
+{
+	uint64_t stored = 0;
+	int r;
+
+	if (cluster == 0 || cluster >= w->file_clusters ||
+	    ox_counts_get(&w->counts, cluster).state != OX_CELL_NONE ||
+	    ox_counts_get(&w->salvage->kept, cluster).state != OX_CELL_NONE)
+		return 0;
+	r = ox_stored_count_co(w, &w->salvage->stored, cluster, &stored);
+	return r == -ENOMEM ? r : r > 0 && stored > 0;
+}
+
+/*
+ * 1: the pointer still tells of a place where the table was, and where nothing can be recognised as
+ * one any more. An orphan elsewhere is then another entry's. 0; or -ENOMEM.
+ */
+static int tells_of_another_co(struct ox_walk *w, const struct ox_l1_gap *gap)
+{
+	uint64_t cluster = (gap->raw & OX_QCOW2_OFFSET_MASK) / w->cluster_bytes;
+	struct ox_cell cell = ox_counts_get(&w->counts, cluster);
+	uint64_t stored = 0;
+	int r = 0;
+
+	if (gap->id != OX_FOUND_COUNT && cluster < w->file_clusters)
+		return is_unexplained_co(w, cluster);
+	for (unsigned bit = w->h.cluster_bits; bit < 56 && gap->id != OX_FOUND_COUNT; bit++) {
+		r = is_unexplained_co(w, cluster ^ UINT64_C(1) << (bit - w->h.cluster_bits));
+		if (r != 0)
+			return r;
+	}
+	/* Its cluster is counted for it: what it held was overwritten. */
+	if (gap->id == OX_FOUND_COUNT && ox_cell_is_l2(cell) && !ox_cell_is_broken(cell))
+		r = ox_stored_count_co(w, &w->salvage->stored, cluster, &stored);
+	return r == -ENOMEM ? r : r > 0 && stored >= cell.count;
+}
+
+static int choose_for_co(struct ox_walk *w, struct ox_l1_gap *gap)
+{
+	const struct ox_orphan *orphan = nearest_orphan(w, gap);
+	int r;
+
+	if (orphan && is_nearest_gap(w, orphan, gap)) {
+		gap->orphan = orphan;
+		return 0;
+	}
+	orphan = only_orphan(w, gap);
+	r = orphan ? tells_of_another_co(w, gap) : 0;
+	if (r == 0)
+		gap->orphan = orphan;
+	return r < 0 ? r : 0;
+}
+
+static int choose_co(struct ox_walk *w)
 {
 	struct ox_salvage *s = w->salvage;
+	int r = 0;
 
 	/* The others may be nearer. */
 	if (s->too_many || s->gap_count * s->count > MAX_COMPARISONS)
-		return;
-	for (size_t i = 0; i < s->gap_count; i++) {
-		const struct ox_orphan *near = nearest_orphan(w, &s->gaps[i]);
-
-		if (near && is_nearest_gap(w, near, &s->gaps[i]))
-			s->gaps[i].orphan = near;
-		else
-			s->gaps[i].orphan = only_orphan(w, &s->gaps[i]);
-	}
+		return 0;
+	for (size_t i = 0; i < s->gap_count && r == 0; i++)
+		r = choose_for_co(w, &s->gaps[i]);
+	ox_stored_free(&s->stored);
+	return r;
 }
 
 /* ---- what waits for the user's choice ---- */
@@ -220,8 +286,8 @@ int ox_salvage_fit_co(struct ox_walk *w)
 
 	/* An L1 table that cannot be read has been told of. */
 	if (r == 0 && w->result.check_errors == 0)
+		r = ox_walk_l1_co(w, true, note_crossed);
+	if (r == 0 && w->result.check_errors == 0)
 		r = ox_walk_l1_co(w, true, judge_l1_entry);
-	if (r == 0)
-		choose(w);
-	return r;
+	return r == 0 ? choose_co(w) : r;
 }

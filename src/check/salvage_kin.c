@@ -106,6 +106,9 @@ static void drop_nested(struct ox_salvage *s, const struct pairs *pairs)
 		if (!p->parent->is_named && !is_like_l1(p->parent))
 			p->child->is_nested = true;
 	}
+	/* What turned out to be data speaks against nothing. */
+	for (size_t i = 0; i < pairs->count; i++)
+		pairs->items[i].parent->orphans -= pairs->items[i].child->is_nested;
 	for (size_t i = 0; i < s->count; i++) {
 		if (!s->orphans[i].is_nested)
 			s->orphans[kept++] = s->orphans[i];

@@ -286,6 +286,18 @@ static int settle_copied_co(struct ox_walk *w, const struct link *link, struct o
 	return ox_io_pwrite_co(w->io, table, w->cluster_bytes, link->cluster * w->cluster_bytes, 0);
 }
 
+/* What is no table was named by the entry that is about to change: it is not to be counted. */
+static int forget_old(struct ox_walk *w, const struct ox_l1_gap *gap)
+{
+	uint64_t cluster = (gap->raw & OX_QCOW2_OFFSET_MASK) / w->cluster_bytes;
+	struct ox_cell cell = ox_counts_get(&w->counts, cluster);
+
+	if (gap->id != OX_FOUND_COUNT || !ox_cell_is_l2(cell) || ox_cell_is_broken(cell) ||
+	    cell.count > 1)
+		return 0;
+	return ox_counts_set(&w->counts, cluster, (struct ox_cell){0});
+}
+
 /* From here on the walk knows the table as if it had been named. */
 static int count_table_co(struct links *l, struct link *link)
 {
@@ -293,8 +305,10 @@ static int count_table_co(struct links *l, struct link *link)
 	unsigned flags = link->gap.tree == 0 ? OX_CELL_COPIED : 0;
 	struct ox_cell cell = {.state = OX_CELL_L2 | flags, .count = 1};
 	bool single = false;
-	int r = ox_walk_refer(w, link->cluster, cell.state, 1);
+	int r = forget_old(w, &link->gap);
 
+	if (r == 0)
+		r = ox_walk_refer(w, link->cluster, cell.state, 1);
 	if (r > 0)
 		r = ox_walk_count_l2_table_co(w, link->cluster, cell, l->table);
 	if (r == 0)
