@@ -110,8 +110,10 @@ static int mend_l1_entry_co(struct ox_walk *w, uint64_t tree, uint64_t index, st
 		return ox_walk_refer(w, aligned / w->cluster_bytes, OX_CELL_L2, 1);
 	}
 	/* What lies in the file may be all that is left of a table: it is kept for another day. */
-	if ((aligned == 0 || past_end) && is_bottom(w) && !ox_salvage_awaits(w, tree, index))
+	if ((aligned == 0 || past_end) && is_bottom(w) && !ox_salvage_awaits(w, tree, index)) {
+		ox_salvage_note_dropped(w);
 		changed(w, entry, 0, lost, id, what);
+	}
 	return 0;
 }
 
@@ -189,6 +191,15 @@ static int mend_l2_entry_co(struct ox_walk *w, const struct l2_target *t, struct
 			     what);
 }
 
+/* What holds no table, and another L1 entry that leads nowhere, or did: it may be that one's data.
+ */
+static bool may_be_data(const struct ox_walk *w, uint64_t cluster, const struct ox_place *place)
+{
+	return ox_walk_is_no_table(w, cluster) &&
+	       (w->bad_l1_entries > w->no_table_count || w->lost > 0 ||
+		ox_salvage_awaits(w, place->tree, place->index));
+}
+
 static int mend_l2_table_co(struct ox_walk *w, uint64_t cluster, struct ox_cell cell,
 			    struct ox_be64 *table)
 {
@@ -197,9 +208,7 @@ static int mend_l2_table_co(struct ox_walk *w, uint64_t cluster, struct ox_cell 
 
 	t.place = ox_places_find(&w->mend->places, cluster, &places);
 	/* A table that is something else too is told apart first. */
-	if (!t.place || ox_cell_is_broken(cell) ||
-	    (ox_walk_is_no_table(w, cluster) &&
-	     ox_salvage_awaits(w, t.place->tree, t.place->index)))
+	if (!t.place || ox_cell_is_broken(cell) || may_be_data(w, cluster, t.place))
 		return 0;
 	for (t.index = 0; t.index < ox_qcow2_l2_entries(&w->h); t.index++) {
 		int r = table[t.index].raw ? mend_l2_entry_co(w, &t, &table[t.index]) : 0;

@@ -370,6 +370,7 @@ void ox_salvage_forget(struct ox_salvage *s)
 		.opts = s->opts,
 		.by_hand_done = s->by_hand_done,
 		.is_over = s->is_over,
+		.is_unsettled = s->is_unsettled,
 		.linked = s->linked,
 		.found = s->found,
 	};

@@ -54,6 +54,7 @@ struct ox_l1_gap {
 	uint64_t index;
 	uint64_t raw;
 	bool is_fixed; /* its part of the L1 table is something else too, and never written */
+	bool is_empty; /* its table is all zero and not counted: it may be none; left to the user */
 	enum ox_finding_id id; /* what the walk calls it; OX_FOUND_COUNT: by what the table holds */
 	const struct ox_orphan *orphan; /* what it is taken to have named; NULL: not known */
 };
@@ -63,7 +64,8 @@ struct ox_salvage_shared;
 struct ox_salvage {
 	const struct ox_check_options *opts;
 	bool by_hand_done;
-	bool is_over; /* an earlier walk of this repair found no orphan */
+	bool is_over;	   /* an earlier walk of this repair found no orphan */
+	bool is_unsettled; /* this repair changed L1 entries that may have named an orphan */
 	uint64_t linked;
 	uint64_t found; /* and left, as the last walk saw it */
 
@@ -75,7 +77,7 @@ struct ox_salvage {
 	struct ox_counts
 		kept; /* META: the clusters of orphans and what they name; DATA: only that */
 	struct ox_counts crossed; /* L2 tables that are named at several indexes */
-	struct ox_l1_gap *gaps; /* by tree and index */
+	struct ox_l1_gap *gaps;	  /* by tree and index */
 	size_t gap_count;
 	size_t gap_room;
 	uint64_t used_entries; /* of the active L1 table, that are not zero */

@@ -8,6 +8,7 @@
 #include <errno.h>
 #include <limits.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "base/arith.h"
 
@@ -65,17 +66,43 @@ static bool leads_nowhere(const struct ox_walk *w, uint64_t cluster)
 	       ox_counts_get(&w->salvage->crossed, cluster).state != OX_CELL_NONE;
 }
 
-static int judge_l1_entry(struct ox_walk *w, uint64_t tree, uint64_t index, struct ox_be64 *entry)
+/* 1: a cluster holds zeroes, and no count tells that it holds a table; 0; or -ENOMEM. */
+static int is_empty_co(struct ox_walk *w, uint64_t cluster)
+{
+	uint64_t stored = 0;
+	uint8_t *bytes;
+	int r = ox_stored_count_co(w, &w->salvage->stored, cluster, &stored);
+
+	if (r <= 0 || stored > 0)
+		return r == -ENOMEM ? r : 0;
+	bytes = ox_io_buffer(w->cluster_bytes);
+	if (!bytes)
+		return -ENOMEM;
+	r = ox_io_pread_co(w->io, bytes, w->cluster_bytes, cluster * w->cluster_bytes);
+	if (r == 0)
+		r = bytes[0] == 0 && memcmp(bytes, bytes + 1, w->cluster_bytes - 1) == 0;
+	free(bytes);
+	return r < 0 && r != -ENOMEM ? 0 : r;
+}
+
+static int judge_l1_entry_co(struct ox_walk *w, uint64_t tree, uint64_t index,
+			     struct ox_be64 *entry)
 {
 	uint64_t raw = ox_be64_get(*entry);
 	struct ox_qcow2_l1_entry e = ox_qcow2_l1_decode(&w->h, raw);
 	struct ox_l1_gap gap = {.tree = tree, .index = index, .raw = raw, .id = OX_FOUND_COUNT};
+	int r = 0;
 
 	w->salvage->used_entries += tree == 0;
-	if (e.bad || ox_walk_past_end(w, e.l2.bytes, w->cluster_bytes))
+	if (e.bad || ox_walk_past_end(w, e.l2.bytes, w->cluster_bytes)) {
 		(void)ox_walk_bad_l1_entry(w, tree, index, raw, &gap.id);
-	else if (!leads_nowhere(w, e.l2.bytes / w->cluster_bytes))
-		return 0;
+	} else if (!leads_nowhere(w, e.l2.bytes / w->cluster_bytes)) {
+		if (w->too_low > 0)
+			r = is_empty_co(w, e.l2.bytes / w->cluster_bytes);
+		if (r <= 0)
+			return r;
+		gap.is_empty = true;
+	}
 	return add_gap(w, gap);
 }
 
@@ -108,8 +135,8 @@ static unsigned distance(const struct ox_walk *w, const struct ox_orphan *o,
 		return NEVER;
 	/* A number that agrees speaks for itself. Another one near the file may be a neighbour's by
 	 * chance; one that a single bit put far away, with counts that speak for it, is not. */
-	if (in_number > 0 && (in_all > 1 || flipped / FAR < w->file_bytes ||
-			      !ox_orphan_is_sure(o, gap->tree)))
+	if (in_number > 0 &&
+	    (in_all > 1 || flipped / FAR < w->file_bytes || !ox_orphan_is_sure(o, gap->tree)))
 		return NEVER;
 	return 64 * in_number + in_all;
 }
@@ -161,7 +188,7 @@ static const struct ox_orphan *only_orphan(const struct ox_walk *w, const struct
 	const struct ox_salvage *s = w->salvage;
 	const struct ox_orphan *only = NULL;
 
-	for (size_t i = 0; i < s->count; i++) {
+	for (size_t i = 0; i < s->count && !s->is_unsettled; i++) {
 		if (!is_contender(w, &s->orphans[i], gap))
 			continue;
 		if (only)
@@ -218,13 +245,13 @@ static int choose_for_co(struct ox_walk *w, struct ox_l1_gap *gap)
 	const struct ox_orphan *orphan = nearest_orphan(w, gap);
 	int r;
 
-	if (orphan && is_nearest_gap(w, orphan, gap)) {
+	if (orphan && is_nearest_gap(w, orphan, gap) && !gap->is_empty) {
 		gap->orphan = orphan;
 		return 0;
 	}
 	orphan = only_orphan(w, gap);
 	r = orphan ? tells_of_another_co(w, gap) : 0;
-	if (r == 0)
+	if (r == 0 && !gap->is_empty)
 		gap->orphan = orphan;
 	return r < 0 ? r : 0;
 }
@@ -270,10 +297,16 @@ bool ox_salvage_awaits(const struct ox_walk *w, uint64_t tree, uint64_t index)
 	return gap && has_orphan(w->salvage, gap);
 }
 
+void ox_salvage_note_dropped(struct ox_walk *w)
+{
+	if (w->salvage)
+		w->salvage->is_unsettled = true;
+}
+
 bool ox_salvage_awaits_alias(const struct ox_walk *w)
 {
 	for (size_t i = 0; w->salvage && i < w->salvage->gap_count; i++) {
-		if (w->salvage->gaps[i].id == OX_FOUND_COUNT &&
+		if (w->salvage->gaps[i].id == OX_FOUND_COUNT && !w->salvage->gaps[i].is_empty &&
 		    has_orphan(w->salvage, &w->salvage->gaps[i]))
 			return true;
 	}
@@ -288,6 +321,6 @@ int ox_salvage_fit_co(struct ox_walk *w)
 	if (r == 0 && w->result.check_errors == 0)
 		r = ox_walk_l1_co(w, true, note_crossed);
 	if (r == 0 && w->result.check_errors == 0)
-		r = ox_walk_l1_co(w, true, judge_l1_entry);
+		r = ox_walk_l1_co(w, true, judge_l1_entry_co);
 	return r == 0 ? choose_co(w) : r;
 }

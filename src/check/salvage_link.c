@@ -410,6 +410,9 @@ static int link_all_co(struct links *l, bool *ret_again, struct ox_error **err)
 		if (l->items[i].is_ready)
 			tell_linked(l->w, &l->items[i]);
 	}
+	/* Its count is right now, and it looks like any other. */
+	for (size_t i = 0; i < l->w->salvage->gap_count; i++)
+		l->w->salvage->is_unsettled |= l->w->salvage->gaps[i].is_empty;
 	*ret_again = true;
 	return 0;
 }

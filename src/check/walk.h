@@ -345,6 +345,8 @@ int ox_walk_link_blocks_co(struct ox_walk *w, const struct ox_walk_plan *plan);
 bool ox_salvage_keeps(const struct ox_walk *w, uint64_t cluster);
 /* Whether an orphan may be what an L1 entry named: then nothing is taken away that tells so. */
 bool ox_salvage_awaits(const struct ox_walk *w, uint64_t tree, uint64_t index);
+/* An L1 entry was taken away: what it named may be among the orphans, so none is the only one. */
+void ox_salvage_note_dropped(struct ox_walk *w);
 /* Whether one may belong where L1 names something else's clusters: then that is not copied. */
 bool ox_salvage_awaits_alias(const struct ox_walk *w);
 /* The lowest cluster at or after from, below end, that is kept; end if there is none. */

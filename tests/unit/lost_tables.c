@@ -182,8 +182,8 @@ static uint64_t sum(const uint8_t *bytes, uint64_t count)
 {
 	uint64_t s = 1469598103934665603u;
 
-	for (uint64_t i = 0; bytes && i < count; i++)
-		s = (s ^ bytes[i]) * 1099511628211u;
+	for (uint64_t i = 0; bytes && i < count; i += 8)
+		s = (s ^ word_at(bytes + i)) * 1099511628211u;
 	return s;
 }
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Lost L2 tables: each is found and linked to where it was, nothing else is taken for one, what is
- * not linked is not freed, and a cut anywhere leaves what could be read before.
+ * Lost L2 tables: each is found and linked to where it was, what is not linked is not freed, and a
+ * cut anywhere leaves what could be read before.
  */
 #include <errno.h>
 #include <setjmp.h>
@@ -11,117 +11,12 @@
 #include <string.h>
 
 #include <cmocka.h>
-#include <zlib.h>
 
 #include "base/arith.h"
-#include "check/check.h"
 #include "cut_io.h"
-#include "lost_tables.h"
-
-#define MAX_TABLES 8u
-#define VICTIM 2u /* the L1 entry that is lost */
-
-static struct ox_reactor *reactor;
-
-/* ---- running ---- */
-
-struct run {
-	struct ox_io *io;
-	struct ox_check_options opts;
-	struct ox_check_result result;
-	struct ox_lost_table tables[MAX_TABLES];
-	unsigned table_count;
-	uint64_t in_doubt_bytes;
-	int error;
-	struct ox_error *err;
-};
-
-static void note_table(void *opaque, const struct ox_lost_table *table)
-{
-	struct run *run = opaque;
-
-	if (run->table_count < MAX_TABLES)
-		run->tables[run->table_count] = *table;
-	run->table_count++;
-}
-
-static void note_finding(void *opaque, const struct ox_finding *f)
-{
-	struct run *run = opaque;
-
-	if (f->repaired && f->fate && strcmp(f->fate, "in doubt") == 0)
-		run->in_doubt_bytes += f->guest_length;
-}
-
-static void run_co(void *arg)
-{
-	struct run *run = arg;
-
-	run->error = ox_check_qcow2_co(run->io, &run->opts, &run->result, &run->err);
-}
-
-/* With links, so many; runs on the store. */
-static struct run run_on(struct ox_io *io, enum ox_repair repair, const struct ox_table_link *links,
-			 size_t link_count)
-{
-	struct run run = {.io = io, .opts = OX_CHECK_OPTIONS_INIT};
-
-	run.opts.repair = repair;
-	run.opts.salvage = true;
-	run.opts.links = links;
-	run.opts.link_count = link_count;
-	run.opts.finding = note_finding;
-	run.opts.lost_table = note_table;
-	run.opts.opaque = &run;
-	assert_int_equal(ox_reactor_call(reactor, run_co, &run), 0);
-	if (run.error == 0)
-		assert_null(run.err);
-	return run;
-}
-
-/* The same on a disk, whose bytes it takes back. */
-static struct run run_links(struct disk *d, enum ox_repair repair,
-			    const struct ox_table_link *links, size_t link_count)
-{
-	struct cut cut = {0};
-	struct ox_io *io = cut_open(reactor, &cut, d->bytes, d->length);
-	struct run run = run_on(io, repair, links, link_count);
-
-	assert_false(cut_is_unsynced(io));
-	assert_true(io->length <= d->room_bytes);
-	d->length = io->length;
-	memcpy(d->bytes, cut_bytes(io), d->length);
-	ox_io_close(io);
-	return run;
-}
-
-static struct run salvage(struct disk *d, enum ox_repair repair)
-{
-	struct run run = run_links(d, repair, NULL, 0);
-
-	assert_int_equal(run.error, 0);
-	return run;
-}
-
-static uint64_t wrong(const struct run *run)
-{
-	return run->result.corruptions + run->result.leaks + run->result.check_errors;
-}
-
-static void check_guest(const struct disk *d, const struct guest *expected, const char *what)
-{
-	struct guest now = guest_of(d, d->bytes, d->length);
-
-	if (memcmp(&now, expected, sizeof(now)) != 0)
-		fail_msg("%s: the guest reads something else", what);
-}
+#include "salvaging.h"
 
 /* ---- damages ---- */
-
-static void set_victim(struct disk *d, uint64_t raw)
-{
-	disk_set_word(d, L1, VICTIM, raw);
-}
 
 static void lose_reserved(struct disk *d)
 {
@@ -181,15 +76,6 @@ static const struct {
 	{"COPIED and empty", lose_copied_empty},
 };
 
-static const struct shape shapes[] = {
-	{.cluster_bits = 9, .version = 3, .refcount_order = 4},
-	{.cluster_bits = 9, .version = 3, .refcount_order = 4, .snapshot = true},
-	{.cluster_bits = 9, .version = 2},
-	{.cluster_bits = 12, .version = 3, .refcount_order = 1, .snapshot = true},
-	{.cluster_bits = 16, .version = 3, .refcount_order = 6},
-	{.cluster_bits = 16, .version = 2, .snapshot = true},
-};
-
 static void name_case(char name[96], size_t shape, size_t loss)
 {
 	snprintf(name, 96, "%u bits, version %u%s, %s", shapes[shape].cluster_bits,
@@ -240,7 +126,8 @@ static void test_a_cut_leaves_what_could_be_read_and_work_for_the_same_repair(vo
 		for (unsigned after = 1; was_cut; after++) {
 			for (unsigned seed = 1; seed <= 4; seed++) {
 				struct cut cut = {.after = after};
-				struct ox_io *io = cut_open(reactor, &cut, d->bytes, d->length);
+				struct ox_io *io =
+					cut_open(salvaging_reactor(), &cut, d->bytes, d->length);
 				struct run run = run_on(io, OX_REPAIR_ALL, NULL, 0);
 				struct guest before = guest_of(d, d->bytes, d->length);
 				struct guest now;
@@ -445,191 +332,6 @@ static void test_a_lost_table_is_not_given_to_the_wrong_tree(void **state)
 	disk_free(d);
 }
 
-/* ---- what is no table ---- */
-
-/* An image with a lost L1 entry whose table is gone too: whatever is found is a mistake. */
-static struct disk *nothing_to_find(size_t shape)
-{
-	struct disk *d = disk_new(&shapes[shape]);
-
-	memset(disk_cluster(d, d->tables[0][VICTIM]), 0, d->cluster_bytes);
-	set_victim(d, UINT64_C(0x7f00112233445566));
-	return d;
-}
-
-static void find_nothing(struct disk *d, const char *what)
-{
-	struct run run = salvage(d, OX_REPAIR_NONE);
-
-	if (run.table_count != 0)
-		fail_msg("%s is taken for a table: at 0x%llx", what,
-			 (unsigned long long)run.tables[0].host_offset);
-	run = salvage(d, OX_REPAIR_ALL);
-	assert_int_equal(run.result.linked_tables, 0);
-	disk_free(d);
-}
-
-static void fill_random(struct disk *d, uint64_t cluster, unsigned seed)
-{
-	uint8_t *bytes = disk_cluster(d, cluster);
-
-	for (uint64_t i = 0; i < d->cluster_bytes; i++)
-		bytes[i] = (uint8_t)(rand_r(&seed) >> 7);
-}
-
-static void fill_compressed(struct disk *d, uint64_t cluster, unsigned seed)
-{
-	uLongf size = d->cluster_bytes;
-	uint8_t *text = malloc(d->cluster_bytes / 2);
-
-	assert_non_null(text);
-	for (uint64_t i = 0; i < d->cluster_bytes / 2; i++)
-		text[i] = (uint8_t)("the quick brown fox"[(size_t)rand_r(&seed) % 19]);
-	assert_int_equal(compress(disk_cluster(d, cluster), &size, text, d->cluster_bytes / 2),
-			 Z_OK);
-	free(text);
-}
-
-/* Numbers as guests have them: small ones, little-endian or big, few in much that is zero. */
-static void fill_numbers(struct disk *d, uint64_t cluster, unsigned seed)
-{
-	uint8_t *bytes = disk_cluster(d, cluster);
-
-	memset(bytes, 0, d->cluster_bytes);
-	for (unsigned i = 0; i < 20; i++) {
-		uint64_t at = (uint64_t)rand_r(&seed) % (d->cluster_bytes / 4) * 4;
-		uint32_t value = (uint32_t)rand_r(&seed) >> rand_r(&seed) % 31;
-
-		memcpy(bytes + at, &value, 4);
-	}
-}
-
-static void test_what_guests_store_is_not_taken_for_a_table(void **state)
-{
-	(void)state;
-	for (size_t s = 0; s < OX_ARRAY_SIZE(shapes); s++) {
-		for (unsigned seed = 1; seed <= 10; seed++) {
-			struct disk *d = nothing_to_find(s);
-
-			for (uint64_t c = 0; c < 12; c++) {
-				void (*const fill[])(struct disk *, uint64_t, unsigned) = {
-					fill_random, fill_compressed, fill_numbers};
-
-				fill[c % 3](d, d->spare + c, seed * 16 + (unsigned)c);
-				if (seed % 2)
-					disk_set_refcount(d, d->spare + c, 1);
-			}
-			find_nothing(d, "guest data");
-		}
-	}
-}
-
-static void fill_words(struct disk *d, uint64_t cluster, uint64_t first, uint64_t step,
-		       unsigned count)
-{
-	for (unsigned i = 0; i < count; i++)
-		disk_set_word(d, cluster, i, first + i * step);
-}
-
-static void test_tables_that_name_nothing_of_their_own_are_none(void **state)
-{
-	(void)state;
-	for (size_t s = 0; s < OX_ARRAY_SIZE(shapes); s++) {
-		struct disk *d = nothing_to_find(s);
-		uint64_t c = d->spare;
-
-		fill_words(d, c++, OX_QCOW2_ZERO, 0, 30); /* zeroes; version 2 has none */
-		/* itself; a cluster twice; the header, a refcount block, an L2 table */
-		fill_words(d, c, COPIED | c * d->cluster_bytes, 0, 1);
-		c++;
-		fill_words(d, c++, COPIED | (d->spare + 10) * d->cluster_bytes, 0, 2);
-		fill_words(d, c++, COPIED | REFBLOCK * d->cluster_bytes, 0, 1);
-		fill_words(d, c++, COPIED | d->tables[0][0] * d->cluster_bytes, 0, 1);
-		/* past the end; reserved bits; COPIED with nothing */
-		fill_words(d, c++, COPIED | d->length, d->cluster_bytes, 5);
-		fill_words(d, c++, 2 | COPIED | (d->spare + 10) * d->cluster_bytes, 0, 1);
-		fill_words(d, c++, COPIED, 0, 1);
-		/* a compressed cluster with COPIED */
-		fill_words(d, c++,
-			   COPIED | OX_QCOW2_COMPRESSED | (d->spare + 10) * d->cluster_bytes, 0, 1);
-		for (uint64_t i = d->spare; i < c; i++)
-			disk_set_refcount(d, i, 1);
-		find_nothing(d, "a table of nothing");
-	}
-}
-
-/* What a copy-on-write of a table leaves, freed or leaked. */
-static void test_an_old_copy_of_a_live_table_is_none(void **state)
-{
-	(void)state;
-	for (size_t s = 0; s < OX_ARRAY_SIZE(shapes); s++) {
-		for (unsigned leaked = 0; leaked < 2; leaked++) {
-			for (unsigned own = 0; own < 5; own++) {
-				struct disk *d = nothing_to_find(s);
-
-				memcpy(disk_cluster(d, d->spare), disk_cluster(d, d->tables[0][0]),
-				       d->cluster_bytes);
-				/* Of what it named, some was written anew since. */
-				fill_words(d, d->spare, COPIED | (d->spare + 5) * d->cluster_bytes,
-					   d->cluster_bytes, own);
-				disk_set_refcount(d, d->spare, leaked);
-				find_nothing(d, "an old copy");
-			}
-		}
-	}
-}
-
-/* Lists of clusters that are no L2 table of a disk without snapshots. */
-static void test_other_lists_of_clusters_are_none(void **state)
-{
-	struct disk *d = nothing_to_find(0);
-
-	(void)state;
-	memcpy(disk_cluster(d, d->spare), disk_cluster(d, L1), d->cluster_bytes);
-	memcpy(disk_cluster(d, d->spare + 1), disk_cluster(d, REFTABLE), d->cluster_bytes);
-	memcpy(disk_cluster(d, d->spare + 2), disk_cluster(d, REFBLOCK), d->cluster_bytes);
-	/* A bitmap's table, and its bits. */
-	fill_words(d, d->spare + 3, (d->spare + 5) * d->cluster_bytes, d->cluster_bytes, 3);
-	for (uint64_t c = 0; c < 8; c++)
-		disk_set_refcount(d, d->spare + c, 1);
-	find_nothing(d, "another list");
-}
-
-/* A guest that holds an image of its own has L2 tables among its data. */
-static void test_a_table_in_the_guests_data_is_not_linked(void **state)
-{
-	struct disk *d = disk_new(&shapes[0]);
-	uint64_t inner = d->tables[0][VICTIM] + 4;
-	struct guest whole;
-	struct run run;
-
-	(void)state;
-	memset(disk_cluster(d, inner), 0, d->cluster_bytes);
-	fill_words(d, inner, COPIED | (inner + 2) * d->cluster_bytes, d->cluster_bytes, 3);
-	whole = guest_of(d, d->bytes, d->length);
-	set_victim(d, UINT64_C(0x7f00112233445566));
-	run = salvage(d, OX_REPAIR_NONE);
-	assert_int_equal(run.table_count, 1);
-	run = salvage(d, OX_REPAIR_ALL);
-	assert_int_equal(run.result.linked_tables, 1);
-	assert_int_equal(wrong(&run), 0);
-	check_guest(d, &whole, "an image within");
-	disk_free(d);
-}
-
-static void test_tables_in_use_are_not_reported(void **state)
-{
-	(void)state;
-	for (size_t s = 0; s < OX_ARRAY_SIZE(shapes); s++) {
-		struct disk *d = disk_new(&shapes[s]);
-		struct run run = salvage(d, OX_REPAIR_NONE);
-
-		assert_int_equal(run.table_count, 0);
-		assert_int_equal(wrong(&run), 0);
-		disk_free(d);
-	}
-}
-
 /* ---- counts ---- */
 
 /* Freed by another program: found, said not to be counted, and never linked by itself. */
@@ -774,7 +476,7 @@ static void test_nothing_is_linked_beside_a_snapshot_that_is_not_seen(void **sta
 
 static void damage_at_random(struct disk *d, unsigned *seed)
 {
-	static const uint64_t tables[] = {L1, L1, L1, REFBLOCK, REFTABLE, SNAPSHOT_L1};
+	static const uint64_t tables[] = {L1, L1, L1, L1, REFBLOCK, SNAPSHOT_L1};
 	unsigned count = (unsigned)rand_r(seed) % 4 + 1;
 
 	for (unsigned i = 0; i < count; i++) {
@@ -860,19 +562,6 @@ static void test_whatever_the_damage_what_is_linked_is_right(void **state)
 	assert_true(linked > 100);
 }
 
-static int setup(void **state)
-{
-	(void)state;
-	return ox_reactor_create(OX_ENGINE_DEFAULT, &reactor, NULL);
-}
-
-static int teardown(void **state)
-{
-	(void)state;
-	ox_reactor_destroy(reactor);
-	return 0;
-}
-
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -886,12 +575,6 @@ int main(void)
 		cmocka_unit_test(test_tables_that_share_with_a_snapshot_know_their_place),
 		cmocka_unit_test(test_a_snapshots_table_is_linked_to_the_snapshot),
 		cmocka_unit_test(test_a_lost_table_is_not_given_to_the_wrong_tree),
-		cmocka_unit_test(test_what_guests_store_is_not_taken_for_a_table),
-		cmocka_unit_test(test_tables_that_name_nothing_of_their_own_are_none),
-		cmocka_unit_test(test_an_old_copy_of_a_live_table_is_none),
-		cmocka_unit_test(test_other_lists_of_clusters_are_none),
-		cmocka_unit_test(test_a_table_in_the_guests_data_is_not_linked),
-		cmocka_unit_test(test_tables_in_use_are_not_reported),
 		cmocka_unit_test(test_a_freed_table_is_linked_by_hand_alone),
 		cmocka_unit_test(test_a_dirty_image_goes_by_the_pointer),
 		cmocka_unit_test(test_copied_bits_are_right_once_it_is_linked),
@@ -900,5 +583,5 @@ int main(void)
 		cmocka_unit_test(test_whatever_the_damage_what_is_linked_is_right),
 	};
 
-	return cmocka_run_group_tests(tests, setup, teardown);
+	return cmocka_run_group_tests(tests, salvaging_setup, salvaging_teardown);
 }
