@@ -120,6 +120,10 @@ static int weigh_cluster_co(struct ox_walk *w, uint64_t cluster, struct ox_orpha
 	bool missing;
 	int r;
 
+	/* What an L1 entry takes for a table, and is none, may be what this one names. */
+	if (!w->salvage->is_linking && ox_cell_is_l2(cell) && !ox_cell_is_broken(cell) &&
+	    cell.count == 1 && ox_walk_is_no_table(w, cluster))
+		cell = (struct ox_cell){0};
 	if (cell.state == OX_CELL_META || ox_cell_is_l2(cell)) {
 		claim->why = "it names clusters that hold tables";
 		return 0;

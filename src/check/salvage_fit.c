@@ -234,8 +234,9 @@ static int tells_of_another_co(struct ox_walk *w, const struct ox_l1_gap *gap)
 		if (r != 0)
 			return r;
 	}
-	/* Its cluster is counted for it: what it held was overwritten. */
-	if (gap->id == OX_FOUND_COUNT && ox_cell_is_l2(cell) && !ox_cell_is_broken(cell))
+	/* Its cluster is counted for it, and no orphan's data: what it held was overwritten. */
+	if (gap->id == OX_FOUND_COUNT && ox_cell_is_l2(cell) && !ox_cell_is_broken(cell) &&
+	    ox_counts_get(&w->salvage->kept, cluster).state == OX_CELL_NONE)
 		r = ox_stored_count_co(w, &w->salvage->stored, cluster, &stored);
 	return r == -ENOMEM ? r : r > 0 && stored >= cell.count;
 }

@@ -305,10 +305,8 @@ static int count_table_co(struct links *l, struct link *link)
 	unsigned flags = link->gap.tree == 0 ? OX_CELL_COPIED : 0;
 	struct ox_cell cell = {.state = OX_CELL_L2 | flags, .count = 1};
 	bool single = false;
-	int r = forget_old(w, &link->gap);
+	int r = ox_walk_refer(w, link->cluster, cell.state, 1);
 
-	if (r == 0)
-		r = ox_walk_refer(w, link->cluster, cell.state, 1);
 	if (r > 0)
 		r = ox_walk_count_l2_table_co(w, link->cluster, cell, l->table);
 	if (r == 0)
@@ -396,6 +394,11 @@ static int link_all_co(struct links *l, bool *ret_again, struct ox_error **err)
 	int r = 0;
 
 	for (size_t i = 0; i < l->count && r == 0; i++) {
+		r = forget_old(l->w, &l->items[i].gap);
+		if (r < 0)
+			ox_error_set(err, r, "Out of memory");
+	}
+	for (size_t i = 0; i < l->count && r == 0; i++) {
 		r = make_ready_co(l, &l->items[i], err);
 		any |= l->items[i].is_ready;
 	}
@@ -426,8 +429,10 @@ int ox_salvage_link_co(struct ox_walk *w, bool *ret_again, struct ox_error **err
 		ox_error_set(err, r, "Out of memory");
 	else
 		r = list_co(&l, err);
+	w->salvage->is_linking = true;
 	if (r == 0 && l.count > 0)
 		r = link_all_co(&l, ret_again, err);
+	w->salvage->is_linking = false;
 	w->salvage->by_hand_done = true;
 	ox_salvage_finish(w);
 	free(l.items);
