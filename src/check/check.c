@@ -109,13 +109,44 @@ static void add_fixed(struct ox_check_result *sum, const struct ox_check_result 
 }
 
 /* Entries are changed and clusters copied only where both are what they seem: an encrypted cluster
- * is bound to its place, a table of a snapshot that is not seen may be anyone's, extended entries
- * have a second word, a data file's clusters are not here.
+ * is bound to its place, a table of a snapshot that is not seen may be anyone's.
  */
 static bool is_mendable(const struct ox_walk *w)
 {
-	return !w->is_foreign && !w->hides_trees && !w->has_data_file &&
-	       ox_qcow2_l2_words(&w->h) == 1 && w->h.crypt_method == OX_QCOW2_CRYPT_NONE;
+	return !w->is_foreign && !w->hides_trees && w->h.crypt_method == OX_QCOW2_CRYPT_NONE;
+}
+
+/* What the image itself tells of what cannot be followed: header fields, then lost tables. */
+static int find_again_co(struct ox_walk *w, bool *ret_again)
+{
+	int r = 0;
+
+	if (w->patch_count > 0) {
+		*ret_again = true;
+		return ox_walk_apply_patches_co(w);
+	}
+	r = ox_mend_l1_offset_co(w, ret_again);
+	if (r == 0 && !*ret_again && w->bad_snapshots > 0)
+		r = ox_mend_snapshots_co(w, ret_again);
+	return r;
+}
+
+/* What changes what the tables name, or which tables there are. Once anything did, the walk starts
+ * again. */
+static int mend_structure_co(struct ox_walk *w, bool *ret_again, struct ox_error **err)
+{
+	int r = 0;
+
+	if (!ox_walk_is_clean(w) && !w->is_foreign)
+		r = find_again_co(w, ret_again);
+	if (r == 0 && !*ret_again && w->salvage) {
+		r = ox_salvage_link_co(w, ret_again, err);
+		if (r < 0)
+			return r;
+	}
+	if (r == 0 && !*ret_again && !ox_walk_is_clean(w) && is_mendable(w))
+		r = ox_mend_co(w, ret_again);
+	return r < 0 ? cannot_go_on(w->io, "repair", r, err) : 0;
 }
 
 /* Repairs what one walk can, *ret_again where another one may see more. */
@@ -124,17 +155,11 @@ static int repair_once_co(struct ox_walk *w, struct ox_io *io, bool last, bool *
 {
 	int r = look_co(w, io, err);
 
-	if (r == 0 && w->repair == OX_REPAIR_ALL && !last && w->salvage)
-		r = ox_salvage_link_co(w, ret_again, err);
+	if (r == 0 && w->repair == OX_REPAIR_ALL && !last)
+		r = mend_structure_co(w, ret_again, err);
 	if (r < 0 || *ret_again || ox_walk_is_clean(w))
 		return r;
-	if (w->repair == OX_REPAIR_ALL && !last && is_mendable(w)) {
-		r = ox_mend_co(w, ret_again);
-		if (r == 0 && *ret_again)
-			return 0;
-	}
-	if (r == 0)
-		r = ox_walk_repair_co(w);
+	r = ox_walk_repair_co(w);
 	return r < 0 ? cannot_go_on(io, "repair", r, err) : 0;
 }
 

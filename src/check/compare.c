@@ -291,9 +291,8 @@ static int compare_slot(struct ox_walk *w, struct ox_walk_slot *slot)
 	w->too_low += slot->stored < cell.count;
 	if (cell.count < 2 || cell.state < OX_CELL_L2)
 		return 0;
-	if (slot->stored < cell.count || (ox_cell_active(cell) & OX_CELL_COPIED))
-		return ox_walk_suspect(w, slot->cluster);
-	return 0;
+	/* Where the count says otherwise, what names the cluster may not all mean it. */
+	return ox_walk_suspect(w, slot->cluster);
 }
 
 /* A block that is made anew will hold the counted ones. */
@@ -314,11 +313,8 @@ static int compare_broken(struct ox_walk *w, uint64_t index)
 
 int ox_walk_compare_co(struct ox_walk *w)
 {
-	int r = 0;
+	int r = ox_walk_slots_co(w, OX_BLOCKS_ALL, compare_slot);
 
-	/* Where the width of the counts is not known, they say nothing. */
-	if (!w->faults.found[OX_QCOW2_FAULT_REFCOUNT_ORDER])
-		r = ox_walk_slots_co(w, OX_BLOCKS_ALL, compare_slot);
 	for (uint64_t i = 0; r == 0 && i < w->index_count; i++) {
 		if (w->blocks[i].state == OX_BLOCK_BROKEN)
 			r = compare_broken(w, i);

@@ -82,25 +82,55 @@ static int claim_decoded_co(struct ox_walk *w, const struct ox_qcow2_extensions 
 	return r;
 }
 
-static int judge_first_cluster_co(struct ox_walk *w, const uint8_t *cluster)
+static int decode_extensions(struct ox_walk *w, uint8_t *cluster, struct ox_qcow2_extensions *ret)
 {
-	struct ox_qcow2_extensions ext;
 	struct ox_error *err = NULL;
-	int r = judge_backing_file(w, cluster);
+	int r = ox_qcow2_extensions_decode(&w->h, cluster, w->cluster_bytes, ret, &err);
 
-	/* Where the list of extensions begins is not known if the header's length is wrong. */
-	if (r < 0 || w->faults.found[OX_QCOW2_FAULT_LENGTH])
-		return r;
-	r = ox_qcow2_extensions_decode(&w->h, cluster, w->cluster_bytes, &ext, &err);
-	if (r == 0) {
-		r = claim_decoded_co(w, &ext);
-		ox_qcow2_extensions_free(&ext);
-	} else if (r == -EINVAL) {
-		ox_walk_found(w, OX_FOUND_EXTENSIONS, OX_FOUND(.word = ox_error_message(err)));
-		r = 0;
+	if (r == -EINVAL && ox_walk_mend_extensions(w, cluster, ox_error_message(err))) {
+		ox_error_free(err);
+		err = NULL;
+		r = ox_qcow2_extensions_decode(&w->h, cluster, w->cluster_bytes, ret, &err);
 	}
+	if (r == -EINVAL)
+		ox_walk_found(w, OX_FOUND_EXTENSIONS, OX_FOUND(.word = ox_error_message(err)));
 	ox_error_free(err);
 	return r;
+}
+
+static void found_backing(struct ox_walk *w)
+{
+	ox_walk_found(w, OX_FOUND_HEADER_BACKING,
+		      OX_FOUND(.word = w->faults.text[OX_QCOW2_FAULT_BACKING],
+			       .guest_length = w->h.size_bytes));
+}
+
+static int judge_first_cluster_co(struct ox_walk *w, uint8_t *cluster)
+{
+	struct ox_qcow2_extensions ext;
+	int r = judge_backing_file(w, cluster);
+
+	if (r < 0)
+		return r;
+	/* Where the list of extensions begins is not known if the header's length is wrong. */
+	if (w->faults.found[OX_QCOW2_FAULT_LENGTH] && !ox_walk_mend_header_length(w, cluster)) {
+		ox_walk_found(w, OX_FOUND_HEADER_LENGTH,
+			      OX_FOUND(.word = w->faults.text[OX_QCOW2_FAULT_LENGTH]));
+		if (w->faults.found[OX_QCOW2_FAULT_BACKING])
+			found_backing(w);
+		return 0;
+	}
+	r = decode_extensions(w, cluster, &ext);
+	if (w->faults.found[OX_QCOW2_FAULT_BACKING] &&
+	    (r < 0 || !ox_walk_mend_backing(w, cluster, &ext)))
+		found_backing(w);
+	if (r == 0) {
+		ox_walk_judge_list_end(w, cluster, ext.end_offset);
+		w->bitmaps_at = ox_walk_find_extension(w, cluster, OX_QCOW2_EXT_BITMAPS);
+		r = claim_decoded_co(w, &ext);
+		ox_qcow2_extensions_free(&ext);
+	}
+	return r == -EINVAL ? 0 : r;
 }
 
 int ox_walk_claim_extensions_co(struct ox_walk *w)

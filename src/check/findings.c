@@ -115,12 +115,18 @@ static const char *why_not(const struct ox_walk *w, const struct finding_row *ro
 static void tally(struct ox_walk *w, enum ox_finding_id id)
 {
 	switch (id) {
+	case OX_FOUND_SNAPSHOT_EXTRA:
+	case OX_FOUND_SNAPSHOT_ID:
+		w->bad_snapshots++;
+		break;
 	case OX_FOUND_L1_UNALIGNED:
 	case OX_FOUND_L1_RESERVED:
 	case OX_FOUND_L2_UNALIGNED:
 	case OX_FOUND_L2_RESERVED:
 	case OX_FOUND_L1_COPIED_EMPTY:
 	case OX_FOUND_L2_COPIED_EMPTY:
+	case OX_FOUND_SUBCLUSTERS:
+	case OX_FOUND_DATA_FILE_OFFSET:
 		w->bad_entries++;
 		break;
 	case OX_FOUND_PAST_END:
@@ -129,6 +135,9 @@ static void tally(struct ox_walk *w, enum ox_finding_id id)
 		break;
 	case OX_FOUND_HEADER_SNAPSHOTS:
 	case OX_FOUND_SNAPSHOT_TABLE:
+		w->bad_snapshots++;
+		w->hides_trees = true;
+		break;
 	case OX_FOUND_SNAPSHOT_L1_UNALIGNED:
 	case OX_FOUND_SNAPSHOT_L1_SIZE:
 	case OX_FOUND_UNREADABLE:
@@ -151,6 +160,15 @@ static void tally(struct ox_walk *w, enum ox_finding_id id)
 	}
 }
 
+/* What the rest of the image tells is no structural matter, where it is going to be put right. */
+static bool is_structural(const struct ox_walk *w, const struct finding_row *row,
+			  const struct ox_found *what)
+{
+	if (what->is_told && w->asked != OX_REPAIR_LEAKS)
+		return false;
+	return row->class == STRUCTURAL || row->class == UNREADABLE;
+}
+
 static void tell(struct ox_walk *w, const struct finding_row *row, bool repaired,
 		 const struct ox_found *what)
 {
@@ -158,8 +176,7 @@ static void tell(struct ox_walk *w, const struct finding_row *row, bool repaired
 	char message[MESSAGE_BYTES];
 
 	format_message(message, row, repaired ? mended : row->lead, what);
-	if (!repaired && !w->first_structural &&
-	    (row->class == STRUCTURAL || row->class == UNREADABLE))
+	if (!repaired && !w->first_structural && is_structural(w, row, what))
 		w->first_structural = strdup(message);
 	if (!w->finding || (w->quiet && !repaired))
 		return;
@@ -189,7 +206,7 @@ void ox_walk_found(struct ox_walk *w, enum ox_finding_id id, struct ox_found wha
 		w->result.corruptions++;
 	else if (row->severity == OX_FINDING_LEAK)
 		w->result.leaks++;
-	if (row->class == STRUCTURAL || row->class == UNREADABLE)
+	if (is_structural(w, row, &what))
 		w->structural++;
 	tally(w, id);
 	tell(w, row, false, &what);

@@ -9,6 +9,9 @@
 #include "check/walk.h"
 
 #define SECTOR_BYTES 512
+#define SNAPSHOTS_OFFSET_AT 64
+#define AUTOCLEAR_AT 88
+#define COMPRESSION_AT 104
 #define KNOWN_INCOMPATIBLE                                                                         \
 	((uint64_t)(OX_QCOW2_INCOMPAT_DIRTY | OX_QCOW2_INCOMPAT_CORRUPT |                          \
 		    OX_QCOW2_INCOMPAT_DATA_FILE | OX_QCOW2_INCOMPAT_COMPRESSION |                  \
@@ -40,6 +43,11 @@ int ox_walk_read_header_co(struct ox_walk *w, struct ox_error **err)
 		r = ox_qcow2_header_load(bytes, count, &w->h, err);
 	if (r == 0)
 		r = ox_qcow2_header_judge(&w->h, count, &w->faults, err);
+	/* What the table leads to is of no known width: a new one is made, of the usual one. */
+	if (r == 0 && w->faults.found[OX_QCOW2_FAULT_REFCOUNT_ORDER]) {
+		w->h.reftable_offset = 0;
+		w->h.reftable_clusters = 0;
+	}
 	/* -ENOTSUP says "this format has no check". */
 	return r == -ENOTSUP ? -EINVAL : r;
 }
@@ -59,14 +67,61 @@ static struct ox_found range_of(const struct ox_walk *w, enum ox_qcow2_fault fau
 	return what;
 }
 
+void ox_walk_mended_fault(struct ox_walk *w, enum ox_qcow2_fault fault)
+{
+	if (w->faults.found[fault])
+		ox_walk_mended(w, finding_of_fault[fault], range_of(w, fault));
+}
+
+/* Without the feature bit there is one type alone. */
+static bool is_untyped(const struct ox_walk *w)
+{
+	return w->h.compression_type > OX_QCOW2_ZSTD &&
+	       !(w->h.incompatible & OX_QCOW2_INCOMPAT_COMPRESSION);
+}
+
+/* What programs refuse in fields that mean nothing. */
+static void judge_details(struct ox_walk *w)
+{
+	struct ox_be64 autoclear =
+		ox_be64(w->h.autoclear & ~(uint64_t)OX_QCOW2_AUTOCLEAR_DATA_FILE_RAW);
+	struct ox_be64 none = ox_be64(0);
+	uint8_t type = OX_QCOW2_ZLIB;
+
+	if ((w->h.autoclear & OX_QCOW2_AUTOCLEAR_DATA_FILE_RAW) && !w->has_data_file)
+		ox_walk_patch(
+			w, OX_FOUND_HEADER_AUTOCLEAR,
+			OX_FOUND(.word = "the data file is said to be raw, and there is none"),
+			AUTOCLEAR_AT, &autoclear, sizeof(autoclear));
+	if (w->faults.found[OX_QCOW2_FAULT_COMPRESSION] && is_untyped(w))
+		ox_walk_patch(w, OX_FOUND_HEADER_COMPRESSION,
+			      OX_FOUND(.word = w->faults.text[OX_QCOW2_FAULT_COMPRESSION]),
+			      COMPRESSION_AT, &type, sizeof(type));
+	if (w->h.snapshot_count == 0 && !w->faults.found[OX_QCOW2_FAULT_SNAPSHOTS] &&
+	    !ox_is_aligned(w->h.snapshots_offset, w->cluster_bytes))
+		ox_walk_patch(w, OX_FOUND_HEADER_SNAPSHOTS,
+			      OX_FOUND(.word = "the place of the snapshot table is not cluster "
+					       "aligned, and there are no snapshots"),
+			      SNAPSHOTS_OFFSET_AT, &none, sizeof(none));
+}
+
+/* Whether a fault is for later: how long the header is, and where the backing file's name, the
+ * extensions tell; a type that there is not, the feature bit. */
+static bool is_told_elsewhere(const struct ox_walk *w, enum ox_qcow2_fault fault)
+{
+	return fault == OX_QCOW2_FAULT_LENGTH || fault == OX_QCOW2_FAULT_BACKING ||
+	       (fault == OX_QCOW2_FAULT_COMPRESSION && is_untyped(w));
+}
+
 void ox_walk_judge_header(struct ox_walk *w)
 {
 	uint64_t unknown = w->h.incompatible & ~KNOWN_INCOMPATIBLE;
 
 	for (unsigned i = 0; i < OX_QCOW2_FAULT_COUNT; i++) {
-		if (w->faults.found[i])
+		if (w->faults.found[i] && !is_told_elsewhere(w, i))
 			ox_walk_found(w, finding_of_fault[i], range_of(w, i));
 	}
+	judge_details(w);
 	if (w->h.crypt_method > OX_QCOW2_CRYPT_LUKS)
 		ox_walk_found(w, OX_FOUND_HEADER_CRYPT,
 			      OX_FOUND(.word = "unknown encryption method",

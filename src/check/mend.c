@@ -16,7 +16,7 @@ static int mend_all_co(struct ox_walk *w)
 		r = ox_mend_entries_co(w);
 	/* A file that grows for copies must not grow beneath an entry. */
 	if (r == 0 && w->mend->changes == 0 && w->past_end == 0 && w->aliases > 0 &&
-	    !ox_salvage_awaits_alias(w))
+	    !w->has_data_file && !ox_salvage_awaits_alias(w))
 		r = ox_mend_aliases_co(w);
 	return r;
 }
@@ -28,9 +28,7 @@ static bool is_plain(const struct ox_walk *w)
 		if (w->faults.found[i])
 			return false;
 	}
-	return !(w->h.incompatible &
-		 ~(uint64_t)(OX_QCOW2_INCOMPAT_DIRTY | OX_QCOW2_INCOMPAT_CORRUPT |
-			     OX_QCOW2_INCOMPAT_COMPRESSION));
+	return true;
 }
 
 int ox_mend_co(struct ox_walk *w, bool *ret_again)

@@ -61,6 +61,22 @@ int ox_mend_entries_co(struct ox_walk *w);
 /* Step 1b: what is named for several guest offsets, or as guest data and metadata, is copied. */
 int ox_mend_aliases_co(struct ox_walk *w);
 
+/* Whether clusters that are added can be counted: no block that cannot be read, or is something
+ * else too, would have to. */
+bool ox_mend_can_count(const struct ox_walk *w, uint64_t base, uint64_t end);
+/* Counts references of a cluster that is added. 0 or -ENOMEM. */
+int ox_mend_count_new(struct ox_walk *w, uint64_t cluster, unsigned state, uint64_t refs);
+
+/* ---- snapshot_table.c ---- */
+
+/* Makes a damaged snapshot table anew. *ret_again: what the walk knows no longer holds. */
+int ox_mend_snapshots_co(struct ox_walk *w, bool *ret_again);
+
+/* ---- lost_l1.c ---- */
+
+/* Finds the disk's L1 table where the header leads to none. *ret_again: it did. */
+int ox_mend_l1_offset_co(struct ox_walk *w, bool *ret_again);
+
 /* ---- mend.c ---- */
 
 /* Steps 1, 1a and 1b, as far as this walk's knowledge reaches. *ret_again: something was changed,

@@ -280,6 +280,8 @@ static int move_table_co(struct ox_walk *w, const struct ox_walk_plan *plan)
 		r = leave_old_table(w);
 	if (r < 0)
 		return r;
+	ox_walk_mended_fault(w, OX_QCOW2_FAULT_REFCOUNT_ORDER);
+	ox_walk_mended_fault(w, OX_QCOW2_FAULT_REFTABLE);
 	w->h = h;
 	w->table_entries = w->index_count;
 	return 0;

@@ -7,7 +7,6 @@
 #include "check/walk.h"
 
 #define FIRST_READ_BYTES UINT64_C(65536)
-#define LEAST_EXTRA_BYTES 16u /* version 3: the sizes of the machine state and the disk */
 
 /*
  * The snapshot table says nowhere how long it is: more of it is read until every record fits.
@@ -45,7 +44,7 @@ static void judge_record(struct ox_walk *w, uint32_t number,
 {
 	uint64_t mapped = ox_walk_mapped(w, snapshot->l1_entries);
 
-	if (w->h.version >= 3 && snapshot->extra_bytes < LEAST_EXTRA_BYTES)
+	if (w->h.version >= 3 && snapshot->extra_bytes < OX_QCOW2_SNAPSHOT_EXTRA_BYTES)
 		ox_walk_found(w, OX_FOUND_SNAPSHOT_EXTRA,
 			      OX_FOUND(.a = number, .b = snapshot->extra_bytes));
 	if (mapped < snapshot->disk_bytes)
@@ -98,6 +97,7 @@ static int claim_snapshot_l1(struct ox_walk *w, uint64_t number)
 	struct ox_walk_tree *t = &w->trees[number];
 	struct ox_found what = OX_FOUND(.a = number - 1, .host_offset = t->l1_offset);
 	uint64_t size_bytes = UINT64_C(8) * t->l1_entries;
+	uint64_t past_end = w->past_end;
 	int r = 0;
 
 	ox_walk_set_range(w, &what, number, 0, ox_walk_mapped(w, t->l1_entries));
@@ -110,7 +110,10 @@ static int claim_snapshot_l1(struct ox_walk *w, uint64_t number)
 	} else {
 		r = ox_walk_claim(w, "Snapshot L1 table", t->l1_offset, size_bytes);
 	}
+	w->past_end_snapshots += w->past_end - past_end;
 	/* One that lies in another table could send us round without end. */
+	if (r <= 0 || t->l1_entries == 0)
+		w->bad_snapshots++;
 	if (r <= 0)
 		t->l1_entries = 0;
 	return r;
@@ -132,6 +135,7 @@ static int read_snapshots_co(struct snapshot_reader *s)
 	}
 	if (r == -ENOMEM)
 		return r;
+	w->snapshot_bytes = s->pos;
 	r = ox_walk_claim(w, "Snapshot table", w->h.snapshots_offset, s->pos);
 	for (uint64_t t = 1; t < w->tree_count && r >= 0; t++)
 		r = claim_snapshot_l1(w, t);
@@ -148,6 +152,8 @@ int ox_walk_claim_snapshots_co(struct ox_walk *w)
 	if (w->h.snapshots_offset >= w->file_bytes) {
 		ox_walk_found(w, OX_FOUND_TABLE_PAST_END,
 			      OX_FOUND(.word = "Snapshot table", .a = w->h.snapshots_offset));
+		w->past_end_snapshots++;
+		w->bad_snapshots++;
 		return 0;
 	}
 	s.most_bytes = ox_min_u64(OX_QCOW2_MAX_SNAPSHOT_TABLE_BYTES,

@@ -111,9 +111,10 @@ static int collect_table(struct ox_walk *w, uint64_t cluster, struct ox_cell cel
 	size_t places;
 	const struct ox_place *place = ox_places_find(&w->mend->places, cluster, &places);
 	bool split = is_split(cell, places);
+	unsigned words = ox_qcow2_l2_words(&w->h);
 
 	for (uint64_t i = 0; place && i < ox_qcow2_l2_entries(&w->h); i++) {
-		struct ox_qcow2_entry e = ox_qcow2_l2_decode(&w->h, ox_be64_get(table[i]));
+		struct ox_qcow2_entry e = ox_qcow2_l2_decode(&w->h, ox_be64_get(table[i * words]));
 		int r = 0;
 
 		if (e.kind == OX_QCOW2_ENTRY_DATA)
@@ -220,7 +221,7 @@ static void decide_tables(const struct ox_walk *w)
 	}
 }
 
-static int count_copy(struct ox_walk *w, uint64_t cluster, unsigned state, uint64_t refs)
+int ox_mend_count_new(struct ox_walk *w, uint64_t cluster, unsigned state, uint64_t refs)
 {
 	uint64_t index = cluster / w->block_entries;
 	struct ox_cell cell = {
@@ -244,11 +245,12 @@ static int count_copies(struct ox_walk *w)
 			continue;
 		r = forget_ref(w, &u->refs[i]);
 		if (r == 0)
-			r = count_copy(w, u->refs[i].copy, OX_CELL_DATA, u->refs[i].refs);
+			r = ox_mend_count_new(w, u->refs[i].copy, OX_CELL_DATA, u->refs[i].refs);
 	}
 	for (size_t i = 0; i < places->count && r == 0; i++) {
 		if (places->items[i].copy)
-			r = count_copy(w, places->items[i].copy, OX_CELL_L2, places->items[i].refs);
+			r = ox_mend_count_new(w, places->items[i].copy, OX_CELL_L2,
+					      places->items[i].refs);
 	}
 	w->grown_from = u->base;
 	w->grown_end = u->next;
@@ -281,6 +283,11 @@ static bool table_is_own(const struct ox_walk *w)
 	return true;
 }
 
+bool ox_mend_can_count(const struct ox_walk *w, uint64_t base, uint64_t end)
+{
+	return !has_broken_block(w, base, end) && table_is_own(w);
+}
+
 /* Whether the copies may be made: there is room, they can be counted, and are not without end. */
 static bool is_feasible(const struct ox_walk *w)
 {
@@ -291,7 +298,7 @@ static bool is_feasible(const struct ox_walk *w)
 		return false;
 	if (!w->io->can_grow && u->next > w->file_bytes / w->cluster_bytes)
 		return false;
-	if (has_broken_block(w, u->base, u->next) || !table_is_own(w))
+	if (!ox_mend_can_count(w, u->base, u->next))
 		return false;
 	for (size_t i = 0; i < u->count; i++) {
 		if (u->refs[i].copy && u->refs[i].refs > most)
@@ -334,17 +341,18 @@ static void divert_table(const struct ox_walk *w, const struct ox_place *place,
 			 struct ox_be64 *table)
 {
 	uint64_t entries = ox_qcow2_l2_entries(&w->h);
+	unsigned words = ox_qcow2_l2_words(&w->h);
 
 	for (uint64_t i = 0; i < entries; i++) {
-		struct ox_qcow2_entry e = ox_qcow2_l2_decode(&w->h, ox_be64_get(table[i]));
+		struct ox_qcow2_entry e = ox_qcow2_l2_decode(&w->h, ox_be64_get(table[i * words]));
 		const struct ref *ref = find_copy(w->mend->unalias, e.host.bytes / w->cluster_bytes,
 						  place->index * entries + i);
 
 		if (e.kind == OX_QCOW2_ENTRY_ZERO_ALLOC)
-			table[i] = ox_be64(OX_QCOW2_ZERO);
+			table[i * words] = ox_be64(OX_QCOW2_ZERO);
 		else if (e.kind == OX_QCOW2_ENTRY_DATA && ref)
-			table[i] = ox_be64(ref->copy * w->cluster_bytes |
-					   copied_bit(place->tree == 0, ref->refs));
+			table[i * words] = ox_be64(ref->copy * w->cluster_bytes |
+						   copied_bit(place->tree == 0, ref->refs));
 	}
 }
 
@@ -432,23 +440,24 @@ static int divert_l2_table(struct ox_walk *w, uint64_t cluster, struct ox_cell c
 			   struct ox_be64 *table)
 {
 	uint64_t entries = ox_qcow2_l2_entries(&w->h);
+	unsigned words = ox_qcow2_l2_words(&w->h);
 	size_t places;
 	const struct ox_place *place = ox_places_find(&w->mend->places, cluster, &places);
 
 	for (uint64_t i = 0; place && i < entries; i++) {
-		struct ox_qcow2_entry e = ox_qcow2_l2_decode(&w->h, ox_be64_get(table[i]));
+		struct ox_qcow2_entry e = ox_qcow2_l2_decode(&w->h, ox_be64_get(table[i * words]));
 		uint64_t host = e.host.bytes / w->cluster_bytes;
 		const struct ref *ref =
 			find_copy(w->mend->unalias, host, place->index * entries + i);
 
 		if (e.kind == OX_QCOW2_ENTRY_DATA && ref) {
-			table[i] = ox_be64(ref->copy * w->cluster_bytes |
-					   copied_bit((cell.state & 3u) != 0, ref->refs));
+			table[i * words] = ox_be64(ref->copy * w->cluster_bytes |
+						   copied_bit((cell.state & 3u) != 0, ref->refs));
 			tell_data(w, place, i, ref);
 		} else if (e.kind == OX_QCOW2_ENTRY_ZERO_ALLOC &&
 			   ox_cell_is_broken(ox_counts_get(&w->counts, host))) {
 			/* The place is given up, and still reads as zeroes. */
-			table[i] = ox_be64(OX_QCOW2_ZERO);
+			table[i * words] = ox_be64(OX_QCOW2_ZERO);
 		} else {
 			continue;
 		}

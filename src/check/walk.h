@@ -33,6 +33,7 @@ struct ox_found {
 	uint64_t guest_length; /* 0: no guest range */
 	uint64_t tree;	       /* of the guest range */
 	const char *fate;      /* of it after a repair: "lost", "in doubt"; or NULL */
+	bool is_told;	       /* the rest of the image tells what is right */
 };
 
 #define OX_FOUND(...) ((struct ox_found){__VA_ARGS__})
@@ -57,6 +58,18 @@ struct ox_walk_block {
 	bool lower;    /* holds a leak */
 	uint8_t found; /* BROKEN: enum ox_finding_id */
 };
+
+/* Bytes of the first cluster to be put right: patches.c. */
+struct ox_walk_patch {
+	enum ox_finding_id id;
+	uint64_t offset;
+	uint8_t bytes[16];
+	size_t size;
+	struct ox_found what; /* its word is here: */
+	char word[104];
+};
+
+#define OX_WALK_MAX_PATCHES 8
 
 struct ox_walk_copied_pass;
 struct ox_mend;
@@ -91,11 +104,16 @@ struct ox_walk {
 		fence_bytes; /* of an unfinished recovery (docs/recovery.md); 0: none that counts */
 	bool has_fence;
 	uint64_t list_end_offset; /* of the extension that holds it */
+	uint64_t bitmaps_at;	  /* the data of the bitmaps' extension */
+
+	struct ox_walk_patch patches[OX_WALK_MAX_PATCHES];
+	size_t patch_count;
 
 	struct ox_counts counts;
 	struct ox_walk_tree *trees;
 	uint64_t tree_count;
-	uint64_t *l2_clusters; /* every L2 table, ascending */
+	uint64_t snapshot_bytes; /* of the snapshot table, as far as it can be read */
+	uint64_t *l2_clusters;	 /* every L2 table, ascending */
 	uint64_t l2_count;
 	uint64_t l2_room;
 
@@ -126,9 +144,11 @@ struct ox_walk {
 	bool hides_trees;    /* snapshots may share what seems to be the disk's alone */
 	uint64_t bad_entries;
 	uint64_t bad_l1_entries; /* and those that name what is no table */
-	uint64_t past_end;	 /* entries and tables */
-	uint64_t aliases;	 /* cross-links and overlaps */
-	uint64_t lost;		 /* entries that this repair took away, with all its walks */
+	uint64_t bad_snapshots;
+	uint64_t past_end;	     /* entries and tables */
+	uint64_t past_end_snapshots; /* of them, what the snapshot table and its records name */
+	uint64_t aliases;	     /* cross-links and overlaps */
+	uint64_t lost;		     /* entries that this repair took away, with all its walks */
 	uint64_t broken_blocks;
 	uint64_t leaks;
 	uint64_t too_low;
@@ -162,6 +182,28 @@ void ox_walk_progress(struct ox_walk *w, uint64_t work);
 int ox_walk_read_header_co(struct ox_walk *w, struct ox_error **err);
 /* Reports what is wrong with the header's fields. */
 void ox_walk_judge_header(struct ox_walk *w);
+/* Tells that a fault, where there is one, has been mended. */
+void ox_walk_mended_fault(struct ox_walk *w, enum ox_qcow2_fault fault);
+
+/* ---- patches.c ---- */
+
+/* A finding, and the bytes that are right, at most 16 within one sector. */
+void ox_walk_patch(struct ox_walk *w, enum ox_finding_id id, struct ox_found what, uint64_t offset,
+		   const void *bytes, size_t size);
+/* Writes them all, and syncs. The walk is then to start anew. */
+int ox_walk_apply_patches_co(struct ox_walk *w);
+
+/* ---- extensions.c: a list that cannot be followed. cluster is the first one. ---- */
+
+/* Whether there is a patch; then cluster and h are as it will leave them. */
+bool ox_walk_mend_extensions(struct ox_walk *w, uint8_t *cluster, const char *error);
+bool ox_walk_mend_header_length(struct ox_walk *w, uint8_t *cluster);
+/* Where the name's place or length is wrong; of a list that can be followed. */
+bool ox_walk_mend_backing(struct ox_walk *w, uint8_t *cluster,
+			  const struct ox_qcow2_extensions *ext);
+/* Of a list that can be followed: where an extension's data is; 0: there is none. */
+uint64_t ox_walk_find_extension(struct ox_walk *w, uint8_t *cluster, uint32_t type);
+void ox_walk_judge_list_end(struct ox_walk *w, uint8_t *cluster, uint64_t end_offset);
 
 /* Guest bytes under one L1 entry. */
 static inline uint64_t ox_walk_l1_span(const struct ox_walk *w)

@@ -30,6 +30,8 @@
 #define OX_QCOW2_MAX_SNAPSHOT_TABLE_BYTES (64u << 20)
 #define OX_QCOW2_MAX_SNAPSHOT_EXTRA 1024u
 #define OX_QCOW2_MIN_SNAPSHOT_BYTES 40u
+#define OX_QCOW2_SNAPSHOT_EXTRA_BYTES                                                              \
+	16u /* version 3: the sizes of the machine state and the disk */
 #define OX_QCOW2_MAX_BITMAPS 65535u
 #define OX_QCOW2_MAX_BACKING_NAME 1023u
 #define OX_QCOW2_HEADER_V2_BYTES 72u
@@ -335,6 +337,12 @@ struct ox_qcow2_snapshot {
 int ox_qcow2_snapshot_decode(const struct ox_qcow2_header *h, const uint8_t *bytes, size_t count,
 			     size_t *pos, struct ox_qcow2_snapshot *ret, struct ox_error **err);
 void ox_qcow2_snapshot_free(struct ox_qcow2_snapshot *s);
+/* How many bytes a record takes, padding included. */
+size_t ox_qcow2_snapshot_bytes(const struct ox_qcow2_header *h, const struct ox_qcow2_snapshot *s);
+/* Writes a record to zeroed bytes, with as much extra data as is known, and returns that number. Id
+ * and name have at most 65535 bytes each. */
+size_t ox_qcow2_snapshot_encode(const struct ox_qcow2_header *h, const struct ox_qcow2_snapshot *s,
+				uint8_t *bytes);
 
 /* ---- bitmap directory ---- */
 

@@ -6,6 +6,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/assert.h"
+
 struct disk_snapshot {
 	struct ox_be64 l1_offset;
 	struct ox_be32 l1_size;
@@ -88,6 +90,53 @@ int ox_qcow2_snapshot_decode(const struct ox_qcow2_header *h, const uint8_t *byt
 	/* The last record's padding need not be there. */
 	*pos = ox_min_u64(ox_align_up(end, 8), count);
 	return 0;
+}
+
+/* ---- encoding ---- */
+
+static size_t extra_bytes_of(const struct ox_qcow2_header *h, const struct ox_qcow2_snapshot *s)
+{
+	if (s->icount != UINT64_MAX)
+		return sizeof(struct disk_snapshot_extra);
+	return h->version >= 3 || s->extra_bytes > 0 ? OX_QCOW2_SNAPSHOT_EXTRA_BYTES : 0;
+}
+
+size_t ox_qcow2_snapshot_bytes(const struct ox_qcow2_header *h, const struct ox_qcow2_snapshot *s)
+{
+	return ox_align_up(sizeof(struct disk_snapshot) + extra_bytes_of(h, s) + strlen(s->id) +
+				   strlen(s->name),
+			   8);
+}
+
+size_t ox_qcow2_snapshot_encode(const struct ox_qcow2_header *h, const struct ox_qcow2_snapshot *s,
+				uint8_t *bytes)
+{
+	size_t extra_bytes = extra_bytes_of(h, s);
+	struct disk_snapshot disk = {
+		.l1_offset = ox_be64(s->l1_offset),
+		.l1_size = ox_be32(s->l1_entries),
+		.id_bytes = ox_be16((uint16_t)strlen(s->id)),
+		.name_bytes = ox_be16((uint16_t)strlen(s->name)),
+		.date_seconds = ox_be32(s->date_seconds),
+		.date_nanoseconds = ox_be32(s->date_nanoseconds),
+		.vm_clock_ns = ox_be64(s->vm_clock_ns),
+		.vm_state_bytes = ox_be32((uint32_t)ox_min_u64(s->vm_state_bytes, UINT32_MAX)),
+		.extra_bytes = ox_be32((uint32_t)extra_bytes),
+	};
+	struct disk_snapshot_extra extra = {
+		.vm_state_bytes = ox_be64(s->vm_state_bytes),
+		.disk_bytes = ox_be64(s->disk_bytes),
+		.icount = ox_be64(s->icount),
+	};
+
+	ox_assert(strlen(s->id) <= UINT16_MAX && strlen(s->name) <= UINT16_MAX);
+	memcpy(bytes, &disk, sizeof(disk));
+	bytes += sizeof(disk);
+	memcpy(bytes, &extra, extra_bytes);
+	bytes += extra_bytes;
+	memcpy(bytes, s->id, strlen(s->id));
+	memcpy(bytes + strlen(s->id), s->name, strlen(s->name));
+	return ox_qcow2_snapshot_bytes(h, s);
 }
 
 void ox_qcow2_snapshot_free(struct ox_qcow2_snapshot *s)

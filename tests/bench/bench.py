@@ -19,9 +19,11 @@ The contenders, all served over an NBD unix socket to fio's NBD client:
            filter makes it sync each write
 """
 import argparse
+import array
 import json
 import os
 import pathlib
+import random
 import shutil
 import signal
 import statistics
@@ -33,7 +35,9 @@ import time
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 ALLOC_WRITES = 8192
 CLUSTER_BYTES = 65536
+PER_TABLE = CLUSTER_BYTES // 8
 PREFILLED_BYTES = 512 << 20
+OFFSET_MASK = 0x00fffffffffffe00
 LEAKED_BYTES = 8 << 30
 CONTENDERS = ("oxbow", "qemu", "raw", "nbdkit")
 
@@ -207,6 +211,25 @@ def leak_everything(image):
         file.write(bytes(8 * int.from_bytes(header[36:40], "big")))
 
 
+def scatter(image):
+    """Shuffles the L2 entries, as if the guest had come to each cluster in an order of its own."""
+    with open(image, "r+b") as file:
+        header = file.read(48)
+        file.seek(int.from_bytes(header[40:48], "big"))
+        tables = array.array("Q", file.read(8 * int.from_bytes(header[36:40], "big")))
+        tables.byteswap()
+        offsets = [entry & OFFSET_MASK for entry in tables]
+        entries = array.array("Q")
+        for at in offsets:
+            file.seek(at)
+            entries.frombytes(file.read(CLUSTER_BYTES))
+        entries = entries.tolist()
+        random.Random(1).shuffle(entries)
+        for i, at in enumerate(offsets):
+            file.seek(at)
+            file.write(array.array("Q", entries[i * PER_TABLE:(i + 1) * PER_TABLE]).tobytes())
+
+
 def measure_check(bench, contender, how):
     """Seconds to check an image with all its metadata; the cold rows read it from the disk."""
     if contender not in ("oxbow", "qemu"):
@@ -216,6 +239,8 @@ def measure_check(bench, contender, how):
         image.unlink(missing_ok=True)
         command("qemu-img", "create", "-q", "-f", "qcow2", "-o", "preallocation=metadata", image,
                 how["size"])
+        if "scattered" in how:
+            scatter(image)
     tool = [bench.oxbow, "check"] if contender == "oxbow" else ["qemu-img", "check"]
     if "repair" in how:
         leak_everything(image)
@@ -249,6 +274,8 @@ def all_rows():
         for cold in (False, True):
             rows.append(Row(f"check-{size}g-{'cold' if cold else 'warm'}", "s", measure_check,
                             size=size << 30, cold=cold))
+    rows.append(Row("check-32g-scattered-warm", "s", measure_check, size=32 << 30, cold=False,
+                    scattered=True))
     for repair in ("leaks", "all"):
         rows.append(Row(f"check-8g-all-leaked-r-{repair}", "s", measure_check, size=LEAKED_BYTES,
                         cold=False, repair=repair))

@@ -39,13 +39,13 @@ def check_status(folder, *options):
     return result.returncode
 
 
-def judge(folder, right_before, truth, size):
+def judge(folder, right_before, truth):
     """What is wrong with what a check and a repair did, or None."""
     check_status(folder)
     check_status(folder, "-r", "all")
     after = check_status(folder)
     # The number of findings says little: a refcount block that is rebuilt shows what none counted.
-    lost = right_before - reader.right_clusters(folder / DISK, truth, size)
+    lost = reader.lost_sectors(right_before, reader.right_sectors(folder / DISK, *truth))
     if lost:
         return f"{len(lost)} clusters read right before the repair alone, as {sorted(lost)[:4]}"
     if after == 0 and qemu_img("check", DISK, check=False, cwd=folder).returncode != 0:
@@ -69,9 +69,9 @@ def run_case(seed, fit, truths):
     # Where a table was damaged, the next line may write far away.
     if os.path.getsize(folder / DISK) > MOST_BYTES:
         os.truncate(folder / DISK, MOST_BYTES)
-    truth, size = truths[base]
+    truth = truths[base]
     try:
-        wrong = judge(folder, reader.right_clusters(folder / DISK, truth, size), truth, size)
+        wrong = judge(folder, reader.right_sectors(folder / DISK, *truth), truth)
     except Failure as error:
         wrong = str(error)
     shutil.rmtree(folder)
@@ -82,14 +82,12 @@ def run_case(seed, fit, truths):
 
 def test_the_reader_reads_what_qemu_reads():
     for base in BASES:
-        truth, size = reader.contents(base_folder(base) / DISK)
+        truth, _, cluster = reader.contents(base_folder(base) / DISK)
         qemu_img("convert", "-f", "qcow2", "-O", "raw", base_folder(base) / DISK, "flat.raw")
         flat = pathlib.Path("flat.raw").read_bytes()
-        cluster = 4096
-        for (tree, index), data in truth.items():
-            if tree == "":
-                check_equal(data, flat[index * cluster:(index + 1) * cluster].rstrip(b"\0"),
-                            f"{base}, cluster {index}")
+        for index, pieces in enumerate(truth[""]):
+            check_equal(pieces, [flat[index * cluster:(index + 1) * cluster].rstrip(b"\0")],
+                        f"{base}, cluster {index}")
 
 
 def test_damage_at_random_is_never_made_worse():

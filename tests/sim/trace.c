@@ -87,7 +87,7 @@ _Noreturn void sim_fail(const char *rule, const char *format, ...)
 static void on_signal(int number)
 {
 	signal(number, SIG_DFL);
-	print_scene("the program", number == SIGALRM   ? "makes no progress"
+	print_scene("the program", number == SIGPROF   ? "makes no progress"
 				   : number == SIGABRT ? "stopped at an assertion"
 						       : "crashed");
 	_exit(1);
@@ -98,5 +98,5 @@ void sim_trace_catch_signals(void)
 	signal(SIGABRT, on_signal);
 	signal(SIGSEGV, on_signal);
 	signal(SIGBUS, on_signal);
-	signal(SIGALRM, on_signal);
+	signal(SIGPROF, on_signal);
 }

@@ -216,28 +216,28 @@ static void damage_snapshot_past_end(struct image *im)
 }
 
 const struct damage derived[] = {
-	{"leaked-cluster ", damage_leak},
-	{"refcount-too-low ", damage_too_low},
-	{"copied-wrong-data ", damage_copied_data},
-	{"copied-wrong-l2 ", damage_copied_l2},
-	{"refcount-block-overlap ", damage_block_overlap},
-	{"refcount-block-reserved-bits ", damage_block_reserved},
-	{"refcount-block-past-end ", damage_block_past_end},
-	{"copied-compressed ", damage_compressed_copied},
-	{"refcount-table ", damage_table_offset},
+	{.finding = "leaked-cluster ", .make = damage_leak},
+	{.finding = "refcount-too-low ", .make = damage_too_low},
+	{.finding = "copied-wrong-data ", .make = damage_copied_data},
+	{.finding = "copied-wrong-l2 ", .make = damage_copied_l2},
+	{.finding = "refcount-block-overlap ", .make = damage_block_overlap},
+	{.finding = "refcount-block-reserved-bits ", .make = damage_block_reserved},
+	{.finding = "refcount-block-past-end ", .make = damage_block_past_end},
+	{.finding = "copied-compressed ", .make = damage_compressed_copied},
+	{.finding = "refcount-table ", .make = damage_table_offset},
 };
 
 const size_t derived_count = OX_ARRAY_SIZE(derived);
 
 const struct damage structural[] = {
-	{"l1-entry-reserved-bits ", damage_l1_reserved},
-	{"l2-entry-reserved-bits ", damage_l2_reserved},
-	{"past-end ", damage_past_end},
-	{"metadata-overlap ", damage_entry_on_metadata},
-	{"metadata-overlap ", damage_l2_on_metadata, .stays = true},
-	{"cross-link ", damage_cross_link},
-	{"cross-link-l2 ", damage_cross_link_l2},
-	{"table-past-end ", damage_snapshot_past_end, .stays = true},
+	{.finding = "l1-entry-reserved-bits ", .make = damage_l1_reserved},
+	{.finding = "l2-entry-reserved-bits ", .make = damage_l2_reserved},
+	{.finding = "past-end ", .make = damage_past_end},
+	{.finding = "metadata-overlap ", .make = damage_entry_on_metadata},
+	{.finding = "metadata-overlap ", .make = damage_l2_on_metadata, .stays = true},
+	{.finding = "cross-link ", .make = damage_cross_link},
+	{.finding = "cross-link-l2 ", .make = damage_cross_link_l2},
+	{.finding = "table-past-end ", .make = damage_snapshot_past_end},
 };
 
 const size_t structural_count = OX_ARRAY_SIZE(structural);

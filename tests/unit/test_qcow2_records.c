@@ -338,6 +338,35 @@ static void a_snapshot_without_extra_data_takes_the_images_size(void **state)
 	ox_qcow2_snapshot_free(&s);
 }
 
+static void a_snapshot_is_written_as_it_was_read(void **state)
+{
+	static const unsigned extras[] = {24, 16, 0};
+	struct ox_qcow2_header v2 = base_header;
+
+	(void)state;
+	v2.version = 2;
+	for (size_t i = 0; i < OX_ARRAY_SIZE(extras); i++) {
+		const struct ox_qcow2_header *h = extras[i] ? &base_header : &v2;
+		struct bytes b = {0};
+		struct ox_qcow2_snapshot s;
+		uint8_t again[256] = {0};
+		size_t pos = 0;
+
+		put_snapshot(&b, extras[i], "1", "first");
+		pad(&b);
+		assert_int_equal(ox_qcow2_snapshot_decode(h, b.at, b.used, &pos, &s, NULL), 0);
+		/* With extra data, the field of version 2 holds what fits of it. */
+		if (extras[i]) {
+			b.at[34] = 1000 >> 8;
+			b.at[35] = 1000 & 0xff;
+		}
+		assert_int_equal(ox_qcow2_snapshot_bytes(h, &s), b.used);
+		assert_int_equal(ox_qcow2_snapshot_encode(h, &s, again), b.used);
+		assert_memory_equal(again, b.at, b.used);
+		ox_qcow2_snapshot_free(&s);
+	}
+}
+
 static void a_snapshot_cut_anywhere_is_refused(void **state)
 {
 	struct bytes b = {0};
@@ -464,6 +493,7 @@ int main(void)
 		cmocka_unit_test(names_that_do_not_fit_are_refused),
 		cmocka_unit_test(snapshots_follow_each_other_padded),
 		cmocka_unit_test(a_snapshot_without_extra_data_takes_the_images_size),
+		cmocka_unit_test(a_snapshot_is_written_as_it_was_read),
 		cmocka_unit_test(a_snapshot_cut_anywhere_is_refused),
 		cmocka_unit_test(a_snapshot_with_too_much_extra_data_is_refused),
 		cmocka_unit_test(bitmaps_follow_each_other_padded),

@@ -282,7 +282,33 @@ static void damage_many(struct image *im)
 	set_refcount(im, DATA + 1, 0);
 }
 
+/* What is left of its record says where its L1 table is, and how long the name is wrongly. */
+static void damage_snapshot_name(struct image *im)
+{
+	if (im->h.snapshot_count == 0)
+		add_snapshot(im);
+	memset(im->bytes + im->h.snapshots_offset + 14, 0xff, 2);
+}
+
+static void damage_snapshot_record(struct image *im)
+{
+	if (im->h.snapshot_count == 0)
+		add_snapshot(im);
+	memset(im->bytes + im->h.snapshots_offset, 0, CLUSTER);
+}
+
+static void damage_snapshot_offset(struct image *im)
+{
+	if (im->h.snapshot_count == 0)
+		add_snapshot(im);
+	im->h.snapshots_offset += (UINT64_C(1) << 40) + 1;
+	put_header(im);
+}
+
 static const struct damage more[] = {
+	{"a snapshot's name", damage_snapshot_name, false},
+	{"a snapshot's record", damage_snapshot_record, false},
+	{"the place of the snapshot table", damage_snapshot_offset, false},
 	{"L2 named twice, and a cross-link within", damage_l2_twice_with_snapshot, false},
 	{"unaligned and reserved", damage_unaligned, false},
 	{"data on an L2 table", damage_data_on_l2, false},

@@ -457,18 +457,22 @@ static void test_links_that_cannot_be_are_refused_and_nothing_changes(void **sta
 }
 
 /* Where a snapshot cannot be seen, what nothing seems to name may be its. */
-static void test_nothing_is_linked_beside_a_snapshot_that_is_not_seen(void **state)
+static void test_a_lost_snapshot_is_found_before_a_table_is_linked(void **state)
 {
 	struct disk *d = disk_new(&shapes[1]);
+	struct guest whole = guest_of(d, d->bytes, d->length);
 	struct run run;
 
 	(void)state;
 	set_victim(d, UINT64_C(0x7f00112233445566));
 	d->h.snapshots_offset = UINT64_C(1) << 40;
 	disk_put_header(d);
-	run = salvage(d, OX_REPAIR_ALL);
+	run = salvage(d, OX_REPAIR_LEAKS);
 	assert_int_equal(run.result.linked_tables, 0);
-	assert_int_equal(disk_l1(d, 0, VICTIM), UINT64_C(0x7f00112233445566));
+	run = salvage(d, OX_REPAIR_ALL);
+	assert_int_equal(run.result.linked_tables, 1);
+	assert_int_equal(wrong(&run), 0);
+	check_guest(d, &whole, "a lost snapshot");
 	disk_free(d);
 }
 
@@ -579,7 +583,7 @@ int main(void)
 		cmocka_unit_test(test_a_dirty_image_goes_by_the_pointer),
 		cmocka_unit_test(test_copied_bits_are_right_once_it_is_linked),
 		cmocka_unit_test(test_links_that_cannot_be_are_refused_and_nothing_changes),
-		cmocka_unit_test(test_nothing_is_linked_beside_a_snapshot_that_is_not_seen),
+		cmocka_unit_test(test_a_lost_snapshot_is_found_before_a_table_is_linked),
 		cmocka_unit_test(test_whatever_the_damage_what_is_linked_is_right),
 	};
 

@@ -52,8 +52,8 @@ void ox_alloc_expect(struct ox_qcow2 *q, uint64_t clusters)
 {
 	q->alloc.batch_limit =
 		ox_max_u64(ox_min_u64(clusters, BATCH_EXPECTED_CLUSTERS), usual_limit(q));
-	q->alloc.batch = clusters ? q->alloc.batch_limit
-				  : ox_min_u64(q->alloc.batch, q->alloc.batch_limit);
+	q->alloc.batch =
+		clusters ? q->alloc.batch_limit : ox_min_u64(q->alloc.batch, q->alloc.batch_limit);
 }
 
 /* Zeroes the part of the range that the file has already. */

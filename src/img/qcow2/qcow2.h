@@ -71,7 +71,7 @@ struct ox_alloc {
 	uint64_t cursor; /* no cluster below it is known to be free */
 	uint64_t batch;	 /* clusters of the next refill */
 	uint64_t batch_limit;
-	uint64_t floor;	 /* the file is not cut below this many clusters at close */
+	uint64_t floor; /* the file is not cut below this many clusters at close */
 	/* Clusters whose entry is gone from the cache: pending until the next commit has made that
 	 * durable, then ready to be released (D4). */
 	struct ox_list pending;
