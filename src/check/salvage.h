@@ -44,6 +44,7 @@ struct ox_orphan {
 	uint32_t orphans;	/* names other orphans */
 	bool is_named;		/* by another orphan, as data */
 	bool is_nested;		/* by one that is none of another's data */
+	bool is_placed;		/* a pointer tells its gap */
 	bool lacks_block;	/* something of it has no refcount block */
 	uint64_t index; /* of L1, where clusters that are shared tell it, or OX_WALK_NO_PLACE */
 };

@@ -179,7 +179,8 @@ static bool is_contender(const struct ox_walk *w, const struct ox_orphan *o,
 {
 	bool is_of_tree = gap->tree == 0 ? o->copied + o->streams > 0 : o->copied == 0;
 
-	return ox_orphan_fits(o, gap) && is_of_tree && (w->dirty || o->stored > 0);
+	return ox_orphan_fits(o, gap) && is_of_tree && !o->is_placed && !gap->orphan &&
+	       (w->dirty || o->stored > 0);
 }
 
 /* The one orphan that fits a gap, if it fits no other gap; else NULL. */
@@ -241,22 +242,26 @@ static int tells_of_another_co(struct ox_walk *w, const struct ox_l1_gap *gap)
 	return r == -ENOMEM ? r : r > 0 && stored >= cell.count;
 }
 
-static int choose_for_co(struct ox_walk *w, struct ox_l1_gap *gap)
+static void choose_by_pointer(struct ox_walk *w, struct ox_l1_gap *gap)
 {
-	const struct ox_orphan *orphan = nearest_orphan(w, gap);
-	int r;
+	const struct ox_orphan *near = nearest_orphan(w, gap);
 
-	if (orphan && is_nearest_gap(w, orphan, gap) && !gap->is_empty) {
-		gap->orphan = orphan;
-		return 0;
-	}
-	orphan = only_orphan(w, gap);
-	r = orphan ? tells_of_another_co(w, gap) : 0;
-	if (r == 0 && !gap->is_empty)
-		gap->orphan = orphan;
+	if (!near || gap->is_empty || !is_nearest_gap(w, near, gap))
+		return;
+	gap->orphan = near;
+}
+
+static int choose_only_co(struct ox_walk *w, struct ox_l1_gap *gap)
+{
+	const struct ox_orphan *only = gap->orphan ? NULL : only_orphan(w, gap);
+	int r = only ? tells_of_another_co(w, gap) : 0;
+
+	if (r == 0 && only && !gap->is_empty)
+		gap->orphan = only;
 	return r < 0 ? r : 0;
 }
 
+/* First those whose pointer tells; what they have, nobody else has. */
 static int choose_co(struct ox_walk *w)
 {
 	struct ox_salvage *s = w->salvage;
@@ -265,8 +270,14 @@ static int choose_co(struct ox_walk *w)
 	/* The others may be nearer. */
 	if (s->too_many || s->gap_count * s->count > MAX_COMPARISONS)
 		return 0;
+	for (size_t i = 0; i < s->gap_count; i++)
+		choose_by_pointer(w, &s->gaps[i]);
+	for (size_t i = 0; i < s->gap_count; i++) {
+		if (s->gaps[i].orphan)
+			ox_salvage_at(s, s->gaps[i].orphan->cluster)->is_placed = true;
+	}
 	for (size_t i = 0; i < s->gap_count && r == 0; i++)
-		r = choose_for_co(w, &s->gaps[i]);
+		r = choose_only_co(w, &s->gaps[i]);
 	ox_stored_free(&s->stored);
 	return r;
 }
