@@ -175,6 +175,26 @@ static void test_damaged_pointers_find_their_own_tables(void **state)
 	}
 }
 
+/* One pointer agrees with its table, and names the other's data as a table of its own. */
+static void test_a_table_whose_data_are_taken_for_a_table_is_linked(void **state)
+{
+	(void)state;
+	for (size_t s = 0; s < SHAPES; s++) {
+		struct disk *d = disk_new(&shapes[s]);
+		struct guest whole = guest_of(d, d->bytes, d->length);
+		uint64_t host = disk_word(d, d->tables[0][VICTIM], 3) & OX_QCOW2_OFFSET_MASK;
+		struct run run;
+
+		set_victim(d, disk_l1(d, 0, VICTIM) | 0x1e);
+		disk_set_word(d, L1, 0, COPIED | host);
+		run = salvage(d, OX_REPAIR_ALL);
+		assert_int_equal(run.result.linked_tables, 2);
+		assert_int_equal(wrong(&run), 0);
+		check_guest(d, &whole, "data taken for a table");
+		disk_free(d);
+	}
+}
+
 /* One bit that leads past the end: the counts speak for the rest. */
 static void test_single_bits_past_the_end_find_their_own_tables(void **state)
 {
@@ -572,6 +592,7 @@ int main(void)
 		cmocka_unit_test(test_a_lost_table_is_linked_where_it_was),
 		cmocka_unit_test(test_a_cut_leaves_what_could_be_read_and_work_for_the_same_repair),
 		cmocka_unit_test(test_damaged_pointers_find_their_own_tables),
+		cmocka_unit_test(test_a_table_whose_data_are_taken_for_a_table_is_linked),
 		cmocka_unit_test(test_single_bits_past_the_end_find_their_own_tables),
 		cmocka_unit_test(test_two_of_each_are_left_and_kept_and_linked_by_hand),
 		cmocka_unit_test(test_one_link_by_hand_settles_the_other),
