@@ -6,6 +6,7 @@
 #define EXT_BACKING_FORMAT 0xe2792acau
 #define GRANULARITY_BITS 9u
 #define DIRECTORY_BYTES 32u
+#define UNKNOWN_BYTES 8u
 
 static uint64_t put_extension(struct sim_bytes *b, uint64_t at, uint32_t type, const void *data,
 			      uint32_t count)
@@ -44,10 +45,23 @@ static uint64_t put_bitmap(struct sim_bytes *b, const struct sim_image *i,
 	return at;
 }
 
+/* How long the unknown extension at `at` is. With room behind the first sector, sometimes so long
+ * that what a recovery writes in the list's end mark is parted by a sector's end (H9). */
+static uint32_t draw_unknown(struct sim_random *random, const struct sim_image *i, uint64_t at,
+			     uint32_t behind)
+{
+	uint64_t mark = 512 - 8 * sim_random_between(random, 1, 2);
+
+	if (i->backing_offset != 0 || i->cluster_bits == 9 || sim_random_percent(random, 30))
+		return UNKNOWN_BYTES;
+	return (uint32_t)(mark - behind - at - 8);
+}
+
 bool sim_extras_add(struct sim_bytes *b, struct sim_random *random, bool bitmap, bool fixed)
 {
 	struct sim_image i;
 	const char *why;
+	static const uint8_t unknown[512] = "it stays";
 	uint8_t extension[24] = {0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, DIRECTORY_BYTES};
 	uint64_t directory = 0;
 	uint64_t at;
@@ -63,7 +77,8 @@ bool sim_extras_add(struct sim_bytes *b, struct sim_random *random, bool bitmap,
 	sim_bytes_zero(b, at, 512 - at);
 	if (i.backing_offset != 0)
 		at = put_extension(b, at, EXT_BACKING_FORMAT, "raw", 3);
-	at = put_extension(b, at, SIM_EXT_UNKNOWN, "it stays", 8);
+	at = put_extension(b, at, SIM_EXT_UNKNOWN, unknown,
+			   draw_unknown(random, &i, at, bitmap ? 8 + sizeof(extension) : 0));
 	for (unsigned k = 0; k < 8; k++)
 		extension[16 + k] = (uint8_t)(directory >> (56 - 8 * k));
 	if (bitmap)
