@@ -183,6 +183,7 @@ static int repair_co(struct ox_io *io, const struct ox_check_options *opts, stru
 		w.repair = opts->repair;
 		w.quiet = true;
 		w.lost = q->lost;
+		w.is_last = round == MAX_ROUNDS;
 		again = false;
 		if (round == 1)
 			r = ox_walk_settle_co(&w, io, err);

@@ -266,6 +266,18 @@ static void mark_block(struct ox_walk *w, const struct ox_walk_slot *slot)
 	b->lower |= slot->stored > slot->cell.count;
 }
 
+/* Whether what names a cluster may not all mean it: its count, or a COPIED bit, says otherwise; or,
+ * where something else cannot be followed, a reference is missing that the count still holds. */
+static bool is_suspect(const struct ox_walk *w, const struct ox_walk_slot *slot)
+{
+	struct ox_cell cell = slot->cell;
+
+	if (cell.count < 2 || cell.state < OX_CELL_L2)
+		return false;
+	return slot->stored != cell.count || (ox_cell_active(cell) & OX_CELL_COPIED) ||
+	       w->structural > 0 || w->lost > 0;
+}
+
 static int compare_slot(struct ox_walk *w, struct ox_walk_slot *slot)
 {
 	struct ox_cell cell = slot->cell;
@@ -283,16 +295,12 @@ static int compare_slot(struct ox_walk *w, struct ox_walk_slot *slot)
 	}
 	w->copied_wrong += copied_is_wrong(cell, slot->stored);
 	w->copied_to_fix += copied_is_wrong(cell, cell.count);
-	if (slot->stored == cell.count &&
-	    (cell.count < 2 || !(ox_cell_active(cell) & OX_CELL_COPIED)))
-		return 0;
-	mark_block(w, slot);
+	if (slot->stored != cell.count ||
+	    (cell.count > 1 && (ox_cell_active(cell) & OX_CELL_COPIED)))
+		mark_block(w, slot);
 	w->leaks += slot->stored > cell.count;
 	w->too_low += slot->stored < cell.count;
-	if (cell.count < 2 || cell.state < OX_CELL_L2)
-		return 0;
-	/* Where the count says otherwise, what names the cluster may not all mean it. */
-	return ox_walk_suspect(w, slot->cluster);
+	return is_suspect(w, slot) ? ox_walk_suspect(w, slot->cluster) : 0;
 }
 
 /* A block that is made anew will hold the counted ones. */

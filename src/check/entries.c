@@ -341,6 +341,11 @@ static int mend_l2_entry_co(struct ox_walk *w, const struct l2_target *t)
 	default:
 		return 0;
 	}
+	if (e.kind == OX_QCOW2_ENTRY_COMPRESSED && e.host.bytes < w->cluster_bytes) {
+		what.word = "Compressed cluster";
+		ox_mend_at_entry(w, t->place, t->index, &what);
+		return give_up_entry_co(w, t, OX_FOUND_OVERLAP, what);
+	}
 	/* A stream is often shorter than its entry says: one that begins in the file may be whole.
 	 */
 	if (!ox_walk_past_end(w, e.host.bytes, size_bytes) || e.host.bytes < w->file_bytes)

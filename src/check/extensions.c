@@ -89,6 +89,19 @@ static uint64_t text_length(const struct list *l, uint64_t at)
 	return i - at;
 }
 
+/* A format that programs write; what else stands there is not taken for one. */
+static uint64_t format_length(const struct list *l, uint64_t at)
+{
+	static const char *const names[] = {"raw", "qcow2", "qed", "vmdk", "vdi", "vhdx", "vpc"};
+	uint64_t length = text_length(l, at);
+
+	for (size_t i = 0; i < OX_ARRAY_SIZE(names); i++) {
+		if (strlen(names[i]) == length && memcmp(l->cluster + at, names[i], length) == 0)
+			return length;
+	}
+	return 0;
+}
+
 /* Records of a type, a bit and a name; none is without a name. */
 static uint64_t feature_length(const struct list *l, uint64_t at)
 {
@@ -111,6 +124,7 @@ static uint64_t length_by_data(const struct list *l, uint32_t type, uint64_t dat
 	case OX_QCOW2_EXT_FEATURE_NAMES:
 		return feature_length(l, data);
 	case OX_QCOW2_EXT_BACKING_FORMAT:
+		return format_length(l, data);
 	case OX_QCOW2_EXT_DATA_FILE:
 		return text_length(l, data);
 	default:
@@ -144,8 +158,8 @@ static bool find_known(const struct list *l, uint64_t at, uint64_t *ret_at)
 /* One of which neither type nor length say anything. */
 static bool mend_unknown(struct list *l, const char *error, uint64_t at)
 {
-	const char *text = (const char *)l->cluster + at + HEADER_BYTES;
-	uint64_t length = text_length(l, at + HEADER_BYTES);
+	uint64_t length = format_length(l, at + HEADER_BYTES);
+	const struct ox_qcow2_header *h = &l->w->h;
 	uint64_t next;
 
 	if (find_known(l, at + HEADER_BYTES, &next)) {
@@ -154,15 +168,14 @@ static bool mend_unknown(struct list *l, const char *error, uint64_t at)
 		set_words(l, error, at, word_at(l, at), next - at - HEADER_BYTES);
 		return true;
 	}
-	if (((length == 3 && memcmp(text, "raw", 3) == 0) ||
-	     (length == 5 && memcmp(text, "qcow2", 5) == 0)) &&
-	    ends_well(l, ox_align_up(at + HEADER_BYTES + length, 8))) {
+	if (length > 0 && ends_well(l, ox_align_up(at + HEADER_BYTES + length, 8))) {
 		set_words(l, error, at, OX_QCOW2_EXT_BACKING_FORMAT, length);
 		return true;
 	}
-	/* The end of the list, where nothing is in it that the image cannot do without. */
-	if (l->w->has_data_file || l->w->h.crypt_method == OX_QCOW2_CRYPT_LUKS ||
-	    (length > 0 && l->w->h.backing_offset != 0))
+	/* The end of the list, where nothing is in it that the image cannot do without: a backing
+	 * file whose format is lost would be probed. */
+	if (l->w->has_data_file || h->crypt_method == OX_QCOW2_CRYPT_LUKS ||
+	    h->backing_offset != 0 || l->w->faults.found[OX_QCOW2_FAULT_BACKING])
 		return false;
 	set_words(l, error, at, OX_QCOW2_EXT_END, 0);
 	return true;
@@ -282,11 +295,14 @@ uint64_t ox_walk_find_extension(struct ox_walk *w, uint8_t *cluster, uint32_t ty
 void ox_walk_judge_list_end(struct ox_walk *w, uint8_t *cluster, uint64_t end_offset)
 {
 	struct list l = list_of(w, cluster);
+	struct ox_be32 length = ox_be32(0);
 
 	/* Other programs refuse an image for that. */
 	if (end_offset != 0 && next_of(&l, end_offset) == 0)
-		set_words(&l, "the one that ends the list is too large", end_offset,
-			  OX_QCOW2_EXT_END, 0);
+		ox_walk_patch(w, OX_FOUND_EXTENSIONS,
+			      OX_FOUND(.word = "the one that ends the list is too large",
+				       .is_apart = true),
+			      end_offset + 4, &length, sizeof(length));
 }
 
 /* Whether nothing but zeroes follows, up to the end of the cluster. */

@@ -87,6 +87,14 @@ static void format_message(char to[MESSAGE_BYTES], const struct finding_row *row
 			 what->guest_offset, what->guest_length, what->fate);
 }
 
+/* Whether a finding is of a field or a record, which a repair leaves only where nothing tells it.
+ */
+static bool is_of_field(const struct finding_row *row)
+{
+	return strncmp(row->name, "header-", 7) == 0 || strncmp(row->name, "snapshot-", 9) == 0 ||
+	       strncmp(row->name, "bitmap-", 7) == 0 || row == &rows[OX_FOUND_TABLE_PAST_END];
+}
+
 static const char *why_not(const struct ox_walk *w, const struct finding_row *row,
 			   const struct ox_found *what)
 {
@@ -98,6 +106,8 @@ static const char *why_not(const struct ox_walk *w, const struct finding_row *ro
 		return "it cannot be read";
 	if (strncmp(row->fix, "None: ", 6) == 0)
 		return row->fix + 6;
+	if (is_of_field(row) && row->class != DERIVED)
+		return "nothing in the image tells what it was";
 	if (row->class == STRUCTURAL)
 		return "it lies on something that nothing tells apart, or what it takes to copy "
 		       "it is not there";
@@ -160,11 +170,12 @@ static void tally(struct ox_walk *w, enum ox_finding_id id)
 	}
 }
 
-/* What the rest of the image tells is no structural matter, where it is going to be put right. */
+/* What the rest of the image tells is no structural matter where it is put right before anything
+ * else is judged. */
 static bool is_structural(const struct ox_walk *w, const struct finding_row *row,
 			  const struct ox_found *what)
 {
-	if (what->is_told && w->asked != OX_REPAIR_LEAKS)
+	if (what->is_apart || (what->is_told && w->asked == OX_REPAIR_ALL && !w->is_last))
 		return false;
 	return row->class == STRUCTURAL || row->class == UNREADABLE;
 }

@@ -101,7 +101,8 @@ static void judge_details(struct ox_walk *w)
 	    !ox_is_aligned(w->h.snapshots_offset, w->cluster_bytes))
 		ox_walk_patch(w, OX_FOUND_HEADER_SNAPSHOTS,
 			      OX_FOUND(.word = "the place of the snapshot table is not cluster "
-					       "aligned, and there are no snapshots"),
+					       "aligned, and there are no snapshots",
+				       .is_apart = true),
 			      SNAPSHOTS_OFFSET_AT, &none, sizeof(none));
 }
 

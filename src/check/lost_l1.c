@@ -15,7 +15,9 @@
 #include "check/mend.h"
 #include "check/stored.h"
 
+#define SECTOR_BYTES 512u
 #define L1_OFFSET_AT 40u /* of the header */
+#define MOST_OTHERS 64u	 /* candidates that turn out to be something else */
 
 struct search {
 	struct ox_walk *w;
@@ -85,6 +87,27 @@ static int judge_entry_co(struct search *s, uint64_t index, uint64_t raw)
 	return ox_cell_is_l2(cell) && ox_walk_place_index(ox_walk_place_of(w, cluster)) == index;
 }
 
+/* 1: the first sector, of what belongs to the disk, can be one of a table. Most clusters hold data,
+ * and are passed over by that. */
+static int begins_well_co(struct search *s, uint64_t cluster)
+{
+	struct ox_walk *w = s->w;
+	uint64_t words = ox_min_u64(s->needed, SECTOR_BYTES / 8);
+	bool any = s->needed > words;
+	int r = ox_io_pread_co(w->io, s->l1, SECTOR_BYTES, cluster * w->cluster_bytes);
+
+	if (r < 0)
+		return r == -ENOMEM ? r : 0;
+	for (uint64_t i = 0; i < words; i++) {
+		struct ox_qcow2_l1_entry e = ox_qcow2_l1_decode(&w->h, ox_be64_get(s->l1[i]));
+
+		if (e.bad || ox_walk_past_end(w, e.l2.bytes, w->cluster_bytes))
+			return 0;
+		any |= e.l2.bytes != 0;
+	}
+	return any;
+}
+
 /* The entries of a table that begins in a cluster: those of the disk, and of a machine's state what
  * follows them. 0: it is none; or a negative errno. */
 static int64_t measure_co(struct search *s, uint64_t cluster)
@@ -92,9 +115,12 @@ static int64_t measure_co(struct search *s, uint64_t cluster)
 	struct ox_walk *w = s->w;
 	uint64_t words = s->l1_clusters * w->cluster_bytes / 8;
 	uint64_t last = 0;
-	int r = ox_io_pread_co(w->io, s->l1, s->l1_clusters * w->cluster_bytes,
-			       cluster * w->cluster_bytes);
+	int r = begins_well_co(s, cluster);
 
+	if (r <= 0)
+		return r;
+	r = ox_io_pread_co(w->io, s->l1, s->l1_clusters * w->cluster_bytes,
+			   cluster * w->cluster_bytes);
 	if (r < 0)
 		return r == -ENOMEM ? r : 0;
 	for (uint64_t i = 0; i < words; i++) {
@@ -144,7 +170,7 @@ static int search_co(struct search *s, size_t most, struct ox_lost_l1s *ret)
 {
 	int64_t entries = 0;
 
-	for (uint64_t c = 1; c < s->w->file_clusters && ret->count <= most; c++) {
+	for (uint64_t c = 1; c < s->w->file_clusters && ret->count <= most + MOST_OTHERS; c++) {
 		int r = are_free_co(s, c);
 
 		if (r > 0)
@@ -157,6 +183,53 @@ static int search_co(struct search *s, size_t most, struct ox_lost_l1s *ret)
 	return 0;
 }
 
+static bool is_listed(const struct ox_lost_l1s *list, uint64_t offset)
+{
+	for (size_t i = 0; i < list->count; i++) {
+		if (list->items[i].offset == offset)
+			return true;
+	}
+	return false;
+}
+
+/* 1: one of a table's entries names another L1 table. A short one looks as the table of snapshots
+ * does, which begins with such a place. */
+static int names_another_co(struct search *s, const struct ox_lost_l1s *list,
+			    const struct ox_lost_l1 *l1)
+{
+	int r = ox_io_pread_co(s->w->io, s->l1, s->l1_clusters * s->w->cluster_bytes, l1->offset);
+
+	if (r < 0)
+		return r;
+	for (uint64_t i = 0; i < s->needed; i++) {
+		if (is_listed(list, ox_be64_get(s->l1[i]) & OX_QCOW2_OFFSET_MASK))
+			return 1;
+	}
+	return 0;
+}
+
+static int leave_out_others_co(struct search *s, struct ox_lost_l1s *list)
+{
+	size_t kept = 0;
+	int r = 0;
+
+	for (size_t i = 0; i < list->count && r >= 0; i++) {
+		r = names_another_co(s, list, &list->items[i]);
+		if (r == 0)
+			kept++;
+		else if (r > 0)
+			list->items[i].entries = 0;
+	}
+	if (r < 0)
+		return r;
+	for (size_t i = 0, to = 0; i < list->count; i++) {
+		if (list->items[i].entries > 0)
+			list->items[to++] = list->items[i];
+	}
+	list->count = kept;
+	return 0;
+}
+
 int ox_lost_l1_trust_co(struct ox_walk *w, uint64_t offset, uint32_t entries,
 			struct ox_lost_l1s *list)
 {
@@ -166,10 +239,8 @@ int ox_lost_l1_trust_co(struct ox_walk *w, uint64_t offset, uint32_t entries,
 	};
 	int r = 0;
 
-	for (size_t i = 0; i < list->count; i++) {
-		if (list->items[i].offset == offset)
-			return 0;
-	}
+	if (is_listed(list, offset))
+		return 0;
 	if (entries == ox_qcow2_l1_needed(&w->h, w->h.size_bytes))
 		r = are_free_co(&s, offset / w->cluster_bytes);
 	ox_stored_free(&s.stored);
@@ -186,6 +257,8 @@ int ox_lost_l1_find_co(struct ox_walk *w, size_t most, struct ox_lost_l1s *ret)
 		s.l1 = malloc(s.l1_clusters * w->cluster_bytes);
 		s.l2 = malloc(w->cluster_bytes);
 		r = s.l1 && s.l2 ? search_co(&s, most, ret) : -ENOMEM;
+		if (r == 0)
+			r = leave_out_others_co(&s, ret);
 	}
 	free(s.l1);
 	free(s.l2);

@@ -15,8 +15,8 @@ struct ox_lost_l1s {
 	size_t count;
 };
 
-/* Looks through the file, after a count and a comparison. No more than most + 1 are found. 0 or a
- * negative errno. */
+/* Looks through the file, after a count and a comparison. Where there are more than most, some are
+ * left out, but not all that are too many. 0 or a negative errno. */
 int ox_lost_l1_find_co(struct ox_walk *w, size_t most, struct ox_lost_l1s *ret);
 /* Adds what a damaged record says of its table, if it can be one of the disk's size that nobody
  * else names. 0 or a negative errno. */

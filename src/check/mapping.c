@@ -190,6 +190,11 @@ static int count_compressed_co(struct l2_count *t, const struct ox_qcow2_entry *
 		return r;
 	if (is_past_end(t, e->host.bytes, e->compressed_bytes))
 		return past_end_co(t, e->host.bytes, e->compressed_bytes);
+	/* No stream begins in the header: the entry is wrong, and not the header. */
+	if (first == 0) {
+		w->bad_entries++;
+		return overlap_co(t, "Compressed cluster", e->host.bytes, e->compressed_bytes);
+	}
 	for (uint64_t c = first; c <= last; c++) {
 		r = ox_walk_refer(w, c, OX_CELL_COMPRESSED, t->cell.count);
 		if (r < 0)

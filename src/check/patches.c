@@ -23,18 +23,34 @@ static struct ox_found found_of(const struct ox_walk_patch *p)
 	return what;
 }
 
+/* NULL: there are too many, or there is no memory. */
+static struct ox_walk_patch *new_patch(struct ox_walk *w)
+{
+	if (w->patch_count == w->patch_room) {
+		size_t room = w->patch_room ? 2 * w->patch_room : 8;
+		struct ox_walk_patch *more;
+
+		if (room > OX_WALK_MAX_PATCHES)
+			return NULL;
+		more = reallocarray(w->patches, room, sizeof(*more));
+		if (!more)
+			return NULL;
+		w->patches = more;
+		w->patch_room = room;
+	}
+	return &w->patches[w->patch_count++];
+}
+
 void ox_walk_patch(struct ox_walk *w, enum ox_finding_id id, struct ox_found what, uint64_t offset,
 		   const void *bytes, size_t size)
 {
-	struct ox_walk_patch *p = &w->patches[w->patch_count];
+	struct ox_walk_patch *p = new_patch(w);
 
-	ox_assert(size <= sizeof(p->bytes) && offset % SECTOR_BYTES + size <= SECTOR_BYTES);
-	/* The walk after those that there are finds it again. */
-	if (w->patch_count == OX_ARRAY_SIZE(w->patches)) {
+	if (!p) {
 		ox_walk_found(w, id, what);
 		return;
 	}
-	w->patch_count++;
+	ox_assert(size <= sizeof(p->bytes) && offset % SECTOR_BYTES + size <= SECTOR_BYTES);
 	p->id = id;
 	p->offset = offset;
 	p->size = size;

@@ -251,6 +251,7 @@ void ox_walk_close(struct ox_walk *w)
 	for (uint64_t t = 0; t < w->tree_count; t++)
 		free(w->trees[t].name);
 	free(w->trees);
+	free(w->patches);
 	free(w->l2_clusters);
 	free(w->reftable);
 	free(w->blocks);

@@ -34,6 +34,7 @@ struct ox_found {
 	uint64_t tree;	       /* of the guest range */
 	const char *fate;      /* of it after a repair: "lost", "in doubt"; or NULL */
 	bool is_told;	       /* the rest of the image tells what is right */
+	bool is_apart;	       /* and no reference hangs on it */
 };
 
 #define OX_FOUND(...) ((struct ox_found){__VA_ARGS__})
@@ -69,7 +70,8 @@ struct ox_walk_patch {
 	char word[104];
 };
 
-#define OX_WALK_MAX_PATCHES 8
+/* Of one walk; what is more is found by the next. */
+#define OX_WALK_MAX_PATCHES 4096
 
 struct ox_walk_copied_pass;
 struct ox_mend;
@@ -79,6 +81,7 @@ struct ox_walk {
 	struct ox_io *io;
 	enum ox_repair repair; /* of the walk that is to repair */
 	enum ox_repair asked;  /* what the caller wants, also in the walk that judges */
+	bool is_last;	       /* no walk follows that puts right what this one finds */
 	bool dry_run;	       /* says what would be repaired */
 	void (*finding)(void *opaque, const struct ox_finding *finding);
 	void (*progress)(void *opaque, uint64_t done, uint64_t total);
@@ -106,8 +109,9 @@ struct ox_walk {
 	uint64_t list_end_offset; /* of the extension that holds it */
 	uint64_t bitmaps_at;	  /* the data of the bitmaps' extension */
 
-	struct ox_walk_patch patches[OX_WALK_MAX_PATCHES];
+	struct ox_walk_patch *patches;
 	size_t patch_count;
+	size_t patch_room;
 
 	struct ox_counts counts;
 	struct ox_walk_tree *trees;

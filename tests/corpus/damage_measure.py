@@ -158,7 +158,7 @@ def sector_of(truth, index, cluster):
 class Case:
     """One damaged image, and what each side made of it."""
 
-    def __init__(self, seed, base, work):
+    def __init__(self, seed, base, work, sides):
         self.seed, self.base = seed, base
         rng = random.Random(f"damage {seed}")
         self.folder = pathlib.Path(work) / f"case{seed}"
@@ -171,7 +171,7 @@ class Case:
         self.before = {side: self._check(side, self.damaged) for side in SIDES}
         self.visible = any(self.before[side].counts() != base.sound[side] for side in SIDES)
         self.right = reader.right_sectors(self.damaged, *base.truth)
-        for side in SIDES:
+        for side in sides:
             self._repair(side)
 
     def _check(self, side, path, *options):
@@ -244,6 +244,7 @@ class Case:
 
 _bases = {}
 _work = None
+_sides = SIDES
 
 
 def make_bases(numbers):
@@ -258,16 +259,17 @@ def kind_of(seed):
 
 
 def run_seed(seed, keep=False):
-    case = Case(seed, _bases[kind_of(seed)], _work)
+    case = Case(seed, _bases[kind_of(seed)], _work, _sides)
     summary = case.summary()
     if not keep:
         shutil.rmtree(case.folder)
     return summary
 
 
-def measure(seeds, jobs, each=lambda summary: None):
-    """The summaries of all seeds, in their order."""
-    global _work
+def measure(seeds, jobs, each=lambda summary: None, sides=SIDES):
+    """The summaries of all seeds, in their order; sides: whose repairs are measured."""
+    global _work, _sides
+    _sides = sides
     memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
     out = []
     with tempfile.TemporaryDirectory(prefix="oxbow-damage-", dir=memory) as _work:

@@ -401,7 +401,7 @@ static void case_free(struct sim_case *c)
 
 #define GENERATIONS_MOST 12u
 
-#define CASE_SECONDS_MOST 60
+#define CASE_SECONDS_MOST 300
 
 /* Of the program's own time: a busy machine is no failure. */
 static void set_alarm(time_t seconds)

@@ -305,7 +305,25 @@ static void damage_snapshot_offset(struct image *im)
 	put_header(im);
 }
 
+static void damage_header_length(struct image *im)
+{
+	im->bytes[103] = 90;
+}
+
+static void damage_extensions(struct image *im)
+{
+	memset(im->bytes + 112, 0x7f, 8);
+}
+
+static void damage_refcount_order(struct image *im)
+{
+	im->bytes[99] = 77;
+}
+
 static const struct damage more[] = {
+	{"the header's length", damage_header_length, false},
+	{"the header's extensions", damage_extensions, false},
+	{"the width of counts", damage_refcount_order, false},
 	{"a snapshot's name", damage_snapshot_name, false},
 	{"a snapshot's record", damage_snapshot_record, false},
 	{"the place of the snapshot table", damage_snapshot_offset, false},
