@@ -398,6 +398,32 @@ struct ox_finding {
 	const char *why_not;  /* why this repair leaves it; NULL: none was asked for, or repaired */
 };
 
+/* An L2 table of a qcow2 image that nothing names. Its entries are counted, of those that name
+ * clusters of the file. */
+struct ox_lost_table {
+	uint64_t host_offset;
+	uint64_t guest_clusters;
+	uint64_t compressed;	/* of them */
+	uint64_t zero_clusters; /* beside them: they read as zeroes and name nothing */
+	uint64_t unshared;	/* nothing else names what they do */
+	uint64_t counted;	/* a refcount tells that a reference is missing */
+	uint64_t taken;		/* something else names it, and no reference is missing */
+	uint64_t copied;	/* with the COPIED bit */
+	uint64_t runs;		/* of neighbouring clusters */
+	bool is_counted;	/* the table itself: its refcount is not 0 */
+	bool is_sure;		/* all that is counted speaks for it */
+	uint64_t fits;		/* damaged L1 entries that may have named it */
+	uint64_t l1_index;	/* the one that did, where that can be told, or UINT64_MAX */
+	const char *snapshot;	/* whose L1 entry that is, by name; NULL: the disk's */
+	bool linked;		/* by this repair */
+};
+
+/* An L1 entry of the disk, and the table to link to it. */
+struct ox_table_link {
+	uint64_t l1_index;
+	uint64_t host_offset;
+};
+
 struct ox_check_options {
 	size_t struct_size;
 	const char *format; /* NULL: probed */
@@ -417,6 +443,16 @@ struct ox_check_options {
 	 * undo_path (or a dry run), they are written first. NULL: none. */
 	const char *header;
 	bool verify_data; /* also decompress every compressed cluster */
+	/* Look for L2 tables that nothing names, in all clusters that are not in use. With
+	 * OX_REPAIR_ALL those are linked to the damaged L1 entries that named them, where there is
+	 * no choice; what others name is not freed. */
+	bool salvage;
+	/* Each of them that is left, and that was linked. The strings live during the callback. */
+	void (*lost_table)(void *opaque, const struct ox_lost_table *table);
+	/* With salvage and OX_REPAIR_ALL: what to link besides, to damaged entries or such that are
+	 * zero. -EINVAL, and nothing is changed, where one of them cannot be a table. */
+	const struct ox_table_link *links;
+	size_t link_count;
 };
 
 #define OX_CHECK_OPTIONS_INIT                                                                      \
@@ -439,6 +475,9 @@ struct ox_check_result {
 	uint64_t fragmented_clusters;
 	uint64_t compressed_clusters;
 	bool dirty_cleared;
+	uint64_t damaged_l1_entries; /* before a repair: their guest ranges cannot be read */
+	uint64_t lost_tables; /* with salvage: L2 tables that nothing names, and that are left */
+	uint64_t linked_tables;
 };
 
 /* 0 when the check ran to its end, whatever it found; -ENOTSUP where the format has no check (raw);

@@ -7,6 +7,7 @@
 #include "base/assert.h"
 #include "check/edit.h"
 #include "check/mend.h"
+#include "check/salvage.h"
 #include "check/walk.h"
 
 /* Each one ends with fewer structural findings than the last: an image needs a few. */
@@ -34,10 +35,13 @@ static int look_co(struct ox_walk *w, struct ox_io *io, struct ox_error **err)
 		r = ox_walk_compare_co(w);
 	if (r == 0)
 		r = ox_walk_explain_co(w);
+	if (r == 0 && w->salvage)
+		r = ox_salvage_find_co(w);
 	return r < 0 ? cannot_go_on(io, "check", r, err) : 0;
 }
 
-static void prepare(struct ox_walk *w, const struct ox_check_options *opts)
+static void prepare(struct ox_walk *w, const struct ox_check_options *opts,
+		    struct ox_salvage *salvage)
 {
 	*w = (struct ox_walk){
 		.finding = opts->finding,
@@ -45,6 +49,7 @@ static void prepare(struct ox_walk *w, const struct ox_check_options *opts)
 		.opaque = opts->opaque,
 		.asked = opts->repair,
 		.dry_run = opts->dry_run,
+		.salvage = opts->salvage ? salvage : NULL,
 	};
 }
 
@@ -82,6 +87,8 @@ static int judge_co(struct ox_walk *w, struct ox_io *io, enum ox_repair repair,
 	if (r < 0)
 		return r;
 	r = ox_walk_report_co(w);
+	if (r == 0 && w->salvage)
+		ox_salvage_report(w);
 	if (r == 0 && w->verify_data)
 		r = ox_walk_verify_co(w);
 	if (r < 0)
@@ -124,31 +131,47 @@ static int find_again_co(struct ox_walk *w, bool *ret_again)
 	return r;
 }
 
+/* What changes what the tables name, or which tables there are. Once anything did, the walk starts
+ * again. */
+static int mend_structure_co(struct ox_walk *w, bool *ret_again, struct ox_error **err)
+{
+	int r = 0;
+
+	if (!ox_walk_is_clean(w) && !w->is_foreign)
+		r = find_again_co(w, ret_again);
+	if (r == 0 && !*ret_again && w->salvage) {
+		r = ox_salvage_link_co(w, ret_again, err);
+		if (r < 0)
+			return r;
+	}
+	if (r == 0 && !*ret_again && !ox_walk_is_clean(w) && is_mendable(w))
+		r = ox_mend_co(w, ret_again);
+	return r < 0 ? cannot_go_on(w->io, "repair", r, err) : 0;
+}
+
 /* Repairs what one walk can, *ret_again where another one may see more. */
 static int repair_once_co(struct ox_walk *w, struct ox_io *io, bool last, bool *ret_again,
 			  struct ox_error **err)
 {
 	int r = look_co(w, io, err);
 
-	if (r < 0 || ox_walk_is_clean(w))
+	if (r == 0 && w->repair == OX_REPAIR_ALL && !last)
+		r = mend_structure_co(w, ret_again, err);
+	if (r < 0 || *ret_again || ox_walk_is_clean(w))
 		return r;
-	if (w->repair == OX_REPAIR_ALL && !last && !w->is_foreign) {
-		r = find_again_co(w, ret_again);
-		if (r < 0 || *ret_again)
-			return r < 0 ? cannot_go_on(io, "repair", r, err) : 0;
-	}
-	if (w->repair == OX_REPAIR_ALL && !last && is_mendable(w)) {
-		r = ox_mend_co(w, ret_again);
-		if (r == 0 && *ret_again)
-			return 0;
-	}
-	if (r == 0)
-		r = ox_walk_repair_co(w);
+	r = ox_walk_repair_co(w);
 	return r < 0 ? cannot_go_on(io, "repair", r, err) : 0;
 }
 
-static int repair_co(struct ox_io *io, const struct ox_check_options *opts,
-		     struct ox_check_result *fixed, uint64_t *lost, struct ox_error **err)
+/* What the walks of one repair, and the one that judges, hand on. */
+struct sequel {
+	struct ox_check_result fixed;
+	uint64_t lost;
+	struct ox_salvage salvage;
+};
+
+static int repair_co(struct ox_io *io, const struct ox_check_options *opts, struct sequel *q,
+		     struct ox_error **err)
 {
 	bool again = true;
 	int r = 0;
@@ -156,42 +179,61 @@ static int repair_co(struct ox_io *io, const struct ox_check_options *opts,
 	for (unsigned round = 1; again && r == 0; round++) {
 		struct ox_walk w;
 
-		prepare(&w, opts);
+		prepare(&w, opts, &q->salvage);
 		w.repair = opts->repair;
 		w.quiet = true;
-		w.lost = *lost;
+		w.lost = q->lost;
 		w.is_last = round == MAX_ROUNDS;
 		again = false;
 		if (round == 1)
 			r = ox_walk_settle_co(&w, io, err);
 		if (r == 0)
 			r = repair_once_co(&w, io, round == MAX_ROUNDS, &again, err);
-		add_fixed(fixed, &w.result);
-		*lost = w.lost;
+		add_fixed(&q->fixed, &w.result);
+		q->lost = w.lost;
+		if (round == 1)
+			q->fixed.damaged_l1_entries = w.bad_l1_entries;
+		/* Mending makes no orphans: where there are none now, none are looked for again. */
+		q->salvage.is_over = q->salvage.found == 0;
 		ox_walk_close(&w);
 	}
+	return r;
+}
+
+static int check_co(struct ox_io *io, const struct ox_check_options *opts, struct sequel *q,
+		    struct ox_check_result *ret, struct ox_error **err)
+{
+	struct ox_walk w;
+	int r = 0;
+
+	if (opts->repair != OX_REPAIR_NONE)
+		r = repair_co(io, opts, q, err);
+	if (r < 0)
+		return r;
+	prepare(&w, opts, &q->salvage);
+	w.lost = q->lost;
+	w.verify_data = opts->verify_data;
+	r = judge_co(&w, io, opts->repair, ret, err);
+	if (r == 0 && opts->repair == OX_REPAIR_NONE)
+		q->fixed.damaged_l1_entries = w.bad_l1_entries;
+	ox_walk_close(&w);
 	return r;
 }
 
 int ox_check_qcow2_co(struct ox_io *io, const struct ox_check_options *opts,
 		      struct ox_check_result *ret, struct ox_error **err)
 {
-	struct ox_check_result fixed = {0};
-	uint64_t lost = 0;
-	struct ox_walk w;
-	int r = 0;
+	struct sequel q = {.salvage = {.opts = opts}};
+	int r;
 
 	ox_assert(!opts->dry_run || ox_edit_is_dry(io));
-	if (opts->repair != OX_REPAIR_NONE)
-		r = repair_co(io, opts, &fixed, &lost, err);
+	r = check_co(io, opts, &q, ret, err);
+	ox_salvage_forget(&q.salvage);
 	if (r < 0)
 		return r;
-	prepare(&w, opts);
-	w.lost = lost;
-	w.verify_data = opts->verify_data;
-	r = judge_co(&w, io, opts->repair, ret, err);
-	ox_walk_close(&w);
-	if (r == 0)
-		add_fixed(ret, &fixed);
-	return r;
+	add_fixed(ret, &q.fixed);
+	ret->damaged_l1_entries = q.fixed.damaged_l1_entries;
+	ret->lost_tables = q.salvage.found;
+	ret->linked_tables = q.salvage.linked;
+	return 0;
 }

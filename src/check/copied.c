@@ -151,6 +151,7 @@ static int drop_l1(struct ox_walk *w, uint64_t tree, uint64_t index, struct ox_b
 	if (e.bad || e.l2.bytes < w->file_bytes)
 		return 0;
 	ox_walk_mended(w, OX_FOUND_STALE_ENTRY, OX_FOUND(.a = e.l2.bytes));
+	ox_salvage_note_dropped(w);
 	*entry = ox_be64(0);
 	return 0;
 }

@@ -23,7 +23,8 @@ static int is_orphan_co(struct ox_walk *w, uint64_t offset, uint64_t refs)
 	int r;
 
 	if (offset == 0 || ox_walk_past_end(w, offset, w->cluster_bytes) ||
-	    ox_counts_get(&w->counts, cluster).state != OX_CELL_NONE)
+	    ox_counts_get(&w->counts, cluster).state != OX_CELL_NONE ||
+	    ox_salvage_keeps(w, cluster))
 		return 0;
 	r = ox_stored_count_co(w, &w->mend->stored, cluster, &stored);
 	return r <= 0 ? r : stored == refs;
@@ -127,8 +128,10 @@ static int mend_l1_entry_co(struct ox_walk *w, uint64_t tree, uint64_t index, st
 		return ox_walk_refer(w, aligned / w->cluster_bytes, OX_CELL_L2, 1);
 	}
 	/* What lies in the file may be all that is left of a table: it is kept for another day. */
-	if ((aligned == 0 || past_end) && is_bottom(w))
+	if ((aligned == 0 || past_end) && is_bottom(w) && !ox_salvage_awaits(w, tree, index)) {
+		ox_salvage_note_dropped(w);
 		changed(w, entry, 0, lost, id, what);
+	}
 	return 0;
 }
 
@@ -353,6 +356,15 @@ static int mend_l2_entry_co(struct ox_walk *w, const struct l2_target *t)
 	return give_up_entry_co(w, t, OX_FOUND_PAST_END, what);
 }
 
+/* What holds no table, and another L1 entry that leads nowhere, or did: it may be that one's data.
+ */
+static bool may_be_data(const struct ox_walk *w, uint64_t cluster, const struct ox_place *place)
+{
+	return ox_walk_is_no_table(w, cluster) &&
+	       (w->bad_l1_entries > w->no_table_count || w->lost > 0 ||
+		ox_salvage_awaits(w, place->tree, place->index));
+}
+
 static int mend_l2_table_co(struct ox_walk *w, uint64_t cluster, struct ox_cell cell,
 			    struct ox_be64 *table)
 {
@@ -361,7 +373,7 @@ static int mend_l2_table_co(struct ox_walk *w, uint64_t cluster, struct ox_cell 
 
 	t.place = ox_places_find(&w->mend->places, cluster, &places);
 	/* A table that is something else too is told apart first. */
-	if (!t.place || ox_cell_is_broken(cell))
+	if (!t.place || ox_cell_is_broken(cell) || may_be_data(w, cluster, t.place))
 		return 0;
 	/* Of two places that one table has, only one can be where a data file has its clusters. */
 	if (w->has_data_file && places > 1)

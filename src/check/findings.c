@@ -95,7 +95,8 @@ static bool is_of_field(const struct finding_row *row)
 	       strncmp(row->name, "bitmap-", 7) == 0 || row == &rows[OX_FOUND_TABLE_PAST_END];
 }
 
-static const char *why_not(const struct ox_walk *w, const struct finding_row *row)
+static const char *why_not(const struct ox_walk *w, const struct finding_row *row,
+			   const struct ox_found *what)
 {
 	if (w->asked == OX_REPAIR_NONE || row->class == FACT)
 		return NULL;
@@ -110,6 +111,9 @@ static const char *why_not(const struct ox_walk *w, const struct finding_row *ro
 	if (row->class == STRUCTURAL)
 		return "it lies on something that nothing tells apart, or what it takes to copy "
 		       "it is not there";
+	if (row->severity == OX_FINDING_LEAK && ox_salvage_keeps(w, what->a))
+		return "it belongs to an L2 table that nothing names: link that, or repair "
+		       "without --salvage";
 	if (w->structural > 0)
 		return "something else cannot be followed, and may be what this belongs to";
 	if (w->lost > 0)
@@ -199,7 +203,7 @@ static void tell(struct ox_walk *w, const struct finding_row *row, bool repaired
 			   .snapshot = what->tree ? w->trees[what->tree].name : NULL,
 			   .fix = row->fix,
 			   .fate = what->fate,
-			   .why_not = repaired ? NULL : why_not(w, row),
+			   .why_not = repaired ? NULL : why_not(w, row, what),
 		   });
 }
 

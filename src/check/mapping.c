@@ -35,18 +35,21 @@ static enum ox_finding_id l1_fault(const struct ox_walk *w, uint64_t raw)
 						       : OX_FOUND_L1_UNALIGNED;
 }
 
-static void bad_l1_entry(struct ox_walk *w, uint64_t tree, uint64_t index, uint64_t raw)
+struct ox_found ox_walk_bad_l1_entry(const struct ox_walk *w, uint64_t tree, uint64_t index,
+				     uint64_t raw, enum ox_finding_id *ret_id)
 {
-	enum ox_finding_id id = l1_fault(w, raw);
+	struct ox_qcow2_l1_entry e = ox_qcow2_l1_decode(&w->h, raw);
+	enum ox_finding_id id = e.bad ? l1_fault(w, raw) : OX_FOUND_PAST_END;
 	uint64_t offset = raw & OX_QCOW2_OFFSET_MASK;
-	struct ox_found what = {.a = raw, .host_offset = offset};
+	struct ox_found what = {.a = offset, .b = w->cluster_bytes, .host_offset = offset};
 
 	if (id == OX_FOUND_L1_COPIED_EMPTY)
 		what.a = index;
-	else if (id == OX_FOUND_L1_UNALIGNED)
-		what.a = offset;
+	else if (id == OX_FOUND_L1_RESERVED)
+		what.a = raw;
 	ox_walk_set_range(w, &what, tree, index * ox_walk_l1_span(w), ox_walk_l1_span(w));
-	ox_walk_found(w, id, what);
+	*ret_id = id;
+	return what;
 }
 
 static int list_l2_table(struct ox_walk *w, uint64_t cluster)
@@ -72,29 +75,29 @@ static int refer_to_l2(struct ox_walk *w, uint64_t tree, const struct ox_qcow2_l
 	int r = ox_walk_refer(w, cluster, OX_CELL_L2 | (tree == 0 ? copied_flag(e->copied) : 0), 1);
 
 	what.word = "L2 table";
-	if (r == 0)
+	if (r == 0) {
+		w->bad_l1_entries++;
 		ox_walk_found(w, OX_FOUND_OVERLAP, what);
+	}
 	return r == 1 && is_new ? list_l2_table(w, cluster) : r < 0 ? r : 0;
 }
 
 static int count_l1_entry(struct ox_walk *w, uint64_t tree, uint64_t index, struct ox_be64 *entry)
 {
-	uint64_t raw = ox_be64_get(*entry);
-	struct ox_qcow2_l1_entry e = ox_qcow2_l1_decode(&w->h, raw);
-	struct ox_found what = {.a = e.l2.bytes, .b = w->cluster_bytes, .host_offset = e.l2.bytes};
-	bool stale;
+	struct ox_qcow2_l1_entry e = ox_qcow2_l1_decode(&w->h, ox_be64_get(*entry));
+	enum ox_finding_id id;
+	struct ox_found what = ox_walk_bad_l1_entry(w, tree, index, ox_be64_get(*entry), &id);
 
-	if (e.bad) {
-		bad_l1_entry(w, tree, index, raw);
-		return 0;
-	}
-	ox_walk_set_range(w, &what, tree, index * ox_walk_l1_span(w), ox_walk_l1_span(w));
-	if (!ox_walk_past_end(w, e.l2.bytes, w->cluster_bytes))
+	if (!e.bad && !ox_walk_past_end(w, e.l2.bytes, w->cluster_bytes))
 		return refer_to_l2(w, tree, &e, what);
 	/* The active table is its image's own: no snapshot shares it. */
-	stale = tree == 0 && w->dirty;
-	w->stale += stale;
-	ox_walk_found(w, stale ? OX_FOUND_STALE_ENTRY : OX_FOUND_PAST_END, what);
+	if (!e.bad && tree == 0 && w->dirty) {
+		w->stale++;
+		id = OX_FOUND_STALE_ENTRY;
+	} else {
+		w->bad_l1_entries++;
+	}
+	ox_walk_found(w, id, what);
 	return 0;
 }
 
@@ -128,6 +131,7 @@ struct l2_count {
 	uint64_t index;		  /* of the entry */
 	uint64_t limit_bytes;	  /* what its entries may name */
 	uint64_t next_contiguous; /* where the next data cluster would continue the last one */
+	uint64_t bad;		  /* entries that cannot be followed */
 	bool active;
 };
 
@@ -160,6 +164,7 @@ static int past_end_co(struct l2_count *t, uint64_t offset, uint64_t size_bytes)
 	bool stale = ox_walk_entry_is_stale(t->w, t->cluster, t->cell, offset);
 
 	t->w->stale += stale;
+	t->bad += !stale;
 	return found_co(t, stale ? OX_FOUND_STALE_ENTRY : OX_FOUND_PAST_END,
 			OX_FOUND(.a = offset, .b = size_bytes, .host_offset = offset));
 }
@@ -246,6 +251,7 @@ static int bad_l2_entry_co(struct l2_count *t, uint64_t raw)
 {
 	uint64_t offset = raw & OX_QCOW2_OFFSET_MASK;
 
+	t->bad++;
 	if (raw == OX_QCOW2_COPIED)
 		return found_co(t, OX_FOUND_L2_COPIED_EMPTY, OX_FOUND(.a = raw));
 	if (!(raw & OX_QCOW2_COMPRESSED) && !ox_is_aligned(offset, t->w->cluster_bytes))
@@ -342,6 +348,65 @@ static int count_singly_co(struct l2_count *t, const struct ox_be64 *table)
 	return 0;
 }
 
+static int count_table_co(struct l2_count *t, const struct ox_be64 *table)
+{
+	uint64_t entries = ox_qcow2_l2_entries(&t->w->h);
+
+	if (t->w->has_data_file || ox_qcow2_l2_words(&t->w->h) > 1)
+		return count_singly_co(t, table);
+	while (t->index < entries) {
+		const struct ox_be64 *entry = &table[t->index];
+		int64_t run = entry->raw ? count_run(t, entry, entries - t->index) : 1;
+
+		if (run == 0) {
+			int r = count_l2_entry_co(t, ox_be64_get(*entry), 0);
+
+			run = r < 0 ? r : 1;
+		}
+		if (run < 0)
+			return (int)run;
+		t->index += (uint64_t)run;
+	}
+	return 0;
+}
+
+int ox_walk_note_no_table(struct ox_walk *w, uint64_t cluster)
+{
+	if (w->no_table_count > 0 && w->no_tables[w->no_table_count - 1] >= cluster)
+		return 0;
+	if (w->no_table_count == w->no_table_room) {
+		uint64_t room = w->no_table_room ? 2 * w->no_table_room : 16;
+		uint64_t *more = reallocarray(w->no_tables, room, sizeof(*more));
+
+		if (!more)
+			return -ENOMEM;
+		w->no_tables = more;
+		w->no_table_room = room;
+	}
+	w->no_tables[w->no_table_count++] = cluster;
+	return 0;
+}
+
+bool ox_walk_is_no_table(const struct ox_walk *w, uint64_t cluster)
+{
+	return ox_walk_find(w->no_tables, w->no_table_count, cluster) < w->no_table_count;
+}
+
+/* Most of what is not zero is no entry: L1 names something else. */
+static int judge_table(struct ox_walk *w, uint64_t cluster, const struct ox_be64 *table,
+		       uint64_t bad)
+{
+	unsigned words = ox_qcow2_l2_words(&w->h);
+	uint64_t used = 0;
+
+	for (uint64_t i = 0; i < ox_qcow2_l2_entries(&w->h); i++)
+		used += table[i * words].raw != 0;
+	if (2 * bad <= used)
+		return 0;
+	w->bad_l1_entries++;
+	return ox_walk_note_no_table(w, cluster);
+}
+
 int ox_walk_count_l2_table_co(struct ox_walk *w, uint64_t cluster, struct ox_cell cell,
 			      struct ox_be64 *table)
 {
@@ -352,24 +417,9 @@ int ox_walk_count_l2_table_co(struct ox_walk *w, uint64_t cluster, struct ox_cel
 		.limit_bytes = ox_walk_limit_of(w, cluster),
 		.active = (cell.state & 3u) != 0,
 	};
-	uint64_t entries = ox_qcow2_l2_entries(&w->h);
+	int r = count_table_co(&t, table);
 
-	if (w->has_data_file || ox_qcow2_l2_words(&w->h) > 1)
-		return count_singly_co(&t, table);
-	while (t.index < entries) {
-		const struct ox_be64 *entry = &table[t.index];
-		int64_t run = entry->raw ? count_run(&t, entry, entries - t.index) : 1;
-
-		if (run == 0) {
-			int r = count_l2_entry_co(&t, ox_be64_get(*entry), 0);
-
-			run = r < 0 ? r : 1;
-		}
-		if (run < 0)
-			return (int)run;
-		t.index += (uint64_t)run;
-	}
-	return 0;
+	return r < 0 || t.bad == 0 ? r : judge_table(w, cluster, table, t.bad);
 }
 
 int ox_walk_count_l1_co(struct ox_walk *w)

@@ -16,7 +16,7 @@ static int mend_all_co(struct ox_walk *w)
 		r = ox_mend_entries_co(w);
 	/* A file that grows for copies must not grow beneath an entry. */
 	if (r == 0 && w->mend->changes == 0 && w->past_end == 0 && w->aliases > 0 &&
-	    !w->has_data_file)
+	    !w->has_data_file && !ox_salvage_awaits_alias(w))
 		r = ox_mend_aliases_co(w);
 	return r;
 }

@@ -147,6 +147,7 @@ static int fit_in_gap(const struct ox_walk *w, uint64_t *ret_base, struct ox_wal
 
 	for (uint64_t at = 1; at < limit; at = next + 1) {
 		next = ox_min_u64(ox_counts_next(&w->counts, at, limit), limit);
+		next = ox_min_u64(ox_salvage_next_kept(w, at, limit), next);
 		if (next - at < least)
 			continue;
 		ox_walk_plan_free(plan);

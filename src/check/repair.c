@@ -94,7 +94,7 @@ static int raise_slot(struct ox_walk *w, struct ox_walk_slot *slot)
 static int lower_slot(struct ox_walk *w, struct ox_walk_slot *slot)
 {
 	/* What was lost may be in a cluster that nobody names. */
-	if (w->lost > 0 && slot->cell.state == OX_CELL_NONE)
+	if ((w->lost > 0 && slot->cell.state == OX_CELL_NONE) || ox_salvage_keeps(w, slot->cluster))
 		return 0;
 	if (!slot->block || ox_cell_is_broken(slot->cell) || slot->stored <= slot->cell.count)
 		return 0;
@@ -114,14 +114,19 @@ static int drop_co(struct ox_walk *w)
 	return r == 0 && w->stale > 0 ? ox_io_sync_co(w->io) : r;
 }
 
+int ox_walk_raise_counts_co(struct ox_walk *w)
+{
+	int r = ox_walk_slots_co(w, OX_BLOCKS_RAISE, raise_slot);
+
+	return r < 0 ? r : ox_io_sync_co(w->io);
+}
+
 int ox_walk_publish_counts_co(struct ox_walk *w, const struct ox_walk_plan *plan)
 {
 	int r = ox_walk_write_blocks_co(w, plan);
 
 	if (r == 0)
-		r = ox_walk_slots_co(w, OX_BLOCKS_RAISE, raise_slot);
-	if (r == 0)
-		r = ox_io_sync_co(w->io);
+		r = ox_walk_raise_counts_co(w);
 	if (r == 0 && (w->structural == 0 || plan->count > 0))
 		r = ox_walk_link_blocks_co(w, plan);
 	return r;

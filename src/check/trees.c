@@ -177,6 +177,13 @@ static int l2_table_co(struct l2_pass *p, uint64_t offset, uint8_t *bytes)
 	return write_changes_co(w, p->before, bytes, w->cluster_bytes, offset);
 }
 
+static int unreadable_l2(struct ox_walk *w, uint64_t offset, int error)
+{
+	int r = ox_walk_unreadable(w, "L2 table", offset, error);
+
+	return r < 0 ? r : ox_walk_note_no_table(w, offset / w->cluster_bytes);
+}
+
 static int l2_item_co(void *arg, const struct ox_scan_item *item, uint8_t *bytes, int error)
 {
 	struct l2_pass *p = arg;
@@ -189,7 +196,7 @@ static int l2_item_co(void *arg, const struct ox_scan_item *item, uint8_t *bytes
 		if (error)
 			r = ox_io_pread_co(w->io, bytes + at, w->cluster_bytes, item->offset + at);
 		if (r < 0)
-			r = ox_walk_unreadable(w, "L2 table", item->offset + at, r);
+			r = unreadable_l2(w, item->offset + at, r);
 		else
 			r = l2_table_co(p, item->offset + at, bytes + at);
 		if (r < 0)

@@ -255,6 +255,7 @@ void ox_walk_close(struct ox_walk *w)
 	free(w->l2_clusters);
 	free(w->reftable);
 	free(w->blocks);
+	free(w->no_tables);
 	free(w->suspects);
 	free(w->suspect_places);
 	free(w->l2_places);

@@ -75,6 +75,7 @@ struct ox_walk_patch {
 
 struct ox_walk_copied_pass;
 struct ox_mend;
+struct ox_salvage;
 
 struct ox_walk {
 	struct ox_io *io;
@@ -127,6 +128,10 @@ struct ox_walk {
 
 	uint64_t *l2_places; /* of l2_clusters, once someone asked (ox_walk_place_tables_co) */
 
+	uint64_t *no_tables; /* of l2_clusters, those that hold no table, or cannot be read */
+	uint64_t no_table_count;
+	uint64_t no_table_room;
+
 	uint64_t *suspects;	  /* clusters, ascending */
 	uint64_t *suspect_places; /* of suspects: guest cluster */
 	uint64_t suspect_count;
@@ -134,6 +139,7 @@ struct ox_walk {
 
 	struct ox_walk_copied_pass *copied; /* while ox_walk_copied_co runs */
 	struct ox_mend *mend;		    /* while ox_mend_co runs */
+	struct ox_salvage *salvage;	    /* NULL: nobody asked for it */
 	bool changes_entries;		    /* the running pass may change L1 and L2 entries */
 
 	/* What the passes saw. */
@@ -141,6 +147,7 @@ struct ox_walk {
 	uint64_t stale;	     /* entries to drop */
 	bool hides_trees;    /* snapshots may share what seems to be the disk's alone */
 	uint64_t bad_entries;
+	uint64_t bad_l1_entries; /* and those that name what is no table */
 	uint64_t bad_snapshots;
 	uint64_t past_end;	     /* entries and tables */
 	uint64_t past_end_snapshots; /* of them, what the snapshot table and its records name */
@@ -300,6 +307,12 @@ int ox_walk_l2_co(struct ox_walk *w, bool active_only, ox_walk_l2_fn visit_co);
 int ox_walk_count_l1_co(struct ox_walk *w);
 int ox_walk_count_l2_table_co(struct ox_walk *w, uint64_t cluster, struct ox_cell cell,
 			      struct ox_be64 *table);
+/* Notes a cluster that L1 names and that is no table; in ascending order, others are left out. */
+int ox_walk_note_no_table(struct ox_walk *w, uint64_t cluster);
+bool ox_walk_is_no_table(const struct ox_walk *w, uint64_t cluster);
+/* What is wrong with an L1 entry that cannot be followed, and its finding. */
+struct ox_found ox_walk_bad_l1_entry(const struct ox_walk *w, uint64_t tree, uint64_t index,
+				     uint64_t raw, enum ox_finding_id *ret_id);
 /* What entries of the L2 table may name ends here: at the fence for a table below it. */
 uint64_t ox_walk_limit_of(const struct ox_walk *w, uint64_t l2_cluster);
 /* Whether an entry of a dirty image's own, unshared tables names bytes that never were. */
@@ -372,8 +385,23 @@ int ox_walk_write_blocks_co(struct ox_walk *w, const struct ox_walk_plan *plan);
 /* Links what was written and has been synced. Syncs. */
 int ox_walk_link_blocks_co(struct ox_walk *w, const struct ox_walk_plan *plan);
 
+/* ---- salvage.c ---- */
+
+/* Whether a cluster may belong to an L2 table that nothing names, so that it is not freed. */
+bool ox_salvage_keeps(const struct ox_walk *w, uint64_t cluster);
+/* Whether an orphan may be what an L1 entry named: then nothing is taken away that tells so. */
+bool ox_salvage_awaits(const struct ox_walk *w, uint64_t tree, uint64_t index);
+/* An L1 entry was taken away: what it named may be among the orphans, so none is the only one. */
+void ox_salvage_note_dropped(struct ox_walk *w);
+/* Whether one may belong where L1 names something else's clusters: then that is not copied. */
+bool ox_salvage_awaits_alias(const struct ox_walk *w);
+/* The lowest cluster at or after from, below end, that is kept; end if there is none. */
+uint64_t ox_salvage_next_kept(const struct ox_walk *w, uint64_t from, uint64_t end);
+
 /* ---- repair.c ---- */
 
+/* Makes every count that is too low right, durably, in the blocks that there are. */
+int ox_walk_raise_counts_co(struct ox_walk *w);
 /* Makes what was planned durable, with every count that is too low, and then links it. */
 int ox_walk_publish_counts_co(struct ox_walk *w, const struct ox_walk_plan *plan);
 

@@ -6,12 +6,14 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "cli/check_salvage.h"
 #include "cli/cli.h"
 
 static const char help[] =
 	"usage: oxbow check [-f FMT] [-r leaks|all [--dry-run | --undo UNDO]] [--data] [-T CACHE]\n"
-	"                   [--header FIELD=NUMBER,...] [--output=human|json]\n"
-	"                   [-p | --progress=json] [-q] [-U] [--image-opts] FILE\n"
+	"                   [--salvage[=L1INDEX:HOSTOFFSET]]... [--header FIELD=NUMBER,...]\n"
+	"                   [--output=human|json] [-p | --progress=json] [-q] [-U]\n"
+	"                   [--image-opts] FILE\n"
 	"Look for inconsistencies in an image, and repair them if told to.\n"
 	"\n"
 	"  -f FMT              format of the image; without it, it is looked for in the file\n"
@@ -24,6 +26,15 @@ static const char help[] =
 	"                      (size, cluster_bits, l1_table_offset, ...); with -r all, which "
 	"then\n"
 	"                      needs --undo or --dry-run, they are written\n"
+	"  --salvage           look for L2 tables that nothing names any more, in all space that "
+	"is\n"
+	"                      not in use; with -r all, link those that one damaged L1 entry "
+	"alone\n"
+	"                      can have named, and free nothing that belongs to the others\n"
+	"  --salvage=L1INDEX:HOSTOFFSET\n"
+	"                      with -r all: link this table to this L1 entry, damaged or empty; "
+	"may\n"
+	"                      be given more than once\n"
 	"  -T, -t CACHE        writeback (the default), writethrough, none, directsync or unsafe\n"
 	"  --output=human|json text (the default) or JSON\n"
 	"  -p                  show progress, also where there is no terminal\n"
@@ -45,6 +56,7 @@ enum {
 	OPTION_DATA,
 	OPTION_PROGRESS,
 	OPTION_HEADER,
+	OPTION_SALVAGE,
 };
 
 /* The most that JSON lists: an image of garbage has one for every cluster. */
@@ -72,6 +84,7 @@ struct check {
 	bool dry_run;
 	const char *undo_path;
 	const char *header;
+	struct ox_cli_salvage salvage;
 	json_t *findings; /* NULL until there is one */
 	uint64_t findings_left_out;
 };
@@ -129,6 +142,14 @@ static void take_finding(void *opaque, const struct ox_finding *finding)
 		check->findings_left_out++;
 	else if (json_array_append_new(check->findings, finding_json(finding)) < 0)
 		check->findings_left_out++;
+}
+
+static void take_lost_table(void *opaque, const struct ox_lost_table *table)
+{
+	struct check *check = opaque;
+
+	if (check->output == OX_CLI_JSON)
+		ox_cli_salvage_list(&check->salvage, table);
 }
 
 /*
@@ -196,6 +217,7 @@ static void print_text(const struct check *check, const struct ox_check_result *
 		printf("Nothing would be repaired.\n");
 	}
 	print_summary(res);
+	ox_cli_salvage_print(&check->salvage, res, check->dry_run);
 	if (res->total_clusters && res->allocated_clusters) {
 		double allocated = (double)res->allocated_clusters;
 
@@ -233,8 +255,10 @@ static void print_json(const struct check *check, const struct ox_check_result *
 	ox_cli_json_set(object, "filename", ox_cli_json_string(check->source.text));
 	ox_cli_json_set(object, "format", json_string(res->format));
 	set_count(object, "fragmented-clusters", res->fragmented_clusters);
+	set_count(object, "damaged-l1-entries", res->damaged_l1_entries);
 	if (check->dry_run)
 		ox_cli_json_set(object, "dry-run", json_true());
+	ox_cli_salvage_set_json(&check->salvage, object);
 	if (check->findings)
 		ox_cli_json_set(object, "findings", json_incref(check->findings));
 	set_count(object, "findings-left-out", check->findings_left_out);
@@ -250,6 +274,25 @@ static int verdict(const struct ox_check_result *res)
 	return res->leaks ? STATUS_LEAKS : STATUS_CLEAN;
 }
 
+static void fill_options(struct check *check, struct ox_check_options *opts)
+{
+	opts->format = check->source.open.format;
+	opts->flags = check->source.open.flags & OX_OPEN_FORCE_SHARE;
+	opts->cache = check->source.open.cache;
+	opts->repair = check->repair;
+	opts->verify_data = check->verify_data;
+	opts->finding = take_finding;
+	opts->progress = report_progress;
+	opts->opaque = check;
+	opts->dry_run = check->dry_run;
+	opts->undo_path = check->undo_path;
+	opts->header = check->header;
+	opts->salvage = check->salvage.asked;
+	opts->lost_table = take_lost_table;
+	opts->links = check->salvage.links;
+	opts->link_count = check->salvage.link_count;
+}
+
 static int run(struct check *check)
 {
 	struct ox_check_options opts = OX_CHECK_OPTIONS_INIT;
@@ -260,17 +303,7 @@ static int run(struct check *check)
 
 	if (ox_cli_context_new(check->source.engine, &ctx) < 0)
 		return STATUS_FAILED;
-	opts.format = check->source.open.format;
-	opts.flags = check->source.open.flags & OX_OPEN_FORCE_SHARE;
-	opts.cache = check->source.open.cache;
-	opts.repair = check->repair;
-	opts.verify_data = check->verify_data;
-	opts.finding = take_finding;
-	opts.progress = report_progress;
-	opts.opaque = check;
-	opts.dry_run = check->dry_run;
-	opts.undo_path = check->undo_path;
-	opts.header = check->header;
+	fill_options(check, &opts);
 	/* On stdout as users know it, unless it would tear the JSON. */
 	if (check->progress_json)
 		ox_cli_progress_begin_json(&check->progress, "tables", stderr);
@@ -362,6 +395,8 @@ static int take_option(struct check *check, int c, char **argv)
 	case OPTION_HEADER:
 		check->header = optarg;
 		return 0;
+	case OPTION_SALVAGE:
+		return ox_cli_salvage_take(&check->salvage, optarg);
 	case OPTION_UNDO:
 		check->undo_path = optarg;
 		return 0;
@@ -378,6 +413,8 @@ static int refuse_combination(const struct check *check)
 		ox_cli_error("--dry-run shows what -r would do: say which");
 	else if (check->undo_path && check->repair == OX_REPAIR_NONE)
 		ox_cli_error("--undo saves what -r overwrites: say which");
+	else if (check->salvage.link_count > 0 && check->repair != OX_REPAIR_ALL)
+		ox_cli_error("--salvage=L1INDEX:HOSTOFFSET is a part of -r all");
 	else if (check->progress_asked && check->progress_json)
 		ox_cli_error("-p and --progress=json are mutually exclusive");
 	else if (check->undo_path && check->dry_run)
@@ -387,7 +424,8 @@ static int refuse_combination(const struct check *check)
 	return -EINVAL;
 }
 
-int ox_cli_check(int argc, char **argv)
+/* -1 where there is nothing more to do, else the exit status so far. */
+static int take_arguments(struct check *check, int argc, char **argv)
 {
 	static const struct option longs[] = {
 		{"help", no_argument, NULL, 'h'},
@@ -399,26 +437,36 @@ int ox_cli_check(int argc, char **argv)
 		{"image-opts", no_argument, NULL, OPTION_IMAGE_OPTS},
 		{"dry-run", no_argument, NULL, OPTION_DRY_RUN},
 		{"header", required_argument, NULL, OPTION_HEADER},
+		{"salvage", optional_argument, NULL, OPTION_SALVAGE},
 		{"undo", required_argument, NULL, OPTION_UNDO},
 		{"data", no_argument, NULL, OPTION_DATA},
 		{0},
 	};
-	struct check check = {.source = OX_CLI_SOURCE_INIT};
 	int c, status = 0;
 
 	opterr = 0;
 	while (status == 0 && (c = getopt_long(argc, argv, ":hf:r:T:t:pqU", longs, NULL)) != -1)
-		status = take_option(&check, c, argv);
+		status = take_option(check, c, argv);
 	if (status != 0)
-		return ox_cli_finish_output(status < 0 ? 0 : status);
+		return status;
 	if (optind + 1 != argc)
 		return ox_cli_usage_error("check", "Expecting one image file name");
-	if (check.repair == OX_REPAIR_NONE || check.dry_run)
-		check.source.open.flags |= OX_OPEN_READ_ONLY;
-	if (refuse_combination(&check) < 0)
-		return STATUS_FAILED;
-	status = ox_cli_source_set(&check.source, argv[optind]) < 0 ? STATUS_FAILED : run(&check);
+	if (check->repair == OX_REPAIR_NONE || check->dry_run)
+		check->source.open.flags |= OX_OPEN_READ_ONLY;
+	return refuse_combination(check) < 0 ? STATUS_FAILED : 0;
+}
+
+int ox_cli_check(int argc, char **argv)
+{
+	struct check check = {.source = OX_CLI_SOURCE_INIT};
+	int status = take_arguments(&check, argc, argv);
+
+	if (status == 0 && ox_cli_source_set(&check.source, argv[optind]) < 0)
+		status = STATUS_FAILED;
+	else if (status == 0)
+		status = run(&check);
 	ox_cli_source_free(&check.source);
+	ox_cli_salvage_free(&check.salvage);
 	json_decref(check.findings);
-	return ox_cli_finish_output(status);
+	return ox_cli_finish_output(status < 0 ? 0 : status);
 }

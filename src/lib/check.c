@@ -62,6 +62,9 @@ static int refuse_options(const struct ox_check_options *opts, struct ox_error *
 		return ox_error_set(err, -EINVAL, "A header is restored by a repair of everything");
 	if (opts->header && opts->repair != OX_REPAIR_NONE && !opts->dry_run && !opts->undo_path)
 		return ox_error_set(err, -EINVAL, "A header is restored only with an undo file");
+	if (opts->link_count > 0 && (!opts->salvage || opts->repair != OX_REPAIR_ALL))
+		return ox_error_set(err, -EINVAL,
+				    "Tables are linked by a repair of everything that salvages");
 	if (opts->repair == OX_REPAIR_NONE && (opts->dry_run || opts->undo_path))
 		return ox_error_set(err, -EINVAL,
 				    "A dry run, and an undo file, are of use for a repair alone");

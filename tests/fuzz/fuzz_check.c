@@ -21,6 +21,7 @@ struct job {
 	struct ox_io *io;
 	enum ox_repair repair;
 	bool recover;
+	bool salvage;
 	struct ox_check_result result;
 	int error;
 };
@@ -32,6 +33,7 @@ static void run_job_co(void *arg)
 	struct ox_error *err = NULL;
 
 	opts.repair = job->repair;
+	opts.salvage = job->salvage;
 	if (job->recover)
 		job->error = ox_check_recovery.rebuild_co(job->io, &err, NULL, NULL);
 	else
@@ -114,6 +116,21 @@ static void feed_recovery(const uint8_t *data, size_t size)
 	ox_io_close(io);
 }
 
+/* What is no table is not linked, and what was linked is not lost again. */
+static void feed_salvage(const uint8_t *data, size_t size)
+{
+	struct ox_io *io = open_image(data, size);
+	struct job mended = {.io = io, .repair = OX_REPAIR_ALL, .salvage = true};
+	struct job after;
+
+	ox_assert(ox_reactor_call(the_reactor(), run_job_co, &mended) == 0);
+	after = run(io, OX_REPAIR_NONE, false);
+	ox_assert(mended.error == 0 && after.error == 0);
+	ox_assert(after.result.corruptions == mended.result.corruptions);
+	ox_assert(after.result.leaks == mended.result.leaks);
+	ox_io_close(io);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
 	struct ox_io *io;
@@ -129,6 +146,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		return 0;
 	feed_repair(data, size, OX_REPAIR_ALL, &before.result);
 	feed_repair(data, size, OX_REPAIR_LEAKS, &before.result);
+	feed_salvage(data, size);
 	feed_recovery(data, size);
 	return 0;
 }

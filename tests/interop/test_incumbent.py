@@ -88,6 +88,18 @@ def test_a_bad_l1_pointer_does_not_cost_what_it_named():
     check_equal(reads("disk", 1, 0, "64k"), True, "the range reads as before")
 
 
+def test_a_lost_table_is_found_and_what_it_named_is_not_freed():
+    make("l1[0] = 0x7f00112233445566")
+    theirs("-r all", qemu_check("-r", "all"))
+    theirs("-r leaks", qemu_check("-r", "leaks"))
+    found = json.loads(oxbow("check", "--salvage", "--output=json", "theirs", check=False).stdout)["lost-tables"]
+    print(f"# QEMU: the table is {'there, ' + ('counted' if found[0]['is-counted'] else 'freed') if found else 'gone'}")
+    result = oxbow("check", "-r", "all", "--salvage", "disk")
+    check_in("guest offset 0x0 length 0x200000 is in doubt", result.stderr)
+    check_equal(reads("disk", 1, 0, "64k"), True, "the range reads as before")
+    check_equal(qemu_img("check", "disk").returncode, 0, "QEMU's check")
+
+
 def test_bad_entries_are_repaired_and_bad_headers_checked():
     for name, line, code in (("past the end", f"l2@0 = end / cluster * cluster + 1M | {COPIED}", (0, 3)),
                              ("unaligned", "l2@0 |= 0x200", (0,)),

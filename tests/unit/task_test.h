@@ -23,13 +23,13 @@ static void run_task_test(void **state)
 	assert_int_equal(ox_reactor_call(reactor, *fn, NULL), 0);
 }
 
-static void spawn(ox_co_fn fn, void *arg)
+static inline void spawn(ox_co_fn fn, void *arg)
 {
 	assert_int_equal(ox_co_spawn(reactor, fn, arg), 0);
 }
 
 /* Lets every other task run until it waits for something that only the caller can bring about. */
-static void let_others_run_co(void)
+static inline void let_others_run_co(void)
 {
 	for (int i = 0; i < 50; i++)
 		ox_co_yield_co();

@@ -1,0 +1,202 @@
+#!/usr/bin/python3
+# SPDX-License-Identifier: MIT
+"""oxbow check --salvage: L2 tables that a damaged L1 entry lost."""
+from peers import *
+
+import pathlib
+
+OFFSET_MASK = 0x00FFFFFFFFFFFE00
+COPIED = 1 << 63
+GARBAGE = 0x7F00112233445566
+KINDS = [("-o", "cluster_size=512"), ("-o", "cluster_size=4k"), ("-o", "cluster_size=64k"),
+         ("-o", "cluster_size=4k,compat=0.10"), ("-o", "cluster_size=4k,refcount_bits=1"),
+         ("-o", "cluster_size=16k,extended_l2=on"), ("-o", "cluster_size=64k,lazy_refcounts=on")]
+
+
+def number(image, at, size=8):
+    return int.from_bytes(pathlib.Path(image).read_bytes()[at:at + size], "big")
+
+
+def l1_at(image, index):
+    return number(image, 40) + 8 * index
+
+
+def l1(image, index):
+    return number(image, l1_at(image, index))
+
+
+def set_l1(image, index, value):
+    with open(image, "r+b") as file:
+        file.seek(l1_at(image, index))
+        file.write(value.to_bytes(8, "big"))
+
+
+def span(image):
+    """What one L1 entry stands for."""
+    bits = number(image, 20, 4)
+    extended = number(image, 4, 4) > 2 and number(image, 72) & 16
+    return (1 << bits) * (1 << (bits - (4 if extended else 3)))
+
+
+def make(*options, tables=3):
+    """An image with data under each of a few L1 entries; returns what the guest reads."""
+    qemu_img("create", "-q", "-f", "qcow2", *options, "disk", "6M")
+    step = span("disk")
+    size = min(6 << 20, tables * step)
+    for index in range(tables):
+        start = index * step
+        if start < size:
+            qemu_io("-f", "qcow2", "-c", f"write -q -P {index + 1} {start} {min(step // 2, 128 << 10)}",
+                    "disk")
+    return guest()
+
+
+def guest(image="disk"):
+    qemu_img("convert", "-U", "-O", "raw", image, "flat")
+    return pathlib.Path("flat").read_bytes()
+
+
+def salvage(*options, image="disk"):
+    result = oxbow("check", "--output=json", *options, image, check=False)
+    return json.loads(result.stdout), result
+
+
+def test_a_lost_table_is_found_and_linked_again():
+    for kind in KINDS:
+        before = make(*kind)
+        right = l1("disk", 0)
+        for wrong in (GARBAGE, right | 0x200, right ^ 1 << 50, COPIED, right & ~OFFSET_MASK | 0x30000000000):
+            set_l1("disk", 0, wrong)
+            report, result = salvage("--salvage")
+            check_equal(result.returncode, 2, f"{kind}: a check")
+            check_equal([table["host-offset"] for table in report["lost-tables"]],
+                        [right & OFFSET_MASK], f"{kind}: lost tables")
+            check_equal(report["lost-tables"][0]["l1-index"], 0, "the entry it fits")
+            check_equal(report["damaged-l1-entries"], 1, "damaged entries")
+            result = oxbow("check", "-r", "all", "--salvage", "disk")
+            check_in("1 L2 table that nothing named was linked again.", result.stdout)
+            check_in(f"guest offset 0x0 length {hex(min(span('disk'), 6 << 20))} is in doubt",
+                     result.stderr)
+            check_equal(l1("disk", 0), right, f"{kind}: the entry")
+            check_equal(guest() == before, True, f"{kind}: the guest reads as before")
+            qemu_img("check", "disk")
+        os.remove("disk")
+
+
+def test_compressed_tables_are_linked_again():
+    for method in ("zlib", "zstd"):
+        before = make("-o", "cluster_size=4k")
+        qemu_img("convert", "-c", "-O", "qcow2", "-o", f"cluster_size=4k,compression_type={method}",
+                 "disk", "packed")
+        set_l1("packed", 0, GARBAGE)
+        oxbow("check", "-r", "all", "--salvage", "packed")
+        qemu_img("check", "packed")
+        check_equal(guest("packed") == before, True, "the guest reads as before")
+
+
+def test_tables_that_are_shared_with_snapshots_are_linked_again():
+    for cluster in ("512", "4k"):
+        before = make("-o", f"cluster_size={cluster}")
+        qemu_img("snapshot", "-c", "early", "disk")
+        qemu_io("-f", "qcow2", "-c", "write -q -P 77 1k 8k", "-c", f"write -q -P 78 {span('disk')} 4k",
+                "disk")
+        now = guest()
+        set_l1("disk", 0, GARBAGE)
+        set_l1("disk", 1, GARBAGE + 5)
+        oxbow("check", "-r", "all", "--salvage", "disk")
+        qemu_img("check", "disk")
+        check_equal(guest() == now, True, "the guest reads as before")
+        qemu_img("snapshot", "-a", "early", "disk")
+        check_equal(guest() == before, True, "so does the snapshot")
+        qemu_img("check", "disk")
+
+
+def test_what_does_not_name_its_place_is_left_and_kept_and_linked_by_hand():
+    before = make("-o", "cluster_size=4k")
+    right = [l1("disk", index) & OFFSET_MASK for index in range(3)]
+    set_l1("disk", 0, GARBAGE)
+    set_l1("disk", 1, GARBAGE + 2)
+    report, result = salvage("-r", "all", "--salvage")
+    check_equal(result.returncode, 2, "two of each")
+    check_equal([table["fits"] for table in report["lost-tables"]], [2, 2], "what they fit")
+    leaks = [finding for finding in report["findings"] if finding["name"] == "leaked-cluster"]
+    check_equal(len(leaks) > 60, True, "leaks are kept")
+    check_in("belongs to an L2 table", leaks[0]["why-not"])
+    oxbow("check", "-r", "all", f"--salvage=0:{right[0]}", f"--salvage=1:{hex(right[1])}", "disk")
+    qemu_img("check", "disk")
+    check_equal(guest() == before, True, "the guest reads as before")
+
+
+def test_an_empty_entry_is_filled_only_on_request_and_nothing_is_freed_meanwhile():
+    before = make("-o", "cluster_size=4k")
+    table = l1("disk", 1) & OFFSET_MASK
+    set_l1("disk", 1, 0)
+    for how in ("leaks", "all"):
+        report, result = salvage("-r", how, "--salvage")
+        check_equal((result.returncode, l1("disk", 1)), (3, 0), f"-r {how}")
+        check_equal(report.get("leaks-fixed", 0), 0, f"leaks freed by -r {how}")
+        check_in("it fits no damaged L1 entry", result.stderr)
+    oxbow("check", "-r", "all", f"--salvage=1:{table}", "disk")
+    qemu_img("check", "disk")
+    check_equal(guest() == before, True, "the guest reads as before")
+
+
+def test_a_dry_run_shows_it_and_an_undo_takes_it_back():
+    make("-o", "cluster_size=4k")
+    set_l1("disk", 0, GARBAGE)
+    damaged = pathlib.Path("disk").read_bytes()
+    plan, _ = salvage("-r", "all", "--salvage", "--dry-run")
+    check_equal(pathlib.Path("disk").read_bytes() == damaged, True, "a dry run writes nothing")
+    done, _ = salvage("-r", "all", "--salvage", "--undo", "saved")
+    check_equal([t["linked"] for t in plan["lost-tables"]], [True], "the plan")
+    check_equal(plan["lost-tables"], done["lost-tables"], "the plan and the repair")
+    oxbow("undo", "saved", "disk")
+    check_equal(pathlib.Path("disk").read_bytes() == damaged, True, "the undone image")
+
+
+def test_a_link_that_cannot_be_is_refused_and_nothing_is_written():
+    make("-o", "cluster_size=4k")
+    table = l1("disk", 0) & OFFSET_MASK
+    set_l1("disk", 0, 0)
+    before = pathlib.Path("disk").read_bytes()
+    for link, why in ((f"0:{table + 512}", "No cluster begins at"), (f"0:{1 << 45}", "past the end"),
+                      (f"7:{table}", "There is no L1 entry 7"), ("0:0", "it is in use"),
+                      (f"1:{table}", "names a table, which is not replaced"),
+                      (f"0:{table + 4096}", "is no entry of an L2 table")):
+        result = oxbow("check", "-r", "all", f"--salvage={link}", "disk", check=False)
+        check_equal(result.returncode, 1, link)
+        check_in(why, result.stderr)
+        check_equal(pathlib.Path("disk").read_bytes() == before, True, f"image left alone by {link}")
+    for words in (["--salvage=0:1:2", "-r", "all"], ["--salvage=x", "-r", "all"], ["--salvage=-1:0", "-r", "all"],
+                  ["--salvage=0:4096"], ["--salvage=0:4096", "-r", "leaks"]):
+        check_equal(oxbow("check", *words, "disk", check=False).returncode, 1, words)
+
+
+def test_a_check_tells_that_there_is_salvage_and_a_sound_image_has_no_use_for_it():
+    make("-o", "cluster_size=4k")
+    plain = oxbow("check", "disk").stdout
+    if "salvage" in plain:
+        raise Failure("a sound image is told of salvage")
+    check_equal(salvage("--salvage")[0]["lost-tables"], [], "lost tables of a sound image")
+    check_in("There is no L2 table that nothing names.", oxbow("check", "--salvage", "disk").stdout)
+    set_l1("disk", 0, GARBAGE)
+    check_in("1 L1 entry was damaged.", oxbow("check", "disk", check=False).stdout)
+    check_in("--salvage looks for it", oxbow("check", "disk", check=False).stdout)
+
+
+def test_without_it_a_repair_is_as_ever():
+    make("-o", "cluster_size=4k")
+    set_l1("disk", 1, 0)
+    check_equal(oxbow("check", "-r", "leaks", "disk").returncode, 0, "leaks are freed")
+    qemu_img("check", "disk")
+
+
+def test_data_files_and_raw_images_have_none():
+    qemu_img("create", "-q", "-f", "qcow2", "-o", "data_file=data", "disk", "1M")
+    qemu_io("-f", "qcow2", "-c", "write -q 0 64k", "disk")
+    check_equal(salvage("--salvage")[0]["lost-tables"], [], "with a data file")
+    qemu_img("create", "-q", "-f", "raw", "raw", "1M")
+    check_equal(oxbow("check", "--salvage", "raw", check=False).returncode, 63, "raw")
+
+
+run_tests(globals())
