@@ -8,7 +8,7 @@
 
 #include "base/arith.h"
 #include "check/check.h"
-#include "check/walk.h"
+#include "check/walk/walk.h"
 #include "rt/co.h"
 #include "rt/reactor.h"
 

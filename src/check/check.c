@@ -5,10 +5,10 @@
 #include <string.h>
 
 #include "base/assert.h"
-#include "check/edit.h"
-#include "check/mend.h"
-#include "check/salvage.h"
-#include "check/walk.h"
+#include "check/undo/edit.h"
+#include "check/mend/mend.h"
+#include "check/salvage/salvage.h"
+#include "check/walk/walk.h"
 
 /* Each one ends with fewer structural findings than the last: an image needs a few. */
 #define MAX_ROUNDS 16u

@@ -6,7 +6,7 @@
 #include <string.h>
 
 #include "base/arith.h"
-#include "check/walk.h"
+#include "check/walk/walk.h"
 
 #define MESSAGE_BYTES 256
 

@@ -3,7 +3,7 @@
 #include <errno.h>
 
 #include "check/check.h"
-#include "check/walk.h"
+#include "check/walk/walk.h"
 
 static int refuse(const struct ox_walk *w, struct ox_error **err)
 {

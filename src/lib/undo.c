@@ -2,7 +2,7 @@
 /* ox_image_undo */
 #include <errno.h>
 
-#include "check/undo.h"
+#include "check/undo/undo.h"
 #include "lib/context.h"
 
 struct undo_job {

@@ -138,7 +138,7 @@ MUTANTS = [
      [("\tif (r == 0)\n\t\tr = ox_order_sync_always_co(&q->order);\n\tif (r == 0)\n"
        "\t\tr = ox_lazy_clear_co(q);", "\tif (r == 0)\n\t\tr = ox_lazy_clear_co(q);")],
      "close clears the dirty bit before the refcounts are durable"),
-    ("recovery_not_synced", "D6", "check/repair.c",
+    ("recovery_not_synced", "D6", "check/mend/repair.c",
      [("\tint r = ox_walk_slots_co(w, OX_BLOCKS_LOWER, lower_slot);\n\n"
        "\treturn r < 0 ? r : ox_io_sync_co(w->io);",
        "\treturn ox_walk_slots_co(w, OX_BLOCKS_LOWER, lower_slot);")],
@@ -170,7 +170,7 @@ MUTANTS = [
      [("\treturn q->io->can_grow ? ox_io_set_length_co(q->io, ox_align_up(to, GROWTH_ALIGN_BYTES))\n"
        "\t\t\t       : -ENOSPC;\n", "\treturn 0;\n")],
      "entries name clusters past the file's durable end"),
-    ("recovery_does_not_raise", "D9", "check/repair.c",
+    ("recovery_does_not_raise", "D9", "check/mend/repair.c",
      [("\tint r = ox_walk_slots_co(w, OX_BLOCKS_RAISE, raise_slot);\n\n\treturn r < 0",
        "\tint r = 0;\n\n\treturn r < 0")],
      "recovery leaves refcounts that are too low"),

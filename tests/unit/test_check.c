@@ -15,7 +15,7 @@
 #include "base/arith.h"
 #include "base/assert.h"
 #include "check/check.h"
-#include "check/counts.h"
+#include "check/counts/counts.h"
 #include "fmt/qcow2.h"
 #include "io/io.h"
 #include "rt/reactor.h"

@@ -8,7 +8,7 @@
 #include <cmocka.h>
 
 #include "base/arith.h"
-#include "check/counts.h"
+#include "check/counts/counts.h"
 
 #define LIMIT 20000u /* several regions, the last one in part */
 

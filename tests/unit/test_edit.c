@@ -8,7 +8,7 @@
 
 #include "base/arith.h"
 #include "base/assert.h"
-#include "check/edit.h"
+#include "check/undo/edit.h"
 #include "cut_io.h"
 
 #define LENGTH UINT64_C(70000) /* ends within a block, and within a sector */

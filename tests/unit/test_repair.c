@@ -16,7 +16,7 @@
 #include "base/arith.h"
 #include "base/assert.h"
 #include "check/check.h"
-#include "check/edit.h"
+#include "check/undo/edit.h"
 #include "cut_io.h"
 #include "damaged.h"
 

@@ -1,0 +1,176 @@
+/* SPDX-License-Identifier: MIT */
+/* The guest's order: where on the host each stretch of the virtual disk lies, in how many pieces.
+ */
+#include <errno.h>
+#include <stdlib.h>
+
+#include "base/arith.h"
+#include "check/layout/layout.h"
+
+#define UNSEEN UINT64_MAX
+
+static int compare_clusters(const void *a, const void *b)
+{
+	uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
+
+	return (x > y) - (x < y);
+}
+
+/* Where a cluster stands among the L2 tables; NULL where it is none. */
+static uint64_t *place_of(struct ox_layout *l, uint64_t cluster)
+{
+	const uint64_t *at = NULL;
+
+	if (l->w.l2_count > 0)
+		at = bsearch(&cluster, l->w.l2_clusters, l->w.l2_count, sizeof(cluster),
+			     compare_clusters);
+	return at ? &l->l2_places[at - l->w.l2_clusters] : NULL;
+}
+
+/* ---- L1 ---- */
+
+static int place_l2(struct ox_walk *w, uint64_t tree, uint64_t index, struct ox_be64 *entry)
+{
+	struct ox_layout *l = ox_container_of(w, struct ox_layout, w);
+	struct ox_qcow2_l1_entry e = ox_qcow2_l1_decode(&w->h, ox_be64_get(*entry));
+	uint64_t *place;
+
+	if (e.bad || ox_walk_past_end(w, e.l2.bytes, w->cluster_bytes)) {
+		if (!w->dirty || e.bad)
+			ox_layout_mark(l,
+				       (w->trees[tree].l1_offset + index * 8) / w->cluster_bytes);
+		return 0;
+	}
+	place = place_of(l, e.l2.bytes / w->cluster_bytes);
+	if (place && *place == UNSEEN)
+		*place = index;
+	return 0;
+}
+
+/* ---- L2 ---- */
+
+/* The table that is being looked at. */
+struct table {
+	struct ox_layout *l;
+	struct ox_cell cell;
+	uint64_t cluster;
+	uint64_t next_contiguous; /* where the next data would go on; 0: nowhere */
+};
+
+static void take_bad(struct table *t, struct ox_layout_guest_bin *bin)
+{
+	bin->bad_entries++;
+	ox_layout_mark(t->l, t->cluster);
+}
+
+static void take_place(struct ox_layout *l, uint64_t guest_cluster, uint64_t host_offset)
+{
+	uint64_t index = guest_cluster / l->guest_bin_clusters;
+
+	if (guest_cluster >= l->guest_first[index])
+		return;
+	l->guest_first[index] = guest_cluster;
+	l->guest_bins[index].host_offset = host_offset;
+}
+
+/* The guest's bytes at guest_cluster, of which the entry tells. */
+static void take_entry(struct table *t, uint64_t guest_cluster, const struct ox_qcow2_entry *e)
+{
+	struct ox_layout *l = t->l;
+	struct ox_walk *w = &l->w;
+	struct ox_layout_guest_bin *bin = &l->guest_bins[guest_cluster / l->guest_bin_clusters];
+	uint64_t size =
+		ox_min_u64(w->cluster_bytes, w->h.size_bytes - guest_cluster * w->cluster_bytes);
+	bool compressed = e->kind == OX_QCOW2_ENTRY_COMPRESSED;
+
+	if (e->kind == OX_QCOW2_ENTRY_UNALLOCATED)
+		return;
+	if (e->kind == OX_QCOW2_ENTRY_ZERO) {
+		bin->zero_bytes += size;
+		return;
+	}
+	if (e->kind == OX_QCOW2_ENTRY_BAD) {
+		take_bad(t, bin);
+		return;
+	}
+	/* A recovery drops it. */
+	if (ox_walk_entry_is_stale(w, t->cluster, t->cell, e->host.bytes))
+		return;
+	if (ox_walk_past_end(w, e->host.bytes,
+			     compressed ? e->compressed_bytes : w->cluster_bytes)) {
+		take_bad(t, bin);
+		return;
+	}
+	take_place(l, guest_cluster, e->host.bytes);
+	if (compressed) {
+		bin->compressed_bytes += size;
+		t->next_contiguous = 0;
+		return;
+	}
+	bin->data_bytes += size;
+	bin->pieces += e->host.bytes != t->next_contiguous;
+	t->next_contiguous = e->host.bytes + w->cluster_bytes;
+}
+
+static int look_at_l2(struct ox_walk *w, uint64_t cluster, struct ox_cell cell,
+		      struct ox_be64 *entries)
+{
+	struct ox_layout *l = ox_container_of(w, struct ox_layout, w);
+	struct table t = {.l = l, .cell = cell, .cluster = cluster};
+	const uint64_t *place = place_of(l, cluster);
+	/* An extended entry is followed by a word about its subclusters. */
+	uint64_t words = w->h.incompatible & OX_QCOW2_INCOMPAT_EXTENDED_L2 ? 2 : 1;
+	uint64_t count = w->cluster_bytes / sizeof(*entries) / words;
+	uint64_t first;
+
+	/* A table that stands past the disk's end has no place there. */
+	if (!place || *place == UNSEEN || !ox_mul_u64(*place, count, &first) ||
+	    first >= w->result.total_clusters)
+		return 0;
+	count = ox_min_u64(count, w->result.total_clusters - first);
+	for (uint64_t i = 0; i < count; i++) {
+		struct ox_qcow2_entry e;
+
+		if (!entries[i * words].raw)
+			continue;
+		e = ox_qcow2_l2_decode(&w->h, ox_be64_get(entries[i * words]));
+		take_entry(&t, first + i, &e);
+	}
+	return 0;
+}
+
+static void sum_up(struct ox_layout *l)
+{
+	struct ox_image_layout *result = l->result;
+
+	for (size_t i = 0; i < result->guest_bin_count; i++) {
+		result->data_bytes += l->guest_bins[i].data_bytes;
+		result->pieces += l->guest_bins[i].pieces;
+	}
+}
+
+int ox_layout_guest_co(struct ox_layout *l)
+{
+	struct ox_walk *w = &l->w;
+	int r;
+
+	l->l2_places = malloc(ox_max_u64(w->l2_count, 1) * sizeof(*l->l2_places));
+	l->guest_first = malloc(l->result->guest_bin_count * sizeof(*l->guest_first));
+	if (!l->l2_places || !l->guest_first)
+		return -ENOMEM;
+	for (uint64_t i = 0; i < w->l2_count; i++)
+		l->l2_places[i] = UNSEEN;
+	for (size_t i = 0; i < l->result->guest_bin_count; i++) {
+		l->guest_first[i] = UNSEEN;
+		l->guest_bins[i].host_offset = UINT64_MAX;
+	}
+	/* Entries that name places in another file say nothing of this one. */
+	if (w->h.incompatible & OX_QCOW2_INCOMPAT_DATA_FILE)
+		return 0;
+	r = ox_walk_l1_co(w, false, place_l2);
+	if (r == 0)
+		r = ox_walk_l2_co(w, true, look_at_l2);
+	if (r == 0)
+		sum_up(l);
+	return r;
+}

@@ -1,0 +1,109 @@
+/* SPDX-License-Identifier: MIT */
+/* Where the L1 tables name each L2 table. */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "check/mend/mend.h"
+
+static int by_place(const void *one, const void *other)
+{
+	const struct ox_place *a = one;
+	const struct ox_place *b = other;
+
+	if (a->cluster != b->cluster)
+		return a->cluster < b->cluster ? -1 : 1;
+	if (a->index != b->index)
+		return a->index < b->index ? -1 : 1;
+	return a->tree < b->tree ? -1 : a->tree > b->tree;
+}
+
+static int note_l1_entry(struct ox_walk *w, uint64_t tree, uint64_t index, struct ox_be64 *entry)
+{
+	struct ox_qcow2_l1_entry e = ox_qcow2_l1_decode(&w->h, ox_be64_get(*entry));
+	struct ox_places *p = &w->mend->places;
+	uint64_t cluster = e.l2.bytes / w->cluster_bytes;
+
+	if (e.bad || !ox_cell_is_l2(ox_counts_get(&w->counts, cluster)))
+		return 0;
+	if (p->count == p->room) {
+		size_t room = p->room ? 2 * p->room : 256;
+		struct ox_place *more = reallocarray(p->items, room, sizeof(*more));
+
+		if (!more)
+			return -ENOMEM;
+		p->items = more;
+		p->room = room;
+	}
+	p->items[p->count++] = (struct ox_place){
+		.cluster = cluster,
+		.index = index,
+		.tree = tree,
+		.refs = 1,
+	};
+	return 0;
+}
+
+/* Trees that name a table at one index are one place. */
+static void join_equal(struct ox_places *p)
+{
+	size_t kept = 0;
+
+	for (size_t i = 0; i < p->count; i++) {
+		struct ox_place *last = kept ? &p->items[kept - 1] : NULL;
+
+		if (last && last->cluster == p->items[i].cluster &&
+		    last->index == p->items[i].index)
+			last->refs++;
+		else
+			p->items[kept++] = p->items[i];
+	}
+	p->count = kept;
+}
+
+int ox_places_read_co(struct ox_walk *w)
+{
+	struct ox_places *p = &w->mend->places;
+	int r = ox_walk_l1_co(w, true, note_l1_entry);
+
+	if (r < 0)
+		return r;
+	if (p->count > 0)
+		qsort(p->items, p->count, sizeof(*p->items), by_place);
+	join_equal(p);
+	return 0;
+}
+
+struct ox_place *ox_places_find(const struct ox_places *places, uint64_t cluster, size_t *ret_count)
+{
+	size_t low = 0;
+	size_t high = places->count;
+	size_t count = 0;
+
+	while (low < high) {
+		size_t mid = low + (high - low) / 2;
+
+		if (places->items[mid].cluster < cluster)
+			low = mid + 1;
+		else
+			high = mid;
+	}
+	while (low + count < places->count && places->items[low + count].cluster == cluster)
+		count++;
+	*ret_count = count;
+	return count > 0 ? &places->items[low] : NULL;
+}
+
+void ox_places_free(struct ox_places *places)
+{
+	free(places->items);
+	*places = (struct ox_places){0};
+}
+
+void ox_mend_at_entry(const struct ox_walk *w, const struct ox_place *place, uint64_t entry,
+		      struct ox_found *what)
+{
+	what->guest_offset = (place->index * ox_qcow2_l2_entries(&w->h) + entry) * w->cluster_bytes;
+	what->guest_length = w->cluster_bytes;
+	what->tree = place->tree;
+}

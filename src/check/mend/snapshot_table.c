@@ -1,0 +1,466 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * A snapshot table that is damaged, made anew: of the records that can be followed, and of new ones
+ * for the L1 tables that are found again. A record of which nothing is left is given up. The table
+ * is durable and counted before the header's sector names it (D1, D3, H9).
+ */
+#include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/arith.h"
+#include "check/mend/lost_l1.h"
+#include "check/mend/mend.h"
+
+#define MOST_FOUND ((size_t)1024)
+#define COUNT_AT 60u /* of the header: how many, and where */
+#define NAME_BYTES 24
+
+static const char lost[] = "lost";
+static const char in_doubt[] = "in doubt";
+
+struct record {
+	struct ox_qcow2_snapshot s;
+	size_t at, size; /* of the old one */
+	bool dropped;
+	bool found;	  /* its L1 table was lost */
+	bool lacks_extra; /* as version 3 has it */
+	bool has_no_id;	  /* of its own */
+	size_t same_id;	  /* then: the record that has it, where there is one */
+};
+
+struct table {
+	struct ox_walk *w;
+	uint8_t *old;
+	struct record *records;
+	size_t count; /* of the old ones that can be read, and then of new ones */
+	size_t old_count;
+	uint8_t broken[40];
+	size_t broken_bytes;
+	struct ox_lost_l1s found;
+	uint64_t next_id;
+	uint64_t lost;	/* records that lead nowhere, or cannot be read */
+	uint8_t *bytes; /* the new one */
+	size_t size;
+	bool changes;
+};
+
+static void table_free(struct table *t)
+{
+	for (size_t i = 0; i < t->count; i++)
+		ox_qcow2_snapshot_free(&t->records[i].s);
+	free(t->records);
+	free(t->found.items);
+	free(t->old);
+	free(t->bytes);
+}
+
+/* ---- the old table ---- */
+
+/* The beginning of the first record that cannot be read. */
+static int read_broken_co(struct table *t)
+{
+	struct ox_walk *w = t->w;
+	uint64_t at = w->h.snapshots_offset + w->snapshot_bytes;
+	int r;
+
+	if (w->h.snapshots_offset == 0 || at >= w->file_bytes)
+		return 0;
+	t->broken_bytes = ox_min_u64(sizeof(t->broken), w->file_bytes - at);
+	r = ox_io_pread_co(w->io, t->broken, t->broken_bytes, at);
+	return r;
+}
+
+static int read_old_co(struct table *t)
+{
+	struct ox_walk *w = t->w;
+	size_t size = w->snapshot_bytes;
+	size_t pos = 0;
+	int r;
+
+	t->records = calloc(w->tree_count + MOST_FOUND, sizeof(*t->records));
+	t->old = malloc(ox_max_u64(size, 1));
+	if (!t->old || !t->records)
+		return -ENOMEM;
+	r = size > 0 ? ox_io_pread_co(w->io, t->old, size, w->h.snapshots_offset) : 0;
+	for (uint64_t i = 1; i < w->tree_count && r == 0; i++) {
+		struct record *record = &t->records[t->count];
+
+		record->at = pos;
+		r = ox_qcow2_snapshot_decode(&w->h, t->old, size, &pos, &record->s, NULL);
+		record->size = pos - record->at;
+		t->count += r == 0;
+	}
+	t->old_count = t->count;
+	return r == 0 ? read_broken_co(t) : r;
+}
+
+/* Whether a record leads to no table, whatever else is wrong. */
+static bool is_hopeless(const struct ox_walk *w, const struct ox_qcow2_snapshot *s)
+{
+	uint64_t size_bytes = UINT64_C(8) * s->l1_entries;
+
+	return s->l1_entries == 0 || s->l1_offset == 0 || size_bytes > OX_QCOW2_MAX_L1_BYTES ||
+	       !ox_is_aligned(s->l1_offset, w->cluster_bytes) ||
+	       ox_walk_past_end(w, s->l1_offset, size_bytes);
+}
+
+/* The first record before end, but for one, that has the id; end: none. */
+static size_t find_id(const struct table *t, size_t end, size_t except, const char *id)
+{
+	size_t i = 0;
+
+	while (i < end &&
+	       (i == except || t->records[i].dropped || strcmp(t->records[i].s.id, id) != 0))
+		i++;
+	return i;
+}
+
+/* ---- what is to be changed ---- */
+
+static int set_text(char **text, const char *prefix, uint64_t number)
+{
+	char made[NAME_BYTES];
+
+	snprintf(made, sizeof(made), "%s%" PRIu64, prefix, number);
+	free(*text);
+	*text = strdup(made);
+	return *text ? 0 : -ENOMEM;
+}
+
+/* An id that no other record has. */
+static int settle_id(struct table *t, size_t index)
+{
+	struct record *record = &t->records[index];
+	size_t same = find_id(t, index, index, record->s.id);
+	int r;
+
+	if (*record->s.id && same == index)
+		return 0;
+	record->has_no_id = true;
+	record->same_id = same;
+	do
+		r = set_text(&record->s.id, "", t->next_id++);
+	while (r == 0 && find_id(t, t->count, index, record->s.id) < t->count);
+	return r;
+}
+
+/* The old record that named an L1 table: it still tells its place, or only one is in question. */
+static size_t find_old(const struct table *t, const struct ox_lost_l1 *l1)
+{
+	size_t only = t->count;
+	size_t dropped = 0;
+
+	for (size_t i = 0; i < t->old_count; i++) {
+		if (!t->records[i].dropped)
+			continue;
+		if (t->records[i].s.l1_offset == l1->offset)
+			return i;
+		dropped++;
+		only = i;
+	}
+	return dropped == 1 && t->lost == 1 ? only : t->count;
+}
+
+/* The record for an L1 table that is found again: one of the old ones, or a new one. */
+static int add_found(struct table *t, const struct ox_lost_l1 *l1)
+{
+	size_t index = find_old(t, l1);
+	struct record *record = &t->records[index];
+	int r = 0;
+
+	if (index == t->count) {
+		record->s = (struct ox_qcow2_snapshot){.disk_bytes = t->w->h.size_bytes,
+						       .icount = UINT64_MAX};
+		record->s.id = strdup("");
+		r = record->s.id ? set_text(&record->s.name, "recovered-", index + 1) : -ENOMEM;
+		t->count += r == 0;
+	}
+	if (r < 0) {
+		ox_qcow2_snapshot_free(&record->s);
+		return r;
+	}
+	record->s.l1_offset = l1->offset;
+	record->s.l1_entries = l1->entries;
+	record->found = true;
+	record->dropped = false;
+	return 0;
+}
+
+/* What the first record that cannot be read says of its table; false: nothing that can be. */
+static bool decode_broken(const struct table *t, struct ox_qcow2_snapshot *ret)
+{
+	struct {
+		struct ox_be64 l1_offset;
+		struct ox_be32 l1_size;
+	} __attribute__((packed)) begin;
+
+	if (t->old_count == t->w->h.snapshot_count || t->broken_bytes < sizeof(begin))
+		return false;
+	memcpy(&begin, t->broken, sizeof(begin));
+	*ret = (struct ox_qcow2_snapshot){
+		.l1_offset = ox_be64_get(begin.l1_offset),
+		.l1_entries = ox_be32_get(begin.l1_size),
+	};
+	return !is_hopeless(t->w, ret);
+}
+
+/* Whether the records for which no table is found are given up. One that begins as it should, and
+ * breaks later, may yet be read by somebody; and where counts cannot be read, tables are not found.
+ */
+static bool may_give_up(const struct table *t)
+{
+	struct ox_qcow2_snapshot broken;
+
+	if (t->w->broken_blocks > 0)
+		return false;
+	if (!decode_broken(t, &broken))
+		return true;
+	for (size_t i = 0; i < t->found.count; i++) {
+		if (t->found.items[i].offset == broken.l1_offset)
+			return true;
+	}
+	return false;
+}
+
+static int find_lost_co(struct table *t, size_t most)
+{
+	struct ox_qcow2_snapshot broken;
+	int r = ox_lost_l1_find_co(t->w, most, &t->found);
+
+	if (r == 0 && decode_broken(t, &broken))
+		r = ox_lost_l1_trust_co(t->w, broken.l1_offset, broken.l1_entries, &t->found);
+	return r;
+}
+
+static int choose_records(struct table *t)
+{
+	struct ox_walk *w = t->w;
+	bool changes = t->found.count > 0 || t->lost > 0;
+	int r = 0;
+
+	for (size_t i = 0; i < t->old_count; i++)
+		t->records[i].dropped = is_hopeless(w, &t->records[i].s);
+	for (size_t i = 0; i < t->found.count && r == 0; i++)
+		r = add_found(t, &t->found.items[i]);
+	for (size_t i = 0; i < t->count && r == 0; i++) {
+		struct record *record = &t->records[i];
+
+		if (record->dropped)
+			continue;
+		r = settle_id(t, i);
+		record->lacks_extra =
+			w->h.version >= 3 && record->s.extra_bytes < OX_QCOW2_SNAPSHOT_EXTRA_BYTES;
+		changes |= record->has_no_id || record->lacks_extra;
+	}
+	t->changes = changes;
+	return r;
+}
+
+/* ---- what is told of it ---- */
+
+static void tell_table(struct ox_walk *w, uint64_t index, const char *word, const char *fate,
+		       uint64_t offset)
+{
+	ox_walk_mended(w, OX_FOUND_SNAPSHOT_TABLE,
+		       OX_FOUND(.a = index, .word = word, .fate = fate,
+				.guest_length = w->h.size_bytes, .host_offset = offset));
+}
+
+static void tell_record(const struct table *t, size_t index)
+{
+	const struct record *record = &t->records[index];
+
+	if (record->found)
+		tell_table(t->w, index, "its L1 table is found again", in_doubt,
+			   record->s.l1_offset);
+	else if (record->lacks_extra)
+		ox_walk_mended(t->w, OX_FOUND_SNAPSHOT_EXTRA,
+			       OX_FOUND(.a = index, .b = record->s.extra_bytes));
+	if (!record->found && record->has_no_id && record->same_id != index)
+		ox_walk_mended(t->w, OX_FOUND_SNAPSHOT_ID,
+			       OX_FOUND(.a = record->same_id, .b = index));
+}
+
+/* Of records that lead nowhere: those that could be read, and then those that could not. */
+static void tell_given_up(const struct table *t)
+{
+	struct ox_walk *w = t->w;
+	uint64_t count = t->lost > t->found.count ? t->lost - t->found.count : 0;
+
+	for (uint64_t i = 0; i < w->h.snapshot_count && count > 0; i++) {
+		if (i < t->old_count && !t->records[i].dropped)
+			continue;
+		tell_table(w, i, "nothing is left that tells of a snapshot", lost, 0);
+		w->lost++;
+		count--;
+	}
+}
+
+static void tell_all(const struct table *t)
+{
+	for (size_t i = 0; i < t->count; i++) {
+		if (!t->records[i].dropped)
+			tell_record(t, i);
+	}
+	tell_given_up(t);
+	ox_walk_mended_fault(t->w, OX_QCOW2_FAULT_SNAPSHOTS);
+}
+
+/* ---- the new table ---- */
+
+static int encode(struct table *t, uint32_t *ret_count)
+{
+	size_t room = 0;
+
+	*ret_count = 0;
+	for (size_t i = 0; i < t->count; i++)
+		room += t->records[i].size + ox_qcow2_snapshot_bytes(&t->w->h, &t->records[i].s) +
+			8;
+	t->bytes = calloc(1, ox_align_up(room + 1, t->w->cluster_bytes));
+	if (!t->bytes)
+		return -ENOMEM;
+	for (size_t i = 0; i < t->count; i++) {
+		const struct record *record = &t->records[i];
+		uint8_t *to = t->bytes + t->size;
+
+		if (record->dropped)
+			continue;
+		if (record->found || record->has_no_id || record->lacks_extra) {
+			t->size += ox_qcow2_snapshot_encode(&t->w->h, &record->s, to);
+		} else {
+			memcpy(to, t->old + record->at, record->size);
+			t->size = ox_align_up(t->size + record->size, 8);
+		}
+		(*ret_count)++;
+	}
+	return 0;
+}
+
+/* Counts the clusters of the new table, past everything, and writes them. 1; 0: there is no room
+ * for it, or nothing that could count it; or a negative errno. */
+static int write_table_co(struct table *t, uint64_t *ret_offset)
+{
+	struct ox_walk *w = t->w;
+	uint64_t base =
+		ox_max_u64(w->counts.end, w->io->can_grow ? w->file_clusters : w->stored_end);
+	uint64_t end = base + ox_div_up(t->size, w->cluster_bytes);
+	struct ox_walk_plan plan = {0};
+	int r;
+
+	if (!ox_mend_can_count(w, base, end) ||
+	    (!w->io->can_grow && end > w->file_bytes / w->cluster_bytes))
+		return 0;
+	r = ox_counts_extend(&w->counts, ox_max_u64(end, w->counts.limit));
+	for (uint64_t c = base; c < end && r == 0; c++)
+		r = ox_mend_count_new(w, c, OX_CELL_META, 1);
+	w->grown_from = base;
+	w->grown_end = end;
+	if (r == 0)
+		r = ox_walk_plan_blocks(w, &plan);
+	if (r == 0 && w->io->length < end * w->cluster_bytes)
+		r = ox_io_set_length_co(w->io, end * w->cluster_bytes);
+	if (r == 0)
+		r = ox_io_pwrite_co(w->io, t->bytes, (end - base) * w->cluster_bytes,
+				    base * w->cluster_bytes, 0);
+	if (r == 0)
+		r = ox_walk_publish_counts_co(w, &plan);
+	ox_walk_plan_free(&plan);
+	*ret_offset = base * w->cluster_bytes;
+	return r < 0 ? r : 1;
+}
+
+static int name_table_co(struct ox_walk *w, uint32_t count, uint64_t offset)
+{
+	struct {
+		struct ox_be32 count;
+		struct ox_be64 offset;
+	} __attribute__((packed)) fields = {ox_be32(count), ox_be64(offset)};
+	uint8_t sector[512];
+	int r = ox_io_pread_co(w->io, sector, sizeof(sector), 0);
+
+	if (r < 0)
+		return r;
+	memcpy(sector + COUNT_AT, &fields, sizeof(fields));
+	r = ox_io_pwrite_co(w->io, sector, sizeof(sector), 0, 0);
+	return r < 0 ? r : ox_io_sync_co(w->io);
+}
+
+static int replace_co(struct table *t, bool *ret_again)
+{
+	uint64_t offset = 0;
+	uint32_t count;
+	int r = encode(t, &count);
+
+	if (r == 0)
+		r = count > 0 ? write_table_co(t, &offset) : 1;
+	if (r <= 0)
+		return r;
+	*ret_again = true;
+	r = name_table_co(t->w, count, offset);
+	if (r == 0)
+		tell_all(t);
+	return r;
+}
+
+/* ---- all of it ---- */
+
+/* How many records lead nowhere, or cannot be read. */
+static uint64_t count_lost(const struct table *t)
+{
+	const struct ox_walk *w = t->w;
+	uint64_t good = 0;
+
+	if (w->faults.found[OX_QCOW2_FAULT_SNAPSHOTS])
+		return MOST_FOUND;
+	for (size_t i = 0; i < t->old_count; i++)
+		good += !is_hopeless(w, &t->records[i].s);
+	return w->h.snapshot_count - good;
+}
+
+static int mend_co(struct table *t, bool *ret_again)
+{
+	size_t most;
+	int r = read_old_co(t);
+
+	if (r < 0)
+		return r;
+	t->lost = count_lost(t);
+	most = ox_min_u64(t->lost, MOST_FOUND);
+	if (t->lost > 0)
+		r = find_lost_co(t, most);
+	/* Which of too many they are cannot be told; nor what leaked, where none is found. */
+	if (r < 0 || t->found.count > most)
+		return r;
+	if (t->w->faults.found[OX_QCOW2_FAULT_SNAPSHOTS] && t->found.count == 0 && t->w->leaks > 0)
+		return 0;
+	if (t->lost > t->found.count && !may_give_up(t))
+		return 0;
+	t->next_id = 1;
+	r = choose_records(t);
+	return r == 0 && t->changes ? replace_co(t, ret_again) : r;
+}
+
+int ox_mend_snapshots_co(struct ox_walk *w, bool *ret_again)
+{
+	struct table t = {.w = w};
+	int r;
+
+	for (size_t i = 0; i < OX_QCOW2_FAULT_COUNT; i++) {
+		if (w->faults.found[i] && i != OX_QCOW2_FAULT_SNAPSHOTS)
+			return 0;
+	}
+	/* The file must not grow beneath what names a place past its end. */
+	if (w->past_end > w->past_end_snapshots)
+		return 0;
+	if (w->stale > 0) {
+		*ret_again = true;
+		r = ox_walk_drop_stale_co(w);
+		return r < 0 ? r : ox_io_sync_co(w->io);
+	}
+	r = mend_co(&t, ret_again);
+	table_free(&t);
+	return r;
+}

@@ -1,0 +1,338 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Which L1 entry named an orphan. Nothing in a table says where it belongs: only what is left of a
+ * damaged pointer does, or a table that shares clusters with it, or that there is one of each.
+ */
+#include "check/salvage/salvage.h"
+
+#include <errno.h>
+#include <limits.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/arith.h"
+
+/* Comparisons of pointers with places. */
+#define MAX_COMPARISONS (UINT64_C(1) << 26)
+#define NEVER UINT_MAX
+/* A pointer so many times the file's length away is no other table's. */
+#define FAR 16u
+
+/* ---- gaps ---- */
+
+static int add_gap(struct ox_walk *w, struct ox_l1_gap gap)
+{
+	struct ox_salvage *s = w->salvage;
+	uint64_t at = w->trees[gap.tree].l1_offset + gap.index * 8;
+
+	if (s->gap_count == OX_SALVAGE_MAX) {
+		s->too_many = true;
+		return 0;
+	}
+	if (s->gap_count == s->gap_room) {
+		size_t room = s->gap_room ? 2 * s->gap_room : 16;
+		struct ox_l1_gap *more = reallocarray(s->gaps, room, sizeof(*more));
+
+		if (!more)
+			return -ENOMEM;
+		s->gaps = more;
+		s->gap_room = room;
+	}
+	gap.is_fixed = ox_counts_get(&w->counts, at / w->cluster_bytes).state != OX_CELL_META;
+	s->gaps[s->gap_count++] = gap;
+	return 0;
+}
+
+/* Tables that are named at several indexes: which of them is right is not known. */
+static int note_crossed(struct ox_walk *w, uint64_t tree, uint64_t index, struct ox_be64 *entry)
+{
+	struct ox_qcow2_l1_entry e = ox_qcow2_l1_decode(&w->h, ox_be64_get(*entry));
+	uint64_t cluster = e.l2.bytes / w->cluster_bytes;
+	uint64_t place = ox_walk_place_of(w, cluster);
+
+	(void)tree;
+	if (e.bad || place == OX_WALK_NO_PLACE || ox_walk_place_index(place) == index ||
+	    !ox_cell_is_broken(ox_counts_get(&w->counts, cluster)))
+		return 0;
+	return ox_counts_set(&w->salvage->crossed, cluster,
+			     (struct ox_cell){.state = OX_CELL_META, .count = 1});
+}
+
+/* Whether an entry that can be followed leads to no table, or to what may be another entry's. */
+static bool leads_nowhere(const struct ox_walk *w, uint64_t cluster)
+{
+	return !ox_cell_is_l2(ox_counts_get(&w->counts, cluster)) ||
+	       ox_walk_is_no_table(w, cluster) ||
+	       ox_counts_get(&w->salvage->crossed, cluster).state != OX_CELL_NONE;
+}
+
+/* 1: a cluster holds zeroes, and no count tells that it holds a table; 0; or -ENOMEM. */
+static int is_empty_co(struct ox_walk *w, uint64_t cluster)
+{
+	uint64_t stored = 0;
+	uint8_t *bytes;
+	int r = ox_stored_count_co(w, &w->salvage->stored, cluster, &stored);
+
+	if (r <= 0 || stored > 0)
+		return r == -ENOMEM ? r : 0;
+	bytes = ox_io_buffer(w->cluster_bytes);
+	if (!bytes)
+		return -ENOMEM;
+	r = ox_io_pread_co(w->io, bytes, w->cluster_bytes, cluster * w->cluster_bytes);
+	if (r == 0)
+		r = bytes[0] == 0 && memcmp(bytes, bytes + 1, w->cluster_bytes - 1) == 0;
+	free(bytes);
+	return r < 0 && r != -ENOMEM ? 0 : r;
+}
+
+static int judge_l1_entry_co(struct ox_walk *w, uint64_t tree, uint64_t index,
+			     struct ox_be64 *entry)
+{
+	uint64_t raw = ox_be64_get(*entry);
+	struct ox_qcow2_l1_entry e = ox_qcow2_l1_decode(&w->h, raw);
+	struct ox_l1_gap gap = {.tree = tree, .index = index, .raw = raw, .id = OX_FOUND_COUNT};
+	int r = 0;
+
+	w->salvage->used_entries += tree == 0;
+	if (e.bad || ox_walk_past_end(w, e.l2.bytes, w->cluster_bytes)) {
+		(void)ox_walk_bad_l1_entry(w, tree, index, raw, &gap.id);
+	} else if (!leads_nowhere(w, e.l2.bytes / w->cluster_bytes)) {
+		if (w->too_low > 0)
+			r = is_empty_co(w, e.l2.bytes / w->cluster_bytes);
+		if (r <= 0)
+			return r;
+		gap.is_empty = true;
+	}
+	return add_gap(w, gap);
+}
+
+/* ---- which orphan ---- */
+
+/* The disk's own tables have COPIED where the counts say so, snapshots' have none. */
+bool ox_orphan_is_sure(const struct ox_orphan *o, uint64_t tree)
+{
+	return o->stored != OX_STORED_UNKNOWN && o->stored > 0 &&
+	       o->counted == ox_orphan_named(o) && o->taken == 0 && !o->is_named &&
+	       o->orphans == 0 && (tree == 0 ? o->copied_agrees == o->data : o->copied == 0);
+}
+
+bool ox_orphan_fits(const struct ox_orphan *o, const struct ox_l1_gap *gap)
+{
+	return o->taken == 0 && !gap->is_fixed &&
+	       (o->index == OX_WALK_NO_PLACE || o->index == gap->index);
+}
+
+/* How far a pointer is from naming an orphan: first in its cluster number, then in all bits. */
+static unsigned distance(const struct ox_walk *w, const struct ox_orphan *o,
+			 const struct ox_l1_gap *gap)
+{
+	uint64_t numbers = (OX_QCOW2_OFFSET_MASK & ~(w->cluster_bytes - 1));
+	uint64_t flipped = (gap->raw & ~OX_QCOW2_COPIED) ^ o->cluster * w->cluster_bytes;
+	unsigned in_number = (unsigned)__builtin_popcountll(flipped & numbers);
+	unsigned in_all = (unsigned)__builtin_popcountll(flipped);
+
+	if (!(gap->raw & numbers) || !ox_orphan_fits(o, gap))
+		return NEVER;
+	/* A number that agrees speaks for itself. Another one near the file may be a neighbour's by
+	 * chance; one that a single bit put far away, with counts that speak for it, is not. */
+	if (in_number > 0 &&
+	    (in_all > 1 || flipped / FAR < w->file_bytes || !ox_orphan_is_sure(o, gap->tree)))
+		return NEVER;
+	return 64 * in_number + in_all;
+}
+
+/* The only one nearest to it, or NULL. */
+static const struct ox_orphan *nearest_orphan(const struct ox_walk *w, const struct ox_l1_gap *gap)
+{
+	const struct ox_salvage *s = w->salvage;
+	const struct ox_orphan *best = NULL;
+	unsigned least = NEVER;
+
+	for (size_t i = 0; i < s->count; i++) {
+		unsigned d = distance(w, &s->orphans[i], gap);
+
+		if (d < least)
+			best = &s->orphans[i];
+		else if (d == least)
+			best = NULL;
+		least = d < least ? d : least;
+	}
+	return best;
+}
+
+static bool is_nearest_gap(const struct ox_walk *w, const struct ox_orphan *o,
+			   const struct ox_l1_gap *gap)
+{
+	const struct ox_salvage *s = w->salvage;
+	unsigned own = distance(w, o, gap);
+
+	for (size_t i = 0; i < s->gap_count; i++) {
+		if (&s->gaps[i] != gap && distance(w, o, &s->gaps[i]) <= own)
+			return false;
+	}
+	return true;
+}
+
+/* Whether an orphan comes into question. What is not counted was freed, but for a dirty image's. */
+static bool is_contender(const struct ox_walk *w, const struct ox_orphan *o,
+			 const struct ox_l1_gap *gap)
+{
+	bool is_of_tree = gap->tree == 0 ? o->copied + o->streams > 0 : o->copied == 0;
+
+	return ox_orphan_fits(o, gap) && is_of_tree && !o->is_placed && !gap->orphan &&
+	       (w->dirty || o->stored > 0);
+}
+
+/* The one orphan that fits a gap, if it fits no other gap; else NULL. */
+static const struct ox_orphan *only_orphan(const struct ox_walk *w, const struct ox_l1_gap *gap)
+{
+	const struct ox_salvage *s = w->salvage;
+	const struct ox_orphan *only = NULL;
+
+	for (size_t i = 0; i < s->count && !s->is_unsettled; i++) {
+		if (!is_contender(w, &s->orphans[i], gap))
+			continue;
+		if (only)
+			return NULL;
+		only = &s->orphans[i];
+	}
+	for (size_t i = 0; i < s->gap_count && only; i++) {
+		if (&s->gaps[i] != gap && is_contender(w, only, &s->gaps[i]))
+			only = NULL;
+	}
+	return only && ox_orphan_is_sure(only, gap->tree) ? only : NULL;
+}
+
+/* 1: a cluster is counted, and nothing is known that it is counted for; 0; or -ENOMEM. */
+static int is_unexplained_co(struct ox_walk *w, uint64_t cluster)
+{
+	uint64_t stored = 0;
+	int r;
+
+	if (cluster == 0 || cluster >= w->file_clusters ||
+	    ox_counts_get(&w->counts, cluster).state != OX_CELL_NONE ||
+	    ox_counts_get(&w->salvage->kept, cluster).state != OX_CELL_NONE)
+		return 0;
+	r = ox_stored_count_co(w, &w->salvage->stored, cluster, &stored);
+	return r == -ENOMEM ? r : r > 0 && stored > 0;
+}
+
+/*
+ * 1: the pointer still tells of a place where the table was, and where nothing can be recognised as
+ * one any more. An orphan elsewhere is then another entry's. 0; or -ENOMEM.
+ */
+static int tells_of_another_co(struct ox_walk *w, const struct ox_l1_gap *gap)
+{
+	uint64_t cluster = (gap->raw & OX_QCOW2_OFFSET_MASK) / w->cluster_bytes;
+	struct ox_cell cell = ox_counts_get(&w->counts, cluster);
+	uint64_t stored = 0;
+	int r = 0;
+
+	if (gap->id != OX_FOUND_COUNT && cluster < w->file_clusters)
+		return is_unexplained_co(w, cluster);
+	for (unsigned bit = w->h.cluster_bits; bit < 56 && gap->id != OX_FOUND_COUNT; bit++) {
+		r = is_unexplained_co(w, cluster ^ UINT64_C(1) << (bit - w->h.cluster_bits));
+		if (r != 0)
+			return r;
+	}
+	/* Its cluster is counted for it, and no orphan's data: what it held was overwritten. */
+	if (gap->id == OX_FOUND_COUNT && ox_cell_is_l2(cell) && !ox_cell_is_broken(cell) &&
+	    ox_counts_get(&w->salvage->kept, cluster).state == OX_CELL_NONE)
+		r = ox_stored_count_co(w, &w->salvage->stored, cluster, &stored);
+	return r == -ENOMEM ? r : r > 0 && stored >= cell.count;
+}
+
+static void choose_by_pointer(struct ox_walk *w, struct ox_l1_gap *gap)
+{
+	const struct ox_orphan *near = nearest_orphan(w, gap);
+
+	if (!near || gap->is_empty || !is_nearest_gap(w, near, gap))
+		return;
+	gap->orphan = near;
+}
+
+static int choose_only_co(struct ox_walk *w, struct ox_l1_gap *gap)
+{
+	const struct ox_orphan *only = gap->orphan ? NULL : only_orphan(w, gap);
+	int r = only ? tells_of_another_co(w, gap) : 0;
+
+	if (r == 0 && only && !gap->is_empty)
+		gap->orphan = only;
+	return r < 0 ? r : 0;
+}
+
+/* First those whose pointer tells; what they have, nobody else has. */
+static int choose_co(struct ox_walk *w)
+{
+	struct ox_salvage *s = w->salvage;
+	int r = 0;
+
+	/* The others may be nearer. */
+	if (s->too_many || s->gap_count * s->count > MAX_COMPARISONS)
+		return 0;
+	for (size_t i = 0; i < s->gap_count; i++)
+		choose_by_pointer(w, &s->gaps[i]);
+	for (size_t i = 0; i < s->gap_count; i++) {
+		if (s->gaps[i].orphan)
+			ox_salvage_at(s, s->gaps[i].orphan->cluster)->is_placed = true;
+	}
+	for (size_t i = 0; i < s->gap_count && r == 0; i++)
+		r = choose_only_co(w, &s->gaps[i]);
+	ox_stored_free(&s->stored);
+	return r;
+}
+
+/* ---- what waits for the user's choice ---- */
+
+struct ox_l1_gap *ox_salvage_gap(const struct ox_salvage *s, uint64_t tree, uint64_t index)
+{
+	for (size_t i = 0; i < s->gap_count; i++) {
+		if (s->gaps[i].tree == tree && s->gaps[i].index == index)
+			return &s->gaps[i];
+	}
+	return NULL;
+}
+
+static bool has_orphan(const struct ox_salvage *s, const struct ox_l1_gap *gap)
+{
+	for (size_t i = 0; i < s->count; i++) {
+		if (ox_orphan_fits(&s->orphans[i], gap))
+			return true;
+	}
+	return false;
+}
+
+bool ox_salvage_awaits(const struct ox_walk *w, uint64_t tree, uint64_t index)
+{
+	const struct ox_l1_gap *gap = w->salvage ? ox_salvage_gap(w->salvage, tree, index) : NULL;
+
+	return gap && has_orphan(w->salvage, gap);
+}
+
+void ox_salvage_note_dropped(struct ox_walk *w)
+{
+	if (w->salvage)
+		w->salvage->is_unsettled = true;
+}
+
+bool ox_salvage_awaits_alias(const struct ox_walk *w)
+{
+	for (size_t i = 0; w->salvage && i < w->salvage->gap_count; i++) {
+		if (w->salvage->gaps[i].id == OX_FOUND_COUNT && !w->salvage->gaps[i].is_empty &&
+		    has_orphan(w->salvage, &w->salvage->gaps[i]))
+			return true;
+	}
+	return false;
+}
+
+int ox_salvage_fit_co(struct ox_walk *w)
+{
+	int r = ox_walk_place_tables_co(w);
+
+	/* An L1 table that cannot be read has been told of. */
+	if (r == 0 && w->result.check_errors == 0)
+		r = ox_walk_l1_co(w, true, note_crossed);
+	if (r == 0 && w->result.check_errors == 0)
+		r = ox_walk_l1_co(w, true, judge_l1_entry_co);
+	return r == 0 ? choose_co(w) : r;
+}

@@ -1,0 +1,252 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Orphans beside each other, and beside the tables that are named. A guest that holds an image of
+ * its own has L2 tables among its data: one that another orphan names as data is that. Where an
+ * orphan shares clusters with a named table, as snapshots do, both stand at one guest offset, and
+ * the named one tells where that is.
+ */
+#include "check/salvage/salvage.h"
+
+#include <errno.h>
+#include <stdlib.h>
+
+#include "base/arith.h"
+
+#define MAX_PAIRS (4 * OX_SALVAGE_MAX)
+/* An orphan's place is told by a few of its clusters. */
+#define MAX_SHARED 16u
+
+static int by_cluster(const void *one, const void *other)
+{
+	const struct ox_orphan *a = one;
+	const struct ox_orphan *b = other;
+
+	return (a->cluster > b->cluster) - (a->cluster < b->cluster);
+}
+
+struct ox_orphan *ox_salvage_at(const struct ox_salvage *s, uint64_t cluster)
+{
+	struct ox_orphan key = {.cluster = cluster};
+
+	return s->count > 0 ? bsearch(&key, s->orphans, s->count, sizeof(key), by_cluster) : NULL;
+}
+
+/* ---- each orphan's entries once more ---- */
+
+/* One orphan's entry, of those that name whole clusters. */
+typedef int (*entry_fn)(struct ox_walk *w, struct ox_orphan *o, uint64_t index, uint64_t host,
+			void *arg);
+
+static int read_orphan_co(struct ox_walk *w, struct ox_orphan *o, struct ox_be64 *table,
+			  entry_fn visit, void *arg)
+{
+	unsigned words = ox_qcow2_l2_words(&w->h);
+	int r = ox_io_pread_co(w->io, table, w->cluster_bytes, o->cluster * w->cluster_bytes);
+
+	if (r < 0)
+		return r == -ENOMEM ? r : 0;
+	for (uint64_t i = 0; i < ox_qcow2_l2_entries(&w->h) && r == 0; i++) {
+		struct ox_qcow2_entry e = ox_qcow2_l2_decode(&w->h, ox_be64_get(table[i * words]));
+
+		if (e.kind == OX_QCOW2_ENTRY_DATA || e.kind == OX_QCOW2_ENTRY_ZERO_ALLOC)
+			r = visit(w, o, i, e.host.bytes / w->cluster_bytes, arg);
+	}
+	return r;
+}
+
+/* ---- which of them are guest data ---- */
+
+struct pair {
+	struct ox_orphan *parent;
+	struct ox_orphan *child;
+};
+
+struct pairs {
+	struct pair *items;
+	size_t count;
+};
+
+static int note_pair(struct ox_walk *w, struct ox_orphan *o, uint64_t index, uint64_t host,
+		     void *arg)
+{
+	struct ox_orphan *child = ox_salvage_at(w->salvage, host);
+	struct pairs *pairs = arg;
+
+	(void)index;
+	if (!child || pairs->count == MAX_PAIRS)
+		return 0;
+	/* Room is a power of two. */
+	if ((pairs->count & (pairs->count - 1)) == 0) {
+		size_t room = pairs->count ? 2 * pairs->count : 1;
+		struct pair *more = reallocarray(pairs->items, room, sizeof(*more));
+
+		if (!more)
+			return -ENOMEM;
+		pairs->items = more;
+	}
+	pairs->items[pairs->count++] = (struct pair){.parent = o, .child = child};
+	o->orphans++;
+	child->is_named = true;
+	return 0;
+}
+
+/* A table of tables is an L1 table, of a snapshot that is gone. */
+static bool is_like_l1(const struct ox_orphan *o)
+{
+	return 2 * o->orphans > ox_orphan_named(o);
+}
+
+static void drop_nested(struct ox_salvage *s, const struct pairs *pairs)
+{
+	size_t kept = 0;
+
+	for (size_t i = 0; i < pairs->count; i++) {
+		const struct pair *p = &pairs->items[i];
+
+		if (!p->parent->is_named && !is_like_l1(p->parent))
+			p->child->is_nested = true;
+	}
+	/* What turned out to be data speaks against nothing. */
+	for (size_t i = 0; i < pairs->count; i++)
+		pairs->items[i].parent->orphans -= pairs->items[i].child->is_nested;
+	for (size_t i = 0; i < s->count; i++) {
+		if (!s->orphans[i].is_nested)
+			s->orphans[kept++] = s->orphans[i];
+	}
+	s->count = kept;
+}
+
+static int tell_nested_co(struct ox_walk *w, struct ox_be64 *table)
+{
+	struct ox_salvage *s = w->salvage;
+	struct pairs pairs = {0};
+	bool any = false;
+	int r = 0;
+
+	for (size_t i = 0; i < s->count; i++)
+		any |= ox_counts_get(&s->kept, s->orphans[i].cluster).state == OX_CELL_DATA;
+	for (size_t i = 0; i < s->count && any && r == 0; i++)
+		r = read_orphan_co(w, &s->orphans[i], table, note_pair, &pairs);
+	if (r == 0 && pairs.count > 0)
+		drop_nested(s, &pairs);
+	free(pairs.items);
+	return r;
+}
+
+/* ---- where they stood ---- */
+
+struct shared {
+	uint64_t host;
+	uint64_t entry;
+	struct ox_orphan *orphan;
+};
+
+struct ox_salvage_shared {
+	struct shared *items; /* by host */
+	size_t count;
+};
+
+static int note_shared(struct ox_walk *w, struct ox_orphan *o, uint64_t index, uint64_t host,
+		       void *arg)
+{
+	struct ox_salvage_shared *all = arg;
+	size_t before = all->count;
+
+	if (ox_counts_get(&w->counts, host).state == OX_CELL_NONE ||
+	    (before >= MAX_SHARED && all->items[before - MAX_SHARED].orphan == o))
+		return 0;
+	if ((before & (before - 1)) == 0) {
+		size_t room = before ? 2 * before : 1;
+		struct shared *more = reallocarray(all->items, room, sizeof(*more));
+
+		if (!more)
+			return -ENOMEM;
+		all->items = more;
+	}
+	all->items[all->count++] = (struct shared){.host = host, .entry = index, .orphan = o};
+	return 0;
+}
+
+static int by_host(const void *one, const void *other)
+{
+	const struct shared *a = one;
+	const struct shared *b = other;
+
+	return (a->host > b->host) - (a->host < b->host);
+}
+
+static size_t find_shared(const struct ox_salvage_shared *all, uint64_t host)
+{
+	size_t low = 0;
+	size_t high = all->count;
+
+	while (low < high) {
+		size_t mid = low + (high - low) / 2;
+
+		if (all->items[mid].host < host)
+			low = mid + 1;
+		else
+			high = mid;
+	}
+	return low;
+}
+
+static int meet_named(struct ox_walk *w, uint64_t cluster, struct ox_cell cell,
+		      struct ox_be64 *table)
+{
+	const struct ox_salvage_shared *all = w->salvage->shared;
+	uint64_t place = ox_walk_place_of(w, cluster);
+	unsigned words = ox_qcow2_l2_words(&w->h);
+
+	(void)cell;
+	for (uint64_t i = 0; i < ox_qcow2_l2_entries(&w->h) && place != OX_WALK_NO_PLACE; i++) {
+		struct ox_qcow2_entry e = ox_qcow2_l2_decode(&w->h, ox_be64_get(table[i * words]));
+		uint64_t host = e.host.bytes / w->cluster_bytes;
+
+		if (e.kind != OX_QCOW2_ENTRY_DATA && e.kind != OX_QCOW2_ENTRY_ZERO_ALLOC)
+			continue;
+		for (size_t at = find_shared(all, host);
+		     at < all->count && all->items[at].host == host; at++) {
+			if (all->items[at].entry == i)
+				all->items[at].orphan->index = ox_walk_place_index(place);
+		}
+	}
+	return 0;
+}
+
+static int tell_places_co(struct ox_walk *w, struct ox_be64 *table)
+{
+	struct ox_salvage *s = w->salvage;
+	struct ox_salvage_shared all = {0};
+	int r = 0;
+
+	for (size_t i = 0; i < s->count && r == 0; i++) {
+		if (s->orphans[i].unshared < ox_orphan_named(&s->orphans[i]))
+			r = read_orphan_co(w, &s->orphans[i], table, note_shared, &all);
+	}
+	/* A table that cannot be read has been told of, and keeps everything from being linked. */
+	if (r == 0 && all.count > 0 && w->result.check_errors == 0) {
+		qsort(all.items, all.count, sizeof(*all.items), by_host);
+		s->shared = &all;
+		r = ox_walk_place_tables_co(w);
+		if (r == 0)
+			r = ox_walk_l2_co(w, false, meet_named);
+		s->shared = NULL;
+	}
+	free(all.items);
+	return r;
+}
+
+int ox_salvage_relate_co(struct ox_walk *w)
+{
+	struct ox_be64 *table = ox_io_buffer(w->cluster_bytes);
+	int r;
+
+	if (!table)
+		return -ENOMEM;
+	r = tell_nested_co(w, table);
+	if (r == 0)
+		r = tell_places_co(w, table);
+	free(table);
+	return r;
+}

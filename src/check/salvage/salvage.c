@@ -1,0 +1,431 @@
+/* SPDX-License-Identifier: MIT */
+/* Which clusters that nothing names hold an L2 table, and what speaks for each. */
+#include "check/salvage/salvage.h"
+
+#include <errno.h>
+#include <stdlib.h>
+
+#include "base/arith.h"
+#include "check/walk/scan.h"
+
+/* ---- one cluster's bytes ---- */
+
+static const char not_an_entry[] = "it holds what is no entry of an L2 table";
+
+/* An entry by itself; NULL where it can be one of a table in this cluster. */
+static const char *judge_entry(const struct ox_walk *w, const struct ox_be64 *entry,
+			       uint64_t limit_bytes, struct ox_orphan *o)
+{
+	struct ox_qcow2_entry e = ox_qcow2_l2_decode(&w->h, ox_be64_get(entry[0]));
+	uint64_t subclusters = ox_qcow2_l2_words(&w->h) == 2 ? ox_be64_get(entry[1]) : 0;
+	uint64_t size_bytes = w->cluster_bytes;
+
+	if (e.kind == OX_QCOW2_ENTRY_BAD || !ox_qcow2_subclusters_valid(e.kind, subclusters))
+		return not_an_entry;
+	if (e.kind == OX_QCOW2_ENTRY_UNALLOCATED || e.kind == OX_QCOW2_ENTRY_ZERO) {
+		o->zeros += e.kind == OX_QCOW2_ENTRY_ZERO || subclusters != 0;
+		return NULL;
+	}
+	if (e.kind == OX_QCOW2_ENTRY_COMPRESSED) {
+		size_bytes = e.compressed_bytes;
+		if (e.copied)
+			return not_an_entry;
+		o->streams++;
+	} else {
+		o->data++;
+	}
+	o->copied += e.copied;
+	if (e.host.bytes >= limit_bytes || ox_walk_past_end(w, e.host.bytes, size_bytes))
+		return "it names what lies past the end of the file";
+	return NULL;
+}
+
+static int compare_words(const void *one, const void *other)
+{
+	const uint64_t *a = one;
+	const uint64_t *b = other;
+
+	return (*a > *b) - (*a < *b);
+}
+
+/* Whether a cluster is there twice. Counts runs on the way, before the order is changed. */
+static bool has_repeats(uint64_t *hosts, uint32_t count, uint32_t *ret_runs)
+{
+	bool ascends = true;
+
+	*ret_runs = count > 0;
+	for (uint32_t i = 1; i < count; i++) {
+		*ret_runs += hosts[i] != hosts[i - 1] + 1;
+		ascends &= hosts[i] > hosts[i - 1];
+	}
+	if (ascends)
+		return false;
+	qsort(hosts, count, sizeof(*hosts), compare_words);
+	for (uint32_t i = 1; i < count; i++) {
+		if (hosts[i] == hosts[i - 1])
+			return true;
+	}
+	return false;
+}
+
+/* The bytes alone: no I/O, and over at the first word of nearly everything that is no table. */
+static const char *judge_bytes(struct ox_walk *w, uint64_t cluster, const struct ox_be64 *table,
+			       struct ox_orphan *o)
+{
+	uint64_t limit_bytes = ox_walk_limit_of(w, cluster);
+	unsigned words = ox_qcow2_l2_words(&w->h);
+	uint32_t data = 0;
+
+	for (uint64_t i = 0; i < ox_qcow2_l2_entries(&w->h); i++) {
+		const struct ox_be64 *entry = &table[i * words];
+		const char *why;
+
+		if (!entry[0].raw && (words == 1 || !entry[1].raw))
+			continue;
+		why = judge_entry(w, entry, limit_bytes, o);
+		if (why)
+			return why;
+		if (data == o->data)
+			continue;
+		w->salvage->hosts[data] =
+			ox_qcow2_l2_decode(&w->h, ox_be64_get(entry[0])).host.bytes /
+			w->cluster_bytes;
+		if (w->salvage->hosts[data++] == cluster)
+			return "it names itself as data";
+	}
+	if (ox_orphan_named(o) == 0)
+		return "it names no cluster";
+	if (has_repeats(w->salvage->hosts, data, &o->runs))
+		return "it names a cluster twice";
+	return NULL;
+}
+
+/* ---- what it names ---- */
+
+/* What an entry's clusters say together. */
+struct claim {
+	bool unshared;
+	bool counted;
+	bool taken;
+	bool is_single;	 /* counted once, or not known to be counted otherwise */
+	const char *why; /* it cannot be an entry */
+};
+
+static int weigh_cluster_co(struct ox_walk *w, uint64_t cluster, struct ox_orphan *o,
+			    struct claim *claim)
+{
+	struct ox_cell cell = ox_counts_get(&w->counts, cluster);
+	uint64_t index = cluster / w->block_entries;
+	uint64_t stored = 0;
+	bool missing;
+	int r;
+
+	/* What an L1 entry takes for a table, and is none, may be what this one names. */
+	if (!w->salvage->is_linking && ox_cell_is_l2(cell) && !ox_cell_is_broken(cell) &&
+	    cell.count == 1 && ox_walk_is_no_table(w, cluster))
+		cell = (struct ox_cell){0};
+	if (cell.state == OX_CELL_META || ox_cell_is_l2(cell)) {
+		claim->why = "it names clusters that hold tables";
+		return 0;
+	}
+	/* Without a refcount table nothing is counted, and that says nothing. */
+	r = w->index_count > 0 ? ox_stored_count_co(w, &w->salvage->stored, cluster, &stored) : 0;
+	if (r == -ENOMEM)
+		return r;
+	o->lacks_block |= index >= w->index_count || w->blocks[index].state == OX_BLOCK_NONE;
+	missing = r > 0 && stored > cell.count && !ox_cell_is_broken(cell);
+	claim->unshared &= cell.state == OX_CELL_NONE;
+	claim->counted &= missing;
+	claim->taken |= cell.state != OX_CELL_NONE && !missing;
+	claim->is_single &= r <= 0 || stored == 1;
+	return 0;
+}
+
+static int weigh_entry_co(struct ox_walk *w, const struct ox_qcow2_entry *e, struct ox_orphan *o,
+			  const char **ret_why)
+{
+	bool is_stream = e->kind == OX_QCOW2_ENTRY_COMPRESSED;
+	uint64_t size_bytes = is_stream ? e->compressed_bytes : w->cluster_bytes;
+	uint64_t last = (e->host.bytes + size_bytes - 1) / w->cluster_bytes;
+	struct claim claim = {.unshared = true, .counted = true, .is_single = true};
+
+	for (uint64_t c = e->host.bytes / w->cluster_bytes; c <= last && !claim.why; c++) {
+		int r = weigh_cluster_co(w, c, o, &claim);
+
+		if (r < 0)
+			return r;
+	}
+	o->unshared += claim.unshared;
+	o->counted += claim.counted;
+	o->taken += claim.taken;
+	if (!is_stream)
+		o->copied_agrees += e->copied == claim.is_single;
+	*ret_why = claim.why;
+	return 0;
+}
+
+static bool names_cluster(enum ox_qcow2_entry_kind kind)
+{
+	return kind == OX_QCOW2_ENTRY_DATA || kind == OX_QCOW2_ENTRY_ZERO_ALLOC ||
+	       kind == OX_QCOW2_ENTRY_COMPRESSED;
+}
+
+static int weigh_table_co(struct ox_walk *w, const struct ox_be64 *table, struct ox_orphan *o,
+			  const char **ret_why)
+{
+	unsigned words = ox_qcow2_l2_words(&w->h);
+	int r = 0;
+
+	for (uint64_t i = 0; i < ox_qcow2_l2_entries(&w->h) && r == 0 && !*ret_why; i++) {
+		struct ox_qcow2_entry e = ox_qcow2_l2_decode(&w->h, ox_be64_get(table[i * words]));
+
+		if (names_cluster(e.kind))
+			r = weigh_entry_co(w, &e, o, ret_why);
+	}
+	return r;
+}
+
+/* What it names must, for the most part, be what it alone names, or what is counted for it. */
+static const char *judge_whole(const struct ox_walk *w, const struct ox_orphan *o)
+{
+	uint32_t named = ox_orphan_named(o);
+	bool is_counted = o->stored != OX_STORED_UNKNOWN && o->stored > 0;
+
+	if ((o->taken > 0 && !is_counted) || 2 * o->taken >= named ||
+	    (2 * o->unshared <= named && 2 * o->counted <= named))
+		return "it is an old copy of another table: what it names is in use";
+	/* A list of clusters that is not the disk's: a bitmap's, a refcount table. */
+	if (w->tree_count == 1 && !w->hides_trees && o->copied + o->streams == 0)
+		return "none of its entries has COPIED, and no snapshot can have owned it";
+	return NULL;
+}
+
+int ox_salvage_judge_co(struct ox_walk *w, uint64_t cluster, const struct ox_be64 *table,
+			struct ox_orphan *ret, const char **ret_why)
+{
+	struct ox_orphan o = {.cluster = cluster, .index = OX_WALK_NO_PLACE};
+	struct claim own = {0};
+	const char *why = judge_bytes(w, cluster, table, &o);
+	int r = 0;
+
+	if (!why)
+		r = weigh_table_co(w, table, &o, &why);
+	if (r == 0 && !why) {
+		o.stored = OX_STORED_UNKNOWN;
+		r = weigh_cluster_co(w, cluster, &o, &own);
+		if (r == 0 && w->index_count > 0)
+			r = ox_stored_count_co(w, &w->salvage->stored, cluster, &o.stored);
+		if (r != -ENOMEM)
+			r = 0;
+		why = judge_whole(w, &o);
+	}
+	if (r < 0)
+		return r;
+	*ret_why = why;
+	*ret = o;
+	return 0;
+}
+
+/* ---- all clusters that no cell has ---- */
+
+/* The lowest cluster at or after from, below end, that nothing names; end if there is none. */
+static uint64_t next_unnamed(const struct ox_walk *w, uint64_t from, uint64_t end)
+{
+	while (from < end) {
+		struct ox_counts_mask mask = ox_counts_mask(&w->counts, ox_align_down(from, 64));
+		uint64_t free_cells = ~(mask.once | mask.other) >> from % 64;
+
+		if (free_cells)
+			return ox_min_u64(from + (unsigned)__builtin_ctzll(free_cells), end);
+		from = ox_align_down(from, 64) + 64;
+	}
+	return end;
+}
+
+/* A run of clusters that lie wholly in the file. */
+static bool salvage_next(void *arg, struct ox_scan_item *ret)
+{
+	struct ox_walk *w = arg;
+	struct ox_salvage *s = w->salvage;
+	uint64_t end = w->file_bytes / w->cluster_bytes;
+	uint64_t most = ox_scan_item_max(w->cluster_bytes) / w->cluster_bytes;
+	uint64_t first = next_unnamed(w, s->next, end);
+	uint64_t last;
+
+	if (first >= end)
+		return false;
+	last = ox_counts_next(&w->counts, first, ox_min_u64(end, first + most));
+	s->next = last;
+	*ret = (struct ox_scan_item){
+		.offset = first * w->cluster_bytes,
+		.size_bytes = (last - first) * w->cluster_bytes,
+	};
+	return true;
+}
+
+static int keep(struct ox_salvage *s, uint64_t cluster, unsigned state)
+{
+	struct ox_cell cell = ox_counts_get(&s->kept, cluster);
+
+	/* One that is named stays known as that. */
+	if (cell.state == OX_CELL_DATA)
+		return 0;
+	return ox_counts_set(&s->kept, cluster, (struct ox_cell){.state = state, .count = 1});
+}
+
+static int keep_all(struct ox_walk *w, uint64_t cluster, const struct ox_be64 *table)
+{
+	unsigned words = ox_qcow2_l2_words(&w->h);
+	int r = keep(w->salvage, cluster, OX_CELL_META);
+
+	for (uint64_t i = 0; i < ox_qcow2_l2_entries(&w->h) && r == 0; i++) {
+		struct ox_qcow2_entry e = ox_qcow2_l2_decode(&w->h, ox_be64_get(table[i * words]));
+		uint64_t size_bytes =
+			e.kind == OX_QCOW2_ENTRY_COMPRESSED ? e.compressed_bytes : w->cluster_bytes;
+
+		if (!names_cluster(e.kind))
+			continue;
+		for (uint64_t c = e.host.bytes / w->cluster_bytes;
+		     c <= (e.host.bytes + size_bytes - 1) / w->cluster_bytes && r == 0; c++)
+			r = keep(w->salvage, c, OX_CELL_DATA);
+	}
+	return r;
+}
+
+static int add_orphan(struct ox_salvage *s, const struct ox_orphan *orphan)
+{
+	if (s->count == OX_SALVAGE_MAX) {
+		s->too_many = true;
+		return 0;
+	}
+	if (s->count == s->room) {
+		size_t room = s->room ? 2 * s->room : 16;
+		struct ox_orphan *more = reallocarray(s->orphans, room, sizeof(*more));
+
+		if (!more)
+			return -ENOMEM;
+		s->orphans = more;
+		s->room = room;
+	}
+	s->orphans[s->count++] = *orphan;
+	return 0;
+}
+
+static int salvage_cluster_co(struct ox_walk *w, uint64_t cluster, const uint8_t *bytes)
+{
+	const struct ox_be64 *table = (const struct ox_be64 *)bytes;
+	struct ox_orphan orphan;
+	const char *why = NULL;
+	int r = ox_salvage_judge_co(w, cluster, table, &orphan, &why);
+
+	if (r < 0 || why)
+		return r;
+	r = add_orphan(w->salvage, &orphan);
+	return r == 0 ? keep_all(w, cluster, table) : r;
+}
+
+static int salvage_item_co(void *arg, const struct ox_scan_item *item, uint8_t *bytes, int error)
+{
+	struct ox_walk *w = arg;
+	int r = 0;
+
+	for (uint64_t at = 0; at < item->size_bytes && r == 0; at += w->cluster_bytes) {
+		int failed = error ? ox_io_pread_co(w->io, bytes + at, w->cluster_bytes,
+						    item->offset + at)
+				   : 0;
+
+		/* Nobody misses what nothing names. */
+		if (failed == 0)
+			r = salvage_cluster_co(w, (item->offset + at) / w->cluster_bytes,
+					       bytes + at);
+		else if (failed == -ENOMEM)
+			r = failed;
+	}
+	ox_walk_progress(w, 1);
+	return r;
+}
+
+/* ---- a walk's orphans ---- */
+
+int ox_salvage_prepare(struct ox_walk *w)
+{
+	struct ox_salvage *s = w->salvage;
+
+	s->hosts = reallocarray(NULL, ox_qcow2_l2_entries(&w->h), sizeof(*s->hosts));
+	return s->hosts ? 0 : -ENOMEM;
+}
+
+void ox_salvage_finish(struct ox_walk *w)
+{
+	struct ox_salvage *s = w->salvage;
+
+	free(s->hosts);
+	s->hosts = NULL;
+	ox_stored_free(&s->stored);
+}
+
+void ox_salvage_forget(struct ox_salvage *s)
+{
+	free(s->orphans);
+	free(s->gaps);
+	ox_counts_free(&s->kept);
+	ox_counts_free(&s->crossed);
+	*s = (struct ox_salvage){
+		.opts = s->opts,
+		.by_hand_done = s->by_hand_done,
+		.is_over = s->is_over,
+		.is_unsettled = s->is_unsettled,
+		.linked = s->linked,
+		.found = s->found,
+	};
+}
+
+static int scan_co(struct ox_walk *w)
+{
+	static const struct ox_scan_ops ops = {.next = salvage_next, .visit_co = salvage_item_co};
+	struct ox_scan_item item;
+	int r;
+
+	for (w->salvage->next = 0; salvage_next(w, &item);)
+		w->work_total++;
+	w->salvage->next = 0;
+	r = ox_salvage_prepare(w);
+	if (r == 0)
+		r = ox_scan_co(w->io, w->cluster_bytes, &ops, w);
+	ox_salvage_finish(w);
+	return r;
+}
+
+int ox_salvage_find_co(struct ox_walk *w)
+{
+	struct ox_salvage *s = w->salvage;
+	int r;
+
+	ox_salvage_forget(s);
+	/* What such entries mean is not known, or lies in another file. */
+	if (s->is_over || w->is_foreign || w->has_data_file)
+		return 0;
+	r = ox_counts_init(&s->kept, w->file_clusters + 1);
+	if (r == 0)
+		r = ox_counts_init(&s->crossed, w->file_clusters + 1);
+	if (r == 0)
+		r = scan_co(w);
+	if (r == 0 && s->count > 0)
+		r = ox_salvage_relate_co(w);
+	if (r == 0 && s->count + s->opts->link_count > 0)
+		r = ox_salvage_fit_co(w);
+	s->found = s->count;
+	return r;
+}
+
+bool ox_salvage_keeps(const struct ox_walk *w, uint64_t cluster)
+{
+	return w->salvage && w->salvage->count > 0 &&
+	       ox_counts_get(&w->salvage->kept, cluster).state != OX_CELL_NONE;
+}
+
+uint64_t ox_salvage_next_kept(const struct ox_walk *w, uint64_t from, uint64_t end)
+{
+	return w->salvage && w->salvage->count > 0 ? ox_counts_next(&w->salvage->kept, from, end)
+						   : end;
+}

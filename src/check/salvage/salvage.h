@@ -1,0 +1,137 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * L2 tables that nothing names any more (docs/check.md, "Salvage"): recognised among the clusters
+ * that the walk has not met, held against the L1 entries that cannot be followed, and linked again
+ * where there is no choice.
+ *
+ * What may be taken for a table. A word of random bits is a valid entry of an image of C clusters
+ * with a probability of 2^-60 C at most if it is standard (two flags, the cluster's number, all
+ * else zero), and of 2^-10 if it claims to be compressed and the file has 2^40 bytes, less in a
+ * smaller one. A table has at least 64, all of them valid: one in 2^640. What is mistaken is never
+ * random. It is mostly zero, or made as tables are: guest data with a few numbers, the L2 table
+ * of an image within the guest, an old copy of a live table, another list of clusters. So what a
+ * table names counts for more than how it looks: its clusters are named by nobody else, and for a
+ * SURE one the refcounts tell of exactly the references that are missing, its own among them, and
+ * its COPIED bits agree with them.
+ */
+#ifndef OX_CHECK_SALVAGE_H
+#define OX_CHECK_SALVAGE_H
+
+#include "base/error.h"
+#include "check/counts/stored.h"
+#include "check/walk/walk.h"
+#include "oxbow.h"
+
+/* Of orphans, and of gaps, that are told apart. Where there are more nothing is linked by itself.
+ */
+#define OX_SALVAGE_MAX ((size_t)65536)
+
+#define OX_STORED_UNKNOWN UINT64_MAX
+
+/* A cluster that may be an L2 table. Entries are counted, of those that name host clusters. */
+struct ox_orphan {
+	uint64_t cluster;
+	uint64_t stored;	/* its refcount, or OX_STORED_UNKNOWN */
+	uint32_t data;		/* entries with a cluster of their own */
+	uint32_t streams;	/* compressed ones */
+	uint32_t zeros;		/* entries that name nothing and read as zeroes */
+	uint32_t runs;		/* of neighbouring clusters */
+	uint32_t unshared;	/* nobody else names what they do */
+	uint32_t counted;	/* the refcounts tell of a reference that is missing */
+	uint32_t taken;		/* others name it, and no reference is missing */
+	uint32_t copied;	/* with COPIED */
+	uint32_t copied_agrees; /* COPIED is as the refcount says */
+	uint32_t orphans;	/* names other orphans */
+	bool is_named;		/* by another orphan, as data */
+	bool is_nested;		/* by one that is none of another's data */
+	bool is_placed;		/* a pointer tells its gap */
+	bool lacks_block;	/* something of it has no refcount block */
+	uint64_t index; /* of L1, where clusters that are shared tell it, or OX_WALK_NO_PLACE */
+};
+
+/* An L1 entry that cannot be followed, or whose table is none. */
+struct ox_l1_gap {
+	uint64_t tree;
+	uint64_t index;
+	uint64_t raw;
+	bool is_fixed; /* its part of the L1 table is something else too, and never written */
+	bool is_empty; /* its table is all zero and not counted: it may be none; left to the user */
+	enum ox_finding_id id; /* what the walk calls it; OX_FOUND_COUNT: by what the table holds */
+	const struct ox_orphan *orphan; /* what it is taken to have named; NULL: not known */
+};
+
+struct ox_salvage_shared;
+
+struct ox_salvage {
+	const struct ox_check_options *opts;
+	bool by_hand_done;
+	bool is_over;	   /* an earlier walk of this repair found no orphan */
+	bool is_unsettled; /* this repair changed L1 entries that may have named an orphan */
+	uint64_t linked;
+	uint64_t found; /* and left, as the last walk saw it */
+
+	/* Of one walk. */
+	struct ox_orphan *orphans; /* by cluster */
+	size_t count;
+	size_t room;
+	bool too_many;
+	struct ox_counts
+		kept; /* META: the clusters of orphans and what they name; DATA: only that */
+	struct ox_counts crossed; /* L2 tables that are named at several indexes */
+	struct ox_l1_gap *gaps;	  /* by tree and index */
+	size_t gap_count;
+	size_t gap_room;
+	uint64_t used_entries; /* of the active L1 table, that are not zero */
+
+	/* Of a scan. */
+	struct ox_stored stored;
+	uint64_t *hosts; /* as many as a table has entries */
+	uint64_t next;	 /* cluster */
+	bool is_linking; /* what the entries to be changed name is forgotten by now */
+	struct ox_salvage_shared *shared; /* while the named tables are met */
+};
+
+static inline uint32_t ox_orphan_named(const struct ox_orphan *o)
+{
+	return o->data + o->streams;
+}
+
+/* ---- salvage.c: recognising ---- */
+
+/* Looks through all clusters that are in no cell. A negative errno only for want of memory. */
+int ox_salvage_find_co(struct ox_walk *w);
+/* Judges the bytes of a cluster that no cell has: *ret_why is NULL where it may be a table, and
+ * else says why not. 0 or a negative errno. Inside a scan, or between prepare and finish. */
+int ox_salvage_judge_co(struct ox_walk *w, uint64_t cluster, const struct ox_be64 *table,
+			struct ox_orphan *ret, const char **ret_why);
+int ox_salvage_prepare(struct ox_walk *w);
+void ox_salvage_finish(struct ox_walk *w);
+/* What to keep of a walk that ends, and of the last one. */
+void ox_salvage_forget(struct ox_salvage *s);
+
+/* ---- kin.c: orphans beside each other and beside live tables ---- */
+
+/* Takes out orphans that are another one's data, and notes L1 indexes. 0 or a negative errno. */
+int ox_salvage_relate_co(struct ox_walk *w);
+/* The orphan in a cluster, or NULL. */
+struct ox_orphan *ox_salvage_at(const struct ox_salvage *s, uint64_t cluster);
+
+/* ---- fit.c: which L1 entry ---- */
+
+/* Lists the gaps, and gives each the orphan that it named, where one alone comes into question. */
+int ox_salvage_fit_co(struct ox_walk *w);
+/* Whether the counts tell that an orphan is a table of the disk (tree 0), or of a snapshot. */
+bool ox_orphan_is_sure(const struct ox_orphan *o, uint64_t tree);
+/* Whether it may be linked there. */
+bool ox_orphan_fits(const struct ox_orphan *o, const struct ox_l1_gap *gap);
+
+struct ox_l1_gap *ox_salvage_gap(const struct ox_salvage *s, uint64_t tree, uint64_t index);
+
+/* ---- link.c ---- */
+
+/* Links what the user named and what has no choice. *ret_again: the walk is to start anew. */
+int ox_salvage_link_co(struct ox_walk *w, bool *ret_again, struct ox_error **err);
+/* Tells of each orphan that is left. */
+void ox_salvage_report(struct ox_walk *w);
+
+#endif

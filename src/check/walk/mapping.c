@@ -1,0 +1,435 @@
+/* SPDX-License-Identifier: MIT */
+/* Counting what L1 and L2 entries name. */
+#include <errno.h>
+#include <stdlib.h>
+
+#include "base/arith.h"
+#include "check/walk/walk.h"
+
+static unsigned copied_flag(bool copied)
+{
+	return copied ? OX_CELL_COPIED : OX_CELL_PLAIN;
+}
+
+uint64_t ox_walk_limit_of(const struct ox_walk *w, uint64_t l2_cluster)
+{
+	return l2_cluster * w->cluster_bytes < w->fence_bytes ? w->fence_bytes : w->file_bytes;
+}
+
+bool ox_walk_entry_is_stale(const struct ox_walk *w, uint64_t l2_cluster, struct ox_cell l2_cell,
+			    uint64_t host_offset)
+{
+	return w->dirty && (l2_cell.state & 3u) != 0 && l2_cell.count == 1 &&
+	       host_offset >= ox_walk_limit_of(w, l2_cluster);
+}
+
+/* ---- L1 ---- */
+
+static enum ox_finding_id l1_fault(const struct ox_walk *w, uint64_t raw)
+{
+	uint64_t offset = raw & OX_QCOW2_OFFSET_MASK;
+
+	if (raw == OX_QCOW2_COPIED)
+		return OX_FOUND_L1_COPIED_EMPTY;
+	return ox_is_aligned(offset, w->cluster_bytes) ? OX_FOUND_L1_RESERVED
+						       : OX_FOUND_L1_UNALIGNED;
+}
+
+struct ox_found ox_walk_bad_l1_entry(const struct ox_walk *w, uint64_t tree, uint64_t index,
+				     uint64_t raw, enum ox_finding_id *ret_id)
+{
+	struct ox_qcow2_l1_entry e = ox_qcow2_l1_decode(&w->h, raw);
+	enum ox_finding_id id = e.bad ? l1_fault(w, raw) : OX_FOUND_PAST_END;
+	uint64_t offset = raw & OX_QCOW2_OFFSET_MASK;
+	struct ox_found what = {.a = offset, .b = w->cluster_bytes, .host_offset = offset};
+
+	if (id == OX_FOUND_L1_COPIED_EMPTY)
+		what.a = index;
+	else if (id == OX_FOUND_L1_RESERVED)
+		what.a = raw;
+	ox_walk_set_range(w, &what, tree, index * ox_walk_l1_span(w), ox_walk_l1_span(w));
+	*ret_id = id;
+	return what;
+}
+
+static int list_l2_table(struct ox_walk *w, uint64_t cluster)
+{
+	if (w->l2_count == w->l2_room) {
+		uint64_t room = w->l2_room ? 2 * w->l2_room : 64;
+		uint64_t *more = reallocarray(w->l2_clusters, room, sizeof(*more));
+
+		if (!more)
+			return -ENOMEM;
+		w->l2_clusters = more;
+		w->l2_room = room;
+	}
+	w->l2_clusters[w->l2_count++] = cluster;
+	return 0;
+}
+
+static int refer_to_l2(struct ox_walk *w, uint64_t tree, const struct ox_qcow2_l1_entry *e,
+		       struct ox_found what)
+{
+	uint64_t cluster = e->l2.bytes / w->cluster_bytes;
+	bool is_new = ox_counts_get(&w->counts, cluster).state == OX_CELL_NONE;
+	int r = ox_walk_refer(w, cluster, OX_CELL_L2 | (tree == 0 ? copied_flag(e->copied) : 0), 1);
+
+	what.word = "L2 table";
+	if (r == 0) {
+		w->bad_l1_entries++;
+		ox_walk_found(w, OX_FOUND_OVERLAP, what);
+	}
+	return r == 1 && is_new ? list_l2_table(w, cluster) : r < 0 ? r : 0;
+}
+
+static int count_l1_entry(struct ox_walk *w, uint64_t tree, uint64_t index, struct ox_be64 *entry)
+{
+	struct ox_qcow2_l1_entry e = ox_qcow2_l1_decode(&w->h, ox_be64_get(*entry));
+	enum ox_finding_id id;
+	struct ox_found what = ox_walk_bad_l1_entry(w, tree, index, ox_be64_get(*entry), &id);
+
+	if (!e.bad && !ox_walk_past_end(w, e.l2.bytes, w->cluster_bytes))
+		return refer_to_l2(w, tree, &e, what);
+	/* The active table is its image's own: no snapshot shares it. */
+	if (!e.bad && tree == 0 && w->dirty) {
+		w->stale++;
+		id = OX_FOUND_STALE_ENTRY;
+	} else {
+		w->bad_l1_entries++;
+	}
+	ox_walk_found(w, id, what);
+	return 0;
+}
+
+static int compare_clusters(const void *a, const void *b)
+{
+	const uint64_t *x = a;
+	const uint64_t *y = b;
+
+	return (*x > *y) - (*x < *y);
+}
+
+/* Each table was listed when it was first named, so that none is there twice. */
+static void sort_l2_tables(struct ox_walk *w)
+{
+	uint64_t i = 1;
+
+	while (i < w->l2_count && w->l2_clusters[i - 1] < w->l2_clusters[i])
+		i++;
+	if (i < w->l2_count)
+		qsort(w->l2_clusters, w->l2_count, sizeof(*w->l2_clusters), compare_clusters);
+	w->work_total += w->l2_count;
+}
+
+/* ---- L2 ---- */
+
+/* The table whose entries are being counted. */
+struct l2_count {
+	struct ox_walk *w;
+	struct ox_cell cell;
+	uint64_t cluster;	  /* the table's */
+	uint64_t index;		  /* of the entry */
+	uint64_t limit_bytes;	  /* what its entries may name */
+	uint64_t next_contiguous; /* where the next data cluster would continue the last one */
+	uint64_t bad;		  /* entries that cannot be followed */
+	bool active;
+};
+
+static int found_co(struct l2_count *t, enum ox_finding_id id, struct ox_found what)
+{
+	return ox_walk_found_in_l2_co(t->w, t->cluster, t->index, id, what);
+}
+
+static int overlap_co(struct l2_count *t, const char *word, uint64_t offset, uint64_t size_bytes)
+{
+	return found_co(
+		t, OX_FOUND_OVERLAP,
+		OX_FOUND(.word = word, .a = offset, .b = size_bytes, .host_offset = offset));
+}
+
+static bool is_past_end(const struct l2_count *t, uint64_t offset, uint64_t size_bytes)
+{
+	uint64_t end;
+
+	if (!ox_add_u64(offset, size_bytes, &end))
+		return true;
+	/* A stream's last sectors may, but it begins in the file. */
+	if (t->w->dirty && offset >= t->limit_bytes)
+		return true;
+	return end > t->limit_bytes && end - t->limit_bytes >= t->w->cluster_bytes;
+}
+
+static int past_end_co(struct l2_count *t, uint64_t offset, uint64_t size_bytes)
+{
+	bool stale = ox_walk_entry_is_stale(t->w, t->cluster, t->cell, offset);
+
+	t->w->stale += stale;
+	t->bad += !stale;
+	return found_co(t, stale ? OX_FOUND_STALE_ENTRY : OX_FOUND_PAST_END,
+			OX_FOUND(.a = offset, .b = size_bytes, .host_offset = offset));
+}
+
+static int count_compressed_co(struct l2_count *t, const struct ox_qcow2_entry *e)
+{
+	struct ox_walk *w = t->w;
+	uint64_t first = e->host.bytes / w->cluster_bytes;
+	uint64_t last = (e->host.bytes + e->compressed_bytes - 1) / w->cluster_bytes;
+	int r = 0;
+
+	if (t->active) {
+		w->result.allocated_clusters++;
+		w->result.fragmented_clusters++; /* by nature, as qemu-img has it */
+		w->result.compressed_clusters++;
+	}
+	if (e->copied) {
+		w->compressed_copied += t->active;
+		r = found_co(t, OX_FOUND_COPIED_COMPRESSED,
+			     OX_FOUND(.a = e->host.bytes, .host_offset = e->host.bytes));
+	}
+	if (r < 0)
+		return r;
+	if (is_past_end(t, e->host.bytes, e->compressed_bytes))
+		return past_end_co(t, e->host.bytes, e->compressed_bytes);
+	/* No stream begins in the header: the entry is wrong, and not the header. */
+	if (first == 0) {
+		w->bad_entries++;
+		return overlap_co(t, "Compressed cluster", e->host.bytes, e->compressed_bytes);
+	}
+	for (uint64_t c = first; c <= last; c++) {
+		r = ox_walk_refer(w, c, OX_CELL_COMPRESSED, t->cell.count);
+		if (r < 0)
+			return r;
+		if (r == 0)
+			return overlap_co(t, "Compressed cluster", e->host.bytes,
+					  e->compressed_bytes);
+	}
+	return 0;
+}
+
+static void count_allocated(struct l2_count *t, const struct ox_qcow2_entry *e)
+{
+	struct ox_walk *w = t->w;
+
+	if (!t->active)
+		return;
+	w->result.allocated_clusters++;
+	if (t->next_contiguous && t->next_contiguous != e->host.bytes)
+		w->result.fragmented_clusters++;
+	t->next_contiguous = e->host.bytes + w->cluster_bytes;
+}
+
+static int count_data_co(struct l2_count *t, const struct ox_qcow2_entry *e)
+{
+	struct ox_walk *w = t->w;
+	int r;
+
+	count_allocated(t, e);
+	if (is_past_end(t, e->host.bytes, w->cluster_bytes))
+		return past_end_co(t, e->host.bytes, w->cluster_bytes);
+	r = ox_walk_refer(w, e->host.bytes / w->cluster_bytes,
+			  OX_CELL_DATA | (t->active ? copied_flag(e->copied) : 0), t->cell.count);
+	return r == 0 ? overlap_co(t, "Data cluster", e->host.bytes, w->cluster_bytes) : r;
+}
+
+/* A cluster of the data file lies at its guest offset, and no count tells of it. */
+static int count_elsewhere_co(struct l2_count *t, const struct ox_qcow2_entry *e)
+{
+	struct ox_walk *w = t->w;
+	uint64_t place = ox_walk_place_of(w, t->cluster);
+	uint64_t guest;
+
+	count_allocated(t, e);
+	if (place == OX_WALK_NO_PLACE)
+		return 0;
+	guest = ox_walk_place_index(place) * ox_walk_l1_span(w) + t->index * w->cluster_bytes;
+	if (e->host.bytes == guest)
+		return 0;
+	return found_co(t, OX_FOUND_DATA_FILE_OFFSET, OX_FOUND(.a = e->host.bytes, .b = guest));
+}
+
+static int bad_l2_entry_co(struct l2_count *t, uint64_t raw)
+{
+	uint64_t offset = raw & OX_QCOW2_OFFSET_MASK;
+
+	t->bad++;
+	if (raw == OX_QCOW2_COPIED)
+		return found_co(t, OX_FOUND_L2_COPIED_EMPTY, OX_FOUND(.a = raw));
+	if (!(raw & OX_QCOW2_COMPRESSED) && !ox_is_aligned(offset, t->w->cluster_bytes))
+		return found_co(t, OX_FOUND_L2_UNALIGNED, OX_FOUND(.a = offset));
+	return found_co(t, OX_FOUND_L2_RESERVED, OX_FOUND(.a = raw));
+}
+
+static int count_l2_entry_co(struct l2_count *t, uint64_t raw, uint64_t subclusters)
+{
+	struct ox_walk *w = t->w;
+	struct ox_qcow2_entry e = ox_qcow2_l2_decode(&w->h, raw);
+
+	if (subclusters && e.kind != OX_QCOW2_ENTRY_BAD &&
+	    !ox_qcow2_subclusters_valid(e.kind, subclusters)) {
+		int r = found_co(t, OX_FOUND_SUBCLUSTERS, OX_FOUND(.a = raw, .b = subclusters));
+
+		if (r < 0)
+			return r;
+	}
+	switch (e.kind) {
+	case OX_QCOW2_ENTRY_UNALLOCATED:
+	case OX_QCOW2_ENTRY_ZERO:
+		return 0;
+	case OX_QCOW2_ENTRY_DATA:
+	case OX_QCOW2_ENTRY_ZERO_ALLOC:
+		return w->has_data_file ? count_elsewhere_co(t, &e) : count_data_co(t, &e);
+	case OX_QCOW2_ENTRY_COMPRESSED:
+		if (!w->has_data_file)
+			return count_compressed_co(t, &e);
+		break;
+	case OX_QCOW2_ENTRY_BAD:
+		break;
+	}
+	return bad_l2_entry_co(t, raw);
+}
+
+/* How many entries, of room, go on as the first one begins: in the next clusters, and all alike. */
+static uint64_t run_length(const struct ox_be64 *table, uint64_t room, uint64_t step)
+{
+	uint64_t raw = ox_be64_get(table[0]);
+	uint64_t run = 1;
+
+	while (run < room && ox_be64_get(table[run]) == raw + run * step)
+		run++;
+	return run;
+}
+
+/*
+ * Counts the entries that come first and name a run of data clusters that nothing else names yet,
+ * at once, and returns how many they are. 0: the first one is to be looked at by itself.
+ */
+static int64_t count_run(struct l2_count *t, const struct ox_be64 *table, uint64_t room)
+{
+	struct ox_walk *w = t->w;
+	struct ox_qcow2_entry e = ox_qcow2_l2_decode(&w->h, ox_be64_get(table[0]));
+	uint64_t whole = t->limit_bytes / w->cluster_bytes;
+	uint64_t first = e.host.bytes / w->cluster_bytes;
+	struct ox_cell cell = {.state = OX_CELL_DATA, .count = t->cell.count};
+	int64_t run;
+
+	if ((e.kind != OX_QCOW2_ENTRY_DATA && e.kind != OX_QCOW2_ENTRY_ZERO_ALLOC) ||
+	    first >= whole)
+		return 0;
+	if (t->active)
+		cell.state |= copied_flag(e.copied);
+	/* What adds up to a place in the file has carried into no flag. */
+	run = (int64_t)run_length(table, ox_min_u64(room, whole - first), w->cluster_bytes);
+	run = ox_counts_fill(&w->counts, first, (uint64_t)run, cell);
+	if (run > 0 && t->active) {
+		w->result.allocated_clusters += (uint64_t)run;
+		w->result.fragmented_clusters +=
+			t->next_contiguous && t->next_contiguous != e.host.bytes;
+		t->next_contiguous = e.host.bytes + (uint64_t)run * w->cluster_bytes;
+	}
+	return run;
+}
+
+/* Entry by entry: extended entries, and those that name another file. */
+static int count_singly_co(struct l2_count *t, const struct ox_be64 *table)
+{
+	unsigned words = ox_qcow2_l2_words(&t->w->h);
+
+	for (t->index = 0; t->index < ox_qcow2_l2_entries(&t->w->h); t->index++) {
+		const struct ox_be64 *entry = &table[t->index * words];
+		uint64_t subclusters = words == 2 ? ox_be64_get(entry[1]) : 0;
+		int r;
+
+		if (!entry->raw && !subclusters)
+			continue;
+		r = count_l2_entry_co(t, ox_be64_get(*entry), subclusters);
+		if (r < 0)
+			return r;
+	}
+	return 0;
+}
+
+static int count_table_co(struct l2_count *t, const struct ox_be64 *table)
+{
+	uint64_t entries = ox_qcow2_l2_entries(&t->w->h);
+
+	if (t->w->has_data_file || ox_qcow2_l2_words(&t->w->h) > 1)
+		return count_singly_co(t, table);
+	while (t->index < entries) {
+		const struct ox_be64 *entry = &table[t->index];
+		int64_t run = entry->raw ? count_run(t, entry, entries - t->index) : 1;
+
+		if (run == 0) {
+			int r = count_l2_entry_co(t, ox_be64_get(*entry), 0);
+
+			run = r < 0 ? r : 1;
+		}
+		if (run < 0)
+			return (int)run;
+		t->index += (uint64_t)run;
+	}
+	return 0;
+}
+
+int ox_walk_note_no_table(struct ox_walk *w, uint64_t cluster)
+{
+	if (w->no_table_count > 0 && w->no_tables[w->no_table_count - 1] >= cluster)
+		return 0;
+	if (w->no_table_count == w->no_table_room) {
+		uint64_t room = w->no_table_room ? 2 * w->no_table_room : 16;
+		uint64_t *more = reallocarray(w->no_tables, room, sizeof(*more));
+
+		if (!more)
+			return -ENOMEM;
+		w->no_tables = more;
+		w->no_table_room = room;
+	}
+	w->no_tables[w->no_table_count++] = cluster;
+	return 0;
+}
+
+bool ox_walk_is_no_table(const struct ox_walk *w, uint64_t cluster)
+{
+	return ox_walk_find(w->no_tables, w->no_table_count, cluster) < w->no_table_count;
+}
+
+/* Most of what is not zero is no entry: L1 names something else. */
+static int judge_table(struct ox_walk *w, uint64_t cluster, const struct ox_be64 *table,
+		       uint64_t bad)
+{
+	unsigned words = ox_qcow2_l2_words(&w->h);
+	uint64_t used = 0;
+
+	for (uint64_t i = 0; i < ox_qcow2_l2_entries(&w->h); i++)
+		used += table[i * words].raw != 0;
+	if (2 * bad <= used)
+		return 0;
+	w->bad_l1_entries++;
+	return ox_walk_note_no_table(w, cluster);
+}
+
+int ox_walk_count_l2_table_co(struct ox_walk *w, uint64_t cluster, struct ox_cell cell,
+			      struct ox_be64 *table)
+{
+	struct l2_count t = {
+		.w = w,
+		.cell = cell,
+		.cluster = cluster,
+		.limit_bytes = ox_walk_limit_of(w, cluster),
+		.active = (cell.state & 3u) != 0,
+	};
+	int r = count_table_co(&t, table);
+
+	return r < 0 || t.bad == 0 ? r : judge_table(w, cluster, table, t.bad);
+}
+
+int ox_walk_count_l1_co(struct ox_walk *w)
+{
+	int r = ox_walk_l1_co(w, true, count_l1_entry);
+
+	if (r == 0)
+		sort_l2_tables(w);
+	/* Whether a cluster of the data file is in its place is asked of every entry. */
+	if (r == 0 && w->has_data_file)
+		r = ox_walk_place_tables_co(w);
+	return r;
+}
