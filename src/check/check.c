@@ -5,9 +5,9 @@
 #include <string.h>
 
 #include "base/assert.h"
-#include "check/undo/edit.h"
 #include "check/mend/mend.h"
 #include "check/salvage/salvage.h"
+#include "check/undo/edit.h"
 #include "check/walk/walk.h"
 
 /* Each one ends with fewer structural findings than the last: an image needs a few. */

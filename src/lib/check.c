@@ -5,8 +5,8 @@
 #include <unistd.h>
 
 #include "check/check.h"
-#include "check/undo/edit.h"
 #include "check/header/override.h"
+#include "check/undo/edit.h"
 #include "fmt/qcow2.h"
 #include "lib/context.h"
 

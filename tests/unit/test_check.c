@@ -16,10 +16,10 @@
 #include "base/assert.h"
 #include "check/check.h"
 #include "check/counts/counts.h"
+#include "damaged.h"
 #include "fmt/qcow2.h"
 #include "io/io.h"
 #include "rt/reactor.h"
-#include "damaged.h"
 
 static struct ox_reactor *reactor;
 

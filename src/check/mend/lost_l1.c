@@ -12,8 +12,8 @@
 #include <stdlib.h>
 
 #include "base/arith.h"
-#include "check/mend/mend.h"
 #include "check/counts/stored.h"
+#include "check/mend/mend.h"
 
 #define SECTOR_BYTES 512u
 #define L1_OFFSET_AT 40u /* of the header */

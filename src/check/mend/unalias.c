@@ -8,8 +8,8 @@
 #include <stdlib.h>
 
 #include "base/arith.h"
-#include "check/undo/edit.h"
 #include "check/mend/mend.h"
+#include "check/undo/edit.h"
 
 #define LEAST_BUDGET UINT64_C(1024)
 
