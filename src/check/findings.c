@@ -95,6 +95,18 @@ static bool is_of_field(const struct finding_row *row)
 	       strncmp(row->name, "bitmap-", 7) == 0 || row == &rows[OX_FOUND_TABLE_PAST_END];
 }
 
+/* Why counts are not made wider. */
+static const char *why_narrow(const struct ox_walk *w, const struct ox_found *what)
+{
+	if (w->h.version < 3)
+		return "the counts of version 2 always have 16 bits: copy the image to a new one";
+	if (what->c == OX_COUNT_MAX)
+		return "it is named more often than this program counts";
+	if (w->structural > w->overflows)
+		return "something else cannot be followed, and is to be repaired first";
+	return "there is no room for wider counts";
+}
+
 static const char *why_not(const struct ox_walk *w, const struct finding_row *row,
 			   const struct ox_found *what)
 {
@@ -106,6 +118,8 @@ static const char *why_not(const struct ox_walk *w, const struct finding_row *ro
 		return "it cannot be read";
 	if (strncmp(row->fix, "None: ", 6) == 0)
 		return row->fix + 6;
+	if (row == &rows[OX_FOUND_OVERFLOW])
+		return why_narrow(w, what);
 	if (is_of_field(row) && row->class != DERIVED)
 		return "nothing in the image tells what it was";
 	if (row->class == STRUCTURAL)
@@ -160,10 +174,16 @@ static void tally(struct ox_walk *w, enum ox_finding_id id)
 	case OX_FOUND_BLOCK_PAST_END:
 		w->past_end++;
 		break;
-	case OX_FOUND_OVERLAP:
 	case OX_FOUND_CROSS_LINK:
 	case OX_FOUND_CROSS_LINK_L2:
 		w->aliases++;
+		w->cross_links++;
+		break;
+	case OX_FOUND_OVERLAP:
+		w->aliases++;
+		break;
+	case OX_FOUND_OVERFLOW:
+		w->overflows++;
 		break;
 	default:
 		break;

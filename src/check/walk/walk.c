@@ -257,7 +257,7 @@ void ox_walk_close(struct ox_walk *w)
 	free(w->blocks);
 	free(w->no_tables);
 	free(w->suspects);
-	free(w->suspect_places);
+	free(w->reaches);
 	free(w->l2_places);
 	free(w->first_structural);
 }

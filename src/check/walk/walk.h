@@ -73,6 +73,15 @@ struct ox_walk_patch {
 /* Of one walk; what is more is found by the next. */
 #define OX_WALK_MAX_PATCHES 4096
 
+/* The guest clusters for which a suspect is named, from the first to the last; unless it is a
+ * table.
+ */
+struct ox_walk_reach {
+	uint64_t first; /* UINT64_MAX: none was met */
+	uint64_t last;
+	uint64_t tree; /* of the first that was met */
+};
+
 struct ox_walk_copied_pass;
 struct ox_mend;
 struct ox_salvage;
@@ -132,8 +141,8 @@ struct ox_walk {
 	uint64_t no_table_count;
 	uint64_t no_table_room;
 
-	uint64_t *suspects;	  /* clusters, ascending */
-	uint64_t *suspect_places; /* of suspects: guest cluster */
+	uint64_t *suspects; /* clusters; ascending once they are explained */
+	struct ox_walk_reach *reaches;
 	uint64_t suspect_count;
 	uint64_t suspect_room;
 
@@ -152,7 +161,11 @@ struct ox_walk {
 	uint64_t past_end;	     /* entries and tables */
 	uint64_t past_end_snapshots; /* of them, what the snapshot table and its records name */
 	uint64_t aliases;	     /* cross-links and overlaps */
-	uint64_t lost;		     /* entries that this repair took away, with all its walks */
+	uint64_t cross_links;	     /* of them */
+	uint64_t overflows;	     /* clusters named more often than a count can say */
+	uint64_t most_refs;	     /* of these; and of copies that were not made for it: */
+	bool narrow_copies;
+	uint64_t lost; /* entries that this repair took away, with all its walks */
 	uint64_t broken_blocks;
 	uint64_t leaks;
 	uint64_t too_low;
@@ -352,6 +365,10 @@ int ox_walk_report_co(struct ox_walk *w);
 
 int ox_walk_suspect(struct ox_walk *w, uint64_t cluster);
 int ox_walk_explain_co(struct ox_walk *w);
+/* Whether a count of the image's width cannot say how often a cluster is named. */
+bool ox_walk_overflows(const struct ox_walk *w, struct ox_cell cell);
+/* The finding of a suspect, by its index, that is explained and overflows. False: it does not. */
+bool ox_walk_overflow_of(const struct ox_walk *w, uint64_t at, struct ox_found *ret);
 
 /* ---- copied.c ---- */
 
@@ -400,6 +417,9 @@ uint64_t ox_salvage_next_kept(const struct ox_walk *w, uint64_t from, uint64_t e
 
 /* ---- repair.c ---- */
 
+/* Whether a count stays, though it is higher than the references: what was lost may be in a cluster
+ * that nobody names, or in an L2 table that nothing names. */
+bool ox_walk_keeps_leak(const struct ox_walk *w, uint64_t cluster, struct ox_cell cell);
 /* Makes every count that is too low right, durably, in the blocks that there are. */
 int ox_walk_raise_counts_co(struct ox_walk *w);
 /* Makes what was planned durable, with every count that is too low, and then links it. */
