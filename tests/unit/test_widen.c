@@ -38,8 +38,8 @@ struct shape {
 };
 
 static const struct shape shapes[] = {
-	{9, 0, 1, 0, 1},  {9, 0, 0, 2, 1},  {9, 0, 3, 0, 2},   {9, 1, 3, 0, 2},	 {9, 1, 1, 3, 2},
-	{9, 2, 15, 0, 3}, {9, 2, 0, 20, 3}, {9, 3, 255, 0, 4}, {9, 3, 9, 30, 4}, {16, 0, 1, 2, 2},
+	{9, 0, 1, 0, 1},  {9, 0, 0, 2, 1},   {9, 0, 3, 0, 2},	 {9, 1, 3, 0, 2},  {9, 1, 1, 3, 2},
+	{9, 2, 15, 0, 3}, {9, 2, 0, 20, 3},  {9, 3, 255, 0, 4},	 {9, 3, 9, 30, 4}, {16, 0, 1, 2, 2},
 	{16, 1, 3, 0, 2}, {16, 2, 0, 17, 3}, {16, 3, 0, 300, 4},
 };
 
@@ -102,8 +102,7 @@ static void put_mapping(struct image *im)
 	put_word(im, L2, ZERO_AT, OX_QCOW2_ZERO);
 	memset(im->bytes + STREAM * im->cluster, 0x77, im->cluster);
 	for (unsigned i = 0; i < im->shape.streams; i++)
-		put_word(im, L2, STREAM_AT + i,
-			 OX_QCOW2_COMPRESSED | STREAM * im->cluster);
+		put_word(im, L2, STREAM_AT + i, OX_QCOW2_COMPRESSED | STREAM * im->cluster);
 }
 
 static void put_snapshots(struct image *im)
