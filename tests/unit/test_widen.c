@@ -547,7 +547,7 @@ static const char *cut_everywhere(const struct image *im, bool can_grow, unsigne
 
 static void cut_in_a_file(const struct image *im)
 {
-	const char *wrong = cut_everywhere(im, true, 0, im->shape.cluster_bits > 9 ? 2 : 6);
+	const char *wrong = cut_everywhere(im, true, 0, im->shape.cluster_bits > 9 ? 1 : 3);
 
 	if (wrong)
 		fail_msg("order %u, %u snapshots, %u streams: %s", im->shape.order,
@@ -556,7 +556,7 @@ static void cut_in_a_file(const struct image *im)
 
 static void cut_on_a_device(const struct image *im)
 {
-	const char *wrong = cut_everywhere(im, false, 0, im->shape.cluster_bits > 9 ? 2 : 6);
+	const char *wrong = cut_everywhere(im, false, 0, im->shape.cluster_bits > 9 ? 1 : 3);
 
 	if (wrong)
 		fail_msg("order %u, %u snapshots, %u streams, a device: %s", im->shape.order,
