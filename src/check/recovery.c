@@ -9,7 +9,7 @@ static int refuse(const struct ox_walk *w, struct ox_error **err)
 {
 	if (w->overflows > 0 && w->overflows == w->structural && w->h.version >= 3)
 		return ox_error_set(err, -EIO,
-				    "The counts are too narrow for its snapshots ('oxbow check -r "
+				    "The counts are too narrow for what is shared ('oxbow check -r "
 				    "all' on '%s' makes them wider): %s",
 				    w->io->name,
 				    w->first_structural ? w->first_structural
