@@ -349,6 +349,7 @@ int ox_walk_report_co(struct ox_walk *w)
 
 	if (w->leaks + w->too_low > 0)
 		r = ox_walk_slots_co(w, OX_BLOCKS_ALL, report_slot);
+	ox_walk_tell_run(w);
 	if (r == 0 && w->copied_wrong > 0)
 		r = ox_walk_copied_co(w, OX_COPIED_REPORT);
 	return r;

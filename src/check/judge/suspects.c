@@ -179,6 +179,7 @@ static void judge_overflows(struct ox_walk *w)
 		w->most_refs = ox_max_u64(w->most_refs, what.c);
 		ox_walk_found(w, OX_FOUND_OVERFLOW, what);
 	}
+	ox_walk_tell_run(w);
 }
 
 /* ---- all of it ---- */

@@ -39,6 +39,15 @@ struct ox_found {
 
 #define OX_FOUND(...) ((struct ox_found){__VA_ARGS__})
 
+/* Neighbouring clusters of which the same is to be told. */
+struct ox_walk_run {
+	enum ox_finding_id id;
+	bool repaired;
+	uint64_t length;      /* clusters; 0: there is none */
+	struct ox_found what; /* of the first */
+	const char *why_not;
+};
+
 /* An L1 table: tree 0 is the active one, the others are snapshots'. */
 struct ox_walk_tree {
 	uint64_t l1_offset;
@@ -177,6 +186,7 @@ struct ox_walk {
 	uint64_t grown_from;	/* clusters from here on, */
 	uint64_t grown_end;	/* and before here, were added by the repair */
 	bool quiet;		/* findings are counted and not told: a repair comes first */
+	struct ox_walk_run run; /* what is still to be told */
 	uint64_t work_done;
 	uint64_t work_total;
 	struct ox_check_result result;
@@ -191,6 +201,8 @@ void ox_walk_found(struct ox_walk *w, enum ox_finding_id id, struct ox_found wha
 int ox_walk_unreadable(struct ox_walk *w, const char *word, uint64_t offset, int error);
 /* Something was wrong and has been mended on disk. */
 void ox_walk_mended(struct ox_walk *w, enum ox_finding_id id, struct ox_found what);
+/* Findings of neighbouring clusters are held back, to be told as one: tells them. */
+void ox_walk_tell_run(struct ox_walk *w);
 void ox_walk_progress(struct ox_walk *w, uint64_t work);
 
 /* ---- header.c ---- */
