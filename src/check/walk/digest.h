@@ -33,7 +33,7 @@ struct ox_digest {
 	struct ox_run *runs;
 	uint32_t run_count;
 	uint32_t run_room;
-	uint32_t left; /* runs that could not be counted to their end */
+	uint32_t left;		  /* runs that could not be counted to their end */
 	struct ox_odd_entry *odd; /* by index */
 	uint32_t odd_count;
 	uint32_t odd_room;

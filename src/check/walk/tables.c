@@ -175,8 +175,7 @@ static int take_seats(struct tables *t)
 
 	for (unsigned i = 0; i < t->seat_count; i++) {
 		t->seats[i].tables = malloc(ox_scan_item_max(w->cluster_bytes));
-		if (!t->seats[i].tables ||
-		    ox_counts_init(&t->seats[i].counts, w->counts.limit) < 0)
+		if (!t->seats[i].tables || ox_counts_init(&t->seats[i].counts, w->counts.limit) < 0)
 			return -ENOMEM;
 	}
 	/* All that the seats need beyond their bit a cluster is another bit a cluster. */
