@@ -146,6 +146,8 @@ static int mend_structure_co(struct ox_walk *w, bool *ret_again, struct ox_error
 	}
 	if (r == 0 && !*ret_again && !ox_walk_is_clean(w) && is_mendable(w))
 		r = ox_mend_co(w, ret_again);
+	if (r == 0 && !*ret_again)
+		r = ox_mend_width_co(w, ret_again);
 	return r < 0 ? cannot_go_on(w->io, "repair", r, err) : 0;
 }
 

@@ -353,12 +353,10 @@ static int compare_slot(struct ox_walk *w, struct ox_walk_slot *slot)
 		w->stored_end = ox_max_u64(w->stored_end, slot->cluster + 1);
 	if (ox_cell_is_broken(cell))
 		return 0;
-	if (cell.count > ox_qcow2_refcount_max(w->h.refcount_order) || cell.count == OX_COUNT_MAX) {
-		ox_walk_found(w, OX_FOUND_OVERFLOW,
-			      OX_FOUND(.a = slot->cluster,
-				       .b = ox_qcow2_refcount_max(w->h.refcount_order),
-				       .c = cell.count));
-		return 0;
+	if (ox_walk_overflows(w, cell)) {
+		w->copied_wrong += copied_is_wrong(cell, cell.count);
+		w->copied_to_fix += copied_is_wrong(cell, cell.count);
+		return ox_walk_suspect(w, slot->cluster);
 	}
 	w->copied_wrong += copied_is_wrong(cell, slot->stored);
 	w->copied_to_fix += copied_is_wrong(cell, cell.count);
@@ -412,7 +410,7 @@ static int report_slot(struct ox_walk *w, struct ox_walk_slot *slot)
 	uint64_t count = slot->cell.count;
 
 	if (ox_cell_is_broken(slot->cell) || slot->stored == count ||
-	    count > ox_qcow2_refcount_max(w->h.refcount_order) || count == OX_COUNT_MAX)
+	    ox_walk_overflows(w, slot->cell))
 		return 0;
 	ox_walk_found(w, slot->stored > count ? OX_FOUND_LEAK : OX_FOUND_TOO_LOW,
 		      OX_FOUND(.a = slot->cluster, .b = slot->stored, .c = count,
@@ -426,6 +424,7 @@ int ox_walk_report_co(struct ox_walk *w)
 
 	if (w->leaks + w->too_low > 0)
 		r = ox_walk_slots_co(w, OX_BLOCKS_ALL, report_slot);
+	ox_walk_tell_run(w);
 	if (r == 0 && w->copied_wrong > 0)
 		r = ox_walk_copied_co(w, OX_COPIED_REPORT);
 	return r;

@@ -247,6 +247,7 @@ int ox_walk_open_co(struct ox_walk *w, struct ox_io *io, struct ox_error **err)
 
 void ox_walk_close(struct ox_walk *w)
 {
+	ox_walk_tell_run(w);
 	ox_counts_free(&w->counts);
 	for (uint64_t t = 0; t < w->tree_count; t++)
 		free(w->trees[t].name);
@@ -258,7 +259,7 @@ void ox_walk_close(struct ox_walk *w)
 	free(w->blocks);
 	free(w->no_tables);
 	free(w->suspects);
-	free(w->suspect_places);
+	free(w->reaches);
 	free(w->l2_places);
 	free(w->first_structural);
 }
