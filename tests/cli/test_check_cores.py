@@ -57,6 +57,7 @@ def damage(image, rng):
             entry = rng.choice((
                 entry ^ 1 << rng.randrange(64),
                 entry ^ 1 << 63,
+                rng.choice(tables) + 100 | 1 << 62,
                 rng.choice(tables) | 1 << 63,
                 rng.randrange(length // CLUSTER) * CLUSTER | 1 << 63,
                 length + rng.randrange(100) * CLUSTER,

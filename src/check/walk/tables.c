@@ -28,6 +28,8 @@ int ox_walk_count_l2_table_co(struct ox_walk *w, uint64_t cluster, struct ox_cel
 
 /* ---- on all cores ---- */
 
+#define WIDE_BYTES_MIN (UINT64_C(1) << 20)
+
 struct seat {
 	struct ox_counts counts;
 	struct ox_digest digest;
@@ -178,8 +180,8 @@ static int take_seats(struct tables *t)
 		if (!t->seats[i].tables || ox_counts_init(&t->seats[i].counts, w->counts.limit) < 0)
 			return -ENOMEM;
 	}
-	/* All that the seats need beyond their bit a cluster is another bit a cluster. */
-	t->wide_max = w->file_clusters / 8 / t->seat_count;
+	/* Beyond their bit a cluster the seats have together what another bit a cluster takes. */
+	t->wide_max = ox_max_u64(WIDE_BYTES_MIN, w->file_clusters / 8) / t->seat_count;
 	return 0;
 }
 
