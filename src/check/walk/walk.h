@@ -14,6 +14,7 @@
 #include <stdint.h>
 
 #include "check/counts/counts.h"
+#include "check/walk/digest.h"
 #include "fmt/qcow2.h"
 #include "io/io.h"
 
@@ -155,6 +156,7 @@ struct ox_walk {
 	uint64_t suspect_count;
 	uint64_t suspect_room;
 
+	struct ox_digest digest;	    /* of ox_walk_count_l2_table_co */
 	struct ox_walk_copied_pass *copied; /* while ox_walk_copied_co runs */
 	struct ox_mend *mend;		    /* while ox_mend_co runs */
 	struct ox_salvage *salvage;	    /* NULL: nobody asked for it */
@@ -327,11 +329,15 @@ int ox_walk_l1_co(struct ox_walk *w, bool all_trees, ox_walk_l1_fn visit_co);
 /* Visits L2 tables, each once, in host order. */
 int ox_walk_l2_co(struct ox_walk *w, bool active_only, ox_walk_l2_fn visit_co);
 
+/* All but those that were done before (crew.h), by their index in l2_clusters. */
+int ox_walk_l2_but_co(struct ox_walk *w, const uint64_t *done, ox_walk_l2_fn visit_co);
+
 /* ---- mapping.c: counting what L1 and L2 entries name ---- */
 
 int ox_walk_count_l1_co(struct ox_walk *w);
-int ox_walk_count_l2_table_co(struct ox_walk *w, uint64_t cluster, struct ox_cell cell,
-			      struct ox_be64 *table);
+/* What is odd in a table whose runs have been counted. */
+int ox_walk_settle_digest_co(struct ox_walk *w, const struct ox_digest *d, uint64_t cluster,
+			     struct ox_cell cell);
 /* Notes a cluster that L1 names and that is no table; in ascending order, others are left out. */
 int ox_walk_note_no_table(struct ox_walk *w, uint64_t cluster);
 bool ox_walk_is_no_table(const struct ox_walk *w, uint64_t cluster);
@@ -343,6 +349,12 @@ uint64_t ox_walk_limit_of(const struct ox_walk *w, uint64_t l2_cluster);
 /* Whether an entry of a dirty image's own, unshared tables names bytes that never were. */
 bool ox_walk_entry_is_stale(const struct ox_walk *w, uint64_t l2_cluster, struct ox_cell l2_cell,
 			    uint64_t host_offset);
+
+/* ---- tables.c: counting L2 tables, all of them or one ---- */
+
+int ox_walk_count_l2_co(struct ox_walk *w);
+int ox_walk_count_l2_table_co(struct ox_walk *w, uint64_t cluster, struct ox_cell cell,
+			      struct ox_be64 *table);
 
 /* ---- snapshots.c, bitmaps.c, extras.c: what the header leads to ---- */
 
