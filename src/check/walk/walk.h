@@ -359,6 +359,8 @@ int ox_walk_count_l2_table_co(struct ox_walk *w, uint64_t cluster, struct ox_cel
 /* ---- snapshots.c, bitmaps.c, extras.c: what the header leads to ---- */
 
 int ox_walk_claim_snapshots_co(struct ox_walk *w);
+/* Where the header's number or place of them is wrong: a patch, if the table tells. */
+int ox_walk_judge_snapshot_fields_co(struct ox_walk *w);
 int ox_walk_claim_bitmaps_co(struct ox_walk *w, const struct ox_qcow2_bitmaps_ext *ext);
 /* The extensions, the encryption header, the files that are named. */
 int ox_walk_claim_extensions_co(struct ox_walk *w);
