@@ -416,6 +416,7 @@ struct ox_lost_table {
 	uint64_t l1_index;	/* the one that did, where that can be told, or UINT64_MAX */
 	const char *snapshot;	/* whose L1 entry that is, by name; NULL: the disk's */
 	bool linked;		/* by this repair */
+	uint64_t damaged;	/* entries that cannot be followed, and are not counted above */
 };
 
 /* An L1 entry of the disk, and the table to link to it. */

@@ -111,7 +111,7 @@ static const char *why_not(const struct ox_walk *w, const struct finding_row *ro
 	if (row->class == STRUCTURAL)
 		return "it lies on something that nothing tells apart, or what it takes to copy "
 		       "it is not there";
-	if (row->severity == OX_FINDING_LEAK && ox_salvage_keeps(w, what->a))
+	if (row->severity == OX_FINDING_LEAK && ox_salvage_keeps_count(w, what->a))
 		return "it belongs to an L2 table that nothing names: link that, or repair "
 		       "without --salvage";
 	if (w->structural > 0)

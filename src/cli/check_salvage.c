@@ -67,6 +67,7 @@ void ox_cli_salvage_list(struct ox_cli_salvage *s, const struct ox_lost_table *t
 	set_number(object, "taken", table->taken);
 	set_number(object, "copied", table->copied);
 	set_number(object, "runs", table->runs);
+	set_number(object, "damaged", table->damaged);
 	ox_cli_json_set(object, "is-counted", json_boolean(table->is_counted));
 	ox_cli_json_set(object, "is-sure", json_boolean(table->is_sure));
 	set_number(object, "fits", table->fits);

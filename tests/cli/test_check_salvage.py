@@ -4,6 +4,7 @@
 from peers import *
 
 import pathlib
+import random
 
 OFFSET_MASK = 0x00FFFFFFFFFFFE00
 COPIED = 1 << 63
@@ -80,6 +81,35 @@ def test_a_lost_table_is_found_and_linked_again():
             check_equal(l1("disk", 0), right, f"{kind}: the entry")
             check_equal(guest() == before, True, f"{kind}: the guest reads as before")
             qemu_img("check", "disk")
+        os.remove("disk")
+
+
+def test_a_lost_table_with_a_sector_of_noise_is_linked_again():
+    for cluster, more, noisy in ((4096, "", 1), (65536, "", 0), (16384, ",extended_l2=on", 2), (4096, ",compat=0.10", 0)):
+        entry = 16 if "extended" in more else 8
+        qemu_img("create", "-q", "-f", "qcow2", "-o", f"cluster_size={cluster}{more}", "disk", "64M")
+        used = 4 * 512 // entry * cluster
+        writes = [f"write -q -P {n + 1} {n * used // 8} {used // 8}" for n in range(8)]
+        qemu_io("-f", "qcow2", *(word for write in writes for word in ("-c", write)), "disk")
+        before = guest()
+        table = l1("disk", 0) & OFFSET_MASK
+        set_l1("disk", 0, GARBAGE)
+        with open("disk", "r+b") as file:
+            file.seek(table + 512 * noisy)
+            file.write(random.Random(cluster + noisy).randbytes(512))
+        report, _ = salvage("--salvage")
+        check_equal([(t["host-offset"], t["is-sure"]) for t in report["lost-tables"]], [(table, True)], "found")
+        check_equal(report["lost-tables"][0]["damaged"] > 512 // entry - 4, True, "its damaged entries")
+        result = oxbow("check", "-r", "all", "--salvage", "disk", check=False)
+        check_equal(result.returncode in (0, 3), True, "exit status of the repair")
+        oxbow("check", "-r", "leaks", "disk")
+        qemu_img("check", "disk")
+        after = guest()
+        for at in range(0, len(before), cluster):
+            now, then = after[at:at + cluster], before[at:at + cluster]
+            in_noise = at // cluster * entry // 512 == noisy
+            if now != then and not (in_noise and set(now) <= {0, *then}):
+                raise Failure(f"{cluster}{more}: guest cluster {at // cluster} reads something else")
         os.remove("disk")
 
 

@@ -94,7 +94,8 @@ static int raise_slot(struct ox_walk *w, struct ox_walk_slot *slot)
 static int lower_slot(struct ox_walk *w, struct ox_walk_slot *slot)
 {
 	/* What was lost may be in a cluster that nobody names. */
-	if ((w->lost > 0 && slot->cell.state == OX_CELL_NONE) || ox_salvage_keeps(w, slot->cluster))
+	if ((w->lost > 0 && slot->cell.state == OX_CELL_NONE) ||
+	    ox_salvage_keeps_count(w, slot->cluster))
 		return 0;
 	if (!slot->block || ox_cell_is_broken(slot->cell) || slot->stored <= slot->cell.count)
 		return 0;

@@ -13,6 +13,13 @@
  * table names counts for more than how it looks: its clusters are named by nobody else, and for a
  * SURE one the refcounts tell of exactly the references that are missing, its own among them, and
  * its COPIED bits agree with them.
+ *
+ * Damage in the table itself. As much may be no entry as one write of a disk tears (4 KiB), and at
+ * most half of what is not zero: of n words, n/2 and more are then valid, which random ones are
+ * with 2^n * 2^(-10 n/2): one in 2^256 where n is 64. Where less is used the rest has to be TELLING
+ * by itself, and is held to the counts: a SURE table is sure without what is damaged. An entry that
+ * can be followed, but to the wrong place, is not taken for damage: to name that place would make a
+ * cross-link.
  */
 #ifndef OX_CHECK_SALVAGE_H
 #define OX_CHECK_SALVAGE_H
@@ -42,11 +49,14 @@ struct ox_orphan {
 	uint32_t copied;	/* with COPIED */
 	uint32_t copied_agrees; /* COPIED is as the refcount says */
 	uint32_t orphans;	/* names other orphans */
-	bool is_named;		/* by another orphan, as data */
-	bool is_nested;		/* by one that is none of another's data */
-	bool is_placed;		/* a pointer tells its gap */
-	bool lacks_block;	/* something of it has no refcount block */
-	uint64_t index; /* of L1, where clusters that are shared tell it, or OX_WALK_NO_PLACE */
+	uint32_t used;		/* words that are not zero, those that are no entries among them */
+	uint32_t damaged; /* of them; nothing else that is counted here includes these, but taken */
+	uint32_t past_end; /* of the damaged ones, those that name what lies past the end */
+	bool is_named;	   /* by another orphan, as data */
+	bool is_nested;	   /* by one that is none of another's data */
+	bool is_placed;	   /* a pointer tells its gap */
+	bool lacks_block;  /* something of it has no refcount block */
+	uint64_t index;	   /* of L1, where clusters that are shared tell it, or OX_WALK_NO_PLACE */
 };
 
 /* An L1 entry that cannot be followed, or whose table is none. */
@@ -75,6 +85,7 @@ struct ox_salvage {
 	size_t count;
 	size_t room;
 	bool too_many;
+	bool has_damaged; /* one of them does not tell all that it named */
 	struct ox_counts
 		kept; /* META: the clusters of orphans and what they name; DATA: only that */
 	struct ox_counts crossed; /* L2 tables that are named at several indexes */
@@ -96,7 +107,26 @@ static inline uint32_t ox_orphan_named(const struct ox_orphan *o)
 	return o->data + o->streams;
 }
 
+/* Eight words of random bits are standard entries of a file of 2^24 clusters with 2^-288, and 32
+ * are compressed ones with 2^-320. */
+static inline bool ox_orphan_is_telling(const struct ox_orphan *o)
+{
+	return 4 * o->data + o->streams >= 32;
+}
+
+/* One entry of a cluster that may be a table. */
+struct ox_orphan_entry {
+	struct ox_qcow2_entry e;
+	bool names;	  /* clusters, which are counted for it once the table is named */
+	bool is_zero;	  /* reads as zeroes, also in part */
+	bool is_damaged;  /* cannot be followed as it is */
+	bool is_past_end; /* for that reason */
+};
+
 /* ---- salvage.c: recognising ---- */
+
+struct ox_orphan_entry ox_salvage_entry(const struct ox_walk *w, uint64_t cluster,
+					const struct ox_be64 *entry);
 
 /* Looks through all clusters that are in no cell. A negative errno only for want of memory. */
 int ox_salvage_find_co(struct ox_walk *w);
