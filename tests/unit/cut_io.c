@@ -116,12 +116,25 @@ static void cut_close(struct ox_io *io)
 	free(s);
 }
 
+/* It has no holes. */
+static int cut_extent_co(struct ox_io *io, uint64_t offset, struct ox_io_extent *ret)
+{
+	bool past_end = offset >= io->length;
+
+	*ret = (struct ox_io_extent){
+		.length = past_end ? UINT64_MAX - offset : io->length - offset,
+		.zero = past_end,
+	};
+	return 0;
+}
+
 static const struct ox_io_ops cut_ops = {
 	.name = "cut",
 	.preadv_co = cut_preadv_co,
 	.pwritev_co = cut_pwritev_co,
 	.sync_co = cut_sync_co,
 	.set_length_co = cut_set_length_co,
+	.extent_co = cut_extent_co,
 	.close = cut_close,
 };
 

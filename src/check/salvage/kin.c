@@ -245,7 +245,8 @@ int ox_salvage_relate_co(struct ox_walk *w)
 	if (!table)
 		return -ENOMEM;
 	r = tell_nested_co(w, table);
-	if (r == 0)
+	/* Of no use to those who link nothing. */
+	if (r == 0 && w->salvage->opts->salvage)
 		r = tell_places_co(w, table);
 	free(table);
 	return r;

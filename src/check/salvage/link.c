@@ -90,7 +90,9 @@ static void describe_place(const struct ox_walk *w, const struct ox_orphan *o,
 	const char *whose = gap && gap->tree ? " of a snapshot" : "";
 	uint64_t empty = w->trees[0].l1_entries - w->salvage->used_entries;
 
-	if (o->taken > 0)
+	if (!w->salvage->opts->salvage)
+		snprintf(to, room, "the counts tell that something named it");
+	else if (o->taken > 0)
 		snprintf(to, room, "others name %" PRIu32 " of its clusters", o->taken);
 	else if (gap)
 		snprintf(to, room, "it fits L1 entry %" PRIu64 "%s", gap->index, whose);
@@ -122,6 +124,8 @@ void ox_salvage_report(struct ox_walk *w)
 {
 	const struct ox_salvage *s = w->salvage;
 
+	if (s->unsearched > 0)
+		ox_walk_found(w, OX_FOUND_LEAKS_UNSEARCHED, OX_FOUND(.a = s->unsearched));
 	for (size_t i = 0; i < s->count; i++) {
 		const struct ox_orphan *o = &s->orphans[i];
 		struct ox_found what = {.a = o->cluster * w->cluster_bytes,

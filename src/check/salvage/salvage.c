@@ -311,7 +311,7 @@ static int keep(struct ox_salvage *s, uint64_t cluster, unsigned state)
 	return ox_counts_set(&s->kept, cluster, (struct ox_cell){.state = state, .count = 1});
 }
 
-static int keep_all(struct ox_walk *w, uint64_t cluster, const struct ox_be64 *table)
+int ox_salvage_keep(struct ox_walk *w, uint64_t cluster, const struct ox_be64 *table)
 {
 	unsigned words = ox_qcow2_l2_words(&w->h);
 	int r = keep(w->salvage, cluster, OX_CELL_META);
@@ -331,8 +331,10 @@ static int keep_all(struct ox_walk *w, uint64_t cluster, const struct ox_be64 *t
 	return r;
 }
 
-static int add_orphan(struct ox_salvage *s, const struct ox_orphan *orphan)
+int ox_salvage_add(struct ox_walk *w, const struct ox_orphan *orphan, const struct ox_be64 *table)
 {
+	struct ox_salvage *s = w->salvage;
+
 	if (s->count == OX_SALVAGE_MAX) {
 		s->too_many = true;
 		return 0;
@@ -347,7 +349,7 @@ static int add_orphan(struct ox_salvage *s, const struct ox_orphan *orphan)
 		s->room = room;
 	}
 	s->orphans[s->count++] = *orphan;
-	return 0;
+	return ox_salvage_keep(w, orphan->cluster, table);
 }
 
 static int salvage_cluster_co(struct ox_walk *w, uint64_t cluster, const uint8_t *bytes)
@@ -359,8 +361,7 @@ static int salvage_cluster_co(struct ox_walk *w, uint64_t cluster, const uint8_t
 
 	if (r < 0 || why)
 		return r;
-	r = add_orphan(w->salvage, &orphan);
-	return r == 0 ? keep_all(w, cluster, table) : r;
+	return ox_salvage_add(w, &orphan, table);
 }
 
 static int salvage_item_co(void *arg, const struct ox_scan_item *item, uint8_t *bytes, int error)
@@ -416,6 +417,7 @@ void ox_salvage_forget(struct ox_salvage *s)
 		.is_unsettled = s->is_unsettled,
 		.linked = s->linked,
 		.found = s->found,
+		.unsearched = s->unsearched,
 	};
 }
 

@@ -71,6 +71,7 @@ struct ox_l1_gap {
 };
 
 struct ox_salvage_shared;
+struct ox_salvage_look;
 
 struct ox_salvage {
 	const struct ox_check_options *opts;
@@ -78,7 +79,8 @@ struct ox_salvage {
 	bool is_over;	   /* an earlier walk of this repair found no orphan */
 	bool is_unsettled; /* this repair changed L1 entries that may have named an orphan */
 	uint64_t linked;
-	uint64_t found; /* and left, as the last walk saw it */
+	uint64_t found;	     /* and left, as the last walk saw it */
+	uint64_t unsearched; /* leaked clusters that were too many to look at */
 
 	/* Of one walk. */
 	struct ox_orphan *orphans; /* by cluster */
@@ -100,6 +102,7 @@ struct ox_salvage {
 	uint64_t next;	 /* cluster */
 	bool is_linking; /* what the entries to be changed name is forgotten by now */
 	struct ox_salvage_shared *shared; /* while the named tables are met */
+	struct ox_salvage_look *look;	  /* while what leaked is looked at */
 };
 
 static inline uint32_t ox_orphan_named(const struct ox_orphan *o)
@@ -136,8 +139,17 @@ int ox_salvage_judge_co(struct ox_walk *w, uint64_t cluster, const struct ox_be6
 			struct ox_orphan *ret, const char **ret_why);
 int ox_salvage_prepare(struct ox_walk *w);
 void ox_salvage_finish(struct ox_walk *w);
+/* Notes an orphan; and that of its table what it names is kept. 0 or -ENOMEM. */
+int ox_salvage_add(struct ox_walk *w, const struct ox_orphan *orphan, const struct ox_be64 *table);
+int ox_salvage_keep(struct ox_walk *w, uint64_t cluster, const struct ox_be64 *table);
 /* What to keep of a walk that ends, and of the last one. */
 void ox_salvage_forget(struct ox_salvage *s);
+
+/* ---- leaked.c: where nobody asked for salvage ---- */
+
+/* Looks for lost tables that are SURE among what leaked, where a repair would free it. If there are
+ * any, or the leaks are too many, the walk knows of s from then on. 0 or a negative errno. */
+int ox_salvage_look_co(struct ox_walk *w, struct ox_salvage *s);
 
 /* ---- kin.c: orphans beside each other and beside live tables ---- */
 

@@ -11,6 +11,8 @@
 
 /* Between two syncs; then blocks go to the image before the sync. */
 #define HELD_BYTES (UINT64_C(32) << 20)
+/* The longest hole that is told at once: a cluster's. */
+#define EXTENT_BYTES (UINT64_C(2) << 20)
 #define RUN_BLOCKS ((size_t)256)
 
 struct edit {
@@ -192,14 +194,25 @@ static int edit_set_length_co(struct ox_io *io, uint64_t length)
 	return length < edit_of(io)->base->length ? -EINVAL : 0;
 }
 
+/* A hole of the image is one as far as nothing is held in it. */
 static int edit_extent_co(struct ox_io *io, uint64_t offset, struct ox_io_extent *ret)
 {
-	bool past_end = offset >= io->length;
+	struct edit *e = edit_of(io);
+	uint64_t start = ox_align_down(offset, e->block_bytes);
+	uint64_t at = start;
+	int r = ox_io_extent_co(e->base, offset, ret);
 
-	*ret = (struct ox_io_extent){
-		.length = past_end ? UINT64_MAX - offset : io->length - offset,
-		.zero = past_end,
-	};
+	if (r < 0 || !ret->zero)
+		return r;
+	ret->length = ox_min_u64(ret->length, EXTENT_BYTES);
+	while (at < offset + ret->length &&
+	       ox_blocks_find(&e->held, at / e->block_bytes) == OX_BLOCKS_NONE)
+		at += e->block_bytes;
+	if (at == start && at < offset + ret->length) {
+		ret->zero = false;
+		at += e->block_bytes;
+	}
+	ret->length = ox_min_u64(ret->length, at - offset);
 	return 0;
 }
 

@@ -139,7 +139,7 @@ struct ox_walk {
 
 	struct ox_walk_copied_pass *copied; /* while ox_walk_copied_co runs */
 	struct ox_mend *mend;		    /* while ox_mend_co runs */
-	struct ox_salvage *salvage;	    /* NULL: nobody asked for it */
+	struct ox_salvage *salvage;	    /* NULL: there is nothing to salvage */
 	bool changes_entries;		    /* the running pass may change L1 and L2 entries */
 
 	/* What the passes saw. */
@@ -391,6 +391,8 @@ int ox_walk_link_blocks_co(struct ox_walk *w, const struct ox_walk_plan *plan);
 bool ox_salvage_keeps(const struct ox_walk *w, uint64_t cluster);
 /* Whether it may belong to one, so that its count is not lowered. */
 bool ox_salvage_keeps_count(const struct ox_walk *w, uint64_t cluster);
+/* And then why it is not. */
+const char *ox_salvage_why_kept(const struct ox_walk *w);
 /* Whether an orphan may be what an L1 entry named: then nothing is taken away that tells so. */
 bool ox_salvage_awaits(const struct ox_walk *w, uint64_t tree, uint64_t index);
 /* An L1 entry was taken away: what it named may be among the orphans, so none is the only one. */
