@@ -19,6 +19,7 @@
 #include "check/undo/edit.h"
 #include "cut_io.h"
 #include "damaged.h"
+#include "promises.h"
 
 #define GUEST_CLUSTERS 128u
 #define ENTRIES (CLUSTER / 8)
@@ -31,6 +32,7 @@ static struct ox_reactor *reactor;
 
 /* Written from the specification alone. */
 struct guest {
+	struct promises *promises; /* and what else it goes by */
 	bool readable[TREES][GUEST_CLUSTERS];
 	uint8_t bytes[TREES][GUEST_CLUSTERS][CLUSTER];
 };
@@ -203,6 +205,8 @@ static bool repair_cut(const struct image *im, const struct guest *before,
 	cut.after = 0;
 	if (was_cut) {
 		cut_recover(io, seed);
+		snprintf(why, sizeof(why), "%s, cut %u, seed %u", name, after, seed);
+		promises_check(before->promises, cut_bytes(io), io->length, why);
 		if (!is_kept(before, cut_bytes(io), io->length, why))
 			fail_msg("%s, cut %u, seed %u: %s", name, after, seed, why);
 		job = run(io, OX_REPAIR_ALL);
@@ -224,12 +228,14 @@ static unsigned repair_and_cut_everywhere(const struct image *im, const char *na
 	unsigned after = 0;
 	bool was_cut = true;
 
+	before->promises = promises_of(im->bytes, im->length);
 	while (was_cut) {
 		was_cut = false;
 		after++;
 		for (unsigned seed = 1; seed <= seeds; seed++)
 			was_cut |= repair_cut(im, before, &whole, name, after, seed);
 	}
+	promises_free(before->promises);
 	free(before);
 	return after;
 }

@@ -14,6 +14,7 @@
 
 #include "base/arith.h"
 #include "cut_io.h"
+#include "promises.h"
 #include "salvaging.h"
 
 /* ---- damages ---- */
@@ -117,12 +118,14 @@ static void test_a_cut_leaves_what_could_be_read_and_work_for_the_same_repair(vo
 	for (size_t l = 0; l < OX_ARRAY_SIZE(losses); l++) {
 		struct disk *d = disk_new(&shapes[1]);
 		struct guest whole = guest_of(d, d->bytes, d->length);
+		struct promises *promises;
 		bool was_cut = true;
 
 		losses[l].make(d);
 		/* A count and a COPIED bit of the lost table are wrong as well. */
 		if (l == 0)
 			disk_set_refcount(d, d->tables[0][VICTIM], 0);
+		promises = promises_of(d->bytes, d->length);
 		for (unsigned after = 1; was_cut; after++) {
 			for (unsigned seed = 1; seed <= 4; seed++) {
 				struct cut cut = {.after = after};
@@ -137,6 +140,7 @@ static void test_a_cut_leaves_what_could_be_read_and_work_for_the_same_repair(vo
 				cut.after = 0;
 				if (was_cut)
 					cut_recover(io, seed);
+				promises_check(promises, cut_bytes(io), io->length, "cut");
 				now = guest_of(d, cut_bytes(io), io->length);
 				for (unsigned i = 0; i < TABLES * PER_TABLE; i++) {
 					for (unsigned t = 0; t < 2; t++)
@@ -151,6 +155,7 @@ static void test_a_cut_leaves_what_could_be_read_and_work_for_the_same_repair(vo
 				ox_io_close(io);
 			}
 		}
+		promises_free(promises);
 		disk_free(d);
 	}
 }

@@ -14,6 +14,7 @@
 
 #include "base/arith.h"
 #include "cut_io.h"
+#include "promises.h"
 #include "salvaging.h"
 
 #define GARBAGE UINT64_C(0x7f00112233445566)
@@ -154,9 +155,11 @@ static void test_a_cut_leaves_no_less_than_there_was(void **state)
 		struct disk *d = disk_new(&shapes[1]);
 		struct guest whole = guest_of(d, d->bytes, d->length);
 		unsigned torn = tear(d, damage, 3, 5);
+		struct promises *promises;
 		bool was_cut = true;
 
 		set_victim(d, GARBAGE);
+		promises = promises_of(d->bytes, d->length);
 		for (unsigned after = 1; was_cut; after++) {
 			struct cut cut = {.after = after};
 			struct ox_io *io = cut_open(salvaging_reactor(), &cut, d->bytes, d->length);
@@ -169,6 +172,7 @@ static void test_a_cut_leaves_no_less_than_there_was(void **state)
 			cut.after = 0;
 			if (was_cut)
 				cut_recover(io, after);
+			promises_check(promises, cut_bytes(io), io->length, "cut");
 			now = guest_of(d, cut_bytes(io), io->length);
 			for (unsigned i = 0; i < TABLES * PER_TABLE; i++) {
 				assert_true(before.sums[0][i] == 0 ||
@@ -182,6 +186,7 @@ static void test_a_cut_leaves_no_less_than_there_was(void **state)
 				   damages[damage].name);
 			ox_io_close(io);
 		}
+		promises_free(promises);
 		disk_free(d);
 	}
 }
