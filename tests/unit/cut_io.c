@@ -179,6 +179,8 @@ void cut_recover(struct ox_io *io, unsigned seed)
 	struct cut_store *s = store_of(io);
 	struct image_bytes *left = &s->durable;
 
+	/* Not the same sectors at every cut. */
+	seed = seed * 2654435761u + s->cut->changes * 40503u;
 	if (rand_r(&seed) % 2)
 		left->length = s->current.length;
 	for (uint64_t at = 0; at < left->length; at += SECTOR) {

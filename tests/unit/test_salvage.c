@@ -122,9 +122,12 @@ static void test_a_cut_leaves_what_could_be_read_and_work_for_the_same_repair(vo
 		bool was_cut = true;
 
 		losses[l].make(d);
-		/* A count and a COPIED bit of the lost table are wrong as well. */
+		/* A count, or a COPIED bit, of the lost table is wrong as well. */
 		if (l == 0)
 			disk_set_refcount(d, d->tables[0][VICTIM], 0);
+		else if (l == 1)
+			disk_set_word(d, d->tables[0][VICTIM], 0,
+				      COPIED | disk_word(d, d->tables[0][VICTIM], 0));
 		promises = promises_of(d->bytes, d->length);
 		for (unsigned after = 1; was_cut; after++) {
 			for (unsigned seed = 1; seed <= 4; seed++) {
@@ -501,6 +504,33 @@ static void test_a_lost_snapshot_is_found_before_a_table_is_linked(void **state)
 	disk_free(d);
 }
 
+/* A lost table of a snapshot may be linked yet: what it shares with the disk is not the disk's own.
+ */
+static void test_what_is_kept_for_a_snapshots_table_is_not_copied(void **state)
+{
+	(void)state;
+	for (unsigned n = 0; n < 8; n++) {
+		struct disk *d = disk_new(&shapes[n & 4 ? 5 : 1]);
+		enum ox_repair how = n & 1 ? OX_REPAIR_ALL : OX_REPAIR_LEAKS;
+		uint64_t shared = disk_word(d, d->tables[0][VICTIM], 0);
+		struct run run;
+
+		disk_set_word(d, SNAPSHOT_L1, VICTIM, 0);
+		/* Something else is wrong with a COPIED bit, so that all are looked at. */
+		if (n & 1)
+			disk_set_word(d, d->tables[0][0], 3,
+				      disk_word(d, d->tables[0][0], 3) & ~COPIED);
+		run = n & 2 ? repair_plainly(d, how, false) : salvage(d, how);
+		assert_int_equal(run.result.lost_tables, 1);
+		assert_int_equal(run.result.corruptions, 0);
+		assert_int_equal(run.result.leaks, 1 + PER_TABLE);
+		assert_int_equal(disk_word(d, d->tables[0][VICTIM], 0), shared);
+		assert_int_equal(
+			disk_refcount(d, (shared & OX_QCOW2_OFFSET_MASK) / d->cluster_bytes), 2);
+		disk_free(d);
+	}
+}
+
 /* ---- without salvage ---- */
 
 static void test_a_repair_keeps_lost_tables_among_the_leaks_and_frees_the_others(void **state)
@@ -704,6 +734,7 @@ int main(void)
 		cmocka_unit_test(test_a_lost_snapshot_is_found_before_a_table_is_linked),
 		cmocka_unit_test(
 			test_a_repair_keeps_lost_tables_among_the_leaks_and_frees_the_others),
+		cmocka_unit_test(test_what_is_kept_for_a_snapshots_table_is_not_copied),
 		cmocka_unit_test(test_what_may_be_a_lost_table_is_freed_on_request),
 		cmocka_unit_test(test_what_leaked_in_a_dirty_image_is_freed),
 		cmocka_unit_test(test_a_table_that_is_not_sure_is_freed_with_the_leaks),

@@ -233,6 +233,40 @@ static void test_stale_entries_of_a_lost_table_are_dropped(void **state)
 	disk_free(d);
 }
 
+/* A refcount block of which there is none yet would come to lie where an entry leads. */
+static void test_a_file_does_not_grow_beneath_a_torn_entry(void **state)
+{
+	(void)state;
+	for (unsigned torn = 0; torn < 3; torn++) {
+		struct disk *d = disk_new(&shapes[0]);
+		uint64_t beyond = d->cluster_bytes * 8 >> 4; /* counted by the second block */
+		uint64_t table = d->tables[0][VICTIM];
+		struct ox_table_link link = {.l1_index = VICTIM,
+					     .host_offset = table * d->cluster_bytes};
+		struct run run;
+
+		disk_set_word(d, table, 7, COPIED | (beyond + 1) * d->cluster_bytes);
+		d->length = (beyond + 2) * d->cluster_bytes;
+		if (torn > 0)
+			disk_set_word(d, torn == 1 ? table : d->tables[0][0], 5,
+				      COPIED | d->length);
+		set_victim(d, disk_l1(d, 0, VICTIM) | 2);
+		run = run_links(d, OX_REPAIR_ALL, &link, 1);
+		if (torn == 0) {
+			assert_int_equal(run.error, 0);
+			assert_int_equal(run.result.linked_tables, 1);
+			assert_int_equal(run.result.corruptions, 0);
+			assert_true(disk_word(d, REFTABLE, 1) != 0);
+		} else {
+			assert_int_equal(run.error, -EINVAL);
+			assert_non_null(strstr(ox_error_message(run.err), "its counts cannot be"));
+			assert_int_equal(disk_word(d, REFTABLE, 1), 0);
+		}
+		ox_error_free(run.err);
+		disk_free(d);
+	}
+}
+
 /* ---- what is none ---- */
 
 static void find_nothing(struct disk *d, const char *what)
@@ -414,6 +448,7 @@ int main(void)
 		cmocka_unit_test(test_a_cut_leaves_no_less_than_there_was),
 		cmocka_unit_test(test_while_one_is_left_nothing_is_freed),
 		cmocka_unit_test(test_stale_entries_of_a_lost_table_are_dropped),
+		cmocka_unit_test(test_a_file_does_not_grow_beneath_a_torn_entry),
 		cmocka_unit_test(test_data_with_a_few_words_like_entries_is_not_taken_for_a_table),
 		cmocka_unit_test(test_a_table_that_is_overwritten_for_the_most_part_is_none),
 		cmocka_unit_test(test_a_damaged_copy_of_a_live_table_is_none),
