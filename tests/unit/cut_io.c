@@ -174,17 +174,27 @@ bool cut_is_unsynced(struct ox_io *io)
 	return store_of(io)->unsynced;
 }
 
+/* A coin for each sector, each cut and each seed. */
+static bool is_kept(const struct cut_store *s, unsigned seed, uint64_t at)
+{
+	uint64_t x =
+		(at / SECTOR << 32 ^ s->cut->changes << 16 ^ seed) + UINT64_C(0x9e3779b97f4a7c15);
+
+	x = (x ^ x >> 30) * UINT64_C(0xbf58476d1ce4e5b9);
+	x = (x ^ x >> 27) * UINT64_C(0x94d049bb133111eb);
+	return (x ^ x >> 31) & 1;
+}
+
 void cut_recover(struct ox_io *io, unsigned seed)
 {
 	struct cut_store *s = store_of(io);
 	struct image_bytes *left = &s->durable;
 
-	/* Not the same sectors at every cut. */
-	seed = seed * 2654435761u + s->cut->changes * 40503u;
-	if (rand_r(&seed) % 2)
+	if (is_kept(s, seed, UINT64_MAX))
 		left->length = s->current.length;
 	for (uint64_t at = 0; at < left->length; at += SECTOR) {
-		if (rand_r(&seed) % 2)
+		/* What was cut off is there as long as the length is. */
+		if (at < s->current.length && is_kept(s, seed, at))
 			memcpy(left->bytes + at, s->current.bytes + at, SECTOR);
 	}
 	if (left->length < s->current.length)

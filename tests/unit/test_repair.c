@@ -383,7 +383,7 @@ static void cut_each(const struct damage *list, size_t count)
 			list[i].make(im);
 			if (how & 2)
 				make_dirty(im);
-			repair_and_cut_everywhere(im, name, 4);
+			repair_and_cut_everywhere(im, name, 8);
 			free(im);
 		}
 	}
