@@ -123,6 +123,38 @@ static void a_dry_run_leaves_the_store_alone_co(void *arg)
 	free(model);
 }
 
+static void a_hole_ends_where_something_is_held_co(void *arg)
+{
+	struct ox_io_extent extent;
+	struct ox_io *edit;
+	struct stage s;
+
+	(void)arg;
+	set_stage(&s);
+	assert_int_equal(ox_edit_open(s.image, NULL, &edit), 0);
+	assert_int_equal(ox_io_extent_co(edit, 100000, &extent), 0);
+	assert_true(extent.zero && extent.length > MOST);
+	assert_int_equal(ox_io_pwrite_co(edit, original, 10, 120000, 0), 0);
+	assert_int_equal(ox_io_extent_co(edit, 100000, &extent), 0);
+	assert_true(extent.zero);
+	assert_int_equal(extent.length, 29 * 4096 - 100000);
+	assert_int_equal(ox_io_extent_co(edit, 29 * 4096 + 7, &extent), 0);
+	assert_false(extent.zero);
+	assert_int_equal(extent.length, 4096 - 7);
+	assert_int_equal(ox_io_extent_co(edit, 30 * 4096, &extent), 0);
+	assert_true(extent.zero && extent.length > MOST);
+	/* The same where more is held than the hole has blocks. */
+	for (uint64_t i = 0; i < 100; i++)
+		assert_int_equal(ox_io_pwrite_co(edit, original, 1, (40 + i) * 4096, 0), 0);
+	assert_int_equal(ox_io_extent_co(edit, 39 * 4096 + 1, &extent), 0);
+	assert_true(extent.zero);
+	assert_int_equal(extent.length, 4095);
+	assert_int_equal(ox_io_extent_co(edit, 1000, &extent), 0);
+	assert_false(extent.zero);
+	ox_io_close(edit);
+	clear_stage(&s);
+}
+
 static void a_dry_run_is_bounded_co(void *arg)
 {
 	static uint8_t bytes[1 << 20];
@@ -358,6 +390,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		TASK_TEST(what_is_written_is_read_back_and_written_at_the_sync),
 		TASK_TEST(a_dry_run_leaves_the_store_alone),
+		TASK_TEST(a_hole_ends_where_something_is_held),
 		TASK_TEST(a_dry_run_is_bounded),
 		TASK_TEST(an_undo_puts_every_byte_back),
 		TASK_TEST(an_undo_that_leaves_the_length_is_durable),
