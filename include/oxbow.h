@@ -390,6 +390,7 @@ struct ox_finding {
 	const char *message; /* one line, as qemu-img would say it where it has a text for it */
 	bool repaired;
 	uint64_t host_offset;  /* UINT64_MAX: none */
+	uint64_t host_length;  /* of the clusters that it is of, one or a run of neighbours; or 0 */
 	uint64_t guest_offset; /* UINT64_MAX: none */
 	uint64_t guest_length;
 	const char *snapshot; /* whose guest range it is, by name; NULL: the disk's itself */

@@ -137,7 +137,8 @@ static int find_again_co(struct ox_walk *w, bool *ret_again)
 
 /* What changes what the tables name, or which tables there are. Once anything did, the walk starts
  * again. */
-static int mend_structure_co(struct ox_walk *w, bool *ret_again, struct ox_error **err)
+static int mend_structure_co(struct ox_walk *w, struct ox_salvage *salvage, bool *ret_again,
+			     struct ox_error **err)
 {
 	int r = 0;
 
@@ -150,6 +151,11 @@ static int mend_structure_co(struct ox_walk *w, bool *ret_again, struct ox_error
 	}
 	if (r == 0 && !*ret_again && !ox_walk_is_clean(w) && is_mendable(w))
 		r = ox_mend_co(w, ret_again);
+	/* Counts that are made anew leave out what is not kept. */
+	if (r == 0 && !*ret_again && !w->salvage)
+		r = ox_salvage_look_co(w, salvage);
+	if (r == 0 && !*ret_again)
+		r = ox_mend_width_co(w, ret_again);
 	return r < 0 ? cannot_go_on(w->io, "repair", r, err) : 0;
 }
 
@@ -160,7 +166,7 @@ static int repair_once_co(struct ox_walk *w, struct ox_io *io, struct ox_salvage
 	int r = look_co(w, io, err);
 
 	if (r == 0 && w->repair == OX_REPAIR_ALL && !w->is_last)
-		r = mend_structure_co(w, ret_again, err);
+		r = mend_structure_co(w, salvage, ret_again, err);
 	if (r < 0 || *ret_again || ox_walk_is_clean(w))
 		return r;
 	if (!w->salvage)

@@ -9,6 +9,7 @@
 #include "check/walk/walk.h"
 
 #define MESSAGE_BYTES 256
+#define MOST_SINGLE 16 /* neighbours that are told one by one, as qemu-img does */
 
 enum finding_class { DERIVED, STRUCTURAL, LOSS, UNREADABLE, FACT };
 
@@ -69,11 +70,18 @@ static int format_field(char *to, size_t room, char field, const struct ox_found
 }
 
 static void format_message(char to[MESSAGE_BYTES], const struct finding_row *row, const char *lead,
-			   const struct ox_found *what)
+			   const struct ox_found *what, uint64_t clusters)
 {
 	size_t used = (size_t)snprintf(to, MESSAGE_BYTES, "%s ", lead);
+	const char *text = row->text;
 
-	for (const char *p = row->text; *p && used + 1 < MESSAGE_BYTES; p++) {
+	if (clusters > 1) {
+		used += (size_t)snprintf(to + used, MESSAGE_BYTES - used,
+					 "clusters %" PRIu64 "-%" PRIu64, what->a,
+					 what->a + clusters - 1);
+		text += strlen("cluster %a");
+	}
+	for (const char *p = text; *p && used + 1 < MESSAGE_BYTES; p++) {
 		if (*p == '%')
 			used += (size_t)format_field(to + used, MESSAGE_BYTES - used, *++p, what);
 		else
@@ -95,6 +103,18 @@ static bool is_of_field(const struct finding_row *row)
 	       strncmp(row->name, "bitmap-", 7) == 0 || row == &rows[OX_FOUND_TABLE_PAST_END];
 }
 
+/* Why counts are not made wider. */
+static const char *why_narrow(const struct ox_walk *w, const struct ox_found *what)
+{
+	if (w->h.version < 3)
+		return "the counts of version 2 always have 16 bits: copy the image to a new one";
+	if (what->c == OX_COUNT_MAX)
+		return "it is named more often than this program counts";
+	if (w->structural > w->overflows)
+		return "something else cannot be followed, and is to be repaired first";
+	return "there is no room for wider counts";
+}
+
 static const char *why_not(const struct ox_walk *w, const struct finding_row *row,
 			   const struct ox_found *what)
 {
@@ -106,6 +126,8 @@ static const char *why_not(const struct ox_walk *w, const struct finding_row *ro
 		return "it cannot be read";
 	if (strncmp(row->fix, "None: ", 6) == 0)
 		return row->fix + 6;
+	if (row == &rows[OX_FOUND_OVERFLOW])
+		return why_narrow(w, what);
 	if (is_of_field(row) && row->class != DERIVED)
 		return "nothing in the image tells what it was";
 	if (row->class == STRUCTURAL)
@@ -159,10 +181,16 @@ static void tally(struct ox_walk *w, enum ox_finding_id id)
 	case OX_FOUND_BLOCK_PAST_END:
 		w->past_end++;
 		break;
-	case OX_FOUND_OVERLAP:
 	case OX_FOUND_CROSS_LINK:
 	case OX_FOUND_CROSS_LINK_L2:
 		w->aliases++;
+		w->cross_links++;
+		break;
+	case OX_FOUND_OVERLAP:
+		w->aliases++;
+		break;
+	case OX_FOUND_OVERFLOW:
+		w->overflows++;
 		break;
 	default:
 		break;
@@ -179,31 +207,100 @@ static bool is_structural(const struct ox_walk *w, const struct finding_row *row
 	return row->class == STRUCTURAL || row->class == UNREADABLE;
 }
 
-static void tell(struct ox_walk *w, const struct finding_row *row, bool repaired,
-		 const struct ox_found *what)
+/* ---- telling ---- */
+
+static void tell_clusters(struct ox_walk *w, const struct finding_row *row, bool repaired,
+			  const struct ox_found *what, uint64_t clusters, const char *why)
 {
 	const char *mended = w->dry_run ? "Would repair" : "Repairing";
 	char message[MESSAGE_BYTES];
 
-	format_message(message, row, repaired ? mended : row->lead, what);
-	if (!repaired && !w->first_structural && is_structural(w, row, what))
-		w->first_structural = strdup(message);
-	if (!w->finding || (w->quiet && !repaired))
-		return;
+	format_message(message, row, repaired ? mended : row->lead, what, clusters);
 	w->finding(w->opaque,
 		   &(struct ox_finding){
 			   .name = row->name,
 			   .severity = row->severity,
 			   .message = message,
 			   .repaired = repaired,
-			   .host_offset = what->host_offset ? what->host_offset : UINT64_MAX,
+			   .host_offset =
+				   clusters || what->host_offset ? what->host_offset : UINT64_MAX,
+			   .host_length = clusters * w->cluster_bytes,
 			   .guest_offset = what->guest_length ? what->guest_offset : UINT64_MAX,
 			   .guest_length = what->guest_length,
 			   .snapshot = what->tree ? w->trees[what->tree].name : NULL,
 			   .fix = row->fix,
 			   .fate = what->fate,
-			   .why_not = repaired ? NULL : why_not(w, row, what),
+			   .why_not = why,
 		   });
+}
+
+void ox_walk_tell_run(struct ox_walk *w)
+{
+	struct ox_walk_run run = w->run;
+	uint64_t guest_length = run.what.guest_length;
+
+	w->run.length = 0;
+	if (run.length > MOST_SINGLE) {
+		run.what.guest_length *= run.length;
+		tell_clusters(w, &rows[run.id], run.repaired, &run.what, run.length, run.why_not);
+		return;
+	}
+	for (; run.length > 0; run.length--) {
+		tell_clusters(w, &rows[run.id], run.repaired, &run.what, 1, run.why_not);
+		run.what.a++;
+		run.what.host_offset += w->cluster_bytes;
+		run.what.guest_offset += guest_length;
+	}
+}
+
+/* Whether a finding goes on where the run ends. */
+static bool joins_run(const struct ox_walk *w, const struct ox_walk_run *next)
+{
+	const struct ox_walk_run *run = &w->run;
+	const struct ox_found *first = &run->what;
+	const struct ox_found *what = &next->what;
+
+	return run->length > 0 && run->id == next->id && run->repaired == next->repaired &&
+	       run->why_not == next->why_not && first->a + run->length == what->a &&
+	       first->b == what->b && first->c == what->c && first->tree == what->tree &&
+	       first->guest_length == what->guest_length &&
+	       first->guest_offset + run->length * first->guest_length == what->guest_offset;
+}
+
+static bool is_of_clusters(enum ox_finding_id id)
+{
+	return id == OX_FOUND_LEAK || id == OX_FOUND_TOO_LOW || id == OX_FOUND_OVERFLOW;
+}
+
+static void note_structural(struct ox_walk *w, const struct finding_row *row,
+			    const struct ox_found *what)
+{
+	char message[MESSAGE_BYTES];
+
+	if (w->first_structural || !is_structural(w, row, what))
+		return;
+	format_message(message, row, row->lead, what, 1);
+	w->first_structural = strdup(message);
+}
+
+static void tell(struct ox_walk *w, enum ox_finding_id id, bool repaired,
+		 const struct ox_found *what)
+{
+	struct ox_walk_run one = {.id = id, .repaired = repaired, .what = *what};
+
+	if (!w->finding || (w->quiet && !repaired))
+		return;
+	one.why_not = repaired ? NULL : why_not(w, &rows[id], what);
+	if (!is_of_clusters(id)) {
+		ox_walk_tell_run(w);
+		tell_clusters(w, &rows[id], repaired, what, 0, one.why_not);
+		return;
+	}
+	if (!joins_run(w, &one)) {
+		ox_walk_tell_run(w);
+		w->run = one;
+	}
+	w->run.length++;
 }
 
 void ox_walk_found(struct ox_walk *w, enum ox_finding_id id, struct ox_found what)
@@ -219,7 +316,8 @@ void ox_walk_found(struct ox_walk *w, enum ox_finding_id id, struct ox_found wha
 	if (is_structural(w, row, &what))
 		w->structural++;
 	tally(w, id);
-	tell(w, row, false, &what);
+	note_structural(w, row, &what);
+	tell(w, id, false, &what);
 }
 
 void ox_walk_mended(struct ox_walk *w, enum ox_finding_id id, struct ox_found what)
@@ -230,7 +328,7 @@ void ox_walk_mended(struct ox_walk *w, enum ox_finding_id id, struct ox_found wh
 		w->result.corruptions_fixed++;
 	else if (row->severity == OX_FINDING_LEAK)
 		w->result.leaks_fixed++;
-	tell(w, row, true, &what);
+	tell(w, id, true, &what);
 }
 
 void ox_walk_progress(struct ox_walk *w, uint64_t work)

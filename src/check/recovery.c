@@ -7,6 +7,13 @@
 
 static int refuse(const struct ox_walk *w, struct ox_error **err)
 {
+	if (w->overflows > 0 && w->overflows == w->structural && w->h.version >= 3)
+		return ox_error_set(err, -EIO,
+				    "The counts are too narrow for what is shared ('oxbow check -r "
+				    "all' on '%s' makes them wider): %s",
+				    w->io->name,
+				    w->first_structural ? w->first_structural
+							: "no memory for details");
 	return ox_error_set(err, -EIO,
 			    "The image is damaged and cannot be recovered (%s). Run "
 			    "'oxbow check' on '%s' to see what is wrong",

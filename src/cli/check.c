@@ -119,6 +119,8 @@ static json_t *finding_json(const struct ox_finding *f)
 	ox_cli_json_set(object, "message", ox_cli_json_string(f->message));
 	ox_cli_json_set(object, "repaired", json_boolean(f->repaired));
 	set_place(object, "host-offset", f->host_offset);
+	if (f->host_length > 0)
+		set_place(object, "host-length", f->host_length);
 	set_place(object, "guest-offset", f->guest_offset);
 	if (f->guest_offset <= INT64_MAX)
 		set_place(object, "guest-length", f->guest_length);

@@ -49,6 +49,15 @@ static int64_t file_preadv_co(struct ox_io *io, const struct iovec *iov, int n, 
 	return ox_aio_preadv_co(file_of(io)->fd, iov, n, offset);
 }
 
+static bool file_read_cached(const struct ox_io *io, void *buf, size_t count, uint64_t offset)
+{
+	const struct file_store *f = file_of(io);
+	struct iovec iov = {.iov_base = buf, .iov_len = count};
+
+	/* Past the page cache there is nothing but the medium. */
+	return !f->direct && preadv2(f->fd, &iov, 1, (off_t)offset, RWF_NOWAIT) == (ssize_t)count;
+}
+
 static int64_t file_pwritev_co(struct ox_io *io, const struct iovec *iov, int n, uint64_t offset,
 			       unsigned flags)
 {
@@ -227,6 +236,7 @@ static const struct ox_io_ops file_ops = {
 	.reserve_co = file_reserve_co,
 	.set_length_co = file_set_length_co,
 	.extent_co = file_extent_co,
+	.read_cached = file_read_cached,
 	.close = file_close,
 };
 

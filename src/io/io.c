@@ -324,6 +324,12 @@ int ox_io_pread_co(struct ox_io *io, void *buf, size_t count, uint64_t offset)
 	return ox_io_preadv_co(io, &iov, 1, offset);
 }
 
+bool ox_io_read_cached(const struct ox_io *io, void *buf, size_t count, uint64_t offset)
+{
+	return io->ops->read_cached && ox_range_within(offset, count, io->length) &&
+	       io->ops->read_cached(io, buf, count, offset);
+}
+
 static int set_length_locked_co(struct ox_io *io, uint64_t length)
 {
 	int r = io->ops->set_length_co(io, length);

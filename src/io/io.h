@@ -51,6 +51,8 @@ struct ox_io_ops {
 	int (*reserve_co)(struct ox_io *io, uint64_t offset, uint64_t length);
 	int (*set_length_co)(struct ox_io *io, uint64_t length);
 	int (*extent_co)(struct ox_io *io, uint64_t offset, struct ox_io_extent *ret);
+	/* Of ox_io_read_cached. NULL: never. */
+	bool (*read_cached)(const struct ox_io *io, void *buf, size_t count, uint64_t offset);
 	void (*close)(struct ox_io *io);
 };
 
@@ -83,6 +85,10 @@ enum ox_io_count {
 /* Reads exactly the bytes asked for; what lies past the end reads as zeroes. 0 or -errno. */
 int ox_io_preadv_co(struct ox_io *io, const struct iovec *iov, int n, uint64_t offset);
 int ox_io_pread_co(struct ox_io *io, void *buf, size_t count, uint64_t offset);
+/* Copies what is in memory (the page cache), without waiting for the medium. False: not all of it
+ * is there, and buf holds anything. From any thread, while nobody writes to the store, closes or
+ * reopens it. */
+bool ox_io_read_cached(const struct ox_io *io, void *buf, size_t count, uint64_t offset);
 /* Writes every byte or fails; may grow a store that can grow. 0 or -errno. */
 int ox_io_pwritev_co(struct ox_io *io, const struct iovec *iov, int n, uint64_t offset,
 		     unsigned flags);

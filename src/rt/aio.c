@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <sched.h>
 #include <unistd.h>
 
 #include "base/assert.h"
@@ -147,4 +148,17 @@ int ox_aio_work_co(int (*fn)(void *arg), void *arg)
 
 	start_and_wait_co(&aio);
 	return (int)aio.result;
+}
+
+unsigned ox_aio_workers(const struct ox_reactor *r)
+{
+	cpu_set_t cpus;
+
+	/* Work is then done in place, and is to come in pieces as it would elsewhere. */
+	if (r->simulated)
+		return 4;
+	/* More CPUs than a set of that size holds are more than enough. */
+	if (sched_getaffinity(0, sizeof(cpus), &cpus) < 0)
+		return OX_WORKERS_MAX;
+	return (unsigned)ox_min_u64((uint64_t)CPU_COUNT(&cpus), OX_WORKERS_MAX);
 }

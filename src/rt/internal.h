@@ -82,6 +82,8 @@ void ox_aio_finish(struct ox_reactor *r, struct ox_aio *aio);
 
 /* ---- the pool of worker threads ---- */
 
+#define OX_WORKERS_MAX 16
+
 struct ox_pool;
 
 int ox_pool_create(struct ox_pool **ret);

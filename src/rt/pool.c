@@ -22,8 +22,6 @@
 #include "base/assert.h"
 #include "rt/internal.h"
 
-#define WORKERS_MAX 16
-
 struct ox_pool {
 	int pipe_fds[2];    /* holds a byte when there is something to collect */
 	unsigned in_flight; /* the reactor's: submitted and not collected */
@@ -36,7 +34,7 @@ struct ox_pool {
 	unsigned idle;
 	bool stop;
 	unsigned worker_count;
-	pthread_t workers[WORKERS_MAX];
+	pthread_t workers[OX_WORKERS_MAX];
 };
 
 int ox_pool_create(struct ox_pool **ret)
@@ -153,7 +151,7 @@ void ox_pool_submit(struct ox_pool *pool, struct ox_aio *aio)
 
 	pool->in_flight++;
 	lock(pool);
-	if (pool->queued >= pool->idle && pool->worker_count < WORKERS_MAX)
+	if (pool->queued >= pool->idle && pool->worker_count < OX_WORKERS_MAX)
 		start_worker(pool);
 	inline_only = pool->worker_count == 0;
 	if (!inline_only) {

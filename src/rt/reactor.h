@@ -101,4 +101,8 @@ int ox_aio_fallocate_co(int fd, int mode, uint64_t offset, uint64_t length);
  * of this kernel generation lacks) and returns its result. */
 int ox_aio_work_co(int (*fn)(void *arg), void *arg);
 
+/* How many such calls at once are worth having: the CPUs that there are for this process, and no
+ * more than there are worker threads. */
+unsigned ox_aio_workers(const struct ox_reactor *r);
+
 #endif

@@ -57,6 +57,25 @@ def test_a_leak_has_exit_code_3():
     checked_alike("-q", "disk")
 
 
+def test_many_neighbours_that_leak_are_told_in_one_line_and_counted_as_by_qemu_img():
+    make_disk("-o", "cluster_size=4k")
+    disk = bytearray(pathlib.Path("disk").read_bytes())
+    l1_offset = int.from_bytes(disk[40:48], "big")
+    disk[l1_offset:l1_offset + 8] = bytes(8)
+    pathlib.Path("disk").write_bytes(disk)
+    theirs = qemu_img("check", "disk", check=False)
+    ours = oxbow("check", "--salvage=none", "disk", check=False)
+    check_equal((ours.returncode, ours.stdout), (theirs.returncode, theirs.stdout), "the summary")
+    lines = ours.stderr.splitlines()
+    check_equal(len(lines) < 5 and len(theirs.stderr.splitlines()) > 200, True, "fewer lines")
+    check_in("Leaked clusters ", lines[0])
+    found = json.loads(oxbow("check", "--salvage=none", "--output=json", "disk", check=False).stdout)
+    check_equal(sum(finding["host-length"] for finding in found["findings"]),
+                found["leaks"] * 4096, "bytes of the runs")
+    oxbow("check", "-r", "leaks", "--salvage=none", "disk")
+    qemu_img("check", "disk")
+
+
 def test_a_corruption_has_exit_code_2():
     make_disk()
     set_refcount("disk", 5, 0)

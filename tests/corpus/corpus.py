@@ -53,6 +53,8 @@ def finding_pattern(row):
     text = re.escape(row[3]).replace("%w", ".+?")
     text = re.sub(r"%[abc]", "[0-9]+", text)
     text = re.sub(r"%[ABC]", "[0-9a-f]+", text)
+    if row[3].startswith("cluster %a "):
+        text = text.replace("cluster", "clusters?", 1).replace("[0-9]+", "[0-9]+(?:-[0-9]+)?", 1)
     return re.compile(f"^(Repairing|{re.escape(row[2])}) {text}$", re.M)
 
 

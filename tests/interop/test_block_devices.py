@@ -131,6 +131,27 @@ def test_a_killed_server_of_a_full_device_is_recovered():
     check_clean(device, "after recovery")
 
 
+def test_counts_become_wider_on_a_device_that_has_room_and_stay_on_a_full_one():
+    for sector in SECTOR_SIZES:
+        for size, left in ((DEVICE_BYTES, 0), (12 * 4096, 2)):
+            device = device_with_image(sector, "cluster_size=4k,refcount_bits=1", "1M", size)
+            qemu_io("-f", "qcow2", *io_args(("write -q -c -P 7 0 4k", "write -q -P 8 8k 4k")), device)
+            file = Qcow2(device)
+            # Two guest clusters share a stream.
+            file.put_be64(file.l2_entry_at(4096), file.l2_entry(0))
+            if left:
+                oxbow("io", "-f", "qcow2", "-c", f"write -P 9 16k {size - 8 * 4096}", device,
+                      check=False)
+            before = read_at(device, 0, size)
+            result = oxbow("check", "-r", "all", "-f", "qcow2", device, check=False)
+            check_equal(result.returncode, left, result.stderr)
+            if left:
+                check_equal(read_at(device, 0, size) == before, True, "nothing was written")
+            else:
+                check_clean(device)
+            qemu_io("-r", "-f", "qcow2", *io_args(("read -P 7 0 8k", "read -P 8 8k 4k")), device)
+
+
 def test_an_image_that_cannot_fit_is_not_made():
     device = loop_device(MIB, 4096)
     expect_failure(oxbow_path(), "create", "-q", "-f", "qcow2", "-o", "preallocation=full", device,

@@ -331,6 +331,35 @@ def test_a_server_tells_the_finding_and_serves():
     check_equal(file.is_dirty, True, "dirty bit")
 
 
+def test_a_server_of_an_image_with_counts_too_narrow_names_the_repair():
+    qemu_img("create", "-q", "-f", "qcow2", "-o", "refcount_bits=1,lazy_refcounts=on", "disk.qcow2",
+             "1G")
+    qemu_io(*io_args(["write -q -c -P 7 0 64k", "write -q -c -P 8 64k 64k"]), "disk.qcow2")
+    file = Qcow2("disk.qcow2")
+    # Two guest clusters share a stream.
+    file.put_be64(file.l2_entry_at(64 * KIB), file.l2_entry(0))
+    file.put("incompatible_features", 1)
+    with Server("-f", "qcow2", "disk.qcow2") as server:
+        handle = nbd_connect(server.uri)
+        wait_for_line(server, "the image stays dirty")
+        check_in("'oxbow check -r all'", server.stderr(), "stderr")
+        check_equal(bytes(handle.pread(4096, 64 * KIB)), b"\7" * 4096, "a compressed cluster")
+        handle.shutdown()
+    check_equal(file.is_dirty, True, "dirty bit")
+    expect_failure(oxbow_path(), "serve", "--nbd", "refused.sock", "--recover=wait", "disk.qcow2",
+                   message="'oxbow check -r all'")
+    oxbow("check", "-r", "all", "disk.qcow2")
+    check_clean("disk.qcow2")
+    with Server("-f", "qcow2", "disk.qcow2") as server:
+        handle = nbd_connect(server.uri)
+        for at in (0, 64 * KIB):
+            check_equal(bytes(handle.pread(4096, at)), b"\7" * 4096, "a compressed cluster")
+            handle.pwrite(b"n" * 4096, at)
+            check_equal(bytes(handle.pread(4096, at + 4096)), b"\7" * 4096, "the rest of it")
+        handle.shutdown()
+    check_clean("disk.qcow2")
+
+
 def test_a_server_that_may_not_recover_refuses_and_one_that_waits_says_nothing_later():
     image = left_dirty_by_qemu("disk.qcow2", 4 * KIB, tables=0)
     before = fingerprint(image)

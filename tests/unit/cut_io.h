@@ -11,6 +11,8 @@
 struct cut {
 	unsigned after;	  /* 0: never */
 	unsigned changes; /* so far */
+	unsigned syncs;	  /* so far */
+	unsigned deaf;	  /* the sync of this number promises and does nothing; 0: none */
 };
 
 /* A store of such bytes (NULL: zeroes), all durable. */

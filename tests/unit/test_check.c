@@ -248,7 +248,7 @@ static void test_refcounts_past_the_end_are_leaks(void **state)
 	free(im);
 }
 
-static void test_count_beyond_the_width_is_a_finding(void **state)
+static void test_count_beyond_the_width_is_a_finding_and_mended(void **state)
 {
 	struct image *im = new_image(0);
 
@@ -256,8 +256,12 @@ static void test_count_beyond_the_width_is_a_finding(void **state)
 	add_snapshot(im); /* wants counts of two, in one bit */
 	assert_non_null(strstr(check(im).names, "refcount-overflow "));
 	make_dirty(im);
-	repair(im, OX_REPAIR_ALL);
+	repair(im, OX_REPAIR_LEAKS);
 	assert_true(is_dirty(im));
+	repair(im, OX_REPAIR_ALL);
+	assert_false(is_dirty(im));
+	assert_int_equal(im->h.refcount_order, 1);
+	assert_clean(im);
 	free(im);
 }
 
@@ -573,7 +577,7 @@ int main(void)
 		cmocka_unit_test(test_shared_snapshot_has_no_findings),
 		cmocka_unit_test(test_each_damage_has_its_name),
 		cmocka_unit_test(test_refcounts_past_the_end_are_leaks),
-		cmocka_unit_test(test_count_beyond_the_width_is_a_finding),
+		cmocka_unit_test(test_count_beyond_the_width_is_a_finding_and_mended),
 		cmocka_unit_test(test_repair_all_mends_what_is_derived),
 		cmocka_unit_test(test_structural_damage_keeps_leaks_and_the_dirty_bit),
 		cmocka_unit_test(test_cross_link_is_not_papered_over),

@@ -153,12 +153,93 @@ static void test_a_region_of_any_one_kind_takes_a_run(void **state)
 	ox_counts_free(&k);
 }
 
+static void compare_none(const struct ox_counts *k)
+{
+	for (unsigned i = 0; i < 2000; i++) {
+		uint64_t first = draw(LIMIT);
+		uint64_t count = 1 + draw(ox_min_u64(LIMIT - first, 1 + draw(9000)));
+		bool none = true;
+
+		for (uint64_t c = first; c < first + count; c++)
+			none = none && model[c].state == OX_CELL_NONE;
+		assert_int_equal(ox_counts_is_none(k, first, count), none);
+	}
+}
+
+/* Cells of data and compressed entries, and now and then a run of them. */
+static void add_some(struct ox_counts *k, unsigned variety, bool only_where_none)
+{
+	static const struct ox_cell cells[] = {
+		{OX_CELL_DATA | OX_CELL_COPIED, 1},
+		{OX_CELL_DATA | OX_CELL_PLAIN, 1},
+		{OX_CELL_DATA | OX_CELL_PLAIN, 3},
+		{OX_CELL_COMPRESSED, 1},
+		{OX_CELL_DATA, 14},
+		{OX_CELL_COMPRESSED, 40},
+		{OX_CELL_DATA, OX_COUNT_MAX - 1000},
+	};
+	unsigned steps = (unsigned)draw(400);
+
+	for (unsigned step = 0; step < steps; step++) {
+		struct ox_cell cell = cells[draw(variety)];
+		uint64_t first = draw(LIMIT);
+		uint64_t count = draw(4) ? 1 : 1 + draw(ox_min_u64(LIMIT - first, 600));
+
+		for (uint64_t c = first; c < first + count; c++) {
+			if (only_where_none && model[c].state != OX_CELL_NONE)
+				continue;
+			assert_int_equal(
+				ox_counts_set(k, c, ox_cell_add(ox_counts_get(k, c), cell)), 0);
+			model[c] = ox_cell_add(model[c], cell);
+		}
+	}
+}
+
+static void test_merged_counts_are_as_if_counted_together(void **state)
+{
+	(void)state;
+	for (unsigned seed = 1; seed <= 28; seed++) {
+		struct ox_counts k;
+
+		random_state = seed;
+		memset(model, 0, sizeof(model));
+		assert_int_equal(ox_counts_init(&k, LIMIT), 0);
+		for (unsigned i = 0; i < 60; i++)
+			set(&k, draw(LIMIT), (struct ox_cell){OX_CELL_META, 1});
+		for (unsigned part = 0; part < 4; part++) {
+			struct ox_counts other;
+			static struct ox_cell before[LIMIT];
+
+			/* What is of metadata is nobody's else: the other part leaves it out. */
+			assert_int_equal(ox_counts_init(&other, LIMIT), 0);
+			memcpy(before, model, sizeof(before));
+			memset(model, 0, sizeof(model));
+			for (uint64_t c = 0; c < LIMIT; c++) {
+				if (before[c].state == OX_CELL_META)
+					model[c] = before[c];
+			}
+			add_some(&other, 1 + seed % 7, true);
+			for (uint64_t c = 0; c < LIMIT; c++) {
+				if (before[c].state != OX_CELL_META)
+					model[c] = ox_cell_add(before[c], model[c]);
+			}
+			assert_int_equal(ox_counts_merge(&k, &other), 0);
+			compare_none(&k);
+		}
+		compare(&k);
+		add_some(&k, 1 + seed % 7, true);
+		compare(&k);
+		ox_counts_free(&k);
+	}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_cells_are_what_was_set),
 		cmocka_unit_test(test_a_run_is_set_up_to_what_is_taken),
 		cmocka_unit_test(test_a_region_of_any_one_kind_takes_a_run),
+		cmocka_unit_test(test_merged_counts_are_as_if_counted_together),
 	};
 
 	return cmocka_run_group_tests_name("counts", tests, NULL, NULL);

@@ -41,6 +41,7 @@ struct ox_counts_region {
 		uint32_t *words; /* state in the upper 4 bits */
 	};
 	struct exception *exceptions; /* BITS: cells without a bit, ascending. Narrow */
+	uint64_t exception_words;     /* a bit for each word of bits that may have exceptions */
 	uint16_t bit_count;
 	uint8_t exception_count;
 	uint8_t exception_room;
@@ -115,15 +116,19 @@ int ox_counts_init(struct ox_counts *k, uint64_t limit_clusters)
 	return ox_counts_extend(k, limit_clusters);
 }
 
+static void free_table(struct ox_counts_region *table)
+{
+	for (unsigned i = 0; table && i < TABLE_REGIONS; i++) {
+		free_cells(&table[i]);
+		free(table[i].exceptions);
+	}
+	free(table);
+}
+
 void ox_counts_free(struct ox_counts *k)
 {
-	for (uint64_t t = 0; t < k->top_count; t++) {
-		for (unsigned r = 0; k->top[t] && r < TABLE_REGIONS; r++) {
-			free_cells(&k->top[t][r]);
-			free(k->top[t][r].exceptions);
-		}
-		free(k->top[t]);
-	}
+	for (uint64_t t = 0; t < k->top_count; t++)
+		free_table(k->top[t]);
 	free(k->top);
 	*k = (struct ox_counts){0};
 }
@@ -251,6 +256,7 @@ static int add_exception(struct ox_counts_region *region, unsigned i, uint8_t ce
 		(region->exception_count - at) * sizeof(*region->exceptions));
 	region->exceptions[at] = (struct exception){.index = (uint16_t)i, .cell = cell};
 	region->exception_count++;
+	region->exception_words |= UINT64_C(1) << (i / 64);
 	return 0;
 }
 
@@ -324,11 +330,11 @@ static struct ox_cell cell_in(const struct ox_counts_region *region, unsigned i)
 	}
 }
 
-static int widen(struct ox_counts_region *region, enum form form)
+static int widen(struct ox_counts *k, struct ox_counts_region *region, enum form form)
 {
 	bool to_words = form == FORM_WORDS;
-	uint8_t *cells =
-		malloc(to_words ? REGION_CELLS * sizeof(uint32_t) : REGION_CELLS * sizeof(uint8_t));
+	size_t size_bytes = REGION_CELLS * (to_words ? sizeof(uint32_t) : sizeof(uint8_t));
+	uint8_t *cells = malloc(size_bytes);
 
 	if (!cells)
 		return -ENOMEM;
@@ -341,6 +347,7 @@ static int widen(struct ox_counts_region *region, enum form form)
 	free_cells(region);
 	free(region->exceptions);
 	*region = (struct ox_counts_region){.cells = cells, .form = (uint8_t)form};
+	k->wide_bytes += size_bytes;
 	return 0;
 }
 
@@ -364,11 +371,11 @@ int ox_counts_set(struct ox_counts *k, uint64_t cluster, struct ox_cell cell)
 	if (!region)
 		return -ENOMEM;
 	if (cell.count > NARROW_COUNT_MAX && region->form != FORM_WORDS)
-		r = widen(region, FORM_WORDS);
+		r = widen(k, region, FORM_WORDS);
 	if (r == 0 && region->form == FORM_BITS)
 		r = bits_set(region, i, narrow(cell));
 	if (r == -ENOSPC)
-		r = widen(region, FORM_BYTES);
+		r = widen(k, region, FORM_BYTES);
 	if (r < 0)
 		return r;
 	if (region->form == FORM_BYTES)
@@ -397,7 +404,9 @@ static unsigned bits_fill(struct ox_counts_region *region, unsigned first, unsig
 		region->common = cell;
 	if (region->common != cell || make_bits(region) < 0)
 		return 0;
-	end = (unsigned)ox_min_u64(end, exception_index(region, exception_at(region, first)));
+	if (region->exception_words & word_mask(first / 64, (end - 1) / 64 - first / 64 + 1))
+		end = (unsigned)ox_min_u64(end,
+					   exception_index(region, exception_at(region, first)));
 	while (i < end) {
 		uint64_t *word = &region->bits[i / 64];
 		unsigned count = (unsigned)ox_min_u64(64 - i % 64, end - i);
@@ -460,6 +469,101 @@ int64_t ox_counts_fill(struct ox_counts *k, uint64_t first, uint64_t count, stru
 	return (int64_t)(at - first);
 }
 
+void ox_counts_prefetch(const struct ox_counts *k, uint64_t cluster)
+{
+	const struct ox_counts_region *region = region_of(k, cluster);
+
+	if (region && region->form == FORM_BITS)
+		__builtin_prefetch(&region->bits[cluster % REGION_CELLS / 64], 1);
+}
+
+/* ---- two of them ---- */
+
+/* Bitmaps of one kind of cell that have no cell in common. */
+static bool merge_bits(struct ox_counts_region *to, const struct ox_counts_region *from)
+{
+	if (to->form != FORM_BITS || from->form != FORM_BITS || from->exception_count > 0 ||
+	    from->bits == no_bits)
+		return false;
+	/* An exception that is as the common cell does no harm. */
+	if (to->bit_count == 0)
+		to->common = from->common;
+	if (to->common != from->common)
+		return false;
+	for (unsigned e = 0; e < to->exception_count; e++) {
+		if (has_bit(from, to->exceptions[e].index))
+			return false;
+	}
+	for (unsigned i = 0; i < REGION_WORDS; i++) {
+		if (to->bits[i] & from->bits[i])
+			return false;
+	}
+	if (make_bits(to) < 0)
+		return false;
+	for (unsigned i = 0; i < REGION_WORDS; i++)
+		to->bits[i] |= from->bits[i];
+	to->bit_count = (uint16_t)(to->bit_count + from->bit_count);
+	return true;
+}
+
+static int merge_cells(struct ox_counts *k, uint64_t first, const struct ox_counts_region *from)
+{
+	for (unsigned i = 0; i < REGION_CELLS; i++) {
+		struct ox_cell cell = cell_in(from, i);
+		int r = 0;
+
+		if (cell.state != OX_CELL_NONE)
+			r = ox_counts_set(k, first + i,
+					  ox_cell_add(ox_counts_get(k, first + i), cell));
+		if (r < 0)
+			return r;
+	}
+	return 0;
+}
+
+static int merge_region(struct ox_counts *k, uint64_t first, const struct ox_counts_region *from)
+{
+	struct ox_counts_region *to = region_make(k, first);
+
+	if (!to)
+		return -ENOMEM;
+	if (!merge_bits(to, from))
+		return merge_cells(k, first, from);
+	return 0;
+}
+
+static int merge_table(struct ox_counts *k, uint64_t first, const struct ox_counts_region *table)
+{
+	int r = 0;
+
+	for (unsigned i = 0; i < TABLE_REGIONS && r == 0; i++) {
+		const struct ox_counts_region *from = &table[i];
+
+		if (from->form != FORM_EMPTY)
+			r = merge_region(k, first + (uint64_t)i * REGION_CELLS, from);
+	}
+	return r;
+}
+
+int ox_counts_merge(struct ox_counts *k, struct ox_counts *other)
+{
+	int r = 0;
+
+	ox_assert(k->limit == other->limit);
+	for (uint64_t t = 0; t < other->top_count; t++) {
+		struct ox_counts_region *table = other->top[t];
+
+		if (table && r == 0)
+			r = merge_table(k, t * TABLE_CELLS, table);
+		/* What is merged is not needed any more: both together take no more than one. */
+		free_table(table);
+		other->top[t] = NULL;
+	}
+	k->end = ox_max_u64(k->end, other->end);
+	ox_counts_free(other);
+	return r;
+}
+
 /* ---- looking over many ---- */
 
 static unsigned bits_next(const struct ox_counts_region *region, unsigned from, unsigned end)
@@ -495,6 +599,34 @@ static unsigned region_next(const struct ox_counts_region *region, unsigned from
 	default:
 		return end;
 	}
+}
+
+static bool region_is_none(const struct ox_counts_region *region, unsigned from, unsigned end)
+{
+	uint64_t words = word_mask(from / 64, (end - 1) / 64 - from / 64 + 1);
+
+	if (region->form == FORM_EMPTY)
+		return true;
+	if (region->form == FORM_BITS && region->bits == no_bits &&
+	    !(region->exception_words & words))
+		return true;
+	return region_next(region, from, end) == end;
+}
+
+bool ox_counts_is_none(const struct ox_counts *k, uint64_t first, uint64_t count)
+{
+	uint64_t end = first + count;
+
+	while (first < end) {
+		const struct ox_counts_region *region = region_of(k, first);
+		unsigned from = first % REGION_CELLS;
+		unsigned to = (unsigned)ox_min_u64(REGION_CELLS, from + (end - first));
+
+		if (region && !region_is_none(region, from, to))
+			return false;
+		first += to - from;
+	}
+	return true;
 }
 
 uint64_t ox_counts_next(const struct ox_counts *k, uint64_t from, uint64_t end)

@@ -13,6 +13,7 @@
 #define OX_CHECK_COUNTS_H
 
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 
 #define OX_COUNT_MAX UINT32_C(0x0fffffff)
@@ -60,13 +61,29 @@ static inline unsigned ox_cell_active(struct ox_cell c)
 	return c.state >= OX_CELL_L2 && c.state < OX_CELL_BROKEN_L2 ? c.state & 3u : 0;
 }
 
+/* What the references of data and compressed entries, and no others, are together. */
+static inline struct ox_cell ox_cell_add(struct ox_cell a, struct ox_cell b)
+{
+	struct ox_cell sum = {.state = a.state | b.state, .count = OX_COUNT_MAX};
+
+	/* A compressed stream's last sectors may lie in a cluster that others use. */
+	if (a.state == OX_CELL_COMPRESSED && ox_cell_is_data(b))
+		sum.state = b.state;
+	else if (b.state == OX_CELL_COMPRESSED && ox_cell_is_data(a))
+		sum.state = a.state;
+	if (a.count < OX_COUNT_MAX - b.count)
+		sum.count = a.count + b.count;
+	return sum;
+}
+
 struct ox_counts_region;
 
 struct ox_counts {
 	uint64_t limit; /* clusters that can have a cell */
 	struct ox_counts_region **top;
 	uint64_t top_count;
-	uint64_t end; /* one past the highest cluster that was ever set */
+	uint64_t end;	     /* one past the highest cluster that was ever set */
+	uint64_t wide_bytes; /* memory of regions that were given more than a bit a cell */
 };
 
 /* 0 or -ENOMEM. */
@@ -83,6 +100,13 @@ int ox_counts_set(struct ox_counts *k, uint64_t cluster, struct ox_cell cell);
  * is quick; the range must be below the limit. May stop anywhere, also before the first one: that
  * one is then for ox_counts_set. Returns how many were set, or -ENOMEM. */
 int64_t ox_counts_fill(struct ox_counts *k, uint64_t first, uint64_t count, struct ox_cell cell);
+/* Adds what other counts, which are of data and compressed entries alone wherever both have
+ * something. Of the same limit. Other is empty afterwards, also without memory. 0 or -ENOMEM. */
+int ox_counts_merge(struct ox_counts *k, struct ox_counts *other);
+/* Has the CPU fetch the cell that is to be set soon. */
+void ox_counts_prefetch(const struct ox_counts *k, uint64_t cluster);
+/* Whether no cluster of the range has a cell but NONE. */
+bool ox_counts_is_none(const struct ox_counts *k, uint64_t first, uint64_t count);
 /* The lowest cluster at or after from, below end, whose cell is not NONE; end if there is none. */
 uint64_t ox_counts_next(const struct ox_counts *k, uint64_t from, uint64_t end);
 

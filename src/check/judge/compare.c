@@ -6,6 +6,7 @@
 
 #include "base/arith.h"
 #include "base/assert.h"
+#include "check/walk/crew.h"
 #include "check/walk/scan.h"
 #include "check/walk/walk.h"
 
@@ -16,9 +17,10 @@ struct slot_pass {
 	struct ox_walk *w;
 	enum ox_walk_select select;
 	ox_walk_slot_fn visit;
-	uint64_t next;	   /* index whose block is read next */
-	uint64_t visited;  /* index up to which all was visited */
-	size_t word_bytes; /* what 64 refcounts take */
+	const uint64_t *done; /* a bit for each block in which nothing is to be visited; or NULL */
+	uint64_t next;	      /* index whose block is read next */
+	uint64_t visited;     /* index up to which all was visited */
+	size_t word_bytes;    /* what 64 refcounts take */
 	uint8_t ones[WORD_BYTES_MAX];
 	uint8_t zeros[WORD_BYTES_MAX];
 };
@@ -35,6 +37,8 @@ static bool selected(const struct slot_pass *p, uint64_t index)
 {
 	const struct ox_walk_block *b = &p->w->blocks[index];
 
+	if (b->state != OX_BLOCK_SOUND || ox_crew_is_done(p->done, index))
+		return false;
 	if (p->select != OX_BLOCKS_ALL && !ox_walk_block_is_own(p->w, index))
 		return false;
 	if (p->select == OX_BLOCKS_RAISE)
@@ -51,8 +55,7 @@ static bool slot_next(void *arg, struct ox_scan_item *ret)
 	const struct ox_walk *w = p->w;
 	size_t most = ox_scan_item_max(w->cluster_bytes);
 
-	while (p->next < w->index_count &&
-	       (w->blocks[p->next].state != OX_BLOCK_SOUND || !selected(p, p->next)))
+	while (p->next < w->index_count && !selected(p, p->next))
 		p->next++;
 	if (p->next == w->index_count)
 		return false;
@@ -61,8 +64,7 @@ static bool slot_next(void *arg, struct ox_scan_item *ret)
 		.size_bytes = w->cluster_bytes,
 		.tag = p->next,
 	};
-	while (++p->next < w->index_count && ret->size_bytes < most &&
-	       w->blocks[p->next].state == OX_BLOCK_SOUND && selected(p, p->next) &&
+	while (++p->next < w->index_count && ret->size_bytes < most && selected(p, p->next) &&
 	       ox_be64_get(w->reftable[p->next]) == ret->offset + ret->size_bytes)
 		ret->size_bytes += w->cluster_bytes;
 	return true;
@@ -86,8 +88,11 @@ static int visit_absent(struct slot_pass *p, uint64_t from, uint64_t to)
 		uint64_t index = c / w->block_entries;
 		int r = 0;
 
-		if (index < w->index_count && w->blocks[index].state == OX_BLOCK_BROKEN)
+		if (index < w->index_count && (w->blocks[index].state == OX_BLOCK_BROKEN ||
+					       ox_crew_is_done(p->done, index))) {
+			c = (index + 1) * w->block_entries - 1;
 			continue;
+		}
 		r = p->visit(w, &slot);
 		if (r < 0)
 			return r;
@@ -225,23 +230,85 @@ static int slot_item_co(void *arg, const struct ox_scan_item *item, uint8_t *byt
 	return r;
 }
 
-int ox_walk_slots_co(struct ox_walk *w, enum ox_walk_select select, ox_walk_slot_fn visit)
+static void prepare(struct slot_pass *p, struct ox_walk *w)
+{
+	*p = (struct slot_pass){.w = w, .word_bytes = (size_t)8 << w->h.refcount_order};
+	for (unsigned i = 0; i < 64; i++)
+		ox_qcow2_refcount_set(p->ones, w->h.refcount_order, i, 1);
+}
+
+static int slots_co(struct slot_pass *p)
 {
 	static const struct ox_scan_ops ops = {.next = slot_next, .visit_co = slot_item_co};
-	struct slot_pass p = {
-		.w = w,
-		.select = select,
-		.visit = visit,
-		.word_bytes = (size_t)8 << w->h.refcount_order,
-	};
-	int r;
+	struct ox_walk *w = p->w;
+	int r = ox_scan_co(w->io, w->cluster_bytes, &ops, p);
 
-	for (unsigned i = 0; i < 64; i++)
-		ox_qcow2_refcount_set(p.ones, w->h.refcount_order, i, 1);
-	r = ox_scan_co(w->io, w->cluster_bytes, &ops, &p);
 	if (r < 0)
 		return r;
-	return visit_skipped(&p, ox_div_up(w->counts.end, w->block_entries));
+	return visit_skipped(p, ox_div_up(w->counts.end, w->block_entries));
+}
+
+int ox_walk_slots_co(struct ox_walk *w, enum ox_walk_select select, ox_walk_slot_fn visit)
+{
+	struct slot_pass p;
+
+	prepare(&p, w);
+	p.select = select;
+	p.visit = visit;
+	return slots_co(&p);
+}
+
+/* ---- on all cores: blocks of the page cache in which nothing differs ---- */
+
+struct blocks {
+	struct slot_pass pass;
+	uint8_t *seats[OX_CREW_SEATS_MAX]; /* a block each */
+};
+
+static int try_block(void *arg, unsigned seat, uint64_t index)
+{
+	struct blocks *b = arg;
+	const struct ox_walk *w = b->pass.w;
+	uint8_t *bytes = b->seats[seat];
+
+	if (w->blocks[index].state != OX_BLOCK_SOUND ||
+	    !ox_io_read_cached(w->io, bytes, w->cluster_bytes, ox_be64_get(w->reftable[index])))
+		return 0;
+	for (uint64_t i = 0; i < w->block_entries; i += 64) {
+		if (to_visit(&b->pass, index * w->block_entries + i, bytes, i))
+			return 0;
+	}
+	return 1;
+}
+
+static void blocks_done(void *arg, uint64_t count)
+{
+	const struct blocks *b = arg;
+
+	ox_walk_progress(b->pass.w, count);
+}
+
+static int compare_cached_co(struct ox_walk *w, uint64_t **ret_done)
+{
+	static const struct ox_crew_ops ops = {.try_one = try_block, .done = blocks_done};
+	unsigned seats = ox_crew_seats(w->index_count);
+	struct blocks b = {0};
+	int r = 0;
+
+	/* Beside a guest the counts change, and its requests come first. */
+	if (seats == 0 || w->pause_co || !w->io->ops->read_cached)
+		return 0;
+	prepare(&b.pass, w);
+	for (unsigned i = 0; i < seats; i++) {
+		b.seats[i] = malloc(w->cluster_bytes);
+		if (!b.seats[i])
+			r = -ENOMEM;
+	}
+	if (r == 0)
+		r = ox_crew_run_co(seats, w->index_count, &ops, &b, ret_done);
+	for (unsigned i = 0; i < seats; i++)
+		free(b.seats[i]);
+	return r;
 }
 
 /* ---- what differs ---- */
@@ -286,12 +353,10 @@ static int compare_slot(struct ox_walk *w, struct ox_walk_slot *slot)
 		w->stored_end = ox_max_u64(w->stored_end, slot->cluster + 1);
 	if (ox_cell_is_broken(cell))
 		return 0;
-	if (cell.count > ox_qcow2_refcount_max(w->h.refcount_order) || cell.count == OX_COUNT_MAX) {
-		ox_walk_found(w, OX_FOUND_OVERFLOW,
-			      OX_FOUND(.a = slot->cluster,
-				       .b = ox_qcow2_refcount_max(w->h.refcount_order),
-				       .c = cell.count));
-		return 0;
+	if (ox_walk_overflows(w, cell)) {
+		w->copied_wrong += copied_is_wrong(cell, cell.count);
+		w->copied_to_fix += copied_is_wrong(cell, cell.count);
+		return ox_walk_suspect(w, slot->cluster);
 	}
 	w->copied_wrong += copied_is_wrong(cell, slot->stored);
 	w->copied_to_fix += copied_is_wrong(cell, cell.count);
@@ -321,8 +386,16 @@ static int compare_broken(struct ox_walk *w, uint64_t index)
 
 int ox_walk_compare_co(struct ox_walk *w)
 {
-	int r = ox_walk_slots_co(w, OX_BLOCKS_ALL, compare_slot);
+	struct slot_pass p;
+	uint64_t *done = NULL;
+	int r = compare_cached_co(w, &done);
 
+	prepare(&p, w);
+	p.visit = compare_slot;
+	p.done = done;
+	if (r == 0)
+		r = slots_co(&p);
+	free(done);
 	for (uint64_t i = 0; r == 0 && i < w->index_count; i++) {
 		if (w->blocks[i].state == OX_BLOCK_BROKEN)
 			r = compare_broken(w, i);
@@ -337,7 +410,7 @@ static int report_slot(struct ox_walk *w, struct ox_walk_slot *slot)
 	uint64_t count = slot->cell.count;
 
 	if (ox_cell_is_broken(slot->cell) || slot->stored == count ||
-	    count > ox_qcow2_refcount_max(w->h.refcount_order) || count == OX_COUNT_MAX)
+	    ox_walk_overflows(w, slot->cell))
 		return 0;
 	ox_walk_found(w, slot->stored > count ? OX_FOUND_LEAK : OX_FOUND_TOO_LOW,
 		      OX_FOUND(.a = slot->cluster, .b = slot->stored, .c = count,
@@ -351,6 +424,7 @@ int ox_walk_report_co(struct ox_walk *w)
 
 	if (w->leaks + w->too_low > 0)
 		r = ox_walk_slots_co(w, OX_BLOCKS_ALL, report_slot);
+	ox_walk_tell_run(w);
 	if (r == 0 && w->copied_wrong > 0)
 		r = ox_walk_copied_co(w, OX_COPIED_REPORT);
 	return r;

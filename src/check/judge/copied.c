@@ -46,6 +46,9 @@ static int judge_co(struct ox_walk *w, uint64_t cluster, bool copied, uint64_t *
 			return copied && *ret_count > 1;
 		return copied != (*ret_count == 1);
 	}
+	/* No stored count is the right one. */
+	if (ox_walk_overflows(w, cell))
+		return copied && w->copied->how == OX_COPIED_REPORT;
 	r = ox_stored_count_co(w, &w->copied->cache, cluster, &stored);
 	if (r <= 0)
 		return r;

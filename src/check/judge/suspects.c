@@ -1,15 +1,23 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Clusters that are named more than once against what their refcount or a COPIED bit says. A
- * snapshot's sharing is at one guest offset in all trees: then the count was merely wrong. Two
- * guest offsets are a cross-link, which no count mends.
+ * Clusters that are named more than once against what their refcount or a COPIED bit says, or more
+ * often than any count of the image's width can say. A snapshot's sharing is at one guest offset in
+ * all trees: then the count was merely wrong, or too narrow. Two guest offsets are a cross-link,
+ * which no count mends.
  */
 #include <errno.h>
 #include <stdlib.h>
 
+#include "base/arith.h"
 #include "check/walk/walk.h"
 
 #define UNSEEN UINT64_MAX
+
+bool ox_walk_overflows(const struct ox_walk *w, struct ox_cell cell)
+{
+	return cell.count > ox_qcow2_refcount_max(w->h.refcount_order) ||
+	       cell.count == OX_COUNT_MAX;
+}
 
 int ox_walk_suspect(struct ox_walk *w, uint64_t cluster)
 {
@@ -55,22 +63,35 @@ static int judge_l2(struct ox_walk *w, uint64_t tree, uint64_t index, struct ox_
 
 /* ---- data: at which guest cluster it stands ---- */
 
+/* Streams share a cluster at several guest offsets, and nothing is wrong with that. */
+static void widen_reach(struct ox_walk_reach *reach, uint64_t tree, uint64_t guest_cluster)
+{
+	if (reach->first == UNSEEN)
+		*reach = (struct ox_walk_reach){guest_cluster, guest_cluster, tree};
+	reach->first = ox_min_u64(reach->first, guest_cluster);
+	reach->last = ox_max_u64(reach->last, guest_cluster);
+	reach->tree = ox_min_u64(reach->tree, tree);
+}
+
 static int place_cluster(struct ox_walk *w, uint64_t cluster, uint64_t tree, uint64_t guest_cluster)
 {
 	struct ox_cell cell = ox_counts_get(&w->counts, cluster);
 	struct ox_found what = {.a = cluster, .host_offset = cluster * w->cluster_bytes};
+	struct ox_walk_reach *reach;
 	uint64_t at;
 
-	if (cell.count < 2 || !ox_cell_is_data(cell))
+	if (cell.count < 2 || (!ox_cell_is_data(cell) && cell.state != OX_CELL_COMPRESSED))
 		return 0;
 	at = ox_walk_find(w->suspects, w->suspect_count, cluster);
-	if (at == w->suspect_count || w->suspect_places[at] == guest_cluster)
+	if (at == w->suspect_count)
 		return 0;
-	if (w->suspect_places[at] == UNSEEN) {
-		w->suspect_places[at] = guest_cluster;
+	reach = &w->reaches[at];
+	if (cell.state == OX_CELL_COMPRESSED || reach->first == UNSEEN ||
+	    reach->first == guest_cluster) {
+		widen_reach(reach, tree, guest_cluster);
 		return 0;
 	}
-	what.b = w->suspect_places[at] * w->cluster_bytes;
+	what.b = reach->first * w->cluster_bytes;
 	what.c = guest_cluster * w->cluster_bytes;
 	ox_walk_set_range(w, &what, tree, what.c, w->cluster_bytes);
 	ox_walk_found(w, OX_FOUND_CROSS_LINK, what);
@@ -121,13 +142,74 @@ static int place_l2_entries(struct ox_walk *w, uint64_t cluster, struct ox_cell 
 	return 0;
 }
 
-static uint64_t *unseen(uint64_t count)
-{
-	uint64_t *places = calloc(count ? count : 1, sizeof(*places));
+/* ---- what no cross-link explains ---- */
 
-	for (uint64_t i = 0; places && i < count; i++)
-		places[i] = UNSEEN;
-	return places;
+bool ox_walk_overflow_of(const struct ox_walk *w, uint64_t at, struct ox_found *ret)
+{
+	uint64_t cluster = w->suspects[at];
+	struct ox_cell cell = ox_counts_get(&w->counts, cluster);
+	const struct ox_walk_reach *reach = &w->reaches[at];
+	uint64_t place = ox_walk_place_of(w, cluster);
+
+	if (ox_cell_is_broken(cell) || !ox_walk_overflows(w, cell))
+		return false;
+	*ret = (struct ox_found){
+		.a = cluster,
+		.b = ox_qcow2_refcount_max(w->h.refcount_order),
+		.c = cell.count,
+		.host_offset = cluster * w->cluster_bytes,
+	};
+	if (place != OX_WALK_NO_PLACE)
+		ox_walk_set_range(w, ret, ox_walk_place_tree(place),
+				  ox_walk_place_index(place) * ox_walk_l1_span(w),
+				  ox_walk_l1_span(w));
+	else if (reach->first != UNSEEN)
+		ox_walk_set_range(w, ret, reach->tree, reach->first * w->cluster_bytes,
+				  (reach->last - reach->first + 1) * w->cluster_bytes);
+	return true;
+}
+
+static void judge_overflows(struct ox_walk *w)
+{
+	struct ox_found what;
+
+	for (uint64_t i = 0; i < w->suspect_count; i++) {
+		if (!ox_walk_overflow_of(w, i, &what))
+			continue;
+		w->most_refs = ox_max_u64(w->most_refs, what.c);
+		ox_walk_found(w, OX_FOUND_OVERFLOW, what);
+	}
+	ox_walk_tell_run(w);
+}
+
+/* ---- all of it ---- */
+
+static int compare_clusters(const void *a, const void *b)
+{
+	const uint64_t *x = a;
+	const uint64_t *y = b;
+
+	return (*x > *y) - (*x < *y);
+}
+
+/* Those of broken blocks come last. */
+static void sort_suspects(struct ox_walk *w)
+{
+	uint64_t i = 1;
+
+	while (i < w->suspect_count && w->suspects[i - 1] < w->suspects[i])
+		i++;
+	if (i < w->suspect_count)
+		qsort(w->suspects, w->suspect_count, sizeof(*w->suspects), compare_clusters);
+}
+
+static struct ox_walk_reach *unseen(uint64_t count)
+{
+	struct ox_walk_reach *reaches = calloc(count, sizeof(*reaches));
+
+	for (uint64_t i = 0; reaches && i < count; i++)
+		reaches[i].first = UNSEEN;
+	return reaches;
 }
 
 int ox_walk_explain_co(struct ox_walk *w)
@@ -136,12 +218,15 @@ int ox_walk_explain_co(struct ox_walk *w)
 
 	if (w->suspect_count == 0)
 		return 0;
-	w->suspect_places = unseen(w->suspect_count);
-	r = w->suspect_places ? ox_walk_place_tables_co(w) : -ENOMEM;
+	sort_suspects(w);
+	w->reaches = unseen(w->suspect_count);
+	r = w->reaches ? ox_walk_place_tables_co(w) : -ENOMEM;
 	if (r == 0)
 		r = ox_walk_l1_co(w, true, judge_l2);
 	/* Clusters of another file have no counts here. */
 	if (r == 0 && !w->has_data_file)
 		r = ox_walk_l2_co(w, false, place_l2_entries);
+	if (r == 0)
+		judge_overflows(w);
 	return r;
 }

@@ -13,7 +13,8 @@
 #include "rt/reactor.h"
 #include "rt/sync.h"
 
-#define TASKS 4
+/* Some read while others decompress. Each has buffers of three clusters. */
+#define TASKS_MAX 8u
 
 struct table {
 	struct ox_walk *w;
@@ -132,6 +133,7 @@ static int report_co(struct table *t, uint64_t l2_cluster)
 static int verify_table_co(struct ox_walk *w, uint64_t cluster, struct ox_cell cell,
 			   struct ox_be64 *entries)
 {
+	unsigned tasks = (unsigned)ox_min_u64(ox_aio_workers(ox_co_reactor()) + 2, TASKS_MAX);
 	struct table t = {.w = w, .entries = entries};
 	int r = 0;
 
@@ -142,7 +144,7 @@ static int verify_table_co(struct ox_walk *w, uint64_t cluster, struct ox_cell c
 	if (!t.bad)
 		return -ENOMEM;
 	ox_latch_init(&t.tasks);
-	for (unsigned i = 0; i < TASKS && r == 0; i++) {
+	for (unsigned i = 0; i < tasks && r == 0; i++) {
 		ox_latch_add(&t.tasks);
 		r = ox_co_spawn(ox_co_reactor(), verifier_co, &t);
 		if (r < 0)

@@ -207,10 +207,14 @@ static void take_finding(void *opaque, const struct ox_finding *finding)
 {
 	struct ox_layout *l = opaque;
 	uint64_t cluster = finding->host_offset / l->w.cluster_bytes;
+	uint64_t count = ox_max_u64(finding->host_length / l->w.cluster_bytes, 1);
 
-	if (finding->severity == OX_FINDING_CORRUPTION && finding->host_offset != UINT64_MAX &&
-	    ox_counts_get(&l->w.counts, cluster).state != OX_CELL_NONE)
-		ox_layout_mark(l, cluster);
+	if (finding->severity != OX_FINDING_CORRUPTION || finding->host_offset == UINT64_MAX)
+		count = 0;
+	for (uint64_t i = 0; i < count; i++) {
+		if (ox_counts_get(&l->w.counts, cluster + i).state != OX_CELL_NONE)
+			ox_layout_mark(l, cluster + i);
+	}
 	if (l->opts->finding)
 		l->opts->finding(l->opts->opaque, finding);
 }

@@ -67,6 +67,11 @@ bool ox_mend_can_count(const struct ox_walk *w, uint64_t base, uint64_t end);
 /* Counts references of a cluster that is added. 0 or -ENOMEM. */
 int ox_mend_count_new(struct ox_walk *w, uint64_t cluster, unsigned state, uint64_t refs);
 
+/* ---- widen.c ---- */
+
+/* Step 1c: counts that are too narrow. *ret_again: they are wider now. */
+int ox_mend_width_co(struct ox_walk *w, bool *ret_again);
+
 /* ---- snapshot_table.c ---- */
 
 /* Makes a damaged snapshot table anew. *ret_again: what the walk knows no longer holds. */

@@ -81,7 +81,7 @@ static int raise_slot(struct ox_walk *w, struct ox_walk_slot *slot)
 	uint64_t count = slot->cell.count;
 
 	if (!slot->block || ox_cell_is_broken(slot->cell) || slot->stored >= count ||
-	    count > ox_qcow2_refcount_max(w->h.refcount_order) || count == OX_COUNT_MAX)
+	    ox_walk_overflows(w, slot->cell))
 		return 0;
 	if (!ox_walk_is_grown(w, slot->cluster))
 		ox_walk_mended(w, OX_FOUND_TOO_LOW,
@@ -91,11 +91,15 @@ static int raise_slot(struct ox_walk *w, struct ox_walk_slot *slot)
 	return 0;
 }
 
+/* What was lost may be in a cluster that nobody names. */
+bool ox_walk_keeps_leak(const struct ox_walk *w, uint64_t cluster, struct ox_cell cell)
+{
+	return (w->lost > 0 && cell.state == OX_CELL_NONE) || ox_salvage_keeps_count(w, cluster);
+}
+
 static int lower_slot(struct ox_walk *w, struct ox_walk_slot *slot)
 {
-	/* What was lost may be in a cluster that nobody names. */
-	if ((w->lost > 0 && slot->cell.state == OX_CELL_NONE) ||
-	    ox_salvage_keeps_count(w, slot->cluster))
+	if (ox_walk_keeps_leak(w, slot->cluster, slot->cell))
 		return 0;
 	if (!slot->block || ox_cell_is_broken(slot->cell) || slot->stored <= slot->cell.count)
 		return 0;

@@ -208,13 +208,14 @@ static bool decode_broken(const struct table *t, struct ox_qcow2_snapshot *ret)
 }
 
 /* Whether the records for which no table is found are given up. One that begins as it should, and
- * breaks later, may yet be read by somebody; and where counts cannot be read, tables are not found.
+ * breaks later, may yet be read by somebody; and where counts cannot be read, or are too narrow to
+ * tell that a reference is missing, tables are not found.
  */
 static bool may_give_up(const struct table *t)
 {
 	struct ox_qcow2_snapshot broken;
 
-	if (t->w->broken_blocks > 0)
+	if (t->w->broken_blocks > 0 || t->w->overflows > 0 || t->w->h.refcount_order == 0)
 		return false;
 	if (!decode_broken(t, &broken))
 		return true;

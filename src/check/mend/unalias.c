@@ -292,18 +292,33 @@ bool ox_mend_can_count(const struct ox_walk *w, uint64_t base, uint64_t end)
 static bool is_feasible(const struct ox_walk *w)
 {
 	const struct ox_unalias *u = w->mend->unalias;
-	uint64_t most = ox_qcow2_refcount_max(w->h.refcount_order);
 
 	if (u->too_many || u->next - u->base > u->budget)
 		return false;
 	if (!w->io->can_grow && u->next > w->file_bytes / w->cluster_bytes)
 		return false;
-	if (!ox_mend_can_count(w, u->base, u->next))
-		return false;
+	return ox_mend_can_count(w, u->base, u->next);
+}
+
+/* Whether a copy is named more often than a count can say: that has to be mended first. */
+static bool has_narrow_copy(struct ox_walk *w)
+{
+	const struct ox_unalias *u = w->mend->unalias;
+	const struct ox_places *places = &w->mend->places;
+	uint64_t most = 0;
+
 	for (size_t i = 0; i < u->count; i++) {
-		if (u->refs[i].copy && u->refs[i].refs > most)
-			return false;
+		if (u->refs[i].copy)
+			most = ox_max_u64(most, u->refs[i].refs);
 	}
+	for (size_t i = 0; i < places->count; i++) {
+		if (places->items[i].copy)
+			most = ox_max_u64(most, places->items[i].refs);
+	}
+	if (most <= ox_qcow2_refcount_max(w->h.refcount_order))
+		return false;
+	w->narrow_copies = true;
+	w->most_refs = ox_max_u64(w->most_refs, most);
 	return true;
 }
 
@@ -494,7 +509,7 @@ static int place_copies(struct ox_walk *w, bool *ret_feasible)
 	join_equal(u);
 	decide_data(w);
 	decide_tables(w);
-	*ret_feasible = is_feasible(w);
+	*ret_feasible = is_feasible(w) && !has_narrow_copy(w);
 	return *ret_feasible ? count_copies(w) : 0;
 }
 

@@ -127,11 +127,10 @@ static void sort_l2_tables(struct ox_walk *w)
 struct l2_count {
 	struct ox_walk *w;
 	struct ox_cell cell;
-	uint64_t cluster;	  /* the table's */
-	uint64_t index;		  /* of the entry */
-	uint64_t limit_bytes;	  /* what its entries may name */
-	uint64_t next_contiguous; /* where the next data cluster would continue the last one */
-	uint64_t bad;		  /* entries that cannot be followed */
+	uint64_t cluster;     /* the table's */
+	uint64_t index;	      /* of the entry */
+	uint64_t limit_bytes; /* what its entries may name */
+	uint64_t bad;	      /* entries that cannot be followed */
 	bool active;
 };
 
@@ -176,11 +175,6 @@ static int count_compressed_co(struct l2_count *t, const struct ox_qcow2_entry *
 	uint64_t last = (e->host.bytes + e->compressed_bytes - 1) / w->cluster_bytes;
 	int r = 0;
 
-	if (t->active) {
-		w->result.allocated_clusters++;
-		w->result.fragmented_clusters++; /* by nature, as qemu-img has it */
-		w->result.compressed_clusters++;
-	}
 	if (e->copied) {
 		w->compressed_copied += t->active;
 		r = found_co(t, OX_FOUND_COPIED_COMPRESSED,
@@ -206,24 +200,11 @@ static int count_compressed_co(struct l2_count *t, const struct ox_qcow2_entry *
 	return 0;
 }
 
-static void count_allocated(struct l2_count *t, const struct ox_qcow2_entry *e)
-{
-	struct ox_walk *w = t->w;
-
-	if (!t->active)
-		return;
-	w->result.allocated_clusters++;
-	if (t->next_contiguous && t->next_contiguous != e->host.bytes)
-		w->result.fragmented_clusters++;
-	t->next_contiguous = e->host.bytes + w->cluster_bytes;
-}
-
 static int count_data_co(struct l2_count *t, const struct ox_qcow2_entry *e)
 {
 	struct ox_walk *w = t->w;
 	int r;
 
-	count_allocated(t, e);
 	if (is_past_end(t, e->host.bytes, w->cluster_bytes))
 		return past_end_co(t, e->host.bytes, w->cluster_bytes);
 	r = ox_walk_refer(w, e->host.bytes / w->cluster_bytes,
@@ -238,7 +219,6 @@ static int count_elsewhere_co(struct l2_count *t, const struct ox_qcow2_entry *e
 	uint64_t place = ox_walk_place_of(w, t->cluster);
 	uint64_t guest;
 
-	count_allocated(t, e);
 	if (place == OX_WALK_NO_PLACE)
 		return 0;
 	guest = ox_walk_place_index(place) * ox_walk_l1_span(w) + t->index * w->cluster_bytes;
@@ -288,88 +268,6 @@ static int count_l2_entry_co(struct l2_count *t, uint64_t raw, uint64_t subclust
 	return bad_l2_entry_co(t, raw);
 }
 
-/* How many entries, of room, go on as the first one begins: in the next clusters, and all alike. */
-static uint64_t run_length(const struct ox_be64 *table, uint64_t room, uint64_t step)
-{
-	uint64_t raw = ox_be64_get(table[0]);
-	uint64_t run = 1;
-
-	while (run < room && ox_be64_get(table[run]) == raw + run * step)
-		run++;
-	return run;
-}
-
-/*
- * Counts the entries that come first and name a run of data clusters that nothing else names yet,
- * at once, and returns how many they are. 0: the first one is to be looked at by itself.
- */
-static int64_t count_run(struct l2_count *t, const struct ox_be64 *table, uint64_t room)
-{
-	struct ox_walk *w = t->w;
-	struct ox_qcow2_entry e = ox_qcow2_l2_decode(&w->h, ox_be64_get(table[0]));
-	uint64_t whole = t->limit_bytes / w->cluster_bytes;
-	uint64_t first = e.host.bytes / w->cluster_bytes;
-	struct ox_cell cell = {.state = OX_CELL_DATA, .count = t->cell.count};
-	int64_t run;
-
-	if ((e.kind != OX_QCOW2_ENTRY_DATA && e.kind != OX_QCOW2_ENTRY_ZERO_ALLOC) ||
-	    first >= whole)
-		return 0;
-	if (t->active)
-		cell.state |= copied_flag(e.copied);
-	/* What adds up to a place in the file has carried into no flag. */
-	run = (int64_t)run_length(table, ox_min_u64(room, whole - first), w->cluster_bytes);
-	run = ox_counts_fill(&w->counts, first, (uint64_t)run, cell);
-	if (run > 0 && t->active) {
-		w->result.allocated_clusters += (uint64_t)run;
-		w->result.fragmented_clusters +=
-			t->next_contiguous && t->next_contiguous != e.host.bytes;
-		t->next_contiguous = e.host.bytes + (uint64_t)run * w->cluster_bytes;
-	}
-	return run;
-}
-
-/* Entry by entry: extended entries, and those that name another file. */
-static int count_singly_co(struct l2_count *t, const struct ox_be64 *table)
-{
-	unsigned words = ox_qcow2_l2_words(&t->w->h);
-
-	for (t->index = 0; t->index < ox_qcow2_l2_entries(&t->w->h); t->index++) {
-		const struct ox_be64 *entry = &table[t->index * words];
-		uint64_t subclusters = words == 2 ? ox_be64_get(entry[1]) : 0;
-		int r;
-
-		if (!entry->raw && !subclusters)
-			continue;
-		r = count_l2_entry_co(t, ox_be64_get(*entry), subclusters);
-		if (r < 0)
-			return r;
-	}
-	return 0;
-}
-
-static int count_table_co(struct l2_count *t, const struct ox_be64 *table)
-{
-	uint64_t entries = ox_qcow2_l2_entries(&t->w->h);
-
-	if (t->w->has_data_file || ox_qcow2_l2_words(&t->w->h) > 1)
-		return count_singly_co(t, table);
-	while (t->index < entries) {
-		const struct ox_be64 *entry = &table[t->index];
-		int64_t run = entry->raw ? count_run(t, entry, entries - t->index) : 1;
-
-		if (run == 0) {
-			int r = count_l2_entry_co(t, ox_be64_get(*entry), 0);
-
-			run = r < 0 ? r : 1;
-		}
-		if (run < 0)
-			return (int)run;
-		t->index += (uint64_t)run;
-	}
-	return 0;
-}
-
 int ox_walk_note_no_table(struct ox_walk *w, uint64_t cluster)
 {
 	if (w->no_table_count > 0 && w->no_tables[w->no_table_count - 1] >= cluster)
@@ -393,22 +291,16 @@ bool ox_walk_is_no_table(const struct ox_walk *w, uint64_t cluster)
 }
 
 /* Most of what is not zero is no entry: L1 names something else. */
-static int judge_table(struct ox_walk *w, uint64_t cluster, const struct ox_be64 *table,
-		       uint64_t bad)
+static int judge_table(struct l2_count *t, uint64_t used)
 {
-	unsigned words = ox_qcow2_l2_words(&w->h);
-	uint64_t used = 0;
-
-	for (uint64_t i = 0; i < ox_qcow2_l2_entries(&w->h); i++)
-		used += table[i * words].raw != 0;
-	if (2 * bad <= used)
+	if (2 * t->bad <= used)
 		return 0;
-	w->bad_l1_entries++;
-	return ox_walk_note_no_table(w, cluster);
+	t->w->bad_l1_entries++;
+	return ox_walk_note_no_table(t->w, t->cluster);
 }
 
-int ox_walk_count_l2_table_co(struct ox_walk *w, uint64_t cluster, struct ox_cell cell,
-			      struct ox_be64 *table)
+int ox_walk_settle_digest_co(struct ox_walk *w, const struct ox_digest *d, uint64_t cluster,
+			     struct ox_cell cell)
 {
 	struct l2_count t = {
 		.w = w,
@@ -417,9 +309,21 @@ int ox_walk_count_l2_table_co(struct ox_walk *w, uint64_t cluster, struct ox_cel
 		.limit_bytes = ox_walk_limit_of(w, cluster),
 		.active = (cell.state & 3u) != 0,
 	};
-	int r = count_table_co(&t, table);
 
-	return r < 0 || t.bad == 0 ? r : judge_table(w, cluster, table, t.bad);
+	if (t.active) {
+		w->result.allocated_clusters += d->allocated;
+		w->result.fragmented_clusters += d->fragmented;
+		w->result.compressed_clusters += d->compressed;
+	}
+	for (uint32_t i = 0; i < d->odd_count; i++) {
+		int r;
+
+		t.index = d->odd[i].index;
+		r = count_l2_entry_co(&t, d->odd[i].raw, d->odd[i].subclusters);
+		if (r < 0)
+			return r;
+	}
+	return t.bad > 0 ? judge_table(&t, d->used) : 0;
 }
 
 int ox_walk_count_l1_co(struct ox_walk *w)

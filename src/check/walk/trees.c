@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "base/arith.h"
+#include "check/walk/crew.h"
 #include "check/walk/scan.h"
 #include "check/walk/walk.h"
 
@@ -126,13 +127,18 @@ int ox_walk_l1_co(struct ox_walk *w, bool all_trees, ox_walk_l1_fn visit_co)
 struct l2_pass {
 	struct ox_walk *w;
 	ox_walk_l2_fn visit_co;
+	const uint64_t *done; /* a bit for each of w->l2_clusters; or NULL */
 	uint8_t *before;
 	uint64_t next; /* in w->l2_clusters */
 	bool active_only;
 };
 
-static bool l2_wanted(const struct l2_pass *p, uint64_t cluster)
+static bool l2_wanted(const struct l2_pass *p, uint64_t index)
 {
+	uint64_t cluster = p->w->l2_clusters[index];
+
+	if (ox_crew_is_done(p->done, index))
+		return false;
 	return !p->active_only || (ox_counts_get(&p->w->counts, cluster).state & 3u) != 0;
 }
 
@@ -144,15 +150,13 @@ static bool l2_next(void *arg, struct ox_scan_item *ret)
 	uint64_t most = ox_scan_item_max(w->cluster_bytes) / w->cluster_bytes;
 	uint64_t first, run;
 
-	while (p->next < w->l2_count && !l2_wanted(p, w->l2_clusters[p->next]))
+	while (p->next < w->l2_count && !l2_wanted(p, p->next))
 		p->next++;
 	if (p->next == w->l2_count)
 		return false;
 	first = w->l2_clusters[p->next++];
 	for (run = 1; run < most && p->next < w->l2_count; run++, p->next++) {
-		uint64_t cluster = w->l2_clusters[p->next];
-
-		if (cluster != first + run || !l2_wanted(p, cluster))
+		if (w->l2_clusters[p->next] != first + run || !l2_wanted(p, p->next))
 			break;
 	}
 	*ret = (struct ox_scan_item){
@@ -207,22 +211,32 @@ static int l2_item_co(void *arg, const struct ox_scan_item *item, uint8_t *bytes
 	return 0;
 }
 
-int ox_walk_l2_co(struct ox_walk *w, bool active_only, ox_walk_l2_fn visit_co)
+static int l2_pass_co(struct l2_pass *p)
 {
 	static const struct ox_scan_ops ops = {.next = l2_next, .visit_co = l2_item_co};
-	struct l2_pass p = {
-		.w = w,
-		.visit_co = visit_co,
-		.active_only = active_only,
-	};
+	struct ox_walk *w = p->w;
 	int r;
 
 	if (w->changes_entries) {
-		p.before = malloc(w->cluster_bytes);
-		if (!p.before)
+		p->before = malloc(w->cluster_bytes);
+		if (!p->before)
 			return -ENOMEM;
 	}
-	r = ox_scan_co(w->io, w->cluster_bytes, &ops, &p);
-	free(p.before);
+	r = ox_scan_co(w->io, w->cluster_bytes, &ops, p);
+	free(p->before);
 	return r;
+}
+
+int ox_walk_l2_co(struct ox_walk *w, bool active_only, ox_walk_l2_fn visit_co)
+{
+	struct l2_pass p = {.w = w, .visit_co = visit_co, .active_only = active_only};
+
+	return l2_pass_co(&p);
+}
+
+int ox_walk_l2_but_co(struct ox_walk *w, const uint64_t *done, ox_walk_l2_fn visit_co)
+{
+	struct l2_pass p = {.w = w, .visit_co = visit_co, .done = done};
+
+	return l2_pass_co(&p);
 }

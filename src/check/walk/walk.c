@@ -210,7 +210,7 @@ int ox_walk_count_co(struct ox_walk *w)
 	if (r == 0)
 		r = ox_walk_count_l1_co(w);
 	if (r == 0)
-		r = ox_walk_l2_co(w, false, ox_walk_count_l2_table_co);
+		r = ox_walk_count_l2_co(w);
 	if (r == 0)
 		judge_limit(w);
 	return r;
@@ -247,17 +247,19 @@ int ox_walk_open_co(struct ox_walk *w, struct ox_io *io, struct ox_error **err)
 
 void ox_walk_close(struct ox_walk *w)
 {
+	ox_walk_tell_run(w);
 	ox_counts_free(&w->counts);
 	for (uint64_t t = 0; t < w->tree_count; t++)
 		free(w->trees[t].name);
 	free(w->trees);
+	ox_digest_clear(&w->digest);
 	free(w->patches);
 	free(w->l2_clusters);
 	free(w->reftable);
 	free(w->blocks);
 	free(w->no_tables);
 	free(w->suspects);
-	free(w->suspect_places);
+	free(w->reaches);
 	free(w->l2_places);
 	free(w->first_structural);
 }

@@ -14,6 +14,7 @@
 #include <stdint.h>
 
 #include "check/counts/counts.h"
+#include "check/walk/digest.h"
 #include "fmt/qcow2.h"
 #include "io/io.h"
 
@@ -38,6 +39,15 @@ struct ox_found {
 };
 
 #define OX_FOUND(...) ((struct ox_found){__VA_ARGS__})
+
+/* Neighbouring clusters of which the same is to be told. */
+struct ox_walk_run {
+	enum ox_finding_id id;
+	bool repaired;
+	uint64_t length;      /* clusters; 0: there is none */
+	struct ox_found what; /* of the first */
+	const char *why_not;
+};
 
 /* An L1 table: tree 0 is the active one, the others are snapshots'. */
 struct ox_walk_tree {
@@ -72,6 +82,15 @@ struct ox_walk_patch {
 
 /* Of one walk; what is more is found by the next. */
 #define OX_WALK_MAX_PATCHES 4096
+
+/* The guest clusters for which a suspect is named, from the first to the last; unless it is a
+ * table.
+ */
+struct ox_walk_reach {
+	uint64_t first; /* UINT64_MAX: none was met */
+	uint64_t last;
+	uint64_t tree; /* of the first that was met */
+};
 
 struct ox_walk_copied_pass;
 struct ox_mend;
@@ -132,11 +151,12 @@ struct ox_walk {
 	uint64_t no_table_count;
 	uint64_t no_table_room;
 
-	uint64_t *suspects;	  /* clusters, ascending */
-	uint64_t *suspect_places; /* of suspects: guest cluster */
+	uint64_t *suspects; /* clusters; ascending once they are explained */
+	struct ox_walk_reach *reaches;
 	uint64_t suspect_count;
 	uint64_t suspect_room;
 
+	struct ox_digest digest;	    /* of ox_walk_count_l2_table_co */
 	struct ox_walk_copied_pass *copied; /* while ox_walk_copied_co runs */
 	struct ox_mend *mend;		    /* while ox_mend_co runs */
 	struct ox_salvage *salvage;	    /* NULL: there is nothing to salvage */
@@ -152,7 +172,11 @@ struct ox_walk {
 	uint64_t past_end;	     /* entries and tables */
 	uint64_t past_end_snapshots; /* of them, what the snapshot table and its records name */
 	uint64_t aliases;	     /* cross-links and overlaps */
-	uint64_t lost;		     /* entries that this repair took away, with all its walks */
+	uint64_t cross_links;	     /* of them */
+	uint64_t overflows;	     /* clusters named more often than a count can say */
+	uint64_t most_refs;	     /* of these; and of copies that were not made for it: */
+	bool narrow_copies;
+	uint64_t lost; /* entries that this repair took away, with all its walks */
 	uint64_t broken_blocks;
 	uint64_t leaks;
 	uint64_t too_low;
@@ -164,6 +188,7 @@ struct ox_walk {
 	uint64_t grown_from;	/* clusters from here on, */
 	uint64_t grown_end;	/* and before here, were added by the repair */
 	bool quiet;		/* findings are counted and not told: a repair comes first */
+	struct ox_walk_run run; /* what is still to be told */
 	uint64_t work_done;
 	uint64_t work_total;
 	struct ox_check_result result;
@@ -178,6 +203,8 @@ void ox_walk_found(struct ox_walk *w, enum ox_finding_id id, struct ox_found wha
 int ox_walk_unreadable(struct ox_walk *w, const char *word, uint64_t offset, int error);
 /* Something was wrong and has been mended on disk. */
 void ox_walk_mended(struct ox_walk *w, enum ox_finding_id id, struct ox_found what);
+/* Findings of neighbouring clusters are held back, to be told as one: tells them. */
+void ox_walk_tell_run(struct ox_walk *w);
 void ox_walk_progress(struct ox_walk *w, uint64_t work);
 
 /* ---- header.c ---- */
@@ -302,11 +329,15 @@ int ox_walk_l1_co(struct ox_walk *w, bool all_trees, ox_walk_l1_fn visit_co);
 /* Visits L2 tables, each once, in host order. */
 int ox_walk_l2_co(struct ox_walk *w, bool active_only, ox_walk_l2_fn visit_co);
 
+/* All but those that were done before (crew.h), by their index in l2_clusters. */
+int ox_walk_l2_but_co(struct ox_walk *w, const uint64_t *done, ox_walk_l2_fn visit_co);
+
 /* ---- mapping.c: counting what L1 and L2 entries name ---- */
 
 int ox_walk_count_l1_co(struct ox_walk *w);
-int ox_walk_count_l2_table_co(struct ox_walk *w, uint64_t cluster, struct ox_cell cell,
-			      struct ox_be64 *table);
+/* What is odd in a table whose runs have been counted. */
+int ox_walk_settle_digest_co(struct ox_walk *w, const struct ox_digest *d, uint64_t cluster,
+			     struct ox_cell cell);
 /* Notes a cluster that L1 names and that is no table; in ascending order, others are left out. */
 int ox_walk_note_no_table(struct ox_walk *w, uint64_t cluster);
 bool ox_walk_is_no_table(const struct ox_walk *w, uint64_t cluster);
@@ -318,6 +349,12 @@ uint64_t ox_walk_limit_of(const struct ox_walk *w, uint64_t l2_cluster);
 /* Whether an entry of a dirty image's own, unshared tables names bytes that never were. */
 bool ox_walk_entry_is_stale(const struct ox_walk *w, uint64_t l2_cluster, struct ox_cell l2_cell,
 			    uint64_t host_offset);
+
+/* ---- tables.c: counting L2 tables, all of them or one ---- */
+
+int ox_walk_count_l2_co(struct ox_walk *w);
+int ox_walk_count_l2_table_co(struct ox_walk *w, uint64_t cluster, struct ox_cell cell,
+			      struct ox_be64 *table);
 
 /* ---- snapshots.c, bitmaps.c, extras.c: what the header leads to ---- */
 
@@ -352,6 +389,10 @@ int ox_walk_report_co(struct ox_walk *w);
 
 int ox_walk_suspect(struct ox_walk *w, uint64_t cluster);
 int ox_walk_explain_co(struct ox_walk *w);
+/* Whether a count of the image's width cannot say how often a cluster is named. */
+bool ox_walk_overflows(const struct ox_walk *w, struct ox_cell cell);
+/* The finding of a suspect, by its index, that is explained and overflows. False: it does not. */
+bool ox_walk_overflow_of(const struct ox_walk *w, uint64_t at, struct ox_found *ret);
 
 /* ---- copied.c ---- */
 
@@ -404,6 +445,9 @@ uint64_t ox_salvage_next_kept(const struct ox_walk *w, uint64_t from, uint64_t e
 
 /* ---- repair.c ---- */
 
+/* Whether a count stays, though it is higher than the references: what was lost may be in a cluster
+ * that nobody names, or in an L2 table that nothing names. */
+bool ox_walk_keeps_leak(const struct ox_walk *w, uint64_t cluster, struct ox_cell cell);
 /* Makes every count that is too low right, durably, in the blocks that there are. */
 int ox_walk_raise_counts_co(struct ox_walk *w);
 /* Makes what was planned durable, with every count that is too low, and then links it. */

@@ -1,0 +1,207 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Counts that are too narrow for what is named: the whole refcount structure anew, with wider ones.
+ * The old one stays as it is until one sector of the header leads to the new one (H7, H9), which
+ * does not count it: so nothing is left of it but free clusters. A crash before that sector leaves
+ * the old structure, and clusters that nobody counts or names.
+ */
+#include <errno.h>
+#include <stdlib.h>
+
+#include "base/arith.h"
+#include "check/mend/mend.h"
+
+/* A refcount structure, as the walk knows one. */
+struct structure {
+	uint64_t offset; /* of the table; 0 clusters: there is none */
+	uint32_t clusters;
+	unsigned order;
+	struct ox_be64 *reftable;
+	struct ox_walk_block *blocks;
+	uint64_t index_count;
+	uint64_t table_entries;
+};
+
+/* The walk goes on with the other one. */
+static void exchange(struct ox_walk *w, struct structure *other)
+{
+	struct structure mine = {
+		.offset = w->h.reftable_offset,
+		.clusters = w->h.reftable_clusters,
+		.order = w->h.refcount_order,
+		.reftable = w->reftable,
+		.blocks = w->blocks,
+		.index_count = w->index_count,
+		.table_entries = w->table_entries,
+	};
+
+	w->h.reftable_offset = other->offset;
+	w->h.reftable_clusters = other->clusters;
+	w->h.refcount_order = other->order;
+	w->block_entries = ox_qcow2_refblock_entries(&w->h);
+	w->reftable = other->reftable;
+	w->blocks = other->blocks;
+	w->index_count = other->index_count;
+	w->table_entries = other->table_entries;
+	*other = mine;
+}
+
+/* ---- whether ---- */
+
+/* A cross-link is no obstacle where it waits for wider counts itself. */
+static bool is_due(const struct ox_walk *w)
+{
+	uint64_t others = w->structural - w->overflows;
+
+	if (w->overflows == 0 && !w->narrow_copies)
+		return false;
+	if (w->h.version < 3 || w->is_foreign || w->most_refs >= OX_COUNT_MAX)
+		return false;
+	return others == 0 || (w->narrow_copies && others == w->cross_links);
+}
+
+static unsigned order_for(uint64_t count)
+{
+	unsigned order = 0;
+
+	while (ox_qcow2_refcount_max(order) < count)
+		order++;
+	return order;
+}
+
+/* ---- what stays as it is ---- */
+
+/* What is not to be lowered is kept as if it were named so often. */
+static int keep_count(struct ox_walk *w, struct ox_walk_slot *slot)
+{
+	struct ox_cell cell = slot->cell;
+
+	if (slot->stored <= cell.count || slot->cluster >= w->counts.limit)
+		return 0;
+	if (w->structural == w->overflows && !ox_walk_keeps_leak(w, slot->cluster, cell))
+		return 0;
+	if (cell.state == OX_CELL_NONE)
+		cell.state = OX_CELL_META;
+	cell.count = (uint32_t)ox_min_u64(slot->stored, OX_COUNT_MAX);
+	return ox_counts_set(&w->counts, slot->cluster, cell);
+}
+
+/* ---- telling ---- */
+
+static int tell_slot(struct ox_walk *w, struct ox_walk_slot *slot)
+{
+	struct ox_found what = {
+		.a = slot->cluster,
+		.b = slot->stored,
+		.c = slot->cell.count,
+		.host_offset = slot->cluster * w->cluster_bytes,
+	};
+
+	if (slot->stored == slot->cell.count || ox_walk_is_grown(w, slot->cluster) ||
+	    ox_cell_is_broken(slot->cell) || ox_walk_overflows(w, slot->cell))
+		return 0;
+	ox_walk_mended(w, slot->stored > slot->cell.count ? OX_FOUND_LEAK : OX_FOUND_TOO_LOW, what);
+	return 0;
+}
+
+/* What the new structure mends, by the old one. */
+static int tell_co(struct ox_walk *w)
+{
+	struct ox_found what;
+
+	for (uint64_t i = 0; i < w->suspect_count; i++) {
+		if (ox_walk_overflow_of(w, i, &what))
+			ox_walk_mended(w, OX_FOUND_OVERFLOW, what);
+	}
+	for (uint64_t i = 0; i < w->index_count; i++) {
+		if (w->blocks[i].state == OX_BLOCK_BROKEN)
+			ox_walk_mended(w, (enum ox_finding_id)w->blocks[i].found,
+				       OX_FOUND(.a = i, .b = ox_be64_get(w->reftable[i])));
+	}
+	return ox_walk_slots_co(w, OX_BLOCKS_ALL, tell_slot);
+}
+
+/* ---- the new structure ---- */
+
+/* Its clusters are the old one's alone: nothing that overlaps is left where this is done. */
+static int uncount(struct ox_walk *w, const struct structure *old)
+{
+	uint64_t table = old->offset / w->cluster_bytes;
+	int r = 0;
+
+	for (uint64_t i = 0; i < old->clusters && r == 0; i++)
+		r = ox_counts_set(&w->counts, table + i, (struct ox_cell){0});
+	for (uint64_t i = 0; i < old->index_count && r == 0; i++) {
+		if (old->blocks[i].state == OX_BLOCK_SOUND)
+			r = ox_counts_set(&w->counts,
+					  ox_be64_get(old->reftable[i]) / w->cluster_bytes,
+					  (struct ox_cell){0});
+	}
+	return r;
+}
+
+/* Past the end of everything; on a store that cannot grow, between what is in use, the old
+ * structure too. *ret_fits: there is room. */
+static int plan_new(struct ox_walk *w, struct ox_walk_plan *plan, bool *ret_fits)
+{
+	int r = ox_walk_plan_blocks(w, plan);
+
+	*ret_fits = r == 0 && plan->count > 0;
+	return r == -ENOSPC ? 0 : r;
+}
+
+static int publish_co(struct ox_walk *w, const struct ox_walk_plan *plan,
+		      const struct structure *old)
+{
+	int r = uncount(w, old);
+
+	if (r < 0)
+		return r;
+	/* All is new, and has been told of. */
+	w->grown_from = 0;
+	w->grown_end = UINT64_MAX;
+	return ox_walk_publish_counts_co(w, plan);
+}
+
+static int renew_co(struct ox_walk *w, bool *ret_again)
+{
+	struct structure other = {.order = order_for(w->most_refs)};
+	struct ox_walk_plan plan = {0};
+	bool fits;
+	int r;
+
+	exchange(w, &other);
+	r = plan_new(w, &plan, &fits);
+	exchange(w, &other);
+	if (r == 0 && fits)
+		r = tell_co(w);
+	if (r == 0 && fits) {
+		exchange(w, &other);
+		r = publish_co(w, &plan, &other);
+		*ret_again = r == 0;
+	}
+	ox_walk_plan_free(&plan);
+	free(other.reftable);
+	free(other.blocks);
+	return r;
+}
+
+int ox_mend_width_co(struct ox_walk *w, bool *ret_again)
+{
+	uint64_t structural = w->structural;
+	int r = 0;
+
+	if (!is_due(w))
+		return 0;
+	/* The file must not grow beneath an entry. */
+	if (w->stale > 0) {
+		r = ox_walk_drop_stale_co(w);
+		if (r == 0)
+			r = ox_io_sync_co(w->io);
+		w->stale = 0;
+	}
+	if (r == 0)
+		r = ox_walk_slots_co(w, OX_BLOCKS_ALL, keep_count);
+	/* Unless a block or table could suddenly not be read. */
+	return r == 0 && w->structural == structural ? renew_co(w, ret_again) : r;
+}
