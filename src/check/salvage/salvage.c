@@ -266,6 +266,8 @@ int ox_salvage_judge_co(struct ox_walk *w, uint64_t cluster, const struct ox_be6
 
 /* ---- all clusters that no cell has ---- */
 
+#define LARGE_HOLE_BYTES (UINT64_C(16) << 20)
+
 /* The lowest cluster at or after from, below end, that nothing names; end if there is none. */
 static uint64_t next_unnamed(const struct ox_walk *w, uint64_t from, uint64_t end)
 {
@@ -280,12 +282,12 @@ static uint64_t next_unnamed(const struct ox_walk *w, uint64_t from, uint64_t en
 	return end;
 }
 
-/* A run of clusters that lie wholly in the file. */
+/* A run of clusters of the stretch that is being scanned. */
 static bool salvage_next(void *arg, struct ox_scan_item *ret)
 {
 	struct ox_walk *w = arg;
 	struct ox_salvage *s = w->salvage;
-	uint64_t end = w->file_bytes / w->cluster_bytes;
+	uint64_t end = s->end;
 	uint64_t most = ox_scan_item_max(w->cluster_bytes) / w->cluster_bytes;
 	uint64_t first = next_unnamed(w, s->next, end);
 	uint64_t last;
@@ -421,18 +423,65 @@ void ox_salvage_forget(struct ox_salvage *s)
 	};
 }
 
+/* How many items there are from a cluster on, below end. */
+static uint64_t count_items(struct ox_walk *w, uint64_t from, uint64_t end)
+{
+	struct ox_scan_item item;
+	uint64_t count = 0;
+
+	w->salvage->next = from;
+	w->salvage->end = end;
+	while (salvage_next(w, &item))
+		count++;
+	return count;
+}
+
+/* Where a hole of the file begins, or else ends: from a cluster on, in clusters, end at most. Small
+ * holes are read as what lies around them is. */
+static uint64_t stretch_end_co(struct ox_walk *w, uint64_t from, uint64_t end, bool *ret_hole)
+{
+	uint64_t at = from * w->cluster_bytes;
+	struct ox_io_extent extent;
+
+	*ret_hole = false;
+	while (at < end * w->cluster_bytes) {
+		uint64_t first = ox_div_up(at, w->cluster_bytes);
+		bool is_hole;
+
+		if (ox_io_extent_co(w->io, at, &extent) < 0)
+			return end;
+		is_hole = extent.zero && extent.length >= LARGE_HOLE_BYTES;
+		if (is_hole && first > from)
+			return first;
+		*ret_hole = is_hole;
+		if (!ox_add_u64(at, extent.length, &at))
+			return end;
+		if (is_hole)
+			return ox_min_u64(at / w->cluster_bytes, end);
+	}
+	return end;
+}
+
 static int scan_co(struct ox_walk *w)
 {
 	static const struct ox_scan_ops ops = {.next = salvage_next, .visit_co = salvage_item_co};
-	struct ox_scan_item item;
+	uint64_t end = w->file_bytes / w->cluster_bytes;
+	uint64_t to;
+	bool is_hole;
 	int r;
 
-	for (w->salvage->next = 0; salvage_next(w, &item);)
-		w->work_total++;
-	w->salvage->next = 0;
+	w->work_total += count_items(w, 0, end);
 	r = ox_salvage_prepare(w);
-	if (r == 0)
+	for (uint64_t from = 0; from < end && r == 0; from = to) {
+		to = stretch_end_co(w, from, end, &is_hole);
+		if (is_hole) {
+			ox_walk_progress(w, count_items(w, from, to));
+			continue;
+		}
+		w->salvage->next = from;
+		w->salvage->end = to;
 		r = ox_scan_co(w->io, w->cluster_bytes, &ops, w);
+	}
 	ox_salvage_finish(w);
 	return r;
 }

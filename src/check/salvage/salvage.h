@@ -99,7 +99,8 @@ struct ox_salvage {
 	/* Of a scan. */
 	struct ox_stored stored;
 	uint64_t *hosts; /* as many as a table has entries */
-	uint64_t next;	 /* cluster */
+	uint64_t next;	 /* cluster, */
+	uint64_t end;	 /* and where the stretch of the file ends that is scanned */
 	bool is_linking; /* what the entries to be changed name is forgotten by now */
 	struct ox_salvage_shared *shared; /* while the named tables are met */
 	struct ox_salvage_look *look;	  /* while what leaked is looked at */
