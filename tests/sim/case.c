@@ -213,12 +213,14 @@ static void repair_phase(struct sim_case *c)
 {
 	struct sim_job job = {.fn = sim_check_job_co};
 	struct sim_cut_plan plan;
+	bool kept;
 
 	/* the refcounts of a dirty image are more than leaks, and so are COPIED bits */
 	job.repair = sim_is_dirty(&c->disk->current) || c->config.stale ||
 				     sim_random_percent(&c->random, 50)
 			     ? OX_REPAIR_ALL
 			     : OX_REPAIR_LEAKS;
+	job.free_lost_tables = sim_random_percent(&c->random, 50);
 	sim_note(c, "=== repair");
 	c->disk->io.read_only = false;
 	draw_memory_fault(c, 50);
@@ -235,14 +237,18 @@ static void repair_phase(struct sim_case *c)
 		return;
 	}
 	forget_fault(c);
-	if (job.result < 0 || job.found.corruptions || job.found.leaks || job.found.check_errors)
+	/* a table that was made and never named may be one that was lost: it is kept, unless asked
+	 */
+	kept = !job.free_lost_tables && job.found.lost_tables > 0;
+	if (job.result < 0 || job.found.corruptions || (job.found.leaks && !kept) ||
+	    job.found.check_errors)
 		sim_fail("D9", "a repair ended with %d, %llu corruptions, %llu leaks, %llu errors",
 			 job.result, (unsigned long long)job.found.corruptions,
 			 (unsigned long long)job.found.leaks,
 			 (unsigned long long)job.found.check_errors);
 	/* where there was nothing to repair, what a killed process left may still be lost */
-	(void)sim_ask_oracle(c, &c->disk->current, true, true);
-	c->may_leak = !ox_list_empty(&c->disk->journal);
+	(void)sim_ask_oracle(c, &c->disk->current, !kept, true);
+	c->may_leak = kept || !ox_list_empty(&c->disk->journal);
 }
 
 /* Opens the image, however many cuts that takes. */

@@ -186,6 +186,7 @@ void sim_check_job_co(struct sim_job *job)
 	struct ox_check_options opts = OX_CHECK_OPTIONS_INIT;
 
 	opts.repair = job->repair;
+	opts.free_lost_tables = job->free_lost_tables;
 	job->result = ox_check_qcow2_co(&job->c->disk->io, &opts, &job->found, NULL);
 }
 

@@ -63,6 +63,7 @@ struct sim_job {
 	int result;
 	bool done;
 	enum ox_repair repair;
+	bool free_lost_tables;
 	const struct sim_bytes *bytes; /* what the guest must read */
 	struct ox_check_result found;
 };
