@@ -159,6 +159,8 @@ static void tally(struct ox_walk *w, enum ox_finding_id id)
 	case OX_FOUND_L2_COPIED_EMPTY:
 	case OX_FOUND_SUBCLUSTERS:
 	case OX_FOUND_DATA_FILE_OFFSET:
+	case OX_FOUND_QED_L1:
+	case OX_FOUND_QED_L2:
 		w->bad_entries++;
 		break;
 	case OX_FOUND_PAST_END:
@@ -270,7 +272,8 @@ static bool joins_run(const struct ox_walk *w, const struct ox_walk_run *next)
 
 static bool is_of_clusters(enum ox_finding_id id)
 {
-	return id == OX_FOUND_LEAK || id == OX_FOUND_TOO_LOW || id == OX_FOUND_OVERFLOW;
+	return id == OX_FOUND_LEAK || id == OX_FOUND_TOO_LOW || id == OX_FOUND_OVERFLOW ||
+	       id == OX_FOUND_QED_LEAK;
 }
 
 static void note_structural(struct ox_walk *w, const struct finding_row *row,

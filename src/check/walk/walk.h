@@ -362,6 +362,8 @@ int ox_walk_claim_snapshots_co(struct ox_walk *w);
 int ox_walk_claim_bitmaps_co(struct ox_walk *w, const struct ox_qcow2_bitmaps_ext *ext);
 /* The extensions, the encryption header, the files that are named. */
 int ox_walk_claim_extensions_co(struct ox_walk *w);
+/* A finding where a file that the image names is not there. NULL names none. 0 or -ENOMEM. */
+int ox_walk_judge_file(struct ox_walk *w, const char *name, enum ox_finding_id id);
 
 /* ---- compare.c ---- */
 
