@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "base/arith.h"
+#include "base/assert.h"
 #include "check/walk/walk.h"
 
 #define MESSAGE_BYTES 256
@@ -322,6 +323,16 @@ void ox_walk_found(struct ox_walk *w, enum ox_finding_id id, struct ox_found wha
 	tally(w, id);
 	note_structural(w, row, &what);
 	tell(w, id, false, &what);
+}
+
+void ox_walk_found_run(struct ox_walk *w, enum ox_finding_id id, struct ox_found what,
+		       uint64_t clusters)
+{
+	ox_assert(is_of_clusters(id) && rows[id].severity == OX_FINDING_LEAK && clusters > 0);
+	ox_walk_found(w, id, what);
+	w->result.leaks += clusters - 1;
+	if (w->run.length > 0)
+		w->run.length += clusters - 1;
 }
 
 void ox_walk_mended(struct ox_walk *w, enum ox_finding_id id, struct ox_found what)

@@ -96,4 +96,5 @@ void ox_qed_set_features(uint8_t *bytes, uint64_t features)
 	struct disk_header *d = (struct disk_header *)bytes;
 
 	d->features = ox_le64(features);
+	d->autoclear = ox_le64(0);
 }

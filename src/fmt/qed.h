@@ -66,7 +66,8 @@ const char *ox_qed_header_decode(const uint8_t *bytes, struct ox_qed_header *ret
 /* What is wrong with the disk's size, or the place of the backing file's name; NULL: nothing. */
 const char *ox_qed_judge_size(const struct ox_qed_header *h);
 const char *ox_qed_judge_backing(const struct ox_qed_header *h);
-/* Sets the features word, and leaves all else as it is. */
+/* Sets the features word; the autoclear bits, none of which is known, are cleared as the format has
+ * it for a program that changes the image. All else stays as it is. */
 void ox_qed_set_features(uint8_t *bytes, uint64_t features);
 
 #endif

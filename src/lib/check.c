@@ -22,8 +22,9 @@ struct check_job {
 	int result;
 };
 
-/* 0; -ENOTSUP where the file is not of a format that has a check; or another error. */
-static int probe_co(struct ox_io *io, bool *ret_is_qed, struct ox_error **err)
+/* 0; -ENOTSUP where the file is not of a format that has a check; or another error. A qcow2 header
+ * that is stated need not be there. */
+static int probe_co(struct ox_io *io, bool states_header, bool *ret_is_qed, struct ox_error **err)
 {
 	uint8_t magic[4];
 	int r = ox_io_pread_co(io, magic, sizeof(magic), 0);
@@ -32,7 +33,7 @@ static int probe_co(struct ox_io *io, bool *ret_is_qed, struct ox_error **err)
 		return ox_error_set_errno(err, r,
 					  "Could not read image for determining its format");
 	*ret_is_qed = ox_qed_probe(magic, sizeof(magic));
-	if (!*ret_is_qed && !ox_qcow2_probe(magic, sizeof(magic)))
+	if (!states_header && !*ret_is_qed && !ox_qcow2_probe(magic, sizeof(magic)))
 		return ox_error_set(err, -ENOTSUP, "This image format does not support checks");
 	return 0;
 }
@@ -40,10 +41,18 @@ static int probe_co(struct ox_io *io, bool *ret_is_qed, struct ox_error **err)
 static int check_qed_co(struct ox_io *io, const struct ox_check_options *opts,
 			struct ox_check_result *ret, struct ox_error **err)
 {
-	if (opts->header || opts->salvage || opts->verify_data)
+	if (opts->header)
 		return ox_error_set(err, -EINVAL,
-				    "A QED image has no header to state, no tables to salvage and "
-				    "no payloads to verify");
+				    "A header is restored in qcow2 images alone, and "
+				    "this one is in QED format");
+	if (opts->salvage)
+		return ox_error_set(err, -EINVAL,
+				    "Tables are salvaged in qcow2 images alone, and "
+				    "this one is in QED format");
+	if (opts->verify_data)
+		return ox_error_set(err, -EINVAL,
+				    "A QED image holds nothing compressed, and no "
+				    "other data can be verified");
 	return ox_check_qed_co(io, opts, ret, err);
 }
 
@@ -53,10 +62,10 @@ static void check_job_co(void *arg)
 	const char *format = job->opts->format;
 	bool is_qed = format && strcmp(format, "qed") == 0;
 
-	if (job->opts->header && !is_qed)
+	if (!format)
+		job->result = probe_co(job->io, job->opts->header, &is_qed, job->err);
+	if (job->result == 0 && job->opts->header && !is_qed)
 		job->result = ox_header_override_co(job->io, job->opts->header, job->err);
-	if (job->result == 0 && !format)
-		job->result = probe_co(job->io, &is_qed, job->err);
 	if (job->result == 0 && is_qed)
 		job->result = check_qed_co(job->io, job->opts, job->ret, job->err);
 	else if (job->result == 0)

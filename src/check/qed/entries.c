@@ -25,6 +25,11 @@ static uint64_t piece_bytes(const struct ox_qed *q)
 	return ox_min_u64(PIECE_BYTES, q->table_bytes);
 }
 
+uint64_t ox_qed_table_pieces(const struct ox_qed *q)
+{
+	return q->table_bytes / piece_bytes(q);
+}
+
 static bool next_piece(void *arg, struct ox_scan_item *ret)
 {
 	struct pass *p = arg;
@@ -60,31 +65,22 @@ static int write_changes_co(struct ox_io *io, const uint8_t *before, const uint8
 	return r;
 }
 
-static void place_slot(const struct ox_qed *q, struct ox_qed_slot *slot)
-{
-	uint64_t cluster = slot->l2_index == UINT64_MAX ? 0 : slot->l2_index;
-
-	if (!ox_mul_u64(slot->l1_index, q->table_entries, &slot->guest_offset) ||
-	    !ox_add_u64(slot->guest_offset, cluster, &slot->guest_offset) ||
-	    !ox_mul_u64(slot->guest_offset, q->w.cluster_bytes, &slot->guest_offset))
-		slot->guest_offset = UINT64_MAX;
-}
-
 static int visit_entry_co(struct pass *p, const struct ox_scan_item *item, struct ox_le64 *entry,
 			  uint64_t index)
 {
 	const struct ox_qed *q = p->q;
 	uint64_t value = ox_le64_get(*entry);
-	struct ox_qed_slot slot = {.l1_index = index, .l2_index = UINT64_MAX};
+	struct ox_qed_slot slot;
 	int r;
 
 	if (value == 0)
 		return 0;
+	slot = ox_qed_l1_slot(q, p->is_l1 ? index : q->tables.list[item->tag].index);
 	if (!p->is_l1) {
-		slot.l1_index = q->tables.list[item->tag].index;
-		slot.l2_index = index;
+		slot.table = &q->tables.list[item->tag];
+		slot.entry += index;
+		slot.guest_offset = ox_qed_guest_offset(q, slot.entry);
 	}
-	place_slot(q, &slot);
 	r = p->visit_co(p->q, &slot, &value);
 	*entry = ox_le64(value);
 	return r;

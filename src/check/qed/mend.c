@@ -13,6 +13,7 @@
 
 #define CHUNK_BYTES (UINT64_C(1) << 20)
 #define LEAST_BUDGET UINT64_C(1024)
+#define LEAST_BUDGET_BYTES (UINT64_C(1) << 30)
 
 static const char in_doubt[] = "in doubt";
 static const char lost[] = "lost";
@@ -70,7 +71,8 @@ static int mend_data(struct ox_qed *q, const struct ox_qed_slot *slot, uint64_t 
 	const char *fate = lost;
 	int r = 0;
 
-	if (old == OX_QED_ZERO || place == OX_QED_SOUND)
+	if (old == OX_QED_ZERO || place == OX_QED_SOUND || slot->table->is_crossed ||
+	    slot->table->is_doubtful)
 		return 0;
 	*entry = has_backing(q) ? OX_QED_ZERO : 0;
 	if (id == OX_FOUND_STALE_ENTRY) {
@@ -133,7 +135,7 @@ static int mend_l1_co(struct ox_qed *q, const struct ox_qed_slot *slot, uint64_t
 	uint64_t old = *entry;
 	int r;
 
-	if (place == OX_QED_SOUND)
+	if (place == OX_QED_SOUND || q->l1_is_crossed)
 		return 0;
 	if (id == OX_FOUND_STALE_ENTRY) {
 		*entry = 0;
@@ -148,7 +150,7 @@ static int mend_l1_co(struct ox_qed *q, const struct ox_qed_slot *slot, uint64_t
 		mended(q, slot, id, old, in_doubt);
 		return take(q, rounded, q->table_bytes, OX_CELL_L2);
 	}
-	if (place != OX_QED_PAST_END || old < q->w.file_bytes || has_backing(q))
+	if (place != OX_QED_PAST_END || old < q->w.file_bytes || has_backing(q) || q->has_doubtful)
 		return 0;
 	*entry = 0;
 	q->w.lost++;
@@ -211,13 +213,56 @@ static int divert_l1(struct ox_qed *q, const struct ox_qed_slot *slot, uint64_t 
 	return 0;
 }
 
+/* So much is copied at most, whatever the image says: what would need more is left as it is. */
+static bool is_affordable(const struct ox_qed *q, uint64_t clusters)
+{
+	uint64_t least = ox_min_u64(LEAST_BUDGET, LEAST_BUDGET_BYTES / q->w.cluster_bytes);
+
+	return clusters <= ox_max_u64(least, q->w.file_clusters);
+}
+
+/* Whether the entry is to name a copy: another one keeps the cluster, or metadata do. */
+static bool wants_copy(const struct ox_qed *q, const struct ox_qed_slot *slot, uint64_t entry)
+{
+	uint64_t cluster = entry / q->w.cluster_bytes;
+	const struct ox_qed_shared *shared;
+
+	if (ox_qed_judge_place(q, entry, 1) != OX_QED_SOUND || slot->table->is_crossed)
+		return false;
+	if (ox_cell_is_broken(ox_counts_get(&q->w.counts, cluster)))
+		return true;
+	shared = ox_qed_find_shared(q, cluster);
+	return shared && shared->first_entry != slot->entry;
+}
+
+static int count_wanted(struct ox_qed *q, const struct ox_qed_slot *slot, uint64_t *entry)
+{
+	q->mend->wanted += wants_copy(q, slot, *entry);
+	return 0;
+}
+
+/* What the copies of tables need, and then those of the data that each of them names. */
+static uint64_t tables_want(const struct ox_qed *q)
+{
+	uint64_t clusters = 0;
+
+	for (size_t i = 0; i < q->tables.count; i++) {
+		const struct ox_qed_table *table = &q->tables.list[i];
+
+		clusters += (uint64_t)table->more_names * (q->h.table_clusters + table->used);
+	}
+	return clusters;
+}
+
 /* A table that several L1 entries name: each but the first gets a copy. What both copies name is
  * then told apart by the next round. */
 static int copy_tables_co(struct ox_qed *q)
 {
 	struct ox_qed_tables *t = &q->more_names;
-	int r = 0;
+	int r = ox_qed_l2_co(q, count_wanted);
 
+	if (r < 0 || !is_affordable(q, q->mend->wanted + tables_want(q)))
+		return r;
 	qsort(t->list, t->count, sizeof(*t->list), by_index);
 	for (size_t i = 0; i < t->count && r == 0; i++)
 		r = copy_co(q, t->list[i].offset, q->mend->base + i * q->table_bytes,
@@ -229,26 +274,6 @@ static int copy_tables_co(struct ox_qed *q)
 		r = ox_qed_l1_co(q, divert_l1);
 	q->changes_entries = false;
 	return r == 0 ? ox_io_sync_co(q->w.io) : r;
-}
-
-/* Whether the entry is to name a copy: another one keeps the cluster, or metadata do. */
-static bool wants_copy(const struct ox_qed *q, const struct ox_qed_slot *slot, uint64_t entry)
-{
-	uint64_t cluster = entry / q->w.cluster_bytes;
-	const struct ox_qed_shared *shared;
-
-	if (ox_qed_judge_place(q, entry, 1) != OX_QED_SOUND)
-		return false;
-	if (ox_cell_is_broken(ox_counts_get(&q->w.counts, cluster)))
-		return true;
-	shared = ox_qed_find_shared(q, cluster);
-	return shared && shared->first_guest != slot->guest_offset;
-}
-
-static int count_wanted(struct ox_qed *q, const struct ox_qed_slot *slot, uint64_t *entry)
-{
-	q->mend->wanted += wants_copy(q, slot, *entry);
-	return 0;
 }
 
 static int copy_data_co(struct ox_qed *q, const struct ox_qed_slot *slot, uint64_t *entry)
@@ -281,7 +306,7 @@ static int divert_data(struct ox_qed *q, const struct ox_qed_slot *slot, uint64_
 		struct ox_found what = ox_qed_found(q, slot, old);
 
 		what.a = cluster;
-		what.b = ox_qed_find_shared(q, cluster)->first_guest;
+		what.b = ox_qed_guest_offset(q, ox_qed_find_shared(q, cluster)->first_entry);
 		what.c = slot->guest_offset;
 		what.fate = in_doubt;
 		ox_walk_mended(&q->w, OX_FOUND_CROSS_LINK, what);
@@ -294,7 +319,7 @@ static int copy_clusters_co(struct ox_qed *q)
 {
 	int r = ox_qed_l2_co(q, count_wanted);
 
-	if (r < 0 || q->mend->wanted > ox_max_u64(LEAST_BUDGET, q->w.file_clusters))
+	if (r < 0 || !is_affordable(q, q->mend->wanted))
 		return r;
 	r = ox_qed_l2_co(q, copy_data_co);
 	if (r == 0)
@@ -308,6 +333,25 @@ static int copy_clusters_co(struct ox_qed *q)
 }
 
 /* ---- all of it ---- */
+
+/* One sector, durably. */
+static int write_features_co(struct ox_qed *q, uint64_t features)
+{
+	uint8_t sector[512];
+	int r = ox_io_pread_co(q->w.io, sector, sizeof(sector), 0);
+
+	if (r < 0)
+		return r;
+	ox_qed_set_features(sector, features);
+	r = ox_io_pwrite_co(q->w.io, sector, sizeof(sector), 0, 0);
+	if (r == 0)
+		r = ox_io_sync_co(q->w.io);
+	if (r < 0)
+		return r;
+	q->h.features = features;
+	q->h.autoclear = 0;
+	return 0;
+}
 
 static int make_whole_co(struct ox_qed *q)
 {
@@ -338,7 +382,7 @@ static int mend_co(struct ox_qed *q)
 		return 0;
 	if (q->is_short)
 		return make_whole_co(q);
-	if (q->more_names.count > 0)
+	if (q->more_names.count > 0 && !q->l1_is_crossed)
 		return copy_tables_co(q);
 	return q->shared_count + q->on_metadata > 0 ? copy_clusters_co(q) : 0;
 }
@@ -348,13 +392,17 @@ int ox_qed_mend_co(struct ox_qed *q, bool *ret_again)
 	struct ox_qed_mend mend = {.base = ox_align_up(q->w.io->length, q->w.cluster_bytes)};
 	int r;
 
-	if (q->w.is_foreign || !q->has_l1 || q->w.result.check_errors > 0)
+	if (q->w.is_foreign || !q->has_l1 || q->w.result.check_errors > 0 ||
+	    q->w.result.corruptions == 0)
 		return 0;
 	mend.chunk = ox_io_buffer(CHUNK_BYTES);
 	if (!mend.chunk)
 		return -ENOMEM;
 	q->mend = &mend;
-	r = mend_co(q);
+	/* Its bits vouch for what only other programs keep true. */
+	r = q->h.autoclear ? write_features_co(q, q->h.features) : 0;
+	if (r == 0)
+		r = mend_co(q);
 	q->mend = NULL;
 	free(mend.chunk);
 	*ret_again = mend.changes > 0;
@@ -363,15 +411,7 @@ int ox_qed_mend_co(struct ox_qed *q, bool *ret_again)
 
 int ox_qed_clear_need_check_co(struct ox_qed *q)
 {
-	uint8_t sector[512];
 	int r = ox_io_sync_co(q->w.io);
 
-	if (r == 0)
-		r = ox_io_pread_co(q->w.io, sector, sizeof(sector), 0);
-	if (r < 0)
-		return r;
-	q->h.features &= ~(uint64_t)OX_QED_NEED_CHECK;
-	ox_qed_set_features(sector, q->h.features);
-	r = ox_io_pwrite_co(q->w.io, sector, sizeof(sector), 0, 0);
-	return r < 0 ? r : ox_io_sync_co(q->w.io);
+	return r < 0 ? r : write_features_co(q, q->h.features & ~(uint64_t)OX_QED_NEED_CHECK);
 }

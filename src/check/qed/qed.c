@@ -12,13 +12,14 @@
 static void prepare(struct ox_qed *q, const struct ox_check_options *opts)
 {
 	*q = (struct ox_qed){
-		.w = {
-			.finding = opts->finding,
-			.progress = opts->progress,
-			.opaque = opts->opaque,
-			.asked = opts->repair,
-			.dry_run = opts->dry_run,
-		},
+		.w =
+			{
+				.finding = opts->finding,
+				.progress = opts->progress,
+				.opaque = opts->opaque,
+				.asked = opts->repair,
+				.dry_run = opts->dry_run,
+			},
 	};
 }
 

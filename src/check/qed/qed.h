@@ -7,13 +7,19 @@
 #ifndef OX_CHECK_QED_H
 #define OX_CHECK_QED_H
 
+#include "base/arith.h"
 #include "check/walk/walk.h"
 #include "fmt/qed.h"
 
 /* An L2 table that can be followed, or a second L1 entry that names one. */
 struct ox_qed_table {
 	uint64_t offset;
-	uint64_t index; /* in L1 */
+	uint64_t index;	     /* in L1 */
+	uint32_t more_names; /* other L1 entries that name it */
+	uint32_t used;	     /* data entries, */
+	uint32_t odd;	     /* and those of them that no offset of a cluster is */
+	bool is_crossed;     /* another table claims a part of it: it is not written */
+	bool is_doubtful;    /* it may be guest data: no entry of it is taken away */
 };
 
 struct ox_qed_tables {
@@ -25,7 +31,7 @@ struct ox_qed_tables {
 /* A cluster that several entries name. */
 struct ox_qed_shared {
 	uint64_t cluster;
-	uint64_t first_guest; /* offset; UINT64_MAX: not met yet */
+	uint64_t first_entry; /* its number; UINT64_MAX: not met yet */
 };
 
 struct ox_qed_mend;
@@ -37,11 +43,14 @@ struct ox_qed {
 	uint64_t table_entries;
 	uint64_t header_bytes;
 	bool has_l1;
-	struct ox_qed_tables tables;	  /* by L1 index; each once */
+	struct ox_qed_tables tables;	 /* by L1 index; each once */
 	struct ox_qed_tables more_names; /* of tables that another L1 entry has */
-	struct ox_qed_shared *shared;	  /* ascending */
+	struct ox_qed_shared *shared;	 /* ascending */
 	uint64_t shared_count;
 	uint64_t on_metadata; /* data entries */
+	uint64_t bad_l1;      /* entries that lead nowhere, */
+	bool l1_is_crossed;   /* and the whole table: as of an L2 table */
+	bool has_doubtful;    /* tables */
 	bool is_short;	      /* the last cluster in use is not whole */
 	bool changes_entries;
 	uint64_t last_l1_index; /* of the data entry that was counted last */
@@ -52,8 +61,9 @@ struct ox_qed {
 /* Where an entry stands, and what it stands for. */
 struct ox_qed_slot {
 	uint64_t l1_index;
-	uint64_t l2_index;     /* UINT64_MAX: it is the L1 entry */
+	uint64_t entry;	       /* the data entry's number in the disk's order, or the first's */
 	uint64_t guest_offset; /* UINT64_MAX: past what offsets can say */
+	struct ox_qed_table *table; /* NULL: it is the L1 entry */
 };
 
 /* One entry that is not 0. Where the pass changes_entries, what is changed is written. */
@@ -72,6 +82,25 @@ enum ox_qed_place {
 	OX_QED_PAST_END,
 };
 
+static inline uint64_t ox_qed_guest_offset(const struct ox_qed *q, uint64_t entry)
+{
+	uint64_t offset;
+
+	return ox_mul_u64(entry, q->w.cluster_bytes, &offset) ? offset : UINT64_MAX;
+}
+
+/* Of an L1 entry; tables have so few entries that their numbers fit. */
+static inline struct ox_qed_slot ox_qed_l1_slot(const struct ox_qed *q, uint64_t l1_index)
+{
+	uint64_t entry = l1_index * q->table_entries;
+
+	return (struct ox_qed_slot){
+		.l1_index = l1_index,
+		.entry = entry,
+		.guest_offset = ox_qed_guest_offset(q, entry),
+	};
+}
+
 /* Of a data cluster (size_bytes 1: it begins in the file), or of a table. */
 enum ox_qed_place ox_qed_judge_place(const struct ox_qed *q, uint64_t offset, uint64_t size_bytes);
 /* What an entry that leads nowhere is called. */
@@ -84,6 +113,8 @@ struct ox_qed_shared *ox_qed_find_shared(const struct ox_qed *q, uint64_t cluste
 
 /* ---- entries.c: the ways through the tables ---- */
 
+/* What a pass over a table adds to the progress. */
+uint64_t ox_qed_table_pieces(const struct ox_qed *q);
 int ox_qed_l1_co(struct ox_qed *q, ox_qed_entry_fn visit_co);
 /* All tables that can be followed, by L1 index. */
 int ox_qed_l2_co(struct ox_qed *q, ox_qed_entry_fn visit_co);
@@ -92,7 +123,7 @@ int ox_qed_l2_co(struct ox_qed *q, ox_qed_entry_fn visit_co);
 
 /* Mends what one walk can. *ret_again: another one may see more. */
 int ox_qed_mend_co(struct ox_qed *q, bool *ret_again);
-/* Clears NEED_CHECK, durably. */
+/* Clears NEED_CHECK, durably, and what a program that changes the image has to clear. */
 int ox_qed_clear_need_check_co(struct ox_qed *q);
 
 #endif

@@ -60,12 +60,12 @@ enum ox_finding_id ox_qed_bad_entry(const struct ox_qed *q, const struct ox_qed_
 {
 	if (place == OX_QED_PAST_END)
 		return q->w.dirty ? OX_FOUND_STALE_ENTRY : OX_FOUND_PAST_END;
-	return slot->l2_index == UINT64_MAX ? OX_FOUND_QED_L1 : OX_FOUND_QED_L2;
+	return slot->table ? OX_FOUND_QED_L2 : OX_FOUND_QED_L1;
 }
 
 struct ox_found ox_qed_found(const struct ox_qed *q, const struct ox_qed_slot *slot, uint64_t entry)
 {
-	bool is_l1 = slot->l2_index == UINT64_MAX;
+	bool is_l1 = !slot->table;
 	uint64_t size_bytes = is_l1 ? q->table_bytes : q->w.cluster_bytes;
 	struct ox_found what = {.a = entry, .b = size_bytes, .host_offset = entry};
 	uint64_t length = q->w.cluster_bytes;
@@ -102,6 +102,7 @@ static int collect_table(struct ox_qed *q, const struct ox_qed_slot *slot, uint6
 	if (place == OX_QED_SOUND)
 		return add_table(&q->tables, *entry, slot->l1_index);
 	id = ox_qed_bad_entry(q, slot, place);
+	q->bad_l1++;
 	q->w.stale += id == OX_FOUND_STALE_ENTRY;
 	ox_walk_found(&q->w, id, ox_qed_found(q, slot, *entry));
 	return 0;
@@ -125,6 +126,23 @@ static int by_l1_index(const void *one, const void *other)
 	return (a->index > b->index) - (a->index < b->index);
 }
 
+/* Of a range of which something else has a part: whoever has it shall know. */
+static int cross(struct ox_qed *q, uint64_t first, uint64_t end)
+{
+	for (uint64_t c = first; c < end; c++) {
+		struct ox_cell cell = ox_counts_get(&q->w.counts, c);
+		int r = 0;
+
+		if (cell.state != OX_CELL_NONE)
+			cell.state = ox_cell_is_l2(cell) ? OX_CELL_BROKEN_L2 : OX_CELL_BROKEN;
+		if (cell.state != OX_CELL_NONE)
+			r = ox_counts_set(&q->w.counts, c, cell);
+		if (r < 0)
+			return r;
+	}
+	return 0;
+}
+
 /* All clusters of a table, or none. 1: it has them; 0: something else does; or -ENOMEM. */
 static int claim(struct ox_qed *q, uint64_t offset, uint64_t size_bytes, unsigned state)
 {
@@ -133,7 +151,7 @@ static int claim(struct ox_qed *q, uint64_t offset, uint64_t size_bytes, unsigne
 	uint64_t end = ox_div_up(offset + size_bytes, w->cluster_bytes);
 
 	if (!ox_counts_is_none(&w->counts, first, end - first))
-		return 0;
+		return cross(q, first, end);
 	for (uint64_t c = first; c < end; c++) {
 		int r = ox_counts_set(&w->counts, c, (struct ox_cell){.state = state, .count = 1});
 
@@ -143,26 +161,28 @@ static int claim(struct ox_qed *q, uint64_t offset, uint64_t size_bytes, unsigne
 	return 1;
 }
 
-static struct ox_qed_slot l1_slot(const struct ox_qed *q, uint64_t index)
+/* Whether something else names a part of a table. */
+static bool is_broken(const struct ox_qed *q, uint64_t table_offset)
 {
-	struct ox_qed_slot slot = {.l1_index = index, .l2_index = UINT64_MAX};
+	uint64_t first = table_offset / q->w.cluster_bytes;
+	bool broken = false;
 
-	if (!ox_mul_u64(index, q->table_entries, &slot.guest_offset) ||
-	    !ox_mul_u64(slot.guest_offset, q->w.cluster_bytes, &slot.guest_offset))
-		slot.guest_offset = UINT64_MAX;
-	return slot;
+	for (uint64_t c = first; c < first + q->h.table_clusters && !broken; c++)
+		broken = ox_cell_is_broken(ox_counts_get(&q->w.counts, c));
+	return broken;
 }
 
 /* Two L1 entries name one table: the first has it, the other has its content. */
-static int found_twice(struct ox_qed *q, const struct ox_qed_table *first,
+static int found_twice(struct ox_qed *q, struct ox_qed_table *first,
 		       const struct ox_qed_table *again)
 {
-	struct ox_qed_slot slot = l1_slot(q, again->index);
+	struct ox_qed_slot slot = ox_qed_l1_slot(q, again->index);
 	struct ox_found what = ox_qed_found(q, &slot, again->offset);
 
 	what.a = first->offset / q->w.cluster_bytes;
 	what.b = first->index;
 	what.c = again->index;
+	first->more_names++;
 	ox_walk_found(&q->w, OX_FOUND_CROSS_LINK_L2, what);
 	return add_table(&q->more_names, again->offset, again->index);
 }
@@ -177,7 +197,7 @@ static int claim_tables(struct ox_qed *q)
 	if (t->count > 0)
 		qsort(t->list, t->count, sizeof(*t->list), by_offset);
 	for (size_t i = 0; i < t->count && r >= 0; i++) {
-		struct ox_qed_slot slot = l1_slot(q, t->list[i].index);
+		struct ox_qed_slot slot = ox_qed_l1_slot(q, t->list[i].index);
 		struct ox_found what = ox_qed_found(q, &slot, t->list[i].offset);
 
 		what.word = "L2 table";
@@ -192,6 +212,10 @@ static int claim_tables(struct ox_qed *q)
 			ox_walk_found(&q->w, OX_FOUND_OVERLAP, what);
 	}
 	t->count = kept;
+	for (size_t i = 0; i < kept; i++)
+		t->list[i].is_crossed = is_broken(q, t->list[i].offset);
+	q->l1_is_crossed = is_broken(q, q->h.l1_offset);
+	q->w.work_total += kept * ox_qed_table_pieces(q);
 	if (kept > 0)
 		qsort(t->list, kept, sizeof(*t->list), by_l1_index);
 	return r < 0 ? r : 0;
@@ -221,11 +245,13 @@ static int count_data(struct ox_qed *q, const struct ox_qed_slot *slot, uint64_t
 	if (*entry == OX_QED_ZERO)
 		return 0;
 	tally(q, slot, *entry);
+	slot->table->used++;
 	what = ox_qed_found(q, slot, *entry);
 	place = ox_qed_judge_place(q, *entry, 1);
 	if (place != OX_QED_SOUND) {
 		enum ox_finding_id id = ox_qed_bad_entry(q, slot, place);
 
+		slot->table->odd += place == OX_QED_MISPLACED;
 		q->w.stale += id == OX_FOUND_STALE_ENTRY;
 		ox_walk_found(&q->w, id, what);
 		return 0;
@@ -238,6 +264,20 @@ static int count_data(struct ox_qed *q, const struct ox_qed_slot *slot, uint64_t
 		ox_walk_found(&q->w, OX_FOUND_OVERLAP, what);
 	}
 	return r < 0 ? r : 0;
+}
+
+/* A damaged L1 entry may name guest data, whose bytes are hardly aligned. Where data entries name
+ * them too they are to be copied first; where an L1 entry leads nowhere they may be of its range.
+ */
+static void doubt_tables(struct ox_qed *q)
+{
+	for (size_t i = 0; i < q->tables.count; i++) {
+		struct ox_qed_table *table = &q->tables.list[i];
+
+		table->is_doubtful = table->odd > table->used / 2 &&
+				     (q->bad_l1 > 0 || is_broken(q, table->offset));
+		q->has_doubtful |= table->is_doubtful;
+	}
 }
 
 /* ---- clusters that several entries name ---- */
@@ -279,7 +319,7 @@ static int list_shared(struct ox_qed *q)
 		if (is_shared(ox_counts_get(k, c)))
 			q->shared[q->shared_count++] = (struct ox_qed_shared){
 				.cluster = c,
-				.first_guest = UINT64_MAX,
+				.first_entry = UINT64_MAX,
 			};
 	}
 	return 0;
@@ -295,13 +335,13 @@ static int tell_shared(struct ox_qed *q, const struct ox_qed_slot *slot, uint64_
 		shared = ox_qed_find_shared(q, cluster);
 	if (!shared)
 		return 0;
-	if (shared->first_guest == UINT64_MAX) {
-		shared->first_guest = slot->guest_offset;
+	if (shared->first_entry == UINT64_MAX) {
+		shared->first_entry = slot->entry;
 		return 0;
 	}
 	what = ox_qed_found(q, slot, *entry);
 	what.a = cluster;
-	what.b = shared->first_guest;
+	what.b = ox_qed_guest_offset(q, shared->first_entry);
 	what.c = slot->guest_offset;
 	ox_walk_found(&q->w, OX_FOUND_CROSS_LINK, what);
 	return 0;
@@ -316,9 +356,11 @@ static void tell_leaks(struct ox_qed *q)
 	for (uint64_t c = 0; c < w->file_clusters; c++) {
 		uint64_t next = ox_counts_next(&w->counts, c, w->file_clusters);
 
-		for (; c < next; c++)
-			ox_walk_found(w, OX_FOUND_QED_LEAK,
-				      OX_FOUND(.a = c, .host_offset = c * w->cluster_bytes));
+		if (next > c)
+			ox_walk_found_run(w, OX_FOUND_QED_LEAK,
+					  OX_FOUND(.a = c, .host_offset = c * w->cluster_bytes),
+					  next - c);
+		c = next;
 	}
 }
 
@@ -385,12 +427,14 @@ int ox_qed_walk_co(struct ox_qed *q)
 		r = claim_l1(q);
 	if (r < 0 || !q->has_l1)
 		return r;
+	q->w.work_total = ox_qed_table_pieces(q);
 	r = ox_qed_l1_co(q, collect_table);
 	if (r == 0)
 		r = claim_tables(q);
 	q->last_l1_index = UINT64_MAX;
 	if (r == 0)
 		r = ox_qed_l2_co(q, count_data);
+	doubt_tables(q);
 	if (r == 0)
 		r = list_shared(q);
 	if (r == 0 && q->shared_count > 0)

@@ -198,6 +198,9 @@ struct ox_walk {
 
 /* Something is wrong and stays so. */
 void ox_walk_found(struct ox_walk *w, enum ox_finding_id id, struct ox_found what);
+/* The same of so many neighbouring clusters, of a finding that is told of clusters. */
+void ox_walk_found_run(struct ox_walk *w, enum ox_finding_id id, struct ox_found what,
+		       uint64_t clusters);
 /* A table that cannot be read is a finding, and the walk goes on: 0. Want of memory says nothing of
  * the image, and ends it: -ENOMEM. */
 int ox_walk_unreadable(struct ox_walk *w, const char *word, uint64_t offset, int error);
