@@ -31,14 +31,19 @@ static bool has_backing(const struct ox_qed *q)
 	return q->h.features & OX_QED_BACKING;
 }
 
-static void mended(struct ox_qed *q, const struct ox_qed_slot *slot, enum ox_finding_id id,
-		   uint64_t entry, const char *fate)
+/* Past the end of the disk there is nothing whose fate could be told. */
+static void tell_mended(struct ox_qed *q, enum ox_finding_id id, struct ox_found what,
+			const char *fate)
 {
-	struct ox_found what = ox_qed_found(q, slot, entry);
-
 	what.fate = what.guest_length ? fate : NULL;
 	ox_walk_mended(&q->w, id, what);
 	q->mend->changes++;
+}
+
+static void mended(struct ox_qed *q, const struct ox_qed_slot *slot, enum ox_finding_id id,
+		   uint64_t entry, const char *fate)
+{
+	tell_mended(q, id, ox_qed_found(q, slot, entry), fate);
 }
 
 /* ---- entries that lead nowhere ---- */
@@ -200,16 +205,19 @@ static int by_index(const void *one, const void *other)
 
 static int divert_l1(struct ox_qed *q, const struct ox_qed_slot *slot, uint64_t *entry)
 {
-	struct ox_qed_table key = {.index = slot->l1_index};
+	struct ox_qed_table key = {.index = (uint32_t)slot->l1_index};
 	const struct ox_qed_tables *t = &q->more_names;
 	const struct ox_qed_table *found =
 		bsearch(&key, t->list, t->count, sizeof(*t->list), by_index);
-	uint64_t old = *entry;
+	struct ox_found what = ox_qed_found(q, slot, *entry);
 
 	if (!found)
 		return 0;
 	*entry = q->mend->base + (uint64_t)(found - t->list) * q->table_bytes;
-	mended(q, slot, OX_FOUND_CROSS_LINK_L2, old, in_doubt);
+	what.a = found->offset / q->w.cluster_bytes;
+	what.b = found->first_index;
+	what.c = found->index;
+	tell_mended(q, OX_FOUND_CROSS_LINK_L2, what, in_doubt);
 	return 0;
 }
 
@@ -288,30 +296,21 @@ static int copy_data_co(struct ox_qed *q, const struct ox_qed_slot *slot, uint64
 
 static int divert_data(struct ox_qed *q, const struct ox_qed_slot *slot, uint64_t *entry)
 {
-	uint64_t old = *entry;
-	uint64_t cluster = old / q->w.cluster_bytes;
-	bool broken;
+	uint64_t cluster = *entry / q->w.cluster_bytes;
+	struct ox_found what = ox_qed_found(q, slot, *entry);
 
-	if (!wants_copy(q, slot, old))
+	if (!wants_copy(q, slot, *entry))
 		return 0;
-	broken = ox_cell_is_broken(ox_counts_get(&q->w.counts, cluster));
 	*entry = q->mend->base + q->mend->next++ * q->w.cluster_bytes;
-	if (broken) {
-		struct ox_found what = ox_qed_found(q, slot, old);
-
+	if (ox_cell_is_broken(ox_counts_get(&q->w.counts, cluster))) {
 		what.word = "Data cluster";
-		what.fate = in_doubt;
-		ox_walk_mended(&q->w, OX_FOUND_OVERLAP, what);
-	} else {
-		struct ox_found what = ox_qed_found(q, slot, old);
-
-		what.a = cluster;
-		what.b = ox_qed_guest_offset(q, ox_qed_find_shared(q, cluster)->first_entry);
-		what.c = slot->guest_offset;
-		what.fate = in_doubt;
-		ox_walk_mended(&q->w, OX_FOUND_CROSS_LINK, what);
+		tell_mended(q, OX_FOUND_OVERLAP, what, in_doubt);
+		return 0;
 	}
-	q->mend->changes++;
+	what.a = cluster;
+	what.b = ox_qed_guest_offset(q, ox_qed_find_shared(q, cluster)->first_entry);
+	what.c = slot->guest_offset;
+	tell_mended(q, OX_FOUND_CROSS_LINK, what, in_doubt);
 	return 0;
 }
 

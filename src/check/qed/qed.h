@@ -14,12 +14,13 @@
 /* An L2 table that can be followed, or a second L1 entry that names one. */
 struct ox_qed_table {
 	uint64_t offset;
-	uint64_t index;	     /* in L1 */
-	uint32_t more_names; /* other L1 entries that name it */
-	uint32_t used;	     /* data entries, */
-	uint32_t odd;	     /* and those of them that no offset of a cluster is */
-	bool is_crossed;     /* another table claims a part of it: it is not written */
-	bool is_doubtful;    /* it may be guest data: no entry of it is taken away */
+	uint32_t index;	      /* in L1 */
+	uint32_t first_index; /* of a second entry: the one that has the table */
+	uint32_t more_names;  /* other L1 entries that name it */
+	uint32_t used;	      /* data entries, */
+	uint32_t odd;	      /* and those of them that no offset of a cluster is */
+	bool is_crossed;      /* another table claims a part of it: it is not written */
+	bool is_doubtful;     /* it may be guest data: no entry of it is taken away */
 };
 
 struct ox_qed_tables {

@@ -79,7 +79,7 @@ struct ox_found ox_qed_found(const struct ox_qed *q, const struct ox_qed_slot *s
 
 /* ---- tables ---- */
 
-static int add_table(struct ox_qed_tables *t, uint64_t offset, uint64_t index)
+static int add_table(struct ox_qed_tables *t, const struct ox_qed_table *table)
 {
 	if (t->count == t->room) {
 		size_t room = t->room ? 2 * t->room : 64;
@@ -90,17 +90,18 @@ static int add_table(struct ox_qed_tables *t, uint64_t offset, uint64_t index)
 		t->list = more;
 		t->room = room;
 	}
-	t->list[t->count++] = (struct ox_qed_table){.offset = offset, .index = index};
+	t->list[t->count++] = *table;
 	return 0;
 }
 
 static int collect_table(struct ox_qed *q, const struct ox_qed_slot *slot, uint64_t *entry)
 {
+	struct ox_qed_table table = {.offset = *entry, .index = (uint32_t)slot->l1_index};
 	enum ox_qed_place place = ox_qed_judge_place(q, *entry, q->table_bytes);
 	enum ox_finding_id id;
 
 	if (place == OX_QED_SOUND)
-		return add_table(&q->tables, *entry, slot->l1_index);
+		return add_table(&q->tables, &table);
 	id = ox_qed_bad_entry(q, slot, place);
 	q->bad_l1++;
 	q->w.stale += id == OX_FOUND_STALE_ENTRY;
@@ -173,8 +174,7 @@ static bool is_broken(const struct ox_qed *q, uint64_t table_offset)
 }
 
 /* Two L1 entries name one table: the first has it, the other has its content. */
-static int found_twice(struct ox_qed *q, struct ox_qed_table *first,
-		       const struct ox_qed_table *again)
+static int found_twice(struct ox_qed *q, struct ox_qed_table *first, struct ox_qed_table *again)
 {
 	struct ox_qed_slot slot = ox_qed_l1_slot(q, again->index);
 	struct ox_found what = ox_qed_found(q, &slot, again->offset);
@@ -183,8 +183,9 @@ static int found_twice(struct ox_qed *q, struct ox_qed_table *first,
 	what.b = first->index;
 	what.c = again->index;
 	first->more_names++;
+	again->first_index = first->index;
 	ox_walk_found(&q->w, OX_FOUND_CROSS_LINK_L2, what);
-	return add_table(&q->more_names, again->offset, again->index);
+	return add_table(&q->more_names, again);
 }
 
 /* Keeps the tables that have their clusters to themselves. */
