@@ -50,7 +50,7 @@ def said_of(recipe):
     _, repair = check(folder, "-r", "all", *recipe.options)
     again, after = check(folder, *recipe.options)
     # Space that a QED image has lost stays lost.
-    clean = (0, 3) if recipe.base.startswith("qed") else (0,)
+    clean = (0, 3) if (recipe.base or "").startswith("qed") else (0,)
     if again.returncode in clean and not recipe.qemu_cannot:
         theirs = qemu_img("check", DISK, check=False, cwd=folder)
         if theirs.returncode != again.returncode:

@@ -142,7 +142,7 @@ static int mend_l1_co(struct ox_qed *q, const struct ox_qed_slot *slot, uint64_t
 
 	if (place == OX_QED_SOUND || q->l1_is_crossed)
 		return 0;
-	if (id == OX_FOUND_STALE_ENTRY) {
+	if (id == OX_FOUND_STALE_ENTRY && !q->has_doubtful) {
 		*entry = 0;
 		mended(q, slot, id, old, NULL);
 		return 0;
