@@ -117,8 +117,8 @@ void qed_image_free(struct qed_image *im)
 
 static bool is_place(const struct qed_image *im, uint64_t length, uint64_t offset, uint64_t size)
 {
-	return offset % im->shape.cluster == 0 && offset >= im->shape.cluster &&
-	       offset < length && size <= length - offset;
+	return offset % im->shape.cluster == 0 && offset >= im->shape.cluster && offset < length &&
+	       size <= length - offset;
 }
 
 enum qed_reads qed_read(const struct qed_image *im, const uint8_t *bytes, uint64_t length,

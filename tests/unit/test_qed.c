@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * What a repair of a QED image owes the guest, whatever the damage and wherever it is cut: what could
- * be read before can be read after, the same repair finishes what another one began (D9), and
+ * What a repair of a QED image owes the guest, whatever the damage and wherever it is cut: what
+ * could be read before can be read after, the same repair finishes what another one began (D9), and
  * NEED_CHECK goes only where nothing but lost space is left (D6).
  */
 #include <errno.h>
@@ -26,7 +26,10 @@
 static struct ox_reactor *reactor;
 
 static const struct qed_shape shapes[] = {
-	{4096, 1, false}, {4096, 1, true}, {4096, 16, false}, {65536, 2, true},
+	{4096, 1, false},
+	{4096, 1, true},
+	{4096, 16, false},
+	{65536, 2, true},
 };
 
 /* ---- checks ---- */
@@ -229,8 +232,7 @@ static bool is_kept(const struct qed_image *before, const uint8_t *bytes, uint64
 		uint64_t l2 = i % L2_LOOKED_AT;
 		uint64_t from = 0;
 		uint64_t to = 0;
-		enum qed_reads was =
-			qed_read(before, before->bytes, before->length, l1, l2, &from);
+		enum qed_reads was = qed_read(before, before->bytes, before->length, l1, l2, &from);
 		enum qed_reads is = qed_read(before, bytes, length, l1, l2, &to);
 
 		if (was == QED_EIO)
