@@ -417,6 +417,7 @@ struct ox_lost_table {
 	uint64_t l1_index;	/* the one that did, where that can be told, or UINT64_MAX */
 	const char *snapshot;	/* whose L1 entry that is, by name; NULL: the disk's */
 	bool linked;		/* by this repair */
+	uint64_t damaged;	/* entries that cannot be followed, and are not counted above */
 };
 
 /* An L1 entry of the disk, and the table to link to it. */
@@ -454,6 +455,9 @@ struct ox_check_options {
 	 * zero. -EINVAL, and nothing is changed, where one of them cannot be a table. */
 	const struct ox_table_link *links;
 	size_t link_count;
+	/* Where nothing but leaks is wrong, and they hold what is surely an L2 table that something
+	 * named, a repair without salvage keeps it and what it names, unless this is set. */
+	bool free_lost_tables;
 };
 
 #define OX_CHECK_OPTIONS_INIT                                                                      \
@@ -477,7 +481,9 @@ struct ox_check_result {
 	uint64_t compressed_clusters;
 	bool dirty_cleared;
 	uint64_t damaged_l1_entries; /* before a repair: their guest ranges cannot be read */
-	uint64_t lost_tables; /* with salvage: L2 tables that nothing names, and that are left */
+	/* L2 tables that nothing names, and that are left. Without salvage: those that a repair
+	 * keeps, or would. */
+	uint64_t lost_tables;
 	uint64_t linked_tables;
 };
 

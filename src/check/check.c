@@ -78,15 +78,19 @@ static int settle_bits_co(struct ox_walk *w, enum ox_repair repair, bool *ret_cl
 }
 
 /* The pass that decides: reports all there is. */
-static int judge_co(struct ox_walk *w, struct ox_io *io, enum ox_repair repair,
+static int judge_co(struct ox_walk *w, struct ox_io *io, struct ox_salvage *salvage,
 		    struct ox_check_result *ret, struct ox_error **err)
 {
+	enum ox_repair repair = salvage->opts->repair;
 	bool cleared = false;
 	int r = look_co(w, io, err);
 
 	if (r < 0)
 		return r;
-	r = ox_walk_report_co(w);
+	if (!w->salvage)
+		r = ox_salvage_look_co(w, salvage);
+	if (r == 0)
+		r = ox_walk_report_co(w);
 	if (r == 0 && w->salvage)
 		ox_salvage_report(w);
 	if (r == 0 && w->verify_data)
@@ -133,7 +137,8 @@ static int find_again_co(struct ox_walk *w, bool *ret_again)
 
 /* What changes what the tables name, or which tables there are. Once anything did, the walk starts
  * again. */
-static int mend_structure_co(struct ox_walk *w, bool *ret_again, struct ox_error **err)
+static int mend_structure_co(struct ox_walk *w, struct ox_salvage *salvage, bool *ret_again,
+			     struct ox_error **err)
 {
 	int r = 0;
 
@@ -146,22 +151,28 @@ static int mend_structure_co(struct ox_walk *w, bool *ret_again, struct ox_error
 	}
 	if (r == 0 && !*ret_again && !ox_walk_is_clean(w) && is_mendable(w))
 		r = ox_mend_co(w, ret_again);
+	/* Counts that are made anew leave out what is not kept. */
+	if (r == 0 && !*ret_again && !w->salvage)
+		r = ox_salvage_look_co(w, salvage);
 	if (r == 0 && !*ret_again)
 		r = ox_mend_width_co(w, ret_again);
 	return r < 0 ? ox_check_failed(w->io, "repair", r, err) : 0;
 }
 
 /* Repairs what one walk can, *ret_again where another one may see more. */
-static int repair_once_co(struct ox_walk *w, struct ox_io *io, bool last, bool *ret_again,
-			  struct ox_error **err)
+static int repair_once_co(struct ox_walk *w, struct ox_io *io, struct ox_salvage *salvage,
+			  bool *ret_again, struct ox_error **err)
 {
 	int r = look_co(w, io, err);
 
-	if (r == 0 && w->repair == OX_REPAIR_ALL && !last)
-		r = mend_structure_co(w, ret_again, err);
+	if (r == 0 && w->repair == OX_REPAIR_ALL && !w->is_last)
+		r = mend_structure_co(w, salvage, ret_again, err);
 	if (r < 0 || *ret_again || ox_walk_is_clean(w))
 		return r;
-	r = ox_walk_repair_co(w);
+	if (!w->salvage)
+		r = ox_salvage_look_co(w, salvage);
+	if (r == 0)
+		r = ox_walk_repair_co(w);
 	return r < 0 ? ox_check_failed(io, "repair", r, err) : 0;
 }
 
@@ -190,7 +201,7 @@ static int repair_co(struct ox_io *io, const struct ox_check_options *opts, stru
 		if (round == 1)
 			r = ox_walk_settle_co(&w, io, err);
 		if (r == 0)
-			r = repair_once_co(&w, io, round == MAX_ROUNDS, &again, err);
+			r = repair_once_co(&w, io, &q->salvage, &again, err);
 		add_fixed(&q->fixed, &w.result);
 		q->lost = w.lost;
 		if (round == 1)
@@ -215,7 +226,7 @@ static int check_co(struct ox_io *io, const struct ox_check_options *opts, struc
 	prepare(&w, opts, &q->salvage);
 	w.lost = q->lost;
 	w.verify_data = opts->verify_data;
-	r = judge_co(&w, io, opts->repair, ret, err);
+	r = judge_co(&w, io, &q->salvage, ret, err);
 	if (r == 0 && opts->repair == OX_REPAIR_NONE)
 		q->fixed.damaged_l1_entries = w.bad_l1_entries;
 	ox_walk_close(&w);

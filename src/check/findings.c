@@ -134,9 +134,8 @@ static const char *why_not(const struct ox_walk *w, const struct finding_row *ro
 	if (row->class == STRUCTURAL)
 		return "it lies on something that nothing tells apart, or what it takes to copy "
 		       "it is not there";
-	if (row->severity == OX_FINDING_LEAK && ox_salvage_keeps(w, what->a))
-		return "it belongs to an L2 table that nothing names: link that, or repair "
-		       "without --salvage";
+	if (row->severity == OX_FINDING_LEAK && ox_salvage_keeps_count(w, what->a))
+		return ox_salvage_why_kept(w);
 	if (w->structural > 0)
 		return "something else cannot be followed, and may be what this belongs to";
 	if (w->lost > 0)

@@ -11,7 +11,8 @@
 
 static const char help[] =
 	"usage: oxbow check [-f FMT] [-r leaks|all [--dry-run | --undo UNDO]] [--data] [-T CACHE]\n"
-	"                   [--salvage[=L1INDEX:HOSTOFFSET]]... [--header FIELD=NUMBER,...]\n"
+	"                   [--salvage[=L1INDEX:HOSTOFFSET | =none]]... [--header "
+	"FIELD=NUMBER,...]\n"
 	"                   [--output=human|json] [-p | --progress=json] [-q] [-U]\n"
 	"                   [--image-opts] FILE\n"
 	"Look for inconsistencies in a qcow2 or QED image, and repair them if told to.\n"
@@ -35,6 +36,9 @@ static const char help[] =
 	"                      with -r all: link this table to this L1 entry, damaged or empty; "
 	"may\n"
 	"                      be given more than once\n"
+	"  --salvage=none      with -r: also free what is surely part of such a table, which is "
+	"else\n"
+	"                      kept where it is found among the leaks\n"
 	"  -T, -t CACHE        writeback (the default), writethrough, none, directsync or unsafe\n"
 	"  --output=human|json text (the default) or JSON\n"
 	"  -p                  show progress, also where there is no terminal\n"
@@ -290,6 +294,7 @@ static void fill_options(struct check *check, struct ox_check_options *opts)
 	opts->undo_path = check->undo_path;
 	opts->header = check->header;
 	opts->salvage = check->salvage.asked;
+	opts->free_lost_tables = check->salvage.none;
 	opts->lost_table = take_lost_table;
 	opts->links = check->salvage.links;
 	opts->link_count = check->salvage.link_count;
@@ -415,6 +420,8 @@ static int refuse_combination(const struct check *check)
 		ox_cli_error("--dry-run shows what -r would do: say which");
 	else if (check->undo_path && check->repair == OX_REPAIR_NONE)
 		ox_cli_error("--undo saves what -r overwrites: say which");
+	else if (check->salvage.asked && check->salvage.none)
+		ox_cli_error("--salvage=none frees what --salvage looks for");
 	else if (check->salvage.link_count > 0 && check->repair != OX_REPAIR_ALL)
 		ox_cli_error("--salvage=L1INDEX:HOSTOFFSET is a part of -r all");
 	else if (check->progress_asked && check->progress_json)

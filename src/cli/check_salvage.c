@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <inttypes.h>
 #include <stdlib.h>
+#include <string.h>
 
 /* Digits, 0x and digits: no sign, no blank. */
 static int take_number(const char **text, char end, uint64_t *ret)
@@ -27,12 +28,17 @@ int ox_cli_salvage_take(struct ox_cli_salvage *s, const char *text)
 	struct ox_table_link *more;
 	const char *at = text;
 
+	if (text && strcmp(text, "none") == 0) {
+		s->none = true;
+		return 0;
+	}
 	s->asked = true;
 	if (!text)
 		return 0;
 	if (take_number(&at, ':', &link.l1_index) < 0 ||
 	    take_number(&at, '\0', &link.host_offset) < 0)
-		return ox_cli_usage_error("check", "--salvage takes L1INDEX:HOSTOFFSET: %s", text);
+		return ox_cli_usage_error("check",
+					  "--salvage takes L1INDEX:HOSTOFFSET, or none: %s", text);
 	more = reallocarray(s->links, s->link_count + 1, sizeof(*more));
 	if (!more) {
 		ox_cli_error("Out of memory");
@@ -67,6 +73,7 @@ void ox_cli_salvage_list(struct ox_cli_salvage *s, const struct ox_lost_table *t
 	set_number(object, "taken", table->taken);
 	set_number(object, "copied", table->copied);
 	set_number(object, "runs", table->runs);
+	set_number(object, "damaged", table->damaged);
 	ox_cli_json_set(object, "is-counted", json_boolean(table->is_counted));
 	ox_cli_json_set(object, "is-sure", json_boolean(table->is_sure));
 	set_number(object, "fits", table->fits);
@@ -92,6 +99,15 @@ static void print_hint(const struct ox_check_result *res)
 {
 	uint64_t count = res->damaged_l1_entries;
 
+	if (res->lost_tables > 0)
+		printf("\nThe leaks hold %" PRIu64
+		       " L2 %s that nothing names, perhaps for want of an "
+		       "L1 entry. --salvage tells of\n%s, and links %s with -r all; "
+		       "-r leaks --salvage=none frees what %s.\n",
+		       res->lost_tables, of_number(res->lost_tables, "table", "tables"),
+		       of_number(res->lost_tables, "it", "them"),
+		       of_number(res->lost_tables, "it", "them"),
+		       of_number(res->lost_tables, "it holds", "they hold"));
 	if (count == 0 || (res->corruptions == 0 && res->leaks == 0))
 		return;
 	printf("\n%" PRIu64
@@ -124,7 +140,7 @@ void ox_cli_salvage_print(const struct ox_cli_salvage *s, const struct ox_check_
 
 void ox_cli_salvage_set_json(const struct ox_cli_salvage *s, json_t *object)
 {
-	if (s->asked)
+	if (s->asked || s->tables)
 		ox_cli_json_set(object, "lost-tables",
 				s->tables ? json_incref(s->tables) : json_array());
 }

@@ -7,12 +7,13 @@
 
 struct ox_cli_salvage {
 	bool asked;
+	bool none; /* what could be salvaged is freed */
 	struct ox_table_link *links;
 	size_t link_count;
 	json_t *tables; /* what JSON lists; NULL until there is one */
 };
 
-/* Takes --salvage with its argument, L1INDEX:HOSTOFFSET or NULL. 0, or the exit status. */
+/* Takes --salvage with its argument, L1INDEX:HOSTOFFSET, none or NULL. 0, or the exit status. */
 int ox_cli_salvage_take(struct ox_cli_salvage *s, const char *text);
 void ox_cli_salvage_free(struct ox_cli_salvage *s);
 /* A table for the JSON. */

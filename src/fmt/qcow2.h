@@ -172,6 +172,9 @@ enum ox_qcow2_fault {
 struct ox_qcow2_faults {
 	bool found[OX_QCOW2_FAULT_COUNT];
 	char text[OX_QCOW2_FAULT_COUNT][104];
+	/* The two fields as stated, where one of them is wrong. */
+	uint32_t snapshot_count;
+	uint64_t snapshots_offset;
 };
 
 /*

@@ -155,6 +155,10 @@ static int judge_snapshots(const struct judge *j, struct ox_qcow2_header *h)
 		r = fault(j, OX_QCOW2_FAULT_SNAPSHOTS, -EINVAL, "Snapshot table offset invalid");
 	else
 		return 0;
+	if (j->faults) {
+		j->faults->snapshot_count = h->snapshot_count;
+		j->faults->snapshots_offset = h->snapshots_offset;
+	}
 	h->snapshot_count = 0;
 	h->snapshots_offset = 0;
 	return r;

@@ -90,6 +90,9 @@ static int refuse_options(const struct ox_check_options *opts, struct ox_error *
 	if (opts->link_count > 0 && (!opts->salvage || opts->repair != OX_REPAIR_ALL))
 		return ox_error_set(err, -EINVAL,
 				    "Tables are linked by a repair of everything that salvages");
+	if (opts->salvage && opts->free_lost_tables)
+		return ox_error_set(err, -EINVAL,
+				    "What is looked for in order to be salvaged is not freed");
 	if (opts->repair == OX_REPAIR_NONE && (opts->dry_run || opts->undo_path))
 		return ox_error_set(err, -EINVAL,
 				    "A dry run, and an undo file, are of use for a repair alone");

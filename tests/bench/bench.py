@@ -245,6 +245,8 @@ def measure_check(bench, contender, how):
     if "repair" in how:
         leak_everything(image)
         tool += ["-r", how["repair"]]
+        if contender == "oxbow":
+            tool.append("--salvage=none")  # which would find the tables, and keep them
     if how["cold"]:
         forget_pages(image)
     elif "repair" not in how:

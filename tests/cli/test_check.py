@@ -64,15 +64,15 @@ def test_many_neighbours_that_leak_are_told_in_one_line_and_counted_as_by_qemu_i
     disk[l1_offset:l1_offset + 8] = bytes(8)
     pathlib.Path("disk").write_bytes(disk)
     theirs = qemu_img("check", "disk", check=False)
-    ours = oxbow("check", "disk", check=False)
+    ours = oxbow("check", "--salvage=none", "disk", check=False)
     check_equal((ours.returncode, ours.stdout), (theirs.returncode, theirs.stdout), "the summary")
     lines = ours.stderr.splitlines()
     check_equal(len(lines) < 5 and len(theirs.stderr.splitlines()) > 200, True, "fewer lines")
     check_in("Leaked clusters ", lines[0])
-    found = json.loads(oxbow("check", "--output=json", "disk", check=False).stdout)
+    found = json.loads(oxbow("check", "--salvage=none", "--output=json", "disk", check=False).stdout)
     check_equal(sum(finding["host-length"] for finding in found["findings"]),
                 found["leaks"] * 4096, "bytes of the runs")
-    oxbow("check", "-r", "leaks", "disk")
+    oxbow("check", "-r", "leaks", "--salvage=none", "disk")
     qemu_img("check", "disk")
 
 
@@ -149,7 +149,7 @@ def test_findings_come_before_the_summary_in_one_stream():
         subprocess.run([oxbow_path(), "check", "disk"], stdout=log, stderr=log, check=False)
     lines = pathlib.Path("log").read_text().splitlines()
     check_in("Leaked cluster", lines[0])
-    check_in("leaked clusters were found", lines[-4] + lines[-3] + lines[-2])
+    check_in("leaked clusters were found", "\n".join(lines[-8:]))
 
 
 def test_progress_is_shown_when_asked_for():

@@ -4,6 +4,7 @@
 from peers import *
 
 import pathlib
+import random
 
 OFFSET_MASK = 0x00FFFFFFFFFFFE00
 COPIED = 1 << 63
@@ -80,6 +81,35 @@ def test_a_lost_table_is_found_and_linked_again():
             check_equal(l1("disk", 0), right, f"{kind}: the entry")
             check_equal(guest() == before, True, f"{kind}: the guest reads as before")
             qemu_img("check", "disk")
+        os.remove("disk")
+
+
+def test_a_lost_table_with_a_sector_of_noise_is_linked_again():
+    for cluster, more, noisy in ((4096, "", 1), (65536, "", 0), (16384, ",extended_l2=on", 2), (4096, ",compat=0.10", 0)):
+        entry = 16 if "extended" in more else 8
+        qemu_img("create", "-q", "-f", "qcow2", "-o", f"cluster_size={cluster}{more}", "disk", "64M")
+        used = 4 * 512 // entry * cluster
+        writes = [f"write -q -P {n + 1} {n * used // 8} {used // 8}" for n in range(8)]
+        qemu_io("-f", "qcow2", *(word for write in writes for word in ("-c", write)), "disk")
+        before = guest()
+        table = l1("disk", 0) & OFFSET_MASK
+        set_l1("disk", 0, GARBAGE)
+        with open("disk", "r+b") as file:
+            file.seek(table + 512 * noisy)
+            file.write(random.Random(cluster + noisy).randbytes(512))
+        report, _ = salvage("--salvage")
+        check_equal([(t["host-offset"], t["is-sure"]) for t in report["lost-tables"]], [(table, True)], "found")
+        check_equal(report["lost-tables"][0]["damaged"] > 512 // entry - 4, True, "its damaged entries")
+        result = oxbow("check", "-r", "all", "--salvage", "disk", check=False)
+        check_equal(result.returncode in (0, 3), True, "exit status of the repair")
+        oxbow("check", "-r", "leaks", "disk")
+        qemu_img("check", "disk")
+        after = guest()
+        for at in range(0, len(before), cluster):
+            now, then = after[at:at + cluster], before[at:at + cluster]
+            in_noise = at // cluster * entry // 512 == noisy
+            if now != then and not (in_noise and set(now) <= {0, *then}):
+                raise Failure(f"{cluster}{more}: guest cluster {at // cluster} reads something else")
         os.remove("disk")
 
 
@@ -184,11 +214,65 @@ def test_a_check_tells_that_there_is_salvage_and_a_sound_image_has_no_use_for_it
     check_in("--salvage looks for it", oxbow("check", "disk", check=False).stdout)
 
 
-def test_without_it_a_repair_is_as_ever():
+def test_a_repair_without_it_keeps_a_lost_table_among_the_leaks():
+    for kind in KINDS:
+        before = make(*kind)
+        table = l1("disk", 0) & OFFSET_MASK
+        set_l1("disk", 0, 0)
+        leaks = salvage()[0]["leaks"]
+        for how in (), ("-r", "leaks"), ("-r", "all"):
+            report, result = salvage(*how)
+            check_equal((result.returncode, report["leaks"]), (3, leaks), f"{kind} {how}")
+            check_equal(report.get("leaks-fixed", 0), 0, f"{kind}: leaks freed by {how}")
+            check_equal([t["host-offset"] for t in report["lost-tables"]], [table], f"{kind}: lost tables")
+            check_in(f"orphaned L2 table at {hex(table)}", result.stderr)
+        check_in("--salvage=none frees it", report["findings"][0]["why-not"])
+        check_in("The leaks hold 1 L2 table that nothing names", oxbow("check", "disk", check=False).stdout)
+        oxbow("check", "-r", "all", f"--salvage=0:{table}", "disk")
+        qemu_img("check", "disk")
+        check_equal(guest() == before, True, f"{kind}: the guest reads as before")
+        os.remove("disk")
+
+
+def test_salvage_none_frees_it():
+    for how in "leaks", "all":
+        make("-o", "cluster_size=4k")
+        set_l1("disk", 1, 0)
+        check_equal("lost-tables" in salvage("--salvage=none")[0], False, "nothing is looked for")
+        check_equal(oxbow("check", "-r", how, "--salvage=none", "disk").returncode, 0, f"freed by -r {how}")
+        qemu_img("check", "disk")
+    for words in ("--salvage", "--salvage=none"), ("--salvage=None",):
+        check_equal(oxbow("check", *words, "disk", check=False).returncode, 1, words)
+
+
+def test_leaks_that_are_no_table_are_freed():
     make("-o", "cluster_size=4k")
-    set_l1("disk", 1, 0)
-    check_equal(oxbow("check", "-r", "leaks", "disk").returncode, 0, "leaks are freed")
+    table = l1("disk", 0) & OFFSET_MASK
+    with open("disk", "r+b") as file:
+        file.seek(table)
+        file.write(bytes(8 * 12))
+    check_equal(salvage("-r", "leaks")[0]["leaks-fixed"], 12, "leaks of a table that is still named")
     qemu_img("check", "disk")
+
+
+def test_too_many_leaks_are_not_searched_and_that_is_told():
+    told = ["Note: 66690 leaked clusters are too many to be searched for lost L2 tables"]
+    for filled, none in ("full", ()), ("metadata", ("--salvage=none",)):
+        qemu_img("create", "-q", "-f", "qcow2", "-o", f"cluster_size=4k,preallocation={filled}", "disk", "260M")
+        with open("disk", "r+b") as file:
+            file.seek(40)
+            file.seek(int.from_bytes(file.read(8), "big"))
+            file.write(bytes(8 * 260 // 2))
+        for how in (), ("-r", "leaks", *none):
+            report, result = salvage(*how)
+            notes = [line for line in result.stderr.splitlines() if line.startswith("Note:")]
+            if filled == "full":
+                check_equal(notes, told, f"notes of {how}")
+            else:  # Holes take no reading.
+                check_equal(len(report.get("lost-tables", [])), 0 if how else 130, "lost tables")
+        check_equal(report["leaks-fixed"], 66690, "leaks that were freed")
+        qemu_img("check", "disk")
+        os.remove("disk")
 
 
 def test_data_files_and_raw_images_have_none():

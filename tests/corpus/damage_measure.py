@@ -194,7 +194,9 @@ class Case:
     def _repair_once(self, side, path, what):
         o = self.outcome[side]
         sampled = self._sample(path) if side == "oxbow" and self.visible else {}
-        repair = self._check(side, path, "-r", what)
+        # What oxbow keeps may be a lost table; the user whose last word is -r leaks frees it.
+        how = ("--salvage=none",) if (side, what) == ("oxbow", "leaks") else ()
+        repair = self._check(side, path, "-r", what, *how)
         after = {judge_side: self._check(judge_side, path) for judge_side in SIDES}
         lost = reader.lost_sectors(self.right, reader.right_sectors(path, *self.base.truth))
         o["lost"] = sum(mask.bit_count() for mask in lost.values())

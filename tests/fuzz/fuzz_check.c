@@ -114,8 +114,10 @@ static void feed_repair(const uint8_t *data, size_t size, enum ox_repair repair,
 	ox_assert(after.result.check_errors <= before->check_errors);
 	ox_assert(after.result.corruptions == mended.result.corruptions);
 	ox_assert(after.result.leaks == mended.result.leaks);
-	ox_assert(again.result.corruptions_fixed == 0 && again.result.leaks_fixed == 0);
-	ox_assert(is_dirty(io) == (dirty && !is_clean(&after.result)));
+	/* Leaks stay where something was lost, which they may hold: until a later repair. */
+	ox_assert(again.result.corruptions_fixed == 0);
+	ox_assert(again.result.leaks_fixed <= after.result.leaks);
+	ox_assert(is_dirty(io) == (dirty && !is_clean(&again.result)));
 	ox_io_close(io);
 }
 

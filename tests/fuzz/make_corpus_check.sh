@@ -55,6 +55,19 @@ seed crashed-short
 create cluster_size=512,refcount_bits=1 64k
 io 'write 0 2k'
 seed refcount-1
+# Two streams in one cluster, and snapshots, with counts of a bit.
+create cluster_size=512,refcount_bits=1 64k
+io 'write -c 0 512' 'write 4k 2k'
+l2=$(od -An -tu8 --endian=big -j$(od -An -tu8 --endian=big -j40 -N8 image) -N8 image)
+l2=$((l2 & 0xfffffffffffe00))
+dd if=image of=image bs=8 skip=$((l2 / 8)) seek=$((l2 / 8 + 1)) count=1 conv=notrunc status=none
+seed narrow-streams
+cp "$dir/snapshots" image
+block=$(od -An -tu8 --endian=big -j$(od -An -tu8 --endian=big -j48 -N8 image) -N8 image)
+printf '\0' | dd of=image bs=1 seek=99 conv=notrunc status=none
+dd if=/dev/zero of=image bs=1 seek=$((block)) count=512 conv=notrunc status=none
+printf '\377\377\377\377' | dd of=image bs=1 seek=$((block)) conv=notrunc status=none
+seed narrow-snapshots
 create cluster_size=512,refcount_bits=64,lazy_refcounts=on 64k
 io 'write 0 24k' abort
 seed refcount-64

@@ -100,6 +100,18 @@ def test_a_lost_table_is_found_and_what_it_named_is_not_freed():
     check_equal(qemu_img("check", "disk").returncode, 0, "QEMU's check")
 
 
+def test_a_repair_of_leaks_does_not_free_what_a_lost_l1_entry_led_to():
+    make("l1[0] = 0")
+    theirs("-r leaks", qemu_check("-r", "leaks"))
+    found = json.loads(oxbow("check", "--salvage", "--output=json", "theirs", check=False).stdout)["lost-tables"]
+    print(f"# QEMU: the table is {'there, ' + ('counted' if found[0]['is-counted'] else 'freed') if found else 'gone'}")
+    result = oxbow("check", "-r", "leaks", "--output=json", "disk", check=False)
+    check_equal(result.returncode, 3, "exit status")
+    table = json.loads(result.stdout)["lost-tables"][0]["host-offset"]
+    oxbow("check", "-r", "all", f"--salvage=0:{table}", "disk")
+    check_equal(reads("disk", 1, 0, "64k"), True, "the range reads as before")
+
+
 def test_bad_entries_are_repaired_and_bad_headers_checked():
     for name, line, code in (("past the end", f"l2@0 = end / cluster * cluster + 1M | {COPIED}", (0, 3)),
                              ("unaligned", "l2@0 |= 0x200", (0,)),

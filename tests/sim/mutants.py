@@ -1,26 +1,32 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: MIT
-"""Proves that the simulator can fail: builds it with one rule broken at a time.
+"""Proves that the simulator, and the tests of repairs, can fail: builds it with one rule broken at a time.
 
     tests/sim/mutants.py [--build DIR] [--cuts N] [--jobs N] [--list] [NAME...]
 
 A mutant is a change of the text of one source; the sources themselves hold no hooks. Each is compiled
 from the build's own command, linked before the libraries, and run until the simulator finds it or
-N cuts have been survived. Prints one line `ok NAME` or `not ok NAME` each."""
+N cuts have been survived; a mutant of a repair runs the unit test that it names, which has to fail.
+Prints one line `ok NAME` or `not ok NAME` each."""
 import argparse
 import concurrent.futures
 import json
 import pathlib
+import re
 import shlex
 import subprocess
 import sys
 import time
 
+from repair_mutants import REPAIR_MUTANTS
+
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 LIBRARIES = ("check", "img", "meta", "io", "codec", "fmt", "rt", "base")
 
+TEST_SECONDS = 300
+
 # name, rule, source, [(old text, new text)...], what goes wrong
-MUTANTS = [
+SIM_MUTANTS = [
     ("entry_before_data", "D1", "img/qcow2/write.c",
      [("link_piece_co(q, p, ox_order_ticket(&q->order)); /* D1 */",
        "link_piece_co(q, p, OX_TICKET_NONE);")],
@@ -336,6 +342,10 @@ MUTANTS = [
 ]
 
 
+# The same, and the unit test that finds it; None: the simulator does.
+MUTANTS = [(*mutant, None) for mutant in SIM_MUTANTS] + REPAIR_MUTANTS
+
+
 def mutate(text, edits, name):
     for old, new in edits:
         if text.count(old) != 1:
@@ -351,10 +361,21 @@ def compile_command(build, source):
     raise SystemExit(f"{source} is not part of the build")
 
 
-def run_quietly(command, cwd):
-    result = subprocess.run(command, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                            text=True, errors="replace", check=False)
+def run_quietly(command, cwd, seconds=None):
+    """The exit code, and what was said; None where it did not end in time."""
+    try:
+        result = subprocess.run(command, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                                text=True, errors="replace", check=False, timeout=seconds)
+    except subprocess.TimeoutExpired:
+        return None, "FAILED: it does not end"
     return result.returncode, result.stdout
+
+
+def program_of(build, test):
+    """The objects that make up the simulator or a unit test, and more options of the linker."""
+    if test is None:
+        return build / "tests/sim/sim.p", wrapped_symbols(build)
+    return build / f"tests/unit/test_{test}.p", ["-lcmocka"]
 
 
 def wrapped_symbols(build):
@@ -364,7 +385,7 @@ def wrapped_symbols(build):
 
 
 def build_mutant(build, mutant):
-    name, _, path, edits, _ = mutant
+    name, _, path, edits, _, test = mutant
     folder = build / "mutants" / name
     folder.mkdir(parents=True, exist_ok=True)
     source = ROOT / "src" / path
@@ -376,26 +397,31 @@ def build_mutant(build, mutant):
     code, text = run_quietly(command, build)
     if code:
         raise SystemExit(f"mutant {name} does not compile:\n{text}")
-    objects = sorted(str(path) for path in (build / "tests/sim/sim.p").glob("*.o"))
+    folder_of_objects, more = program_of(build, test)
+    objects = sorted(str(path) for path in folder_of_objects.glob("*.o"))
     libraries = [str(build / f"src/{lib}/libox_{lib}.a") for lib in LIBRARIES]
-    link = ["cc", "-o", str(folder / "sim"), str(folder / "mutant.o"), *objects, "-pthread",
+    link = ["cc", "-o", str(folder / "program"), str(folder / "mutant.o"), *objects, "-pthread",
             "-Wl,--start-group", *libraries, "-Wl,--end-group", "-luring", "-lz", "-lzstd",
-            *wrapped_symbols(build)]
+            *more]
     if any("-fsanitize" in word for word in command):
         link.append("-fsanitize=address,undefined")
     code, text = run_quietly(link, build)
     if code:
         raise SystemExit(f"mutant {name} does not link:\n{text}")
-    return folder / "sim"
+    return folder / "program"
 
 
 def run_mutant(build, mutant, cuts):
     """Returns (found, what was said, seconds)."""
     program = build_mutant(build, mutant)
     began = time.monotonic()
-    code, text = run_quietly([str(program), "--cuts", str(cuts)], build)
+    options = ["--cuts", str(cuts)] if mutant[-1] is None else []
+    code, text = run_quietly([str(program), *options], build, TEST_SECONDS if mutant[-1] else None)
     (program.parent / "log").write_text(text)
     seconds = time.monotonic() - began
+    if mutant[-1]:
+        said = [line for line in text.splitlines() if re.search("FAILED|ERROR|assert|not end", line)]
+        return code != 0, f"{mutant[-1]}: " + "; ".join(said[:2])[:160], seconds
     said = [line for line in text.splitlines() if line.startswith(("FAILED", "after", "replay"))]
     return code == 1 and bool(said), "; ".join(said[-3:]), seconds
 
@@ -410,8 +436,8 @@ def main():
     arguments = parser.parse_args()
     chosen = [m for m in MUTANTS if not arguments.names or m[0] in arguments.names]
     if arguments.list:
-        for name, rule, path, _, what in chosen:
-            print(f"{rule:4} {name:38} {path:22} {what}")
+        for name, rule, path, _, what, test in chosen:
+            print(f"{rule:4} {name:38} {path:28} {test or 'simulator':12} {what}")
         return 0
     build = arguments.build.resolve()
     missed = 0

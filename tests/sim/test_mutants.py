@@ -11,7 +11,7 @@ import mutants
 
 
 def test_every_mutant_applies_to_the_sources():
-    for name, _, path, edits, _ in mutants.MUTANTS:
+    for name, _, path, edits, _, _ in mutants.MUTANTS:
         text = (ROOT / "src" / path).read_text()
         try:
             changed = mutants.mutate(text, edits, name)
@@ -19,6 +19,14 @@ def test_every_mutant_applies_to_the_sources():
             raise Failure(str(error)) from None
         if changed == text:
             raise Failure(f"mutant {name} changes nothing")
+
+
+def test_every_mutant_has_a_name_of_its_own_and_a_test_that_is_there():
+    names = [name for name, *_ in mutants.MUTANTS]
+    check_equal(sorted(names), sorted(set(names)), "names")
+    for name, *_, test in mutants.MUTANTS:
+        if test and not (ROOT / "tests" / "unit" / f"test_{test}.c").exists():
+            raise Failure(f"mutant {name} names the unit test {test}, which is not there")
 
 
 def test_every_rule_and_hazard_has_a_mutant():

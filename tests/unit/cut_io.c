@@ -118,12 +118,25 @@ static void cut_close(struct ox_io *io)
 	free(s);
 }
 
+/* It has no holes. */
+static int cut_extent_co(struct ox_io *io, uint64_t offset, struct ox_io_extent *ret)
+{
+	bool past_end = offset >= io->length;
+
+	*ret = (struct ox_io_extent){
+		.length = past_end ? UINT64_MAX - offset : io->length - offset,
+		.zero = past_end,
+	};
+	return 0;
+}
+
 static const struct ox_io_ops cut_ops = {
 	.name = "cut",
 	.preadv_co = cut_preadv_co,
 	.pwritev_co = cut_pwritev_co,
 	.sync_co = cut_sync_co,
 	.set_length_co = cut_set_length_co,
+	.extent_co = cut_extent_co,
 	.close = cut_close,
 };
 
@@ -163,15 +176,27 @@ bool cut_is_unsynced(struct ox_io *io)
 	return store_of(io)->unsynced;
 }
 
+/* A coin for each sector, each cut and each seed. */
+static bool is_kept(const struct cut_store *s, unsigned seed, uint64_t at)
+{
+	uint64_t x =
+		(at / SECTOR << 32 ^ s->cut->changes << 16 ^ seed) + UINT64_C(0x9e3779b97f4a7c15);
+
+	x = (x ^ x >> 30) * UINT64_C(0xbf58476d1ce4e5b9);
+	x = (x ^ x >> 27) * UINT64_C(0x94d049bb133111eb);
+	return (x ^ x >> 31) & 1;
+}
+
 void cut_recover(struct ox_io *io, unsigned seed)
 {
 	struct cut_store *s = store_of(io);
 	struct image_bytes *left = &s->durable;
 
-	if (rand_r(&seed) % 2)
+	if (is_kept(s, seed, UINT64_MAX))
 		left->length = s->current.length;
 	for (uint64_t at = 0; at < left->length; at += SECTOR) {
-		if (rand_r(&seed) % 2)
+		/* What was cut off is there as long as the length is. */
+		if (at < s->current.length && is_kept(s, seed, at))
 			memcpy(left->bytes + at, s->current.bytes + at, SECTOR);
 	}
 	if (left->length < s->current.length)

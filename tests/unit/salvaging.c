@@ -64,15 +64,10 @@ static void run_co(void *arg)
 	run->error = ox_check_qcow2_co(run->io, &run->opts, &run->result, &run->err);
 }
 
-struct run run_on(struct ox_io *io, enum ox_repair repair, const struct ox_table_link *links,
-		  size_t link_count)
+static struct run run_with(struct ox_io *io, const struct ox_check_options *opts)
 {
-	struct run run = {.io = io, .opts = OX_CHECK_OPTIONS_INIT};
+	struct run run = {.io = io, .opts = *opts};
 
-	run.opts.repair = repair;
-	run.opts.salvage = true;
-	run.opts.links = links;
-	run.opts.link_count = link_count;
 	run.opts.finding = note_finding;
 	run.opts.lost_table = note_table;
 	run.opts.opaque = &run;
@@ -82,18 +77,57 @@ struct run run_on(struct ox_io *io, enum ox_repair repair, const struct ox_table
 	return run;
 }
 
-struct run run_links(struct disk *d, enum ox_repair repair, const struct ox_table_link *links,
-		     size_t link_count)
+static struct ox_check_options salvage_options(enum ox_repair repair,
+					       const struct ox_table_link *links, size_t link_count)
+{
+	struct ox_check_options opts = OX_CHECK_OPTIONS_INIT;
+
+	opts.repair = repair;
+	opts.salvage = true;
+	opts.links = links;
+	opts.link_count = link_count;
+	return opts;
+}
+
+struct run run_on(struct ox_io *io, enum ox_repair repair, const struct ox_table_link *links,
+		  size_t link_count)
+{
+	struct ox_check_options opts = salvage_options(repair, links, link_count);
+
+	return run_with(io, &opts);
+}
+
+static struct run run_disk(struct disk *d, const struct ox_check_options *opts)
 {
 	struct cut cut = {0};
 	struct ox_io *io = cut_open(reactor, &cut, d->bytes, d->length);
-	struct run run = run_on(io, repair, links, link_count);
+	struct run run = run_with(io, opts);
 
 	assert_false(cut_is_unsynced(io));
 	assert_true(io->length <= d->room_bytes);
 	d->length = io->length;
 	memcpy(d->bytes, cut_bytes(io), d->length);
 	ox_io_close(io);
+	return run;
+}
+
+struct run run_links(struct disk *d, enum ox_repair repair, const struct ox_table_link *links,
+		     size_t link_count)
+{
+	struct ox_check_options opts = salvage_options(repair, links, link_count);
+
+	return run_disk(d, &opts);
+}
+
+struct run repair_plainly(struct disk *d, enum ox_repair repair, bool free_lost_tables)
+{
+	struct ox_check_options opts = OX_CHECK_OPTIONS_INIT;
+	struct run run;
+
+	opts.repair = repair;
+	opts.free_lost_tables = free_lost_tables;
+	run = run_disk(d, &opts);
+	assert_int_equal(run.error, 0);
 	return run;
 }
 

@@ -35,6 +35,8 @@ struct run run_on(struct ox_io *io, enum ox_repair repair, const struct ox_table
 struct run run_links(struct disk *d, enum ox_repair repair, const struct ox_table_link *links,
 		     size_t link_count);
 struct run salvage(struct disk *d, enum ox_repair repair);
+/* Without salvage; frees what may be a lost table, or not. */
+struct run repair_plainly(struct disk *d, enum ox_repair repair, bool free_lost_tables);
 uint64_t wrong(const struct run *run);
 void check_guest(const struct disk *d, const struct guest *expected, const char *what);
 

@@ -9,6 +9,7 @@
 #include "base/arith.h"
 #include "base/assert.h"
 #include "check/undo/edit.h"
+#include "check/undo/undo.h"
 #include "cut_io.h"
 
 #define LENGTH UINT64_C(70000) /* ends within a block, and within a sector */
@@ -122,6 +123,38 @@ static void a_dry_run_leaves_the_store_alone_co(void *arg)
 	free(model);
 }
 
+static void a_hole_ends_where_something_is_held_co(void *arg)
+{
+	struct ox_io_extent extent;
+	struct ox_io *edit;
+	struct stage s;
+
+	(void)arg;
+	set_stage(&s);
+	assert_int_equal(ox_edit_open(s.image, NULL, &edit), 0);
+	assert_int_equal(ox_io_extent_co(edit, 100000, &extent), 0);
+	assert_true(extent.zero && extent.length > MOST);
+	assert_int_equal(ox_io_pwrite_co(edit, original, 10, 120000, 0), 0);
+	assert_int_equal(ox_io_extent_co(edit, 100000, &extent), 0);
+	assert_true(extent.zero);
+	assert_int_equal(extent.length, 29 * 4096 - 100000);
+	assert_int_equal(ox_io_extent_co(edit, 29 * 4096 + 7, &extent), 0);
+	assert_false(extent.zero);
+	assert_int_equal(extent.length, 4096 - 7);
+	assert_int_equal(ox_io_extent_co(edit, 30 * 4096, &extent), 0);
+	assert_true(extent.zero && extent.length > MOST);
+	/* The same where more is held than the hole has blocks. */
+	for (uint64_t i = 0; i < 100; i++)
+		assert_int_equal(ox_io_pwrite_co(edit, original, 1, (40 + i) * 4096, 0), 0);
+	assert_int_equal(ox_io_extent_co(edit, 39 * 4096 + 1, &extent), 0);
+	assert_true(extent.zero);
+	assert_int_equal(extent.length, 4095);
+	assert_int_equal(ox_io_extent_co(edit, 1000, &extent), 0);
+	assert_false(extent.zero);
+	ox_io_close(edit);
+	clear_stage(&s);
+}
+
 static void a_dry_run_is_bounded_co(void *arg)
 {
 	static uint8_t bytes[1 << 20];
@@ -155,6 +188,7 @@ static void an_undo_puts_every_byte_back_co(void *arg)
 		assert_int_equal(scribble_co(s.edit, seed, NULL), 0);
 		assert_int_equal(ox_io_sync_co(s.edit), 0);
 		assert_int_equal(ox_undo_log_complete_co(s.log), 0);
+		assert_false(cut_is_unsynced(s.undo_file));
 		assert_int_equal(ox_undo_apply_co(s.undo_file, s.image, false, &outcome, NULL), 0);
 		assert_true(outcome.complete);
 		assert_true(outcome.blocks > 0);
@@ -163,6 +197,46 @@ static void an_undo_puts_every_byte_back_co(void *arg)
 		/* Once more: there is nothing to do. */
 		assert_int_equal(ox_undo_apply_co(s.undo_file, s.image, false, &outcome, NULL), 0);
 		assert_int_equal(outcome.blocks, 0);
+		clear_stage(&s);
+	}
+}
+
+static void an_undo_that_leaves_the_length_is_durable_co(void *arg)
+{
+	struct ox_undo_outcome outcome;
+	struct stage s;
+
+	(void)arg;
+	set_stage(&s);
+	assert_int_equal(ox_io_pwrite_co(s.edit, original + 1, 30000, 9000, 0), 0);
+	assert_int_equal(ox_io_sync_co(s.edit), 0);
+	assert_int_equal(ox_undo_log_complete_co(s.log), 0);
+	assert_int_equal(ox_undo_apply_co(s.undo_file, s.image, false, &outcome, NULL), 0);
+	assert_original(s.image);
+	assert_false(cut_is_unsynced(s.image));
+	clear_stage(&s);
+}
+
+/* A process that is killed leaves an image that still looks repaired, until all is put back. */
+static void the_headers_block_is_put_back_last_co(void *arg)
+{
+	bool was_killed = true;
+
+	(void)arg;
+	for (unsigned after = 1; was_killed; after++) {
+		struct ox_undo_outcome outcome;
+		struct stage s;
+
+		set_stage(&s);
+		for (unsigned i = 0; i < 5; i++)
+			assert_int_equal(ox_io_pwrite_co(s.edit, original + 1, 3000, i * 12000, 0),
+					 0);
+		assert_int_equal(ox_io_sync_co(s.edit), 0);
+		assert_int_equal(ox_undo_log_complete_co(s.log), 0);
+		cut = (struct cut){.after = after};
+		was_killed = ox_undo_apply_co(s.undo_file, s.image, false, &outcome, NULL) < 0;
+		if (memcmp(cut_bytes(s.image), original, OX_UNDO_BLOCK_BYTES) == 0)
+			assert_original(s.image);
 		clear_stage(&s);
 	}
 }
@@ -316,8 +390,11 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		TASK_TEST(what_is_written_is_read_back_and_written_at_the_sync),
 		TASK_TEST(a_dry_run_leaves_the_store_alone),
+		TASK_TEST(a_hole_ends_where_something_is_held),
 		TASK_TEST(a_dry_run_is_bounded),
 		TASK_TEST(an_undo_puts_every_byte_back),
+		TASK_TEST(an_undo_that_leaves_the_length_is_durable),
+		TASK_TEST(the_headers_block_is_put_back_last),
 		TASK_TEST(a_repair_cut_anywhere_can_be_undone),
 		TASK_TEST(an_undo_cut_anywhere_is_finished_by_another),
 		TASK_TEST(what_was_changed_since_is_not_put_back),

@@ -19,10 +19,12 @@
 #include "check/undo/edit.h"
 #include "cut_io.h"
 #include "damaged.h"
+#include "promises.h"
 
 #define GUEST_CLUSTERS 128u
 #define ENTRIES (CLUSTER / 8)
 #define TREES 2u
+#define RECORD_BYTES 64u    /* of a snapshot, as damaged.c and a repair write it */
 #define ROOM_CLUSTERS 1024u /* that every store has */
 
 static struct ox_reactor *reactor;
@@ -31,6 +33,7 @@ static struct ox_reactor *reactor;
 
 /* Written from the specification alone. */
 struct guest {
+	struct promises *promises; /* and what else it goes by */
 	bool readable[TREES][GUEST_CLUSTERS];
 	uint8_t bytes[TREES][GUEST_CLUSTERS][CLUSTER];
 };
@@ -43,12 +46,19 @@ static uint64_t raw_word(const uint8_t *bytes, uint64_t offset)
 	return ox_be64_get(raw);
 }
 
-/* Where the snapshot's L1 table is; 0: there is none. */
+/* Where the L1 table is of the first snapshot that leads to one; 0: there is none. */
 static uint64_t snapshot_l1(const uint8_t *image)
 {
-	return image[63] == 1 && raw_word(image, 64) < END * 4 * CLUSTER
-		       ? raw_word(image, raw_word(image, 64))
-		       : 0;
+	uint64_t at = raw_word(image, 64);
+
+	for (unsigned i = 0; i < image[63] && at < ROOM_CLUSTERS * CLUSTER; i++) {
+		uint64_t l1 = raw_word(image, at);
+
+		if (l1 != 0 && l1 % CLUSTER == 0 && l1 < ROOM_CLUSTERS * CLUSTER)
+			return l1;
+		at += RECORD_BYTES;
+	}
+	return 0;
 }
 
 static bool is_l2_table(const uint8_t *image, uint64_t l1, uint64_t offset)
@@ -203,6 +213,8 @@ static bool repair_cut(const struct image *im, const struct guest *before,
 	cut.after = 0;
 	if (was_cut) {
 		cut_recover(io, seed);
+		snprintf(why, sizeof(why), "%s, cut %u, seed %u", name, after, seed);
+		promises_check(before->promises, cut_bytes(io), io->length, why);
 		if (!is_kept(before, cut_bytes(io), io->length, why))
 			fail_msg("%s, cut %u, seed %u: %s", name, after, seed, why);
 		job = run(io, OX_REPAIR_ALL);
@@ -224,12 +236,14 @@ static unsigned repair_and_cut_everywhere(const struct image *im, const char *na
 	unsigned after = 0;
 	bool was_cut = true;
 
+	before->promises = promises_of(im->bytes, im->length);
 	while (was_cut) {
 		was_cut = false;
 		after++;
 		for (unsigned seed = 1; seed <= seeds; seed++)
 			was_cut |= repair_cut(im, before, &whole, name, after, seed);
 	}
+	promises_free(before->promises);
 	free(before);
 	return after;
 }
@@ -305,6 +319,28 @@ static void damage_snapshot_offset(struct image *im)
 	put_header(im);
 }
 
+/* The first of two leads nowhere: what is left is one. */
+static void damage_first_of_two_snapshots(struct image *im)
+{
+	uint8_t *record;
+
+	if (im->h.snapshot_count == 0)
+		add_snapshot(im);
+	record = im->bytes + im->h.snapshots_offset;
+	memcpy(record + RECORD_BYTES, record, RECORD_BYTES);
+	memcpy(record + RECORD_BYTES + 40 + 16, "2t", 2);
+	record[0] = 0x7f;
+	im->h.snapshot_count = 2;
+	put_header(im);
+}
+
+/* Where the image is dirty, an L1 entry names what a file that grows would come to hold. */
+static void damage_snapshot_and_past_end(struct image *im)
+{
+	damage_first_of_two_snapshots(im);
+	set_word(im, L1, 1, COPIED | im->length);
+}
+
 static void damage_header_length(struct image *im)
 {
 	im->bytes[103] = 90;
@@ -327,6 +363,8 @@ static const struct damage more[] = {
 	{"a snapshot's name", damage_snapshot_name, false},
 	{"a snapshot's record", damage_snapshot_record, false},
 	{"the place of the snapshot table", damage_snapshot_offset, false},
+	{"the first of two snapshots", damage_first_of_two_snapshots, false},
+	{"a snapshot, and an entry past the end", damage_snapshot_and_past_end, true},
 	{"L2 named twice, and a cross-link within", damage_l2_twice_with_snapshot, false},
 	{"unaligned and reserved", damage_unaligned, false},
 	{"data on an L2 table", damage_data_on_l2, false},
@@ -345,7 +383,7 @@ static void cut_each(const struct damage *list, size_t count)
 			list[i].make(im);
 			if (how & 2)
 				make_dirty(im);
-			repair_and_cut_everywhere(im, name, 4);
+			repair_and_cut_everywhere(im, name, 8);
 			free(im);
 		}
 	}

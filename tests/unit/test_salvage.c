@@ -14,6 +14,7 @@
 
 #include "base/arith.h"
 #include "cut_io.h"
+#include "promises.h"
 #include "salvaging.h"
 
 /* ---- damages ---- */
@@ -117,12 +118,17 @@ static void test_a_cut_leaves_what_could_be_read_and_work_for_the_same_repair(vo
 	for (size_t l = 0; l < OX_ARRAY_SIZE(losses); l++) {
 		struct disk *d = disk_new(&shapes[1]);
 		struct guest whole = guest_of(d, d->bytes, d->length);
+		struct promises *promises;
 		bool was_cut = true;
 
 		losses[l].make(d);
-		/* A count and a COPIED bit of the lost table are wrong as well. */
+		/* A count, or a COPIED bit, of the lost table is wrong as well. */
 		if (l == 0)
 			disk_set_refcount(d, d->tables[0][VICTIM], 0);
+		else if (l == 1)
+			disk_set_word(d, d->tables[0][VICTIM], 0,
+				      COPIED | disk_word(d, d->tables[0][VICTIM], 0));
+		promises = promises_of(d->bytes, d->length);
 		for (unsigned after = 1; was_cut; after++) {
 			for (unsigned seed = 1; seed <= 4; seed++) {
 				struct cut cut = {.after = after};
@@ -137,6 +143,7 @@ static void test_a_cut_leaves_what_could_be_read_and_work_for_the_same_repair(vo
 				cut.after = 0;
 				if (was_cut)
 					cut_recover(io, seed);
+				promises_check(promises, cut_bytes(io), io->length, "cut");
 				now = guest_of(d, cut_bytes(io), io->length);
 				for (unsigned i = 0; i < TABLES * PER_TABLE; i++) {
 					for (unsigned t = 0; t < 2; t++)
@@ -151,6 +158,7 @@ static void test_a_cut_leaves_what_could_be_read_and_work_for_the_same_repair(vo
 				ox_io_close(io);
 			}
 		}
+		promises_free(promises);
 		disk_free(d);
 	}
 }
@@ -496,6 +504,125 @@ static void test_a_lost_snapshot_is_found_before_a_table_is_linked(void **state)
 	disk_free(d);
 }
 
+/* A lost table of a snapshot may be linked yet: what it shares with the disk is not the disk's own.
+ */
+static void test_what_is_kept_for_a_snapshots_table_is_not_copied(void **state)
+{
+	(void)state;
+	for (unsigned n = 0; n < 8; n++) {
+		struct disk *d = disk_new(&shapes[n & 4 ? 5 : 1]);
+		enum ox_repair how = n & 1 ? OX_REPAIR_ALL : OX_REPAIR_LEAKS;
+		uint64_t shared = disk_word(d, d->tables[0][VICTIM], 0);
+		struct run run;
+
+		disk_set_word(d, SNAPSHOT_L1, VICTIM, 0);
+		/* Something else is wrong with a COPIED bit, so that all are looked at. */
+		if (n & 1)
+			disk_set_word(d, d->tables[0][0], 3,
+				      disk_word(d, d->tables[0][0], 3) & ~COPIED);
+		run = n & 2 ? repair_plainly(d, how, false) : salvage(d, how);
+		assert_int_equal(run.result.lost_tables, 1);
+		assert_int_equal(run.result.corruptions, 0);
+		assert_int_equal(run.result.leaks, 1 + PER_TABLE);
+		assert_int_equal(disk_word(d, d->tables[0][VICTIM], 0), shared);
+		assert_int_equal(
+			disk_refcount(d, (shared & OX_QCOW2_OFFSET_MASK) / d->cluster_bytes), 2);
+		disk_free(d);
+	}
+}
+
+/* ---- without salvage ---- */
+
+static void test_a_repair_keeps_lost_tables_among_the_leaks_and_frees_the_others(void **state)
+{
+	(void)state;
+	for (size_t n = 0; n < 2 * OX_ARRAY_SIZE(shapes); n++) {
+		struct disk *d = disk_new(&shapes[n / 2]);
+		struct guest whole = guest_of(d, d->bytes, d->length);
+		enum ox_repair how = n % 2 ? OX_REPAIR_ALL : OX_REPAIR_LEAKS;
+		struct ox_table_link link = {
+			.l1_index = VICTIM,
+			.host_offset = d->tables[0][VICTIM] * d->cluster_bytes,
+		};
+		struct run run;
+
+		set_victim(d, 0);
+		fill_random(d, d->spare, 5);
+		for (unsigned c = 0; c < 3; c++)
+			disk_set_refcount(d, d->spare + c, 1);
+		for (unsigned i = 0; i < 2; i++) {
+			run = repair_plainly(d, i ? how : OX_REPAIR_NONE, false);
+			assert_int_equal(run.table_count, 1);
+			assert_true(run.tables[0].is_sure);
+			assert_int_equal(run.tables[0].host_offset, link.host_offset);
+			assert_int_equal(run.result.lost_tables, 1);
+		}
+		assert_int_equal(run.result.leaks_fixed, 3);
+		assert_int_equal(run.result.leaks, 1 + PER_TABLE);
+		assert_int_equal(run.result.corruptions + run.result.corruptions_fixed, 0);
+		run = run_links(d, OX_REPAIR_ALL, &link, 1);
+		assert_int_equal(run.error, 0);
+		assert_int_equal(wrong(&run), 0);
+		check_guest(d, &whole, "kept and linked");
+		disk_free(d);
+	}
+}
+
+static void test_what_may_be_a_lost_table_is_freed_on_request(void **state)
+{
+	(void)state;
+	for (size_t s = 0; s < OX_ARRAY_SIZE(shapes); s++) {
+		struct disk *d = disk_new(&shapes[s]);
+		struct run run;
+
+		set_victim(d, 0);
+		run = repair_plainly(d, OX_REPAIR_LEAKS, true);
+		assert_int_equal(run.table_count, 0);
+		assert_int_equal(run.result.leaks_fixed, 1 + PER_TABLE);
+		assert_int_equal(wrong(&run), 0);
+		disk_free(d);
+	}
+}
+
+/* Its counts may be behind, and the recovery at its next opening frees as well. */
+static void test_what_leaked_in_a_dirty_image_is_freed(void **state)
+{
+	struct disk *d = disk_new(&shapes[0]);
+	struct run run;
+
+	(void)state;
+	set_victim(d, 0);
+	d->h.incompatible |= OX_QCOW2_INCOMPAT_DIRTY;
+	disk_put_header(d);
+	run = repair_plainly(d, OX_REPAIR_ALL, false);
+	assert_int_equal(run.result.leaks_fixed, 1 + PER_TABLE);
+	assert_true(run.result.dirty_cleared);
+	disk_free(d);
+}
+
+/* What the counts leave in doubt is not kept. */
+static void test_a_table_that_is_not_sure_is_freed_with_the_leaks(void **state)
+{
+	(void)state;
+	for (unsigned n = 0; n < 3; n++) {
+		struct disk *d = disk_new(&shapes[0]);
+		uint64_t table = d->tables[0][VICTIM];
+		struct run run;
+
+		set_victim(d, 0);
+		if (n == 0) /* was freed */
+			disk_set_refcount(d, table, 0);
+		else if (n == 1) /* of what it names, too */
+			disk_set_refcount(d, table + 4, 0);
+		else /* a COPIED bit says otherwise */
+			disk_set_word(d, table, 4, disk_word(d, table, 4) & ~COPIED);
+		run = repair_plainly(d, OX_REPAIR_LEAKS, false);
+		assert_int_equal(run.table_count, 0);
+		assert_int_equal(wrong(&run), 0);
+		disk_free(d);
+	}
+}
+
 /* ---- at random ---- */
 
 static void damage_at_random(struct disk *d, unsigned *seed)
@@ -605,6 +732,12 @@ int main(void)
 		cmocka_unit_test(test_copied_bits_are_right_once_it_is_linked),
 		cmocka_unit_test(test_links_that_cannot_be_are_refused_and_nothing_changes),
 		cmocka_unit_test(test_a_lost_snapshot_is_found_before_a_table_is_linked),
+		cmocka_unit_test(
+			test_a_repair_keeps_lost_tables_among_the_leaks_and_frees_the_others),
+		cmocka_unit_test(test_what_is_kept_for_a_snapshots_table_is_not_copied),
+		cmocka_unit_test(test_what_may_be_a_lost_table_is_freed_on_request),
+		cmocka_unit_test(test_what_leaked_in_a_dirty_image_is_freed),
+		cmocka_unit_test(test_a_table_that_is_not_sure_is_freed_with_the_leaks),
 		cmocka_unit_test(test_whatever_the_damage_what_is_linked_is_right),
 	};
 

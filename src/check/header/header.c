@@ -107,10 +107,12 @@ static void judge_details(struct ox_walk *w)
 }
 
 /* Whether a fault is for later: how long the header is, and where the backing file's name, the
- * extensions tell; a type that there is not, the feature bit. */
+ * extensions tell; how many snapshots, and where, their table; a type that there is not, the
+ * feature bit. */
 static bool is_told_elsewhere(const struct ox_walk *w, enum ox_qcow2_fault fault)
 {
 	return fault == OX_QCOW2_FAULT_LENGTH || fault == OX_QCOW2_FAULT_BACKING ||
+	       fault == OX_QCOW2_FAULT_SNAPSHOTS ||
 	       (fault == OX_QCOW2_FAULT_COMPRESSION && is_untyped(w));
 }
 

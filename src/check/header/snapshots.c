@@ -147,6 +147,9 @@ int ox_walk_claim_snapshots_co(struct ox_walk *w)
 	struct snapshot_reader s = {.w = w};
 	int r;
 
+	if (w->faults.found[OX_QCOW2_FAULT_SNAPSHOTS])
+		return ox_walk_judge_snapshot_fields_co(w);
+
 	if (w->h.snapshot_count == 0)
 		return 0;
 	if (w->h.snapshots_offset >= w->file_bytes) {

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* Passes that judge or change entries of the active tables: COPIED bits, and stale entries. */
+#include "base/arith.h"
 #include "check/counts/stored.h"
 #include "check/walk/walk.h"
 
@@ -8,6 +9,20 @@ struct ox_walk_copied_pass {
 	enum ox_walk_copied how;
 	struct ox_stored cache;
 };
+
+/* Raises what was counted to a count that is not lowered: what it is kept for may be linked yet. */
+static int keep_count_co(struct ox_walk *w, uint64_t cluster, uint64_t *count)
+{
+	uint64_t stored = 0;
+	int r;
+
+	if (!ox_salvage_keeps_count(w, cluster))
+		return 0;
+	r = ox_stored_count_co(w, &w->copied->cache, cluster, &stored);
+	if (r > 0)
+		*count = ox_max_u64(*count, stored);
+	return r < 0 ? r : 0;
+}
 
 /*
  * 1 if an entry's COPIED bit is to be flipped (or, REPORT, is wrong), with the count that says so;
@@ -23,10 +38,13 @@ static int judge_co(struct ox_walk *w, uint64_t cluster, bool copied, uint64_t *
 		return 0;
 	*ret_count = cell.count;
 	if (w->copied->how == OX_COPIED_FIX) {
+		r = keep_count_co(w, cluster, ret_count);
+		if (r < 0)
+			return r;
 		/* Where something could not be followed, a count of one may be an undercount. */
 		if (w->structural > 0)
-			return copied && cell.count > 1;
-		return copied != (cell.count == 1);
+			return copied && *ret_count > 1;
+		return copied != (*ret_count == 1);
 	}
 	/* No stored count is the right one. */
 	if (ox_walk_overflows(w, cell))
@@ -35,7 +53,8 @@ static int judge_co(struct ox_walk *w, uint64_t cluster, bool copied, uint64_t *
 	if (r <= 0)
 		return r;
 	if (w->copied->how == OX_COPIED_FIX_LEAKS)
-		return !copied && cell.count == 1 && stored > 1;
+		return !copied && cell.count == 1 && stored > 1 &&
+		       !ox_salvage_keeps_count(w, cluster);
 	*ret_count = stored;
 	return copied != (stored == 1);
 }

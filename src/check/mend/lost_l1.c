@@ -25,7 +25,9 @@ struct search {
 	struct ox_be64 *l1; /* whole clusters */
 	struct ox_be64 *l2;
 	uint64_t l1_clusters;
-	uint64_t needed; /* entries for the disk */
+	uint64_t needed;	    /* entries for the disk */
+	struct ox_io_extent extent; /* what the file was last asked for, */
+	uint64_t extent_end;	    /* up to here */
 };
 
 /* 1: a cluster's count is above what names it; 0 or a negative errno. */
@@ -166,11 +168,32 @@ static int add(struct ox_lost_l1s *list, uint64_t offset, uint32_t entries)
 	return 0;
 }
 
+/* The next cluster, from this one on, from which a table would not be a hole of the file
+ * altogether: a preallocated file may have millions that are, all counted and none of them named.
+ */
+static uint64_t next_place_co(struct search *s, uint64_t cluster)
+{
+	uint64_t offset = cluster * s->w->cluster_bytes;
+	uint64_t size_bytes = s->l1_clusters * s->w->cluster_bytes;
+
+	if (offset >= s->extent_end) {
+		if (ox_io_extent_co(s->w->io, offset, &s->extent) < 0)
+			s->extent = (struct ox_io_extent){.length = s->w->cluster_bytes};
+		if (!ox_add_u64(offset, s->extent.length, &s->extent_end))
+			s->extent_end = UINT64_MAX;
+	}
+	if (!s->extent.zero || s->extent_end - offset < size_bytes)
+		return cluster;
+	return (s->extent_end - size_bytes) / s->w->cluster_bytes + 1;
+}
+
 static int search_co(struct search *s, size_t most, struct ox_lost_l1s *ret)
 {
 	int64_t entries = 0;
 
-	for (uint64_t c = 1; c < s->w->file_clusters && ret->count <= most + MOST_OTHERS; c++) {
+	for (uint64_t c = next_place_co(s, 1);
+	     c < s->w->file_clusters && ret->count <= most + MOST_OTHERS;
+	     c = next_place_co(s, c + 1)) {
 		int r = are_free_co(s, c);
 
 		if (r > 0)

@@ -91,9 +91,10 @@ static int raise_slot(struct ox_walk *w, struct ox_walk_slot *slot)
 	return 0;
 }
 
+/* What was lost may be in a cluster that nobody names. */
 bool ox_walk_keeps_leak(const struct ox_walk *w, uint64_t cluster, struct ox_cell cell)
 {
-	return (w->lost > 0 && cell.state == OX_CELL_NONE) || ox_salvage_keeps(w, cluster);
+	return (w->lost > 0 && cell.state == OX_CELL_NONE) || ox_salvage_keeps_count(w, cluster);
 }
 
 static int lower_slot(struct ox_walk *w, struct ox_walk_slot *slot)

@@ -207,9 +207,37 @@ static bool decode_broken(const struct table *t, struct ox_qcow2_snapshot *ret)
 	return !is_hopeless(t->w, ret);
 }
 
+static bool is_found(const struct table *t, uint64_t l1_offset)
+{
+	for (size_t i = 0; i < t->found.count; i++) {
+		if (t->found.items[i].offset == l1_offset)
+			return true;
+	}
+	return false;
+}
+
+/* Whether only the size of a record's L1 table is wrong, and how large it is for the disk is known.
+ */
+static bool tells_place(const struct ox_walk *w, const struct ox_qcow2_snapshot *s)
+{
+	uint64_t size_bytes = 8 * ox_qcow2_l1_needed(&w->h, w->h.size_bytes);
+
+	return is_hopeless(w, s) && s->l1_entries > 0 && s->l1_offset > 0 &&
+	       ox_is_aligned(s->l1_offset, w->cluster_bytes) &&
+	       !ox_walk_past_end(w, s->l1_offset, size_bytes);
+}
+
+/* Whether the header says how many there are, and not where. */
+static bool is_counted(const struct ox_walk *w)
+{
+	return w->faults.found[OX_QCOW2_FAULT_SNAPSHOTS] &&
+	       w->faults.snapshot_count <= OX_QCOW2_MAX_SNAPSHOTS;
+}
+
 /* Whether the records for which no table is found are given up. One that begins as it should, and
- * breaks later, may yet be read by somebody; and where counts cannot be read, or are too narrow to
- * tell that a reference is missing, tables are not found.
+ * breaks later, or still tells the place of its table, may yet be read by somebody; and where
+ * counts cannot be read, or are too narrow to tell that a reference is missing, tables are not
+ * found.
  */
 static bool may_give_up(const struct table *t)
 {
@@ -217,22 +245,33 @@ static bool may_give_up(const struct table *t)
 
 	if (t->w->broken_blocks > 0 || t->w->overflows > 0 || t->w->h.refcount_order == 0)
 		return false;
-	if (!decode_broken(t, &broken))
-		return true;
-	for (size_t i = 0; i < t->found.count; i++) {
-		if (t->found.items[i].offset == broken.l1_offset)
-			return true;
+	/* Some are found, and the header says that there are more: it may be a count that is wrong.
+	 */
+	if (is_counted(t->w) && t->found.count > 0)
+		return false;
+	for (size_t i = 0; i < t->old_count; i++) {
+		const struct ox_qcow2_snapshot *s = &t->records[i].s;
+
+		if (tells_place(t->w, s) && !is_found(t, s->l1_offset))
+			return false;
 	}
-	return false;
+	return !decode_broken(t, &broken) || is_found(t, broken.l1_offset);
 }
 
 static int find_lost_co(struct table *t, size_t most)
 {
+	uint32_t needed = (uint32_t)ox_qcow2_l1_needed(&t->w->h, t->w->h.size_bytes);
 	struct ox_qcow2_snapshot broken;
 	int r = ox_lost_l1_find_co(t->w, most, &t->found);
 
 	if (r == 0 && decode_broken(t, &broken))
 		r = ox_lost_l1_trust_co(t->w, broken.l1_offset, broken.l1_entries, &t->found);
+	for (size_t i = 0; i < t->old_count && r == 0; i++) {
+		const struct ox_qcow2_snapshot *s = &t->records[i].s;
+
+		if (tells_place(t->w, s) && s->vm_state_bytes == 0)
+			r = ox_lost_l1_trust_co(t->w, s->l1_offset, needed, &t->found);
+	}
 	return r;
 }
 
@@ -415,7 +454,7 @@ static uint64_t count_lost(const struct table *t)
 	uint64_t good = 0;
 
 	if (w->faults.found[OX_QCOW2_FAULT_SNAPSHOTS])
-		return MOST_FOUND;
+		return is_counted(w) ? w->faults.snapshot_count : MOST_FOUND;
 	for (size_t i = 0; i < t->old_count; i++)
 		good += !is_hopeless(w, &t->records[i].s);
 	return w->h.snapshot_count - good;

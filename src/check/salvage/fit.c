@@ -113,7 +113,8 @@ bool ox_orphan_is_sure(const struct ox_orphan *o, uint64_t tree)
 {
 	return o->stored != OX_STORED_UNKNOWN && o->stored > 0 &&
 	       o->counted == ox_orphan_named(o) && o->taken == 0 && !o->is_named &&
-	       o->orphans == 0 && (tree == 0 ? o->copied_agrees == o->data : o->copied == 0);
+	       o->orphans == 0 && (o->damaged == 0 || ox_orphan_is_telling(o)) &&
+	       (tree == 0 ? o->copied_agrees == o->data : o->copied == 0);
 }
 
 bool ox_orphan_fits(const struct ox_orphan *o, const struct ox_l1_gap *gap)

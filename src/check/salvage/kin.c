@@ -46,10 +46,10 @@ static int read_orphan_co(struct ox_walk *w, struct ox_orphan *o, struct ox_be64
 	if (r < 0)
 		return r == -ENOMEM ? r : 0;
 	for (uint64_t i = 0; i < ox_qcow2_l2_entries(&w->h) && r == 0; i++) {
-		struct ox_qcow2_entry e = ox_qcow2_l2_decode(&w->h, ox_be64_get(table[i * words]));
+		struct ox_orphan_entry entry = ox_salvage_entry(w, o->cluster, &table[i * words]);
 
-		if (e.kind == OX_QCOW2_ENTRY_DATA || e.kind == OX_QCOW2_ENTRY_ZERO_ALLOC)
-			r = visit(w, o, i, e.host.bytes / w->cluster_bytes, arg);
+		if (entry.names && entry.e.kind != OX_QCOW2_ENTRY_COMPRESSED)
+			r = visit(w, o, i, entry.e.host.bytes / w->cluster_bytes, arg);
 	}
 	return r;
 }
@@ -245,7 +245,8 @@ int ox_salvage_relate_co(struct ox_walk *w)
 	if (!table)
 		return -ENOMEM;
 	r = tell_nested_co(w, table);
-	if (r == 0)
+	/* Of no use to those who link nothing. */
+	if (r == 0 && w->salvage->opts->salvage)
 		r = tell_places_co(w, table);
 	free(table);
 	return r;

@@ -7,6 +7,7 @@
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "base/arith.h"
 #include "check/salvage/salvage.h"
@@ -44,6 +45,7 @@ static void tell_table(const struct ox_walk *w, const struct ox_orphan *o,
 		.taken = o->taken,
 		.copied = o->copied,
 		.runs = o->runs,
+		.damaged = o->damaged,
 		.is_counted = o->stored != OX_STORED_UNKNOWN && o->stored > 0,
 		.is_sure = ox_orphan_is_sure(o, gap ? gap->tree : 0),
 		.fits = fits,
@@ -82,13 +84,15 @@ static void tell_linked(struct ox_walk *w, const struct link *link)
 	w->salvage->linked++;
 }
 
-static void describe(const struct ox_walk *w, const struct ox_orphan *o,
-		     const struct ox_l1_gap *gap, uint64_t fits, char *to, size_t room)
+static void describe_place(const struct ox_walk *w, const struct ox_orphan *o,
+			   const struct ox_l1_gap *gap, uint64_t fits, char *to, size_t room)
 {
 	const char *whose = gap && gap->tree ? " of a snapshot" : "";
 	uint64_t empty = w->trees[0].l1_entries - w->salvage->used_entries;
 
-	if (o->taken > 0)
+	if (!w->salvage->opts->salvage)
+		snprintf(to, room, "the counts tell that something named it");
+	else if (o->taken > 0)
 		snprintf(to, room, "others name %" PRIu32 " of its clusters", o->taken);
 	else if (gap)
 		snprintf(to, room, "it fits L1 entry %" PRIu64 "%s", gap->index, whose);
@@ -104,10 +108,24 @@ static void describe(const struct ox_walk *w, const struct ox_orphan *o,
 			 w->trees[0].l1_entries);
 }
 
+static void describe(const struct ox_walk *w, const struct ox_orphan *o,
+		     const struct ox_l1_gap *gap, uint64_t fits, char *to, size_t room)
+{
+	size_t used;
+
+	describe_place(w, o, gap, fits, to, room);
+	used = strlen(to);
+	if (o->damaged > 0)
+		snprintf(to + used, room - used, "; %" PRIu32 " of its entries %s damaged",
+			 o->damaged, o->damaged == 1 ? "is" : "are");
+}
+
 void ox_salvage_report(struct ox_walk *w)
 {
 	const struct ox_salvage *s = w->salvage;
 
+	if (s->unsearched > 0)
+		ox_walk_found(w, OX_FOUND_LEAKS_UNSEARCHED, OX_FOUND(.a = s->unsearched));
 	for (size_t i = 0; i < s->count; i++) {
 		const struct ox_orphan *o = &s->orphans[i];
 		struct ox_found what = {.a = o->cluster * w->cluster_bytes,
@@ -115,7 +133,7 @@ void ox_salvage_report(struct ox_walk *w)
 					.host_offset = o->cluster * w->cluster_bytes};
 		const struct ox_l1_gap *gap = NULL;
 		uint64_t fits = 0;
-		char text[96];
+		char text[128];
 
 		for (size_t g = 0; g < s->gap_count; g++) {
 			fits += ox_orphan_fits(o, &s->gaps[g]);
@@ -260,18 +278,22 @@ static int settle_copied_co(struct ox_walk *w, const struct link *link, struct o
 	bool changed = false;
 
 	for (uint64_t i = 0; i < ox_qcow2_l2_entries(&w->h); i++) {
+		struct ox_orphan_entry entry =
+			ox_salvage_entry(w, link->cluster, &table[i * words]);
 		uint64_t raw = ox_be64_get(table[i * words]);
-		struct ox_qcow2_entry e = ox_qcow2_l2_decode(&w->h, raw);
+		struct ox_qcow2_entry e = entry.e;
 		bool single = false;
 		int r = 0;
 
+		if (!entry.names)
+			continue;
 		if (e.kind == OX_QCOW2_ENTRY_COMPRESSED) {
 			uint64_t last = e.host.bytes + e.compressed_bytes - 1;
 
 			r = is_single_co(w, e.host.bytes / w->cluster_bytes, &single);
 			if (r == 0)
 				r = is_single_co(w, last / w->cluster_bytes, &single);
-		} else if (e.kind == OX_QCOW2_ENTRY_DATA || e.kind == OX_QCOW2_ENTRY_ZERO_ALLOC) {
+		} else {
 			r = is_single_co(w, e.host.bytes / w->cluster_bytes, &single);
 			if (link->gap.tree == 0 && single != e.copied) {
 				table[i * words] = ox_be64(raw ^ OX_QCOW2_COPIED);
@@ -321,9 +343,12 @@ static int count_table_co(struct links *l, struct link *link)
 
 /* A block to be made grows the file: not beneath an entry, and not where others are to be mended.
  */
-static bool can_count(const struct ox_walk *w, const struct ox_orphan *o)
+static bool can_count(const struct links *l, const struct ox_orphan *o)
 {
-	return !o->lacks_block || w->past_end + w->stale + w->broken_blocks + w->aliases == 0;
+	const struct ox_walk *w = l->w;
+	bool grows = o->lacks_block || l->lacks_block;
+
+	return !grows || o->past_end + w->past_end + w->stale + w->broken_blocks + w->aliases == 0;
 }
 
 /* Judges a table as it is now that those before it are counted. */
@@ -344,7 +369,7 @@ static int make_ready_co(struct links *l, struct link *link, struct ox_error **e
 		return ox_error_set(err, r, "Out of memory");
 	if (!why && link->orphan.taken > 0)
 		why = "others name clusters that it names";
-	if (!why && !can_count(w, &link->orphan))
+	if (!why && !can_count(l, &link->orphan))
 		why = "its counts cannot be made while other damage is there: repair that first";
 	if (why)
 		return link->by_hand ? refuse(w, link->cluster, why, err) : 0;

@@ -10,34 +10,46 @@
 
 /* ---- one cluster's bytes ---- */
 
-static const char not_an_entry[] = "it holds what is no entry of an L2 table";
+/* What one write of a disk may leave torn or lost. */
+#define LOST_BYTES 4096u
 
-/* An entry by itself; NULL where it can be one of a table in this cluster. */
-static const char *judge_entry(const struct ox_walk *w, const struct ox_be64 *entry,
-			       uint64_t limit_bytes, struct ox_orphan *o)
+struct ox_orphan_entry ox_salvage_entry(const struct ox_walk *w, uint64_t cluster,
+					const struct ox_be64 *entry)
 {
-	struct ox_qcow2_entry e = ox_qcow2_l2_decode(&w->h, ox_be64_get(entry[0]));
+	struct ox_orphan_entry r = {.e = ox_qcow2_l2_decode(&w->h, ox_be64_get(entry[0]))};
 	uint64_t subclusters = ox_qcow2_l2_words(&w->h) == 2 ? ox_be64_get(entry[1]) : 0;
-	uint64_t size_bytes = w->cluster_bytes;
+	bool is_stream = r.e.kind == OX_QCOW2_ENTRY_COMPRESSED;
+	uint64_t size_bytes = is_stream ? r.e.compressed_bytes : w->cluster_bytes;
+	uint64_t limit_bytes = ox_walk_limit_of(w, cluster);
+	uint64_t end_bytes = r.e.host.bytes + size_bytes;
 
-	if (e.kind == OX_QCOW2_ENTRY_BAD || !ox_qcow2_subclusters_valid(e.kind, subclusters))
-		return not_an_entry;
-	if (e.kind == OX_QCOW2_ENTRY_UNALLOCATED || e.kind == OX_QCOW2_ENTRY_ZERO) {
-		o->zeros += e.kind == OX_QCOW2_ENTRY_ZERO || subclusters != 0;
-		return NULL;
-	}
-	if (e.kind == OX_QCOW2_ENTRY_COMPRESSED) {
-		size_bytes = e.compressed_bytes;
-		if (e.copied)
-			return not_an_entry;
-		o->streams++;
-	} else {
-		o->data++;
-	}
-	o->copied += e.copied;
-	if (e.host.bytes >= limit_bytes || ox_walk_past_end(w, e.host.bytes, size_bytes))
-		return "it names what lies past the end of the file";
-	return NULL;
+	r.is_damaged = r.e.kind == OX_QCOW2_ENTRY_BAD ||
+		       !ox_qcow2_subclusters_valid(r.e.kind, subclusters) ||
+		       (is_stream && r.e.copied);
+	r.is_zero = r.e.kind == OX_QCOW2_ENTRY_ZERO || subclusters != 0;
+	if (!is_stream && r.e.kind != OX_QCOW2_ENTRY_DATA && r.e.kind != OX_QCOW2_ENTRY_ZERO_ALLOC)
+		return r;
+	r.is_past_end = r.e.host.bytes >= limit_bytes ||
+			(end_bytes > limit_bytes && end_bytes - limit_bytes >= w->cluster_bytes);
+	r.is_damaged |= r.is_past_end || r.e.host.bytes < w->cluster_bytes;
+	/* As the walk has it that counts the table once it is named. */
+	r.names = r.e.host.bytes >= w->cluster_bytes &&
+		  (!r.is_past_end || (!w->dirty && end_bytes - limit_bytes < w->cluster_bytes));
+	return r;
+}
+
+static void count_entry(const struct ox_orphan_entry *entry, struct ox_orphan *o)
+{
+	bool is_stream = entry->e.kind == OX_QCOW2_ENTRY_COMPRESSED;
+
+	o->damaged += entry->is_damaged;
+	o->past_end += entry->is_past_end;
+	if (entry->is_damaged)
+		return;
+	o->streams += entry->names && is_stream;
+	o->data += entry->names && !is_stream;
+	o->copied += entry->names && entry->e.copied;
+	o->zeros += !entry->names && entry->is_zero;
 }
 
 static int compare_words(const void *one, const void *other)
@@ -68,34 +80,46 @@ static bool has_repeats(uint64_t *hosts, uint32_t count, uint32_t *ret_runs)
 	return false;
 }
 
-/* The bytes alone: no I/O, and over at the first word of nearly everything that is no table. */
+static const char *why_damaged(const struct ox_orphan_entry *entry)
+{
+	return entry->is_past_end ? "it names what lies past the end of the file"
+				  : "it holds what is no entry of an L2 table";
+}
+
+/* The bytes alone: no I/O, and soon over for nearly everything that is no table. */
 static const char *judge_bytes(struct ox_walk *w, uint64_t cluster, const struct ox_be64 *table,
 			       struct ox_orphan *o)
 {
-	uint64_t limit_bytes = ox_walk_limit_of(w, cluster);
 	unsigned words = ox_qcow2_l2_words(&w->h);
+	uint64_t entries = ox_qcow2_l2_entries(&w->h);
+	uint64_t most = ox_min_u64(LOST_BYTES / 8 / words, entries / 2);
+	uint64_t *hosts = w->salvage->hosts;
+	const char *why = NULL;
+	uint32_t used = 0;
 	uint32_t data = 0;
 
-	for (uint64_t i = 0; i < ox_qcow2_l2_entries(&w->h); i++) {
-		const struct ox_be64 *entry = &table[i * words];
-		const char *why;
+	for (uint64_t i = 0; i < entries && o->damaged <= most; i++) {
+		struct ox_orphan_entry entry;
 
-		if (!entry[0].raw && (words == 1 || !entry[1].raw))
+		if (!table[i * words].raw && (words == 1 || !table[i * words + 1].raw))
 			continue;
-		why = judge_entry(w, entry, limit_bytes, o);
-		if (why)
-			return why;
-		if (data == o->data)
+		entry = ox_salvage_entry(w, cluster, &table[i * words]);
+		count_entry(&entry, o);
+		used += table[i * words].raw != 0;
+		if (entry.is_damaged && !why)
+			why = why_damaged(&entry);
+		if (!entry.names || entry.e.kind == OX_QCOW2_ENTRY_COMPRESSED)
 			continue;
-		w->salvage->hosts[data] =
-			ox_qcow2_l2_decode(&w->h, ox_be64_get(entry[0])).host.bytes /
-			w->cluster_bytes;
-		if (w->salvage->hosts[data++] == cluster)
+		hosts[data] = entry.e.host.bytes / w->cluster_bytes;
+		if (hosts[data++] == cluster)
 			return "it names itself as data";
 	}
+	o->used = used;
+	if (o->damaged > most || 2 * o->damaged > used)
+		return why;
 	if (ox_orphan_named(o) == 0)
 		return "it names no cluster";
-	if (has_repeats(w->salvage->hosts, data, &o->runs))
+	if (has_repeats(hosts, data, &o->runs))
 		return "it names a cluster twice";
 	return NULL;
 }
@@ -141,9 +165,10 @@ static int weigh_cluster_co(struct ox_walk *w, uint64_t cluster, struct ox_orpha
 	return 0;
 }
 
-static int weigh_entry_co(struct ox_walk *w, const struct ox_qcow2_entry *e, struct ox_orphan *o,
-			  const char **ret_why)
+static int weigh_entry_co(struct ox_walk *w, const struct ox_orphan_entry *entry,
+			  struct ox_orphan *o, const char **ret_why)
 {
+	const struct ox_qcow2_entry *e = &entry->e;
 	bool is_stream = e->kind == OX_QCOW2_ENTRY_COMPRESSED;
 	uint64_t size_bytes = is_stream ? e->compressed_bytes : w->cluster_bytes;
 	uint64_t last = (e->host.bytes + size_bytes - 1) / w->cluster_bytes;
@@ -155,19 +180,16 @@ static int weigh_entry_co(struct ox_walk *w, const struct ox_qcow2_entry *e, str
 		if (r < 0)
 			return r;
 	}
+	o->taken += claim.taken;
+	*ret_why = claim.why;
+	/* What is damaged speaks for nothing. */
+	if (entry->is_damaged)
+		return 0;
 	o->unshared += claim.unshared;
 	o->counted += claim.counted;
-	o->taken += claim.taken;
 	if (!is_stream)
 		o->copied_agrees += e->copied == claim.is_single;
-	*ret_why = claim.why;
 	return 0;
-}
-
-static bool names_cluster(enum ox_qcow2_entry_kind kind)
-{
-	return kind == OX_QCOW2_ENTRY_DATA || kind == OX_QCOW2_ENTRY_ZERO_ALLOC ||
-	       kind == OX_QCOW2_ENTRY_COMPRESSED;
 }
 
 static int weigh_table_co(struct ox_walk *w, const struct ox_be64 *table, struct ox_orphan *o,
@@ -177,10 +199,10 @@ static int weigh_table_co(struct ox_walk *w, const struct ox_be64 *table, struct
 	int r = 0;
 
 	for (uint64_t i = 0; i < ox_qcow2_l2_entries(&w->h) && r == 0 && !*ret_why; i++) {
-		struct ox_qcow2_entry e = ox_qcow2_l2_decode(&w->h, ox_be64_get(table[i * words]));
+		struct ox_orphan_entry entry = ox_salvage_entry(w, o->cluster, &table[i * words]);
 
-		if (names_cluster(e.kind))
-			r = weigh_entry_co(w, &e, o, ret_why);
+		if (entry.names)
+			r = weigh_entry_co(w, &entry, o, ret_why);
 	}
 	return r;
 }
@@ -198,6 +220,20 @@ static const char *judge_whole(const struct ox_walk *w, const struct ox_orphan *
 	if (w->tree_count == 1 && !w->hides_trees && o->copied + o->streams == 0)
 		return "none of its entries has COPIED, and no snapshot can have owned it";
 	return NULL;
+}
+
+/* Of a table with damage: either what is left is sure, or the damage is slight, and what is left is
+ * counted for the most part; a dirty image's counts may be behind. */
+static const char *judge_damage(const struct ox_walk *w, const struct ox_orphan *o)
+{
+	uint32_t named = ox_orphan_named(o);
+	bool is_counted = o->stored != OX_STORED_UNKNOWN && o->stored > 0;
+	bool is_slight = 8 * o->damaged <= o->used && ox_orphan_is_telling(o);
+
+	if (o->damaged == 0 || ox_orphan_is_sure(o, 0) || ox_orphan_is_sure(o, 1) ||
+	    (is_slight && (w->dirty || (is_counted && 2 * o->counted > named))))
+		return NULL;
+	return "parts of it are no entries, and too little speaks for the rest";
 }
 
 int ox_salvage_judge_co(struct ox_walk *w, uint64_t cluster, const struct ox_be64 *table,
@@ -218,6 +254,8 @@ int ox_salvage_judge_co(struct ox_walk *w, uint64_t cluster, const struct ox_be6
 		if (r != -ENOMEM)
 			r = 0;
 		why = judge_whole(w, &o);
+		if (!why)
+			why = judge_damage(w, &o);
 	}
 	if (r < 0)
 		return r;
@@ -227,6 +265,8 @@ int ox_salvage_judge_co(struct ox_walk *w, uint64_t cluster, const struct ox_be6
 }
 
 /* ---- all clusters that no cell has ---- */
+
+#define LARGE_HOLE_BYTES (UINT64_C(16) << 20)
 
 /* The lowest cluster at or after from, below end, that nothing names; end if there is none. */
 static uint64_t next_unnamed(const struct ox_walk *w, uint64_t from, uint64_t end)
@@ -242,12 +282,12 @@ static uint64_t next_unnamed(const struct ox_walk *w, uint64_t from, uint64_t en
 	return end;
 }
 
-/* A run of clusters that lie wholly in the file. */
+/* A run of clusters of the stretch that is being scanned. */
 static bool salvage_next(void *arg, struct ox_scan_item *ret)
 {
 	struct ox_walk *w = arg;
 	struct ox_salvage *s = w->salvage;
-	uint64_t end = w->file_bytes / w->cluster_bytes;
+	uint64_t end = s->end;
 	uint64_t most = ox_scan_item_max(w->cluster_bytes) / w->cluster_bytes;
 	uint64_t first = next_unnamed(w, s->next, end);
 	uint64_t last;
@@ -273,27 +313,30 @@ static int keep(struct ox_salvage *s, uint64_t cluster, unsigned state)
 	return ox_counts_set(&s->kept, cluster, (struct ox_cell){.state = state, .count = 1});
 }
 
-static int keep_all(struct ox_walk *w, uint64_t cluster, const struct ox_be64 *table)
+int ox_salvage_keep(struct ox_walk *w, uint64_t cluster, const struct ox_be64 *table)
 {
 	unsigned words = ox_qcow2_l2_words(&w->h);
 	int r = keep(w->salvage, cluster, OX_CELL_META);
 
 	for (uint64_t i = 0; i < ox_qcow2_l2_entries(&w->h) && r == 0; i++) {
-		struct ox_qcow2_entry e = ox_qcow2_l2_decode(&w->h, ox_be64_get(table[i * words]));
-		uint64_t size_bytes =
-			e.kind == OX_QCOW2_ENTRY_COMPRESSED ? e.compressed_bytes : w->cluster_bytes;
+		struct ox_orphan_entry entry = ox_salvage_entry(w, cluster, &table[i * words]);
+		struct ox_qcow2_entry *e = &entry.e;
+		uint64_t size_bytes = e->kind == OX_QCOW2_ENTRY_COMPRESSED ? e->compressed_bytes
+									   : w->cluster_bytes;
 
-		if (!names_cluster(e.kind))
+		if (!entry.names)
 			continue;
-		for (uint64_t c = e.host.bytes / w->cluster_bytes;
-		     c <= (e.host.bytes + size_bytes - 1) / w->cluster_bytes && r == 0; c++)
+		for (uint64_t c = e->host.bytes / w->cluster_bytes;
+		     c <= (e->host.bytes + size_bytes - 1) / w->cluster_bytes && r == 0; c++)
 			r = keep(w->salvage, c, OX_CELL_DATA);
 	}
 	return r;
 }
 
-static int add_orphan(struct ox_salvage *s, const struct ox_orphan *orphan)
+int ox_salvage_add(struct ox_walk *w, const struct ox_orphan *orphan, const struct ox_be64 *table)
 {
+	struct ox_salvage *s = w->salvage;
+
 	if (s->count == OX_SALVAGE_MAX) {
 		s->too_many = true;
 		return 0;
@@ -308,7 +351,7 @@ static int add_orphan(struct ox_salvage *s, const struct ox_orphan *orphan)
 		s->room = room;
 	}
 	s->orphans[s->count++] = *orphan;
-	return 0;
+	return ox_salvage_keep(w, orphan->cluster, table);
 }
 
 static int salvage_cluster_co(struct ox_walk *w, uint64_t cluster, const uint8_t *bytes)
@@ -320,8 +363,7 @@ static int salvage_cluster_co(struct ox_walk *w, uint64_t cluster, const uint8_t
 
 	if (r < 0 || why)
 		return r;
-	r = add_orphan(w->salvage, &orphan);
-	return r == 0 ? keep_all(w, cluster, table) : r;
+	return ox_salvage_add(w, &orphan, table);
 }
 
 static int salvage_item_co(void *arg, const struct ox_scan_item *item, uint8_t *bytes, int error)
@@ -377,21 +419,69 @@ void ox_salvage_forget(struct ox_salvage *s)
 		.is_unsettled = s->is_unsettled,
 		.linked = s->linked,
 		.found = s->found,
+		.unsearched = s->unsearched,
 	};
+}
+
+/* How many items there are from a cluster on, below end. */
+static uint64_t count_items(struct ox_walk *w, uint64_t from, uint64_t end)
+{
+	struct ox_scan_item item;
+	uint64_t count = 0;
+
+	w->salvage->next = from;
+	w->salvage->end = end;
+	while (salvage_next(w, &item))
+		count++;
+	return count;
+}
+
+/* Where a hole of the file begins, or else ends: from a cluster on, in clusters, end at most. Small
+ * holes are read as what lies around them is. */
+static uint64_t stretch_end_co(struct ox_walk *w, uint64_t from, uint64_t end, bool *ret_hole)
+{
+	uint64_t at = from * w->cluster_bytes;
+	struct ox_io_extent extent;
+
+	*ret_hole = false;
+	while (at < end * w->cluster_bytes) {
+		uint64_t first = ox_div_up(at, w->cluster_bytes);
+		bool is_hole;
+
+		if (ox_io_extent_co(w->io, at, &extent) < 0)
+			return end;
+		is_hole = extent.zero && extent.length >= LARGE_HOLE_BYTES;
+		if (is_hole && first > from)
+			return first;
+		*ret_hole = is_hole;
+		if (!ox_add_u64(at, extent.length, &at))
+			return end;
+		if (is_hole)
+			return ox_min_u64(at / w->cluster_bytes, end);
+	}
+	return end;
 }
 
 static int scan_co(struct ox_walk *w)
 {
 	static const struct ox_scan_ops ops = {.next = salvage_next, .visit_co = salvage_item_co};
-	struct ox_scan_item item;
+	uint64_t end = w->file_bytes / w->cluster_bytes;
+	uint64_t to;
+	bool is_hole;
 	int r;
 
-	for (w->salvage->next = 0; salvage_next(w, &item);)
-		w->work_total++;
-	w->salvage->next = 0;
+	w->work_total += count_items(w, 0, end);
 	r = ox_salvage_prepare(w);
-	if (r == 0)
+	for (uint64_t from = 0; from < end && r == 0; from = to) {
+		to = stretch_end_co(w, from, end, &is_hole);
+		if (is_hole) {
+			ox_walk_progress(w, count_items(w, from, to));
+			continue;
+		}
+		w->salvage->next = from;
+		w->salvage->end = to;
 		r = ox_scan_co(w->io, w->cluster_bytes, &ops, w);
+	}
 	ox_salvage_finish(w);
 	return r;
 }
@@ -414,6 +504,8 @@ int ox_salvage_find_co(struct ox_walk *w)
 		r = ox_salvage_relate_co(w);
 	if (r == 0 && s->count + s->opts->link_count > 0)
 		r = ox_salvage_fit_co(w);
+	for (size_t i = 0; i < s->count; i++)
+		s->has_damaged |= s->orphans[i].damaged > 0;
 	s->found = s->count;
 	return r;
 }
@@ -422,6 +514,11 @@ bool ox_salvage_keeps(const struct ox_walk *w, uint64_t cluster)
 {
 	return w->salvage && w->salvage->count > 0 &&
 	       ox_counts_get(&w->salvage->kept, cluster).state != OX_CELL_NONE;
+}
+
+bool ox_salvage_keeps_count(const struct ox_walk *w, uint64_t cluster)
+{
+	return ox_salvage_keeps(w, cluster) || (w->salvage && w->salvage->has_damaged);
 }
 
 uint64_t ox_salvage_next_kept(const struct ox_walk *w, uint64_t from, uint64_t end)

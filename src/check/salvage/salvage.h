@@ -13,6 +13,13 @@
  * table names counts for more than how it looks: its clusters are named by nobody else, and for a
  * SURE one the refcounts tell of exactly the references that are missing, its own among them, and
  * its COPIED bits agree with them.
+ *
+ * Damage in the table itself. As much may be no entry as one write of a disk tears (4 KiB), and at
+ * most half of what is not zero: of n words, n/2 and more are then valid, which random ones are
+ * with 2^n * 2^(-10 n/2): one in 2^256 where n is 64. Where less is used the rest has to be TELLING
+ * by itself, and is held to the counts: a SURE table is sure without what is damaged. An entry that
+ * can be followed, but to the wrong place, is not taken for damage: to name that place would make a
+ * cross-link.
  */
 #ifndef OX_CHECK_SALVAGE_H
 #define OX_CHECK_SALVAGE_H
@@ -42,11 +49,14 @@ struct ox_orphan {
 	uint32_t copied;	/* with COPIED */
 	uint32_t copied_agrees; /* COPIED is as the refcount says */
 	uint32_t orphans;	/* names other orphans */
-	bool is_named;		/* by another orphan, as data */
-	bool is_nested;		/* by one that is none of another's data */
-	bool is_placed;		/* a pointer tells its gap */
-	bool lacks_block;	/* something of it has no refcount block */
-	uint64_t index; /* of L1, where clusters that are shared tell it, or OX_WALK_NO_PLACE */
+	uint32_t used;		/* words that are not zero, those that are no entries among them */
+	uint32_t damaged; /* of them; nothing else that is counted here includes these, but taken */
+	uint32_t past_end; /* of the damaged ones, those that name what lies past the end */
+	bool is_named;	   /* by another orphan, as data */
+	bool is_nested;	   /* by one that is none of another's data */
+	bool is_placed;	   /* a pointer tells its gap */
+	bool lacks_block;  /* something of it has no refcount block */
+	uint64_t index;	   /* of L1, where clusters that are shared tell it, or OX_WALK_NO_PLACE */
 };
 
 /* An L1 entry that cannot be followed, or whose table is none. */
@@ -61,6 +71,7 @@ struct ox_l1_gap {
 };
 
 struct ox_salvage_shared;
+struct ox_salvage_look;
 
 struct ox_salvage {
 	const struct ox_check_options *opts;
@@ -68,13 +79,15 @@ struct ox_salvage {
 	bool is_over;	   /* an earlier walk of this repair found no orphan */
 	bool is_unsettled; /* this repair changed L1 entries that may have named an orphan */
 	uint64_t linked;
-	uint64_t found; /* and left, as the last walk saw it */
+	uint64_t found;	     /* and left, as the last walk saw it */
+	uint64_t unsearched; /* leaked clusters that were too many to look at */
 
 	/* Of one walk. */
 	struct ox_orphan *orphans; /* by cluster */
 	size_t count;
 	size_t room;
 	bool too_many;
+	bool has_damaged; /* one of them does not tell all that it named */
 	struct ox_counts
 		kept; /* META: the clusters of orphans and what they name; DATA: only that */
 	struct ox_counts crossed; /* L2 tables that are named at several indexes */
@@ -86,9 +99,11 @@ struct ox_salvage {
 	/* Of a scan. */
 	struct ox_stored stored;
 	uint64_t *hosts; /* as many as a table has entries */
-	uint64_t next;	 /* cluster */
+	uint64_t next;	 /* cluster, */
+	uint64_t end;	 /* and where the stretch of the file ends that is scanned */
 	bool is_linking; /* what the entries to be changed name is forgotten by now */
 	struct ox_salvage_shared *shared; /* while the named tables are met */
+	struct ox_salvage_look *look;	  /* while what leaked is looked at */
 };
 
 static inline uint32_t ox_orphan_named(const struct ox_orphan *o)
@@ -96,7 +111,26 @@ static inline uint32_t ox_orphan_named(const struct ox_orphan *o)
 	return o->data + o->streams;
 }
 
+/* Eight words of random bits are standard entries of a file of 2^24 clusters with 2^-288, and 32
+ * are compressed ones with 2^-320. */
+static inline bool ox_orphan_is_telling(const struct ox_orphan *o)
+{
+	return 4 * o->data + o->streams >= 32;
+}
+
+/* One entry of a cluster that may be a table. */
+struct ox_orphan_entry {
+	struct ox_qcow2_entry e;
+	bool names;	  /* clusters, which are counted for it once the table is named */
+	bool is_zero;	  /* reads as zeroes, also in part */
+	bool is_damaged;  /* cannot be followed as it is */
+	bool is_past_end; /* for that reason */
+};
+
 /* ---- salvage.c: recognising ---- */
+
+struct ox_orphan_entry ox_salvage_entry(const struct ox_walk *w, uint64_t cluster,
+					const struct ox_be64 *entry);
 
 /* Looks through all clusters that are in no cell. A negative errno only for want of memory. */
 int ox_salvage_find_co(struct ox_walk *w);
@@ -106,8 +140,17 @@ int ox_salvage_judge_co(struct ox_walk *w, uint64_t cluster, const struct ox_be6
 			struct ox_orphan *ret, const char **ret_why);
 int ox_salvage_prepare(struct ox_walk *w);
 void ox_salvage_finish(struct ox_walk *w);
+/* Notes an orphan; and that of its table what it names is kept. 0 or -ENOMEM. */
+int ox_salvage_add(struct ox_walk *w, const struct ox_orphan *orphan, const struct ox_be64 *table);
+int ox_salvage_keep(struct ox_walk *w, uint64_t cluster, const struct ox_be64 *table);
 /* What to keep of a walk that ends, and of the last one. */
 void ox_salvage_forget(struct ox_salvage *s);
+
+/* ---- leaked.c: where nobody asked for salvage ---- */
+
+/* Looks for lost tables that are SURE among what leaked, where a repair would free it. If there are
+ * any, or the leaks are too many, the walk knows of s from then on. 0 or a negative errno. */
+int ox_salvage_look_co(struct ox_walk *w, struct ox_salvage *s);
 
 /* ---- kin.c: orphans beside each other and beside live tables ---- */
 

@@ -192,14 +192,44 @@ static int edit_set_length_co(struct ox_io *io, uint64_t length)
 	return length < edit_of(io)->base->length ? -EINVAL : 0;
 }
 
+/* The first block from start on, below end, that is held; end if there is none. */
+static uint64_t next_held(const struct edit *e, uint64_t start, uint64_t end)
+{
+	uint64_t block_bytes = e->block_bytes;
+	uint64_t next = end;
+
+	if ((end - start) / block_bytes < e->held.count) {
+		for (next = ox_align_down(start, block_bytes); next < end; next += block_bytes) {
+			if (ox_blocks_find(&e->held, next / block_bytes) != OX_BLOCKS_NONE)
+				break;
+		}
+		return ox_min_u64(ox_max_u64(next, start), end);
+	}
+	for (size_t i = 0; i < e->held.count; i++) {
+		uint64_t at = e->held.items[i].number * block_bytes;
+
+		if (at + block_bytes > start && at < next)
+			next = ox_max_u64(at, start);
+	}
+	return next;
+}
+
+/* A hole of the image is one as far as nothing is held in it. */
 static int edit_extent_co(struct ox_io *io, uint64_t offset, struct ox_io_extent *ret)
 {
-	bool past_end = offset >= io->length;
+	struct edit *e = edit_of(io);
+	uint64_t held;
+	int r = ox_io_extent_co(e->base, offset, ret);
 
-	*ret = (struct ox_io_extent){
-		.length = past_end ? UINT64_MAX - offset : io->length - offset,
-		.zero = past_end,
-	};
+	if (r < 0 || !ret->zero)
+		return r;
+	held = next_held(e, offset, offset + ret->length);
+	if (held > offset) {
+		ret->length = held - offset;
+	} else {
+		ret->zero = false;
+		ret->length = ox_min_u64(ret->length, e->block_bytes - offset % e->block_bytes);
+	}
 	return 0;
 }
 

@@ -236,23 +236,36 @@ static int by_number_down(const void *one, const void *other)
 	return a > b ? -1 : a < b;
 }
 
+/* What is written of a block. The sector that held the old end is put back whole, with zeroes
+ * behind the end: half of it old and half as the repair left it, it would be known to nobody after
+ * a cut. */
+static size_t restored_bytes(const struct undo *u, const struct item *item)
+{
+	uint64_t end = item->offset + ox_align_up(item->saved, OX_UNDO_SECTOR_BYTES);
+
+	return ox_max_u64(ox_min_u64(end, u->image->length), item->offset + item->saved) -
+	       item->offset;
+}
+
 static int restore_co(struct undo *u, struct ox_undo_outcome *outcome)
 {
 	if (u->count > 0)
 		qsort(u->items, u->count, sizeof(*u->items), by_number_down);
 	for (size_t i = 0; i < u->count; i++) {
 		const struct item *item = &u->items[i];
-		uint8_t old[OX_UNDO_BLOCK_BYTES];
+		uint8_t old[OX_UNDO_BLOCK_BYTES] = {0};
 		uint8_t now[OX_UNDO_BLOCK_BYTES];
+		size_t size;
 		int r;
 
 		if (item->saved == 0)
 			continue;
+		size = restored_bytes(u, item);
 		r = ox_io_pread_co(u->io, old, item->saved, item->saved_at);
 		if (r == 0)
-			r = ox_io_pread_co(u->image, now, item->saved, item->offset);
-		if (r == 0 && memcmp(old, now, item->saved) != 0) {
-			r = ox_io_pwrite_co(u->image, old, item->saved, item->offset, 0);
+			r = ox_io_pread_co(u->image, now, size, item->offset);
+		if (r == 0 && memcmp(old, now, size) != 0) {
+			r = ox_io_pwrite_co(u->image, old, size, item->offset, 0);
 			outcome->blocks++;
 			outcome->bytes += item->saved;
 		}

@@ -159,7 +159,7 @@ struct ox_walk {
 	struct ox_digest digest;	    /* of ox_walk_count_l2_table_co */
 	struct ox_walk_copied_pass *copied; /* while ox_walk_copied_co runs */
 	struct ox_mend *mend;		    /* while ox_mend_co runs */
-	struct ox_salvage *salvage;	    /* NULL: nobody asked for it */
+	struct ox_salvage *salvage;	    /* NULL: there is nothing to salvage */
 	bool changes_entries;		    /* the running pass may change L1 and L2 entries */
 
 	/* What the passes saw. */
@@ -362,6 +362,8 @@ int ox_walk_count_l2_table_co(struct ox_walk *w, uint64_t cluster, struct ox_cel
 /* ---- snapshots.c, bitmaps.c, extras.c: what the header leads to ---- */
 
 int ox_walk_claim_snapshots_co(struct ox_walk *w);
+/* Where the header's number or place of them is wrong: a patch, if the table tells. */
+int ox_walk_judge_snapshot_fields_co(struct ox_walk *w);
 int ox_walk_claim_bitmaps_co(struct ox_walk *w, const struct ox_qcow2_bitmaps_ext *ext);
 /* The extensions, the encryption header, the files that are named. */
 int ox_walk_claim_extensions_co(struct ox_walk *w);
@@ -433,8 +435,12 @@ int ox_walk_link_blocks_co(struct ox_walk *w, const struct ox_walk_plan *plan);
 
 /* ---- salvage.c ---- */
 
-/* Whether a cluster may belong to an L2 table that nothing names, so that it is not freed. */
+/* Whether a cluster belongs to an L2 table that nothing names, as far as that can be read. */
 bool ox_salvage_keeps(const struct ox_walk *w, uint64_t cluster);
+/* Whether it may belong to one, so that its count is not lowered. */
+bool ox_salvage_keeps_count(const struct ox_walk *w, uint64_t cluster);
+/* And then why it is not. */
+const char *ox_salvage_why_kept(const struct ox_walk *w);
 /* Whether an orphan may be what an L1 entry named: then nothing is taken away that tells so. */
 bool ox_salvage_awaits(const struct ox_walk *w, uint64_t tree, uint64_t index);
 /* An L1 entry was taken away: what it named may be among the orphans, so none is the only one. */

@@ -1,0 +1,271 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Before what leaked is freed: whether it holds lost L2 tables. Where an L1 entry was zeroed, all
+ * that it led to looks like leaks, and the guest's next writes would take its place. Only what
+ * leaked is read, of each cluster what one page of the host holds first, and no more than is quick;
+ * and only what is SURE is kept.
+ */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/arith.h"
+#include "check/salvage/salvage.h"
+#include "check/walk/scan.h"
+
+#define MOST_BYTES (UINT64_C(256) << 20)
+#define FIRST_BYTES UINT64_C(4096)
+#define MOST_EXTENTS 4096u /* of a file that is asked for its holes */
+
+struct ox_salvage_look {
+	struct ox_counts leaked; /* META: nobody names it, and it is counted */
+	uint64_t count;
+	uint64_t next;
+	uint64_t read_bytes;
+	uint8_t *whole; /* a cluster */
+};
+
+/* ---- what leaked ---- */
+
+static int note_leak(struct ox_walk *w, struct ox_walk_slot *slot)
+{
+	struct ox_salvage_look *look = w->salvage->look;
+
+	if (slot->cell.state != OX_CELL_NONE || slot->stored == 0 ||
+	    slot->cluster >= w->file_bytes / w->cluster_bytes)
+		return 0;
+	look->count++;
+	return ox_counts_set(&look->leaked, slot->cluster,
+			     (struct ox_cell){.state = OX_CELL_META, .count = 1});
+}
+
+/* What lies wholly in holes of the file is no table, and takes no reading. */
+static int leave_out_holes_co(struct ox_walk *w)
+{
+	struct ox_salvage_look *look = w->salvage->look;
+	uint64_t end = w->file_bytes / w->cluster_bytes;
+	struct ox_io_extent extent = {0};
+	uint64_t known_to = 0;
+	unsigned asked = 0;
+
+	for (uint64_t c = 0; (c = ox_counts_next(&look->leaked, c, end)) < end; c++) {
+		uint64_t offset = c * w->cluster_bytes;
+
+		if (offset >= known_to) {
+			if (asked++ == MOST_EXTENTS || ox_io_extent_co(w->io, offset, &extent) < 0)
+				return 0;
+			if (!ox_add_u64(offset, extent.length, &known_to))
+				known_to = UINT64_MAX;
+		}
+		if (!extent.zero || known_to - offset < w->cluster_bytes)
+			continue;
+		look->count--;
+		if (ox_counts_set(&look->leaked, c, (struct ox_cell){0}) < 0)
+			return -ENOMEM;
+	}
+	return 0;
+}
+
+static uint64_t first_bytes(const struct ox_walk *w)
+{
+	return ox_min_u64(FIRST_BYTES, w->cluster_bytes);
+}
+
+/* Of large clusters the beginning of one; else a run of whole ones. */
+static bool next_leaked(void *arg, struct ox_scan_item *ret)
+{
+	struct ox_walk *w = arg;
+	struct ox_salvage_look *look = w->salvage->look;
+	uint64_t end = w->file_bytes / w->cluster_bytes;
+	uint64_t first = ox_counts_next(&look->leaked, look->next, end);
+	size_t most = w->cluster_bytes > FIRST_BYTES ? 1 : ox_scan_item_max(w->cluster_bytes);
+
+	if (first >= end)
+		return false;
+	*ret = (struct ox_scan_item){.offset = first * w->cluster_bytes};
+	do {
+		ret->size_bytes += first_bytes(w);
+		first++;
+	} while (ret->size_bytes + w->cluster_bytes <= most &&
+		 ox_counts_next(&look->leaked, first, first + 1) == first);
+	look->next = first;
+	return true;
+}
+
+/* ---- one cluster ---- */
+
+static bool is_zero(const uint8_t *bytes, uint64_t count)
+{
+	return bytes[0] == 0 && memcmp(bytes, bytes + 1, count - 1) == 0;
+}
+
+/* Whether what it begins with can be, for the most part, entries of a table. */
+static bool begins_well(const struct ox_walk *w, uint64_t cluster, const struct ox_be64 *table)
+{
+	unsigned words = ox_qcow2_l2_words(&w->h);
+	uint64_t entries = first_bytes(w) / 8 / words;
+	uint64_t damaged = 0;
+	uint64_t used = 0;
+
+	for (uint64_t i = 0; i < entries && 2 * damaged <= entries; i++) {
+		used += table[i * words].raw != 0;
+		damaged += ox_salvage_entry(w, cluster, &table[i * words]).is_damaged;
+	}
+	return 2 * damaged <= used;
+}
+
+static int judge_co(struct ox_walk *w, uint64_t cluster, const uint8_t *bytes)
+{
+	const struct ox_be64 *table = (const struct ox_be64 *)bytes;
+	struct ox_orphan orphan;
+	const char *why = NULL;
+	int r = ox_salvage_judge_co(w, cluster, table, &orphan, &why);
+
+	if (r < 0 || why || (!ox_orphan_is_sure(&orphan, 0) && !ox_orphan_is_sure(&orphan, 1)))
+		return r;
+	return ox_salvage_add(w, &orphan, table);
+}
+
+static int look_at_co(struct ox_walk *w, uint64_t cluster, const uint8_t *bytes)
+{
+	struct ox_salvage_look *look = w->salvage->look;
+	bool begins_zero = is_zero(bytes, first_bytes(w));
+	int r;
+
+	if (!begins_zero && !begins_well(w, cluster, (const struct ox_be64 *)bytes))
+		return 0;
+	if (w->cluster_bytes <= FIRST_BYTES)
+		return begins_zero ? 0 : judge_co(w, cluster, bytes);
+	look->read_bytes += w->cluster_bytes;
+	if (look->read_bytes > MOST_BYTES) {
+		w->salvage->unsearched = look->count;
+		return 0;
+	}
+	r = ox_io_pread_co(w->io, look->whole, w->cluster_bytes, cluster * w->cluster_bytes);
+	if (r < 0)
+		return r == -ENOMEM ? r : 0;
+	return begins_zero && is_zero(look->whole, w->cluster_bytes)
+		       ? 0
+		       : judge_co(w, cluster, look->whole);
+}
+
+static int look_at_item_co(void *arg, const struct ox_scan_item *item, uint8_t *bytes, int error)
+{
+	struct ox_walk *w = arg;
+	int r = error == -ENOMEM ? error : 0;
+
+	for (uint64_t at = 0; at < item->size_bytes && r == 0; at += w->cluster_bytes) {
+		int failed =
+			error ? ox_io_pread_co(w->io, bytes + at, first_bytes(w), item->offset + at)
+			      : 0;
+
+		/* Nobody misses what nothing names. */
+		if (failed == 0)
+			r = look_at_co(w, (item->offset + at) / w->cluster_bytes, bytes + at);
+		else if (failed == -ENOMEM)
+			r = failed;
+	}
+	return r;
+}
+
+/* ---- all of them ---- */
+
+static int search_co(struct ox_walk *w)
+{
+	static const struct ox_scan_ops ops = {.next = next_leaked, .visit_co = look_at_item_co};
+	struct ox_salvage_look *look = w->salvage->look;
+	int r = ox_walk_slots_co(w, OX_BLOCKS_LOWER, note_leak);
+
+	if (r == 0)
+		r = leave_out_holes_co(w);
+	if (r < 0 || look->count == 0)
+		return r;
+	look->read_bytes = look->count * first_bytes(w);
+	if (look->read_bytes > MOST_BYTES) {
+		w->salvage->unsearched = look->count;
+		return 0;
+	}
+	look->whole = ox_io_buffer(w->cluster_bytes);
+	r = look->whole ? ox_salvage_prepare(w) : -ENOMEM;
+	if (r == 0)
+		r = ox_scan_co(w->io, w->cluster_bytes, &ops, w);
+	ox_salvage_finish(w);
+	if (w->salvage->too_many)
+		w->salvage->unsearched = look->count;
+	return r;
+}
+
+/* Leaves those that are sure also beside each other, and keeps what they name and nothing else. */
+static int leave_sure_co(struct ox_walk *w)
+{
+	struct ox_salvage *s = w->salvage;
+	size_t sure = 0;
+	int r;
+
+	for (size_t i = 0; i < s->count; i++) {
+		if (ox_orphan_is_sure(&s->orphans[i], 0) || ox_orphan_is_sure(&s->orphans[i], 1))
+			s->orphans[sure++] = s->orphans[i];
+	}
+	s->count = sure;
+	ox_counts_free(&s->kept);
+	r = ox_counts_init(&s->kept, w->file_clusters + 1);
+	for (size_t i = 0; i < s->count && r == 0; i++) {
+		uint64_t cluster = s->orphans[i].cluster;
+
+		r = ox_io_pread_co(w->io, s->look->whole, w->cluster_bytes,
+				   cluster * w->cluster_bytes);
+		if (r == 0)
+			r = ox_salvage_keep(w, cluster, (const struct ox_be64 *)s->look->whole);
+		s->has_damaged |= s->orphans[i].damaged > 0;
+	}
+	return r;
+}
+
+/*
+ * Where something cannot be followed nothing is freed. In a dirty image a table that was freed may
+ * still be counted, and the recovery at its next opening frees it.
+ */
+static bool is_worth_it(const struct ox_walk *w)
+{
+	/* A table, and what it names. */
+	return w->leaks > 1 && w->structural == w->overflows && !w->is_foreign &&
+	       !w->has_data_file && !w->dirty;
+}
+
+int ox_salvage_look_co(struct ox_walk *w, struct ox_salvage *s)
+{
+	struct ox_salvage_look look = {0};
+	int r;
+
+	ox_salvage_forget(s);
+	/* What an earlier walk of this repair freed without a search is told at the end. */
+	if (s->unsearched > 0)
+		w->salvage = s;
+	if (s->opts->free_lost_tables || !is_worth_it(w))
+		return 0;
+	w->salvage = s;
+	s->look = &look;
+	r = ox_counts_init(&s->kept, w->file_clusters + 1);
+	if (r == 0)
+		r = ox_counts_init(&look.leaked, w->file_clusters + 1);
+	if (r == 0)
+		r = search_co(w);
+	if (r == 0 && s->count > 0)
+		r = ox_salvage_relate_co(w);
+	if (r == 0 && s->count > 0)
+		r = leave_sure_co(w);
+	ox_counts_free(&look.leaked);
+	free(look.whole);
+	s->look = NULL;
+	s->found = s->count;
+	return r;
+}
+
+const char *ox_salvage_why_kept(const struct ox_walk *w)
+{
+	return w->salvage->opts->salvage
+		       ? "it belongs to an L2 table that nothing names: link that, or repair "
+			 "without --salvage"
+		       : "it may belong to a lost L2 table: --salvage links it, --salvage=none "
+			 "frees it";
+}
