@@ -26,8 +26,17 @@ struct job {
 	bool salvage;
 	bool is_qed;
 	struct ox_check_result result;
+	unsigned of_references; /* findings that are not of header fields alone */
 	int error;
 };
+
+static void note_finding(void *opaque, const struct ox_finding *finding)
+{
+	struct job *job = opaque;
+
+	if (finding->severity != OX_FINDING_NOTE && strncmp(finding->name, "header-", 7) != 0)
+		job->of_references++;
+}
 
 static void run_job_co(void *arg)
 {
@@ -37,6 +46,8 @@ static void run_job_co(void *arg)
 
 	opts.repair = job->repair;
 	opts.salvage = job->salvage;
+	opts.finding = note_finding;
+	opts.opaque = job;
 	if (job->is_qed)
 		job->error = ox_check_qed_co(job->io, &opts, &job->result, &err);
 	else if (job->recover)
@@ -132,7 +143,8 @@ static void feed_recovery(const uint8_t *data, size_t size)
 		ox_assert(io->length == size && memcmp(ox_io_memory_bytes(io), data, size) == 0);
 	} else {
 		after = run(io, OX_REPAIR_NONE, false);
-		ox_assert(after.error == 0 && is_clean(&after.result));
+		/* What opens with a field that means nothing, as a mark's length, is left so. */
+		ox_assert(after.error == 0 && after.of_references == 0);
 	}
 	ox_io_close(io);
 }
