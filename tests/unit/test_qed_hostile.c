@@ -52,7 +52,8 @@ static struct ox_io *store(const struct qed_image *im)
 	struct ox_io *io;
 
 	assert_int_equal(ox_io_memory_open(reactor, im->length, &io), 0);
-	memcpy(ox_io_memory_bytes(io), im->bytes, im->length);
+	if (im->length > 0)
+		memcpy(ox_io_memory_bytes(io), im->bytes, im->length);
 	return io;
 }
 
