@@ -13,7 +13,7 @@
 /* Each one ends with fewer structural findings than the last: an image needs a few. */
 #define MAX_ROUNDS 16u
 
-static int cannot_go_on(struct ox_io *io, const char *doing, int r, struct ox_error **err)
+int ox_check_failed(struct ox_io *io, const char *doing, int r, struct ox_error **err)
 {
 	if (r == -ENOBUFS && ox_edit_is_dry(io))
 		return ox_error_set(err, r,
@@ -37,7 +37,7 @@ static int look_co(struct ox_walk *w, struct ox_io *io, struct ox_error **err)
 		r = ox_walk_explain_co(w);
 	if (r == 0 && w->salvage)
 		r = ox_salvage_find_co(w);
-	return r < 0 ? cannot_go_on(io, "check", r, err) : 0;
+	return r < 0 ? ox_check_failed(io, "check", r, err) : 0;
 }
 
 static void prepare(struct ox_walk *w, const struct ox_check_options *opts,
@@ -96,10 +96,10 @@ static int judge_co(struct ox_walk *w, struct ox_io *io, struct ox_salvage *salv
 	if (r == 0 && w->verify_data)
 		r = ox_walk_verify_co(w);
 	if (r < 0)
-		return cannot_go_on(io, "check", r, err);
+		return ox_check_failed(io, "check", r, err);
 	r = settle_bits_co(w, repair, &cleared);
 	if (r < 0)
-		return cannot_go_on(io, "mark clean", r, err);
+		return ox_check_failed(io, "mark clean", r, err);
 	*ret = w->result;
 	ret->dirty_cleared = cleared;
 	strcpy(ret->format, "qcow2");
@@ -156,7 +156,7 @@ static int mend_structure_co(struct ox_walk *w, struct ox_salvage *salvage, bool
 		r = ox_salvage_look_co(w, salvage);
 	if (r == 0 && !*ret_again)
 		r = ox_mend_width_co(w, ret_again);
-	return r < 0 ? cannot_go_on(w->io, "repair", r, err) : 0;
+	return r < 0 ? ox_check_failed(w->io, "repair", r, err) : 0;
 }
 
 /* Repairs what one walk can, *ret_again where another one may see more. */
@@ -173,7 +173,7 @@ static int repair_once_co(struct ox_walk *w, struct ox_io *io, struct ox_salvage
 		r = ox_salvage_look_co(w, salvage);
 	if (r == 0)
 		r = ox_walk_repair_co(w);
-	return r < 0 ? cannot_go_on(io, "repair", r, err) : 0;
+	return r < 0 ? ox_check_failed(io, "repair", r, err) : 0;
 }
 
 /* What the walks of one repair, and the one that judges, hand on. */

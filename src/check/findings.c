@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "base/arith.h"
+#include "base/assert.h"
 #include "check/walk/walk.h"
 
 #define MESSAGE_BYTES 256
@@ -158,6 +159,8 @@ static void tally(struct ox_walk *w, enum ox_finding_id id)
 	case OX_FOUND_L2_COPIED_EMPTY:
 	case OX_FOUND_SUBCLUSTERS:
 	case OX_FOUND_DATA_FILE_OFFSET:
+	case OX_FOUND_QED_L1:
+	case OX_FOUND_QED_L2:
 		w->bad_entries++;
 		break;
 	case OX_FOUND_PAST_END:
@@ -269,7 +272,8 @@ static bool joins_run(const struct ox_walk *w, const struct ox_walk_run *next)
 
 static bool is_of_clusters(enum ox_finding_id id)
 {
-	return id == OX_FOUND_LEAK || id == OX_FOUND_TOO_LOW || id == OX_FOUND_OVERFLOW;
+	return id == OX_FOUND_LEAK || id == OX_FOUND_TOO_LOW || id == OX_FOUND_OVERFLOW ||
+	       id == OX_FOUND_QED_LEAK;
 }
 
 static void note_structural(struct ox_walk *w, const struct finding_row *row,
@@ -318,6 +322,16 @@ void ox_walk_found(struct ox_walk *w, enum ox_finding_id id, struct ox_found wha
 	tally(w, id);
 	note_structural(w, row, &what);
 	tell(w, id, false, &what);
+}
+
+void ox_walk_found_run(struct ox_walk *w, enum ox_finding_id id, struct ox_found what,
+		       uint64_t clusters)
+{
+	ox_assert(is_of_clusters(id) && rows[id].severity == OX_FINDING_LEAK && clusters > 0);
+	ox_walk_found(w, id, what);
+	w->result.leaks += clusters - 1;
+	if (w->run.length > 0)
+		w->run.length += clusters - 1;
 }
 
 void ox_walk_mended(struct ox_walk *w, enum ox_finding_id id, struct ox_found what)

@@ -8,6 +8,7 @@
 #include "check/header/override.h"
 #include "check/undo/edit.h"
 #include "fmt/qcow2.h"
+#include "fmt/qed.h"
 #include "lib/context.h"
 
 struct check_job {
@@ -21,8 +22,9 @@ struct check_job {
 	int result;
 };
 
-/* 0; -ENOTSUP where the file is not of a format that has a check; or another error. */
-static int probe_co(struct ox_io *io, struct ox_error **err)
+/* 0; -ENOTSUP where the file is not of a format that has a check; or another error. A qcow2 header
+ * that is stated need not be there. */
+static int probe_co(struct ox_io *io, bool states_header, bool *ret_is_qed, struct ox_error **err)
 {
 	uint8_t magic[4];
 	int r = ox_io_pread_co(io, magic, sizeof(magic), 0);
@@ -30,20 +32,43 @@ static int probe_co(struct ox_io *io, struct ox_error **err)
 	if (r < 0)
 		return ox_error_set_errno(err, r,
 					  "Could not read image for determining its format");
-	if (!ox_qcow2_probe(magic, sizeof(magic)))
+	*ret_is_qed = ox_qed_probe(magic, sizeof(magic));
+	if (!states_header && !*ret_is_qed && !ox_qcow2_probe(magic, sizeof(magic)))
 		return ox_error_set(err, -ENOTSUP, "This image format does not support checks");
 	return 0;
+}
+
+static int check_qed_co(struct ox_io *io, const struct ox_check_options *opts,
+			struct ox_check_result *ret, struct ox_error **err)
+{
+	if (opts->header)
+		return ox_error_set(err, -EINVAL,
+				    "A header is restored in qcow2 images alone, and "
+				    "this one is in QED format");
+	if (opts->salvage)
+		return ox_error_set(err, -EINVAL,
+				    "Tables are salvaged in qcow2 images alone, and "
+				    "this one is in QED format");
+	if (opts->verify_data)
+		return ox_error_set(err, -EINVAL,
+				    "A QED image holds nothing compressed, and no "
+				    "other data can be verified");
+	return ox_check_qed_co(io, opts, ret, err);
 }
 
 static void check_job_co(void *arg)
 {
 	struct check_job *job = arg;
+	const char *format = job->opts->format;
+	bool is_qed = format && strcmp(format, "qed") == 0;
 
-	if (job->opts->header)
+	if (!format)
+		job->result = probe_co(job->io, job->opts->header, &is_qed, job->err);
+	if (job->result == 0 && job->opts->header && !is_qed)
 		job->result = ox_header_override_co(job->io, job->opts->header, job->err);
-	if (job->result == 0 && !job->opts->format)
-		job->result = probe_co(job->io, job->err);
-	if (job->result == 0)
+	if (job->result == 0 && is_qed)
+		job->result = check_qed_co(job->io, job->opts, job->ret, job->err);
+	else if (job->result == 0)
 		job->result = ox_check_qcow2_co(job->io, job->opts, job->ret, job->err);
 	if (job->result < 0 || !job->log)
 		return;
@@ -56,7 +81,7 @@ static int refuse_options(const struct ox_check_options *opts, struct ox_error *
 {
 	if (opts->format && strcmp(opts->format, "raw") == 0)
 		return ox_error_set(err, -ENOTSUP, "This image format does not support checks");
-	if (opts->format && strcmp(opts->format, "qcow2") != 0)
+	if (opts->format && strcmp(opts->format, "qcow2") != 0 && strcmp(opts->format, "qed") != 0)
 		return ox_error_set(err, -EINVAL, "Unknown driver '%s'", opts->format);
 	if (opts->header && opts->repair == OX_REPAIR_LEAKS)
 		return ox_error_set(err, -EINVAL, "A header is restored by a repair of everything");

@@ -49,9 +49,11 @@ def said_of(recipe):
     as_json = f"== oxbow check --output=json: exit {result.returncode}\n{json_as_text(result.stdout)}"
     _, repair = check(folder, "-r", "all", *recipe.options)
     again, after = check(folder, *recipe.options)
-    if again.returncode == 0 and not recipe.qemu_cannot:
+    # Space that a QED image has lost stays lost.
+    clean = (0, 3) if (recipe.base or "").startswith("qed") else (0,)
+    if again.returncode in clean and not recipe.qemu_cannot:
         theirs = qemu_img("check", DISK, check=False, cwd=folder)
-        if theirs.returncode != 0:
+        if theirs.returncode != again.returncode:
             raise Failure(f"{recipe.name}: qemu-img does not call clean what oxbow does: "
                           f"{theirs.stdout}{theirs.stderr}")
     return shortened("\n".join((before, as_json, repair, after)))

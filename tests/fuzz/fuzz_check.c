@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The bytes of an image's file: checked, repaired in each way, and checked again. A repair never
- * leaves more wrong than it found, does all it can do the first time, and marks an image clean
- * only if a check then finds nothing.
+ * The bytes of a file, of a qcow2 or a QED image: checked, repaired in each way, and checked again.
+ * A repair never leaves more wrong than it found, does all it can do the first time, and marks an
+ * image clean only if a check then finds nothing.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -10,18 +10,21 @@
 #include "base/assert.h"
 #include "check/check.h"
 #include "fmt/qcow2.h"
+#include "fmt/qed.h"
 #include "io/io.h"
 #include "rt/reactor.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 #define MAX_INPUT_BYTES (UINT32_C(1) << 20)
+#define QED_FEATURES_AT 16u
 
 struct job {
 	struct ox_io *io;
 	enum ox_repair repair;
 	bool recover;
 	bool salvage;
+	bool is_qed;
 	struct ox_check_result result;
 	unsigned of_references; /* findings that are not of header fields alone */
 	int error;
@@ -45,7 +48,9 @@ static void run_job_co(void *arg)
 	opts.salvage = job->salvage;
 	opts.finding = note_finding;
 	opts.opaque = job;
-	if (job->recover)
+	if (job->is_qed)
+		job->error = ox_check_qed_co(job->io, &opts, &job->result, &err);
+	else if (job->recover)
 		job->error = ox_check_recovery.rebuild_co(job->io, &err, NULL, NULL);
 	else
 		job->error = ox_check_qcow2_co(job->io, &opts, &job->result, &err);
@@ -70,6 +75,14 @@ static struct job run(struct ox_io *io, enum ox_repair repair, bool recover)
 	return job;
 }
 
+static struct job run_qed(struct ox_io *io, enum ox_repair repair)
+{
+	struct job job = {.io = io, .repair = repair, .is_qed = true};
+
+	ox_assert(ox_reactor_call(the_reactor(), run_job_co, &job) == 0);
+	return job;
+}
+
 static struct ox_io *open_image(const uint8_t *data, size_t size)
 {
 	struct ox_io *io;
@@ -85,6 +98,12 @@ static bool is_dirty(struct ox_io *io)
 
 	ox_assert(ox_qcow2_header_load(ox_io_memory_bytes(io), io->length, &h, NULL) == 0);
 	return h.incompatible & OX_QCOW2_INCOMPAT_DIRTY;
+}
+
+static bool qed_needs_check(struct ox_io *io)
+{
+	return io->length > QED_FEATURES_AT &&
+	       ox_io_memory_bytes(io)[QED_FEATURES_AT] & OX_QED_NEED_CHECK;
 }
 
 static bool is_clean(const struct ox_check_result *r)
@@ -145,6 +164,40 @@ static void feed_salvage(const uint8_t *data, size_t size)
 	ox_io_close(io);
 }
 
+/* Lost space is given back by no repair, and entries that are taken away make more of it. */
+static void feed_qed_repair(const uint8_t *data, size_t size, enum ox_repair repair,
+			    const struct ox_check_result *before)
+{
+	struct ox_io *io = open_image(data, size);
+	bool was_marked = qed_needs_check(io);
+	struct job mended = run_qed(io, repair);
+	struct job after = run_qed(io, OX_REPAIR_NONE);
+	struct job again = run_qed(io, repair);
+	bool is_right = after.result.corruptions + after.result.check_errors == 0;
+
+	ox_assert(mended.error == 0 && after.error == 0 && again.error == 0);
+	ox_assert(is_right || before->corruptions + before->check_errors > 0);
+	ox_assert(after.result.corruptions == mended.result.corruptions);
+	ox_assert(after.result.leaks == mended.result.leaks);
+	ox_assert(again.result.corruptions_fixed == 0);
+	ox_assert(qed_needs_check(io) == (was_marked && !is_right));
+	ox_io_close(io);
+}
+
+static int feed_qed(const uint8_t *data, size_t size)
+{
+	struct ox_io *io = open_image(data, size);
+	struct job before = run_qed(io, OX_REPAIR_NONE);
+
+	ox_assert(memcmp(ox_io_memory_bytes(io), data, size) == 0);
+	ox_io_close(io);
+	if (before.error < 0)
+		return 0;
+	feed_qed_repair(data, size, OX_REPAIR_ALL, &before.result);
+	feed_qed_repair(data, size, OX_REPAIR_LEAKS, &before.result);
+	return 0;
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
 	struct ox_io *io;
@@ -152,6 +205,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 
 	if (size == 0 || size > MAX_INPUT_BYTES)
 		return 0;
+	if (ox_qed_probe(data, size))
+		return feed_qed(data, size);
 	io = open_image(data, size);
 	before = run(io, OX_REPAIR_NONE, false);
 	ox_assert(memcmp(ox_io_memory_bytes(io), data, size) == 0);

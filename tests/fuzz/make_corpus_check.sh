@@ -85,3 +85,23 @@ create cluster_size=512 64k
 qemu-img bitmap --add -g 512 image b
 io 'write 0 2k'
 seed bitmap
+
+qed() {
+	qemu-img create -q -f qed -o "$1" image "$2"
+}
+
+# The first byte of the features says that the image was not closed.
+mark() {
+	printf '\2' | dd of=image bs=1 seek=16 conv=notrunc status=none
+}
+
+qed cluster_size=4k,table_size=2 16k
+io 'write 0 6k' 'write -z 8k 4k'
+seed qed
+mark
+seed qed-crashed
+truncate -s -3k image
+seed qed-crashed-short
+qed cluster_size=4k,table_size=2 16M
+io 'write 0 4k' 'write 8M 8k'
+seed qed-two-tables

@@ -9,7 +9,7 @@
 #include "base/assert.h"
 
 #define SECTOR 512u
-#define ROOM_BYTES (UINT64_C(1) << 20) /* to grow */
+#define ROOM_BYTES (UINT64_C(4) << 20) /* to grow */
 
 struct image_bytes {
 	uint8_t *bytes;

@@ -81,9 +81,8 @@ static void truncate_image(struct corrupt *c)
 }
 
 /* A deflate block of type 3 and a zstd frame without magic are never right; the rest is random. */
-static void garble(struct corrupt *c)
+static void garble_stream(struct corrupt *c, uint64_t guest)
 {
-	uint64_t guest = corrupt_parse_value(c);
 	struct place p = corrupt_l2_entry(c, corrupt_l1(c, false, 0), guest, false);
 	struct ox_qcow2_entry e = ox_qcow2_l2_decode(&c->h, corrupt_get(c, p));
 	uint64_t size;
@@ -99,6 +98,15 @@ static void garble(struct corrupt *c)
 	bytes[0] = 0x07;
 	corrupt_write(c, bytes, size, e.host.bytes);
 	free(bytes);
+}
+
+static void garble(struct corrupt *c)
+{
+	uint64_t guest = corrupt_parse_value(c);
+
+	if (c->is_qed)
+		corrupt_fail(c, "a QED image holds nothing compressed");
+	garble_stream(c, guest);
 }
 
 static void assign(struct corrupt *c)

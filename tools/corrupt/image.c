@@ -66,6 +66,11 @@ uint64_t corrupt_random(struct corrupt *c)
 
 /* ---- numbers ---- */
 
+static unsigned byte_shift(struct place p, unsigned byte)
+{
+	return p.is_little ? 8 * byte : p.bits - 8 * (byte + 1);
+}
+
 uint64_t corrupt_get(const struct corrupt *c, struct place p)
 {
 	uint8_t bytes[8];
@@ -75,7 +80,7 @@ uint64_t corrupt_get(const struct corrupt *c, struct place p)
 	if (p.bits < 8)
 		return bytes[0] >> p.shift & ((1u << p.bits) - 1);
 	for (unsigned i = 0; i < p.bits / 8; i++)
-		value = value << 8 | bytes[i];
+		value |= (uint64_t)bytes[i] << byte_shift(p, i);
 	return value;
 }
 
@@ -95,7 +100,7 @@ void corrupt_set(const struct corrupt *c, struct place p, uint64_t value)
 		return;
 	}
 	for (unsigned i = 0; i < p.bits / 8; i++)
-		bytes[i] = (uint8_t)(value >> (p.bits - 8 * (i + 1)));
+		bytes[i] = (uint8_t)(value >> byte_shift(p, i));
 	corrupt_write(c, bytes, p.bits / 8, p.offset);
 }
 
@@ -104,14 +109,8 @@ static uint64_t get_at(const struct corrupt *c, uint64_t offset, unsigned bits)
 	return corrupt_get(c, (struct place){.offset = offset, .bits = bits});
 }
 
-struct field {
-	const char *name;
-	unsigned offset;
-	unsigned bits;
-};
-
-static struct place find_field(const struct corrupt *c, const struct field *fields, size_t count,
-			       const char *name, uint64_t base)
+struct place corrupt_find_field(const struct corrupt *c, const struct corrupt_field *fields,
+				size_t count, const char *name, uint64_t base)
 {
 	for (size_t i = 0; i < count; i++) {
 		if (strcmp(fields[i].name, name) == 0)
@@ -123,7 +122,7 @@ static struct place find_field(const struct corrupt *c, const struct field *fiel
 
 struct place corrupt_header_field(const struct corrupt *c, const char *name)
 {
-	static const struct field fields[] = {
+	static const struct corrupt_field fields[] = {
 		{"magic", 0, 32},
 		{"version", 4, 32},
 		{"backing_file_offset", 8, 64},
@@ -145,7 +144,7 @@ struct place corrupt_header_field(const struct corrupt *c, const char *name)
 		{"compression_type", 104, 8},
 	};
 
-	return find_field(c, fields, OX_ARRAY_SIZE(fields), name, 0);
+	return corrupt_find_field(c, fields, OX_ARRAY_SIZE(fields), name, 0);
 }
 
 /* ---- tables ---- */
@@ -206,14 +205,15 @@ static uint64_t snapshot_record(const struct corrupt *c, uint64_t number)
 
 struct place corrupt_snapshot_field(const struct corrupt *c, uint64_t number, const char *name)
 {
-	static const struct field fields[] = {
+	static const struct corrupt_field fields[] = {
 		{"l1_table_offset", 0, 64}, {"l1_size", 8, 32},	       {"id_size", 12, 16},
 		{"name_size", 14, 16},	    {"date_sec", 16, 32},      {"date_nsec", 20, 32},
 		{"vm_clock", 24, 64},	    {"vm_state_size", 32, 32}, {"extra_size", 36, 32},
 		{"disk_size", 48, 64},
 	};
 
-	return find_field(c, fields, OX_ARRAY_SIZE(fields), name, snapshot_record(c, number));
+	return corrupt_find_field(c, fields, OX_ARRAY_SIZE(fields), name,
+				  snapshot_record(c, number));
 }
 
 uint64_t corrupt_l1(const struct corrupt *c, bool of_snapshot, uint64_t snapshot)
@@ -243,7 +243,7 @@ uint64_t corrupt_extension(const struct corrupt *c, uint64_t type)
 
 struct place corrupt_bitmap_field(const struct corrupt *c, uint64_t number, const char *name)
 {
-	static const struct field fields[] = {
+	static const struct corrupt_field fields[] = {
 		{"table_offset", 0, 64},     {"table_size", 8, 32},
 		{"flags", 12, 32},	     {"type", 16, 8},
 		{"granularity_bits", 17, 8}, {"name_size", 18, 16},
@@ -256,5 +256,5 @@ struct place corrupt_bitmap_field(const struct corrupt *c, uint64_t number, cons
 		corrupt_fail(c, "there is no bitmap %llu", (unsigned long long)number);
 	for (uint64_t i = 0; i < number; i++)
 		at = ox_align_up(at + 24 + get_at(c, at + 20, 32) + get_at(c, at + 18, 16), 8);
-	return find_field(c, fields, OX_ARRAY_SIZE(fields), name, at);
+	return corrupt_find_field(c, fields, OX_ARRAY_SIZE(fields), name, at);
 }

@@ -15,7 +15,7 @@
 static const char usage[] =
 	"usage: oxbow-corrupt IMAGE [RECIPE]\n"
 	"       oxbow-corrupt -e LINE [-e LINE...] IMAGE\n"
-	"Damage a qcow2 image as the lines of RECIPE (- or none: the standard input) say.\n"
+	"Damage a qcow2 or QED image as the lines of RECIPE (- or none: the standard input) say.\n"
 	"oxbow-corrupt(1) describes the language.\n";
 
 void corrupt_fail(const struct corrupt *c, const char *format, ...)
@@ -32,6 +32,16 @@ void corrupt_fail(const struct corrupt *c, const char *format, ...)
 	exit(1);
 }
 
+static void load_qed(struct corrupt *c, const char *path, const uint8_t *bytes)
+{
+	const char *wrong = ox_qed_header_decode(bytes, &c->qed);
+
+	if (wrong)
+		corrupt_fail(c, "'%s': %s", path, wrong);
+	c->is_qed = true;
+	c->cluster_bytes = ox_qed_cluster_bytes(&c->qed);
+}
+
 /* What is out of its range is told by the check; here it only decides where things are. */
 static void open_image(struct corrupt *c, const char *path)
 {
@@ -43,6 +53,10 @@ static void open_image(struct corrupt *c, const char *path)
 	if (c->fd < 0)
 		corrupt_fail(c, "Could not open '%s': %s", path, strerror(errno));
 	corrupt_read(c, bytes, sizeof(bytes), 0);
+	if (ox_qed_probe(bytes, sizeof(bytes))) {
+		load_qed(c, path, bytes);
+		return;
+	}
 	if (ox_qcow2_header_load(bytes, sizeof(bytes), &c->h, &err) < 0 ||
 	    ox_qcow2_header_judge(&c->h, sizeof(bytes), &faults, &err) < 0)
 		corrupt_fail(c, "'%s': %s", path, ox_error_message(err));

@@ -78,6 +78,14 @@ static uint64_t parse_number(struct corrupt *c)
 	return value;
 }
 
+/* A QED entry is the offset; a qcow2 one has flags besides. */
+static uint64_t parse_host(struct corrupt *c)
+{
+	uint64_t entry = corrupt_get(c, corrupt_parse_place(c));
+
+	return c->is_qed ? entry : entry & OX_QCOW2_OFFSET_MASK;
+}
+
 static uint64_t parse_term(struct corrupt *c)
 {
 	uint64_t value;
@@ -92,7 +100,7 @@ static uint64_t parse_term(struct corrupt *c)
 	if (corrupt_take(c, "&"))
 		return corrupt_parse_place(c).offset;
 	if (corrupt_take(c, "host"))
-		return corrupt_get(c, corrupt_parse_place(c)) & OX_QCOW2_OFFSET_MASK;
+		return parse_host(c);
 	if (corrupt_take(c, "end"))
 		return corrupt_length(c);
 	if (corrupt_take(c, "cluster"))
@@ -213,20 +221,51 @@ static struct place parse_extension(struct corrupt *c)
 	return (struct place){.offset = at + 8 + parse_index(c), .bits = 8};
 }
 
+/* The places of a QED image; all others have been tried. */
+static struct place parse_qed_place(struct corrupt *c)
+{
+	char name[MAX_NAME];
+
+	if (corrupt_take(c, "l1")) {
+		if (corrupt_take(c, "@"))
+			return corrupt_qed_l1_entry(c, parse_term(c) / corrupt_qed_l1_span(c));
+		return corrupt_qed_l1_entry(c, parse_index(c));
+	}
+	if (corrupt_take(c, "l2")) {
+		expect(c, "@");
+		return corrupt_qed_l2_entry(c, parse_term(c));
+	}
+	if (!corrupt_take(c, "header"))
+		corrupt_fail(c, "'%.20s' is no place of a QED image", c->at);
+	expect(c, ".");
+	take_name(c, name);
+	return corrupt_qed_header_field(c, name);
+}
+
 struct place corrupt_parse_place(struct corrupt *c)
 {
 	static const struct {
 		const char *name;
 		unsigned bits;
-	} plain[] = {{"u8", 8}, {"u16", 16}, {"u32", 32}, {"u64", 64}};
+		bool is_little;
+	} plain[] = {
+		{"u8", 8, false},   {"u16", 16, false}, {"u32", 32, false},
+		{"u64", 64, false}, {"le32", 32, true}, {"le64", 64, true},
+	};
 	char name[MAX_NAME];
 
 	for (size_t i = 0; i < OX_ARRAY_SIZE(plain); i++) {
 		if (!corrupt_take(c, plain[i].name))
 			continue;
 		expect(c, "@");
-		return (struct place){.offset = parse_term(c), .bits = plain[i].bits};
+		return (struct place){
+			.offset = parse_term(c),
+			.bits = plain[i].bits,
+			.is_little = plain[i].is_little,
+		};
 	}
+	if (c->is_qed)
+		return parse_qed_place(c);
 	if (corrupt_take(c, "l1"))
 		return parse_l1(c, corrupt_l1(c, false, 0));
 	if (corrupt_take(c, "l2"))

@@ -12,7 +12,7 @@
 /* ---- other files ---- */
 
 /* Only whether there is such a file: it is not opened, and no URL or option is one. */
-static int judge_file(struct ox_walk *w, const char *name, enum ox_finding_id id)
+int ox_walk_judge_file(struct ox_walk *w, const char *name, enum ox_finding_id id)
 {
 	const char *colon = name ? strchr(name, ':') : NULL;
 	char *path;
@@ -41,7 +41,7 @@ static int judge_backing_file(struct ox_walk *w, const uint8_t *cluster)
 	ox_error_free(err);
 	if (r < 0)
 		return r == -EINVAL ? 0 : r;
-	r = judge_file(w, name, OX_FOUND_BACKING_MISSING);
+	r = ox_walk_judge_file(w, name, OX_FOUND_BACKING_MISSING);
 	free(name);
 	return r;
 }
@@ -78,7 +78,7 @@ static int claim_decoded_co(struct ox_walk *w, const struct ox_qcow2_extensions 
 	if (r >= 0 && ext->has_bitmaps && (w->h.autoclear & OX_QCOW2_AUTOCLEAR_BITMAPS))
 		r = ox_walk_claim_bitmaps_co(w, &ext->bitmaps);
 	if (r >= 0 && w->has_data_file)
-		r = judge_file(w, ext->data_file, OX_FOUND_DATA_FILE_MISSING);
+		r = ox_walk_judge_file(w, ext->data_file, OX_FOUND_DATA_FILE_MISSING);
 	return r;
 }
 

@@ -198,6 +198,9 @@ struct ox_walk {
 
 /* Something is wrong and stays so. */
 void ox_walk_found(struct ox_walk *w, enum ox_finding_id id, struct ox_found what);
+/* The same of so many neighbouring clusters, of a finding that is told of clusters. */
+void ox_walk_found_run(struct ox_walk *w, enum ox_finding_id id, struct ox_found what,
+		       uint64_t clusters);
 /* A table that cannot be read is a finding, and the walk goes on: 0. Want of memory says nothing of
  * the image, and ends it: -ENOMEM. */
 int ox_walk_unreadable(struct ox_walk *w, const char *word, uint64_t offset, int error);
@@ -364,6 +367,8 @@ int ox_walk_judge_snapshot_fields_co(struct ox_walk *w);
 int ox_walk_claim_bitmaps_co(struct ox_walk *w, const struct ox_qcow2_bitmaps_ext *ext);
 /* The extensions, the encryption header, the files that are named. */
 int ox_walk_claim_extensions_co(struct ox_walk *w);
+/* A finding where a file that the image names is not there. NULL names none. 0 or -ENOMEM. */
+int ox_walk_judge_file(struct ox_walk *w, const char *name, enum ox_finding_id id);
 
 /* ---- compare.c ---- */
 

@@ -1,0 +1,449 @@
+/* SPDX-License-Identifier: MIT */
+/* What a QED image's header and tables name, and what is wrong with it. */
+#include <errno.h>
+#include <stdlib.h>
+
+#include "base/arith.h"
+#include "check/qed/qed.h"
+
+/* ---- opening ---- */
+
+int ox_qed_open_co(struct ox_qed *q, struct ox_io *io, struct ox_error **err)
+{
+	struct ox_walk *w = &q->w;
+	uint8_t header[OX_QED_HEADER_BYTES];
+	const char *wrong;
+	int r = ox_io_pread_co(io, header, sizeof(header), 0);
+
+	if (r < 0)
+		return ox_error_set_errno(err, r, "Could not read the header of '%s'", io->name);
+	wrong = ox_qed_header_decode(header, &q->h);
+	if (wrong)
+		return ox_error_set(err, -EINVAL, "'%s' cannot be checked: %s", io->name, wrong);
+	q->table_bytes = ox_qed_table_bytes(&q->h);
+	q->table_entries = ox_qed_table_entries(&q->h);
+	q->header_bytes = ox_qed_header_bytes(&q->h);
+	w->io = io;
+	w->h.version = 3;
+	w->h.size_bytes = q->h.size_bytes;
+	w->cluster_bytes = ox_qed_cluster_bytes(&q->h);
+	w->file_bytes = ox_min_u64(io->length, INT64_MAX);
+	w->file_clusters = ox_div_up(w->file_bytes, w->cluster_bytes);
+	w->dirty = q->h.features & OX_QED_NEED_CHECK;
+	w->is_foreign = q->h.features & ~(uint64_t)OX_QED_KNOWN_FEATURES;
+	w->result.total_clusters = ox_div_up(w->h.size_bytes, w->cluster_bytes);
+	if (ox_counts_init(&w->counts, w->file_clusters) < 0)
+		return ox_error_set(err, -ENOMEM, "Out of memory");
+	return 0;
+}
+
+void ox_qed_close(struct ox_qed *q)
+{
+	free(q->tables.list);
+	free(q->more_names.list);
+	free(q->shared);
+	ox_walk_close(&q->w);
+}
+
+/* ---- places ---- */
+
+enum ox_qed_place ox_qed_judge_place(const struct ox_qed *q, uint64_t offset, uint64_t size_bytes)
+{
+	if (!ox_is_aligned(offset, q->w.cluster_bytes) || offset < q->header_bytes)
+		return OX_QED_MISPLACED;
+	return ox_range_within(offset, size_bytes, q->w.file_bytes) ? OX_QED_SOUND
+								    : OX_QED_PAST_END;
+}
+
+enum ox_finding_id ox_qed_bad_entry(const struct ox_qed *q, const struct ox_qed_slot *slot,
+				    enum ox_qed_place place)
+{
+	if (place == OX_QED_PAST_END)
+		return q->w.dirty ? OX_FOUND_STALE_ENTRY : OX_FOUND_PAST_END;
+	return slot->table ? OX_FOUND_QED_L2 : OX_FOUND_QED_L1;
+}
+
+struct ox_found ox_qed_found(const struct ox_qed *q, const struct ox_qed_slot *slot, uint64_t entry)
+{
+	bool is_l1 = !slot->table;
+	uint64_t size_bytes = is_l1 ? q->table_bytes : q->w.cluster_bytes;
+	struct ox_found what = {.a = entry, .b = size_bytes, .host_offset = entry};
+	uint64_t length = q->w.cluster_bytes;
+
+	if (is_l1 && !ox_mul_u64(q->table_entries, length, &length))
+		length = UINT64_MAX;
+	if (slot->guest_offset < q->h.size_bytes)
+		ox_walk_set_range(&q->w, &what, 0, slot->guest_offset, length);
+	return what;
+}
+
+/* ---- tables ---- */
+
+static int add_table(struct ox_qed_tables *t, const struct ox_qed_table *table)
+{
+	if (t->count == t->room) {
+		size_t room = t->room ? 2 * t->room : 64;
+		struct ox_qed_table *more = reallocarray(t->list, room, sizeof(*more));
+
+		if (!more)
+			return -ENOMEM;
+		t->list = more;
+		t->room = room;
+	}
+	t->list[t->count++] = *table;
+	return 0;
+}
+
+static int collect_table(struct ox_qed *q, const struct ox_qed_slot *slot, uint64_t *entry)
+{
+	struct ox_qed_table table = {.offset = *entry, .index = (uint32_t)slot->l1_index};
+	enum ox_qed_place place = ox_qed_judge_place(q, *entry, q->table_bytes);
+	enum ox_finding_id id;
+
+	if (place == OX_QED_SOUND)
+		return add_table(&q->tables, &table);
+	id = ox_qed_bad_entry(q, slot, place);
+	q->bad_l1++;
+	q->w.stale += id == OX_FOUND_STALE_ENTRY;
+	ox_walk_found(&q->w, id, ox_qed_found(q, slot, *entry));
+	return 0;
+}
+
+static int by_offset(const void *one, const void *other)
+{
+	const struct ox_qed_table *a = one;
+	const struct ox_qed_table *b = other;
+
+	if (a->offset != b->offset)
+		return a->offset < b->offset ? -1 : 1;
+	return (a->index > b->index) - (a->index < b->index);
+}
+
+static int by_l1_index(const void *one, const void *other)
+{
+	const struct ox_qed_table *a = one;
+	const struct ox_qed_table *b = other;
+
+	return (a->index > b->index) - (a->index < b->index);
+}
+
+/* Of a range of which something else has a part: whoever has it shall know. */
+static int cross(struct ox_qed *q, uint64_t first, uint64_t end)
+{
+	for (uint64_t c = first; c < end; c++) {
+		struct ox_cell cell = ox_counts_get(&q->w.counts, c);
+		int r = 0;
+
+		if (cell.state != OX_CELL_NONE)
+			cell.state = ox_cell_is_l2(cell) ? OX_CELL_BROKEN_L2 : OX_CELL_BROKEN;
+		if (cell.state != OX_CELL_NONE)
+			r = ox_counts_set(&q->w.counts, c, cell);
+		if (r < 0)
+			return r;
+	}
+	return 0;
+}
+
+/* All clusters of a table, or none. 1: it has them; 0: something else does; or -ENOMEM. */
+static int claim(struct ox_qed *q, uint64_t offset, uint64_t size_bytes, unsigned state)
+{
+	struct ox_walk *w = &q->w;
+	uint64_t first = offset / w->cluster_bytes;
+	uint64_t end = ox_div_up(offset + size_bytes, w->cluster_bytes);
+
+	if (!ox_counts_is_none(&w->counts, first, end - first))
+		return cross(q, first, end);
+	for (uint64_t c = first; c < end; c++) {
+		int r = ox_counts_set(&w->counts, c, (struct ox_cell){.state = state, .count = 1});
+
+		if (r < 0)
+			return r;
+	}
+	return 1;
+}
+
+/* Whether something else names a part of a table. */
+static bool is_broken(const struct ox_qed *q, uint64_t table_offset)
+{
+	uint64_t first = table_offset / q->w.cluster_bytes;
+	bool broken = false;
+
+	for (uint64_t c = first; c < first + q->h.table_clusters && !broken; c++)
+		broken = ox_cell_is_broken(ox_counts_get(&q->w.counts, c));
+	return broken;
+}
+
+/* Two L1 entries name one table: the first has it, the other has its content. */
+static int found_twice(struct ox_qed *q, struct ox_qed_table *first, struct ox_qed_table *again)
+{
+	struct ox_qed_slot slot = ox_qed_l1_slot(q, again->index);
+	struct ox_found what = ox_qed_found(q, &slot, again->offset);
+
+	what.a = first->offset / q->w.cluster_bytes;
+	what.b = first->index;
+	what.c = again->index;
+	first->more_names++;
+	again->first_index = first->index;
+	ox_walk_found(&q->w, OX_FOUND_CROSS_LINK_L2, what);
+	return add_table(&q->more_names, again);
+}
+
+/* Keeps the tables that have their clusters to themselves. */
+static int claim_tables(struct ox_qed *q)
+{
+	struct ox_qed_tables *t = &q->tables;
+	size_t kept = 0;
+	int r = 0;
+
+	if (t->count > 0)
+		qsort(t->list, t->count, sizeof(*t->list), by_offset);
+	for (size_t i = 0; i < t->count && r >= 0; i++) {
+		struct ox_qed_slot slot = ox_qed_l1_slot(q, t->list[i].index);
+		struct ox_found what = ox_qed_found(q, &slot, t->list[i].offset);
+
+		what.word = "L2 table";
+		if (kept > 0 && t->list[kept - 1].offset == t->list[i].offset) {
+			r = found_twice(q, &t->list[kept - 1], &t->list[i]);
+			continue;
+		}
+		r = claim(q, t->list[i].offset, q->table_bytes, OX_CELL_L2 | OX_CELL_COPIED);
+		if (r == 1)
+			t->list[kept++] = t->list[i];
+		else if (r == 0)
+			ox_walk_found(&q->w, OX_FOUND_OVERLAP, what);
+	}
+	t->count = kept;
+	for (size_t i = 0; i < kept; i++)
+		t->list[i].is_crossed = is_broken(q, t->list[i].offset);
+	q->l1_is_crossed = is_broken(q, q->h.l1_offset);
+	q->w.work_total += kept * ox_qed_table_pieces(q);
+	if (kept > 0)
+		qsort(t->list, kept, sizeof(*t->list), by_l1_index);
+	return r < 0 ? r : 0;
+}
+
+/* ---- data ---- */
+
+/* As qemu-img counts them: table by table. */
+static void tally(struct ox_qed *q, const struct ox_qed_slot *slot, uint64_t entry)
+{
+	struct ox_check_result *result = &q->w.result;
+
+	if (slot->l1_index != q->last_l1_index)
+		q->next_contiguous = 0;
+	result->allocated_clusters++;
+	result->fragmented_clusters += q->next_contiguous && q->next_contiguous != entry;
+	q->last_l1_index = slot->l1_index;
+	q->next_contiguous = entry + q->w.cluster_bytes;
+}
+
+static int count_data(struct ox_qed *q, const struct ox_qed_slot *slot, uint64_t *entry)
+{
+	enum ox_qed_place place;
+	struct ox_found what;
+	int r;
+
+	if (*entry == OX_QED_ZERO)
+		return 0;
+	tally(q, slot, *entry);
+	slot->table->used++;
+	what = ox_qed_found(q, slot, *entry);
+	place = ox_qed_judge_place(q, *entry, 1);
+	if (place != OX_QED_SOUND) {
+		enum ox_finding_id id = ox_qed_bad_entry(q, slot, place);
+
+		slot->table->odd += place == OX_QED_MISPLACED;
+		q->w.stale += id == OX_FOUND_STALE_ENTRY;
+		ox_walk_found(&q->w, id, what);
+		return 0;
+	}
+	q->is_short |= *entry + q->w.cluster_bytes > q->w.file_bytes;
+	r = ox_walk_refer(&q->w, *entry / q->w.cluster_bytes, OX_CELL_DATA | OX_CELL_COPIED, 1);
+	if (r == 0) {
+		q->on_metadata++;
+		what.word = "Data cluster";
+		ox_walk_found(&q->w, OX_FOUND_OVERLAP, what);
+	}
+	return r < 0 ? r : 0;
+}
+
+/* A damaged L1 entry may name guest data, whose bytes are hardly aligned. Where data entries name
+ * them too they are to be copied first; where an L1 entry leads nowhere they may be of its range.
+ */
+static void doubt_tables(struct ox_qed *q)
+{
+	for (size_t i = 0; i < q->tables.count; i++) {
+		struct ox_qed_table *table = &q->tables.list[i];
+
+		table->is_doubtful = table->odd > table->used / 2 &&
+				     (q->bad_l1 > 0 || is_broken(q, table->offset));
+		q->has_doubtful |= table->is_doubtful;
+	}
+}
+
+/* ---- clusters that several entries name ---- */
+
+struct ox_qed_shared *ox_qed_find_shared(const struct ox_qed *q, uint64_t cluster)
+{
+	uint64_t low = 0;
+	uint64_t high = q->shared_count;
+
+	while (low < high) {
+		uint64_t mid = low + (high - low) / 2;
+
+		if (q->shared[mid].cluster < cluster)
+			low = mid + 1;
+		else
+			high = mid;
+	}
+	return low < q->shared_count && q->shared[low].cluster == cluster ? &q->shared[low] : NULL;
+}
+
+static bool is_shared(struct ox_cell cell)
+{
+	return ox_cell_is_data(cell) && cell.count > 1;
+}
+
+static int list_shared(struct ox_qed *q)
+{
+	const struct ox_counts *k = &q->w.counts;
+	uint64_t count = 0;
+
+	for (uint64_t c = 0; (c = ox_counts_next(k, c, k->end)) < k->end; c++)
+		count += is_shared(ox_counts_get(k, c));
+	if (count == 0)
+		return 0;
+	q->shared = reallocarray(NULL, count, sizeof(*q->shared));
+	if (!q->shared)
+		return -ENOMEM;
+	for (uint64_t c = 0; (c = ox_counts_next(k, c, k->end)) < k->end; c++) {
+		if (is_shared(ox_counts_get(k, c)))
+			q->shared[q->shared_count++] = (struct ox_qed_shared){
+				.cluster = c,
+				.first_entry = UINT64_MAX,
+			};
+	}
+	return 0;
+}
+
+static int tell_shared(struct ox_qed *q, const struct ox_qed_slot *slot, uint64_t *entry)
+{
+	uint64_t cluster = *entry / q->w.cluster_bytes;
+	struct ox_qed_shared *shared = NULL;
+	struct ox_found what;
+
+	if (ox_qed_judge_place(q, *entry, 1) == OX_QED_SOUND)
+		shared = ox_qed_find_shared(q, cluster);
+	if (!shared)
+		return 0;
+	if (shared->first_entry == UINT64_MAX) {
+		shared->first_entry = slot->entry;
+		return 0;
+	}
+	what = ox_qed_found(q, slot, *entry);
+	what.a = cluster;
+	what.b = ox_qed_guest_offset(q, shared->first_entry);
+	what.c = slot->guest_offset;
+	ox_walk_found(&q->w, OX_FOUND_CROSS_LINK, what);
+	return 0;
+}
+
+/* ---- what is left ---- */
+
+static void tell_leaks(struct ox_qed *q)
+{
+	struct ox_walk *w = &q->w;
+
+	for (uint64_t c = 0; c < w->file_clusters; c++) {
+		uint64_t next = ox_counts_next(&w->counts, c, w->file_clusters);
+
+		if (next > c)
+			ox_walk_found_run(w, OX_FOUND_QED_LEAK,
+					  OX_FOUND(.a = c, .host_offset = c * w->cluster_bytes),
+					  next - c);
+		c = next;
+	}
+}
+
+static void judge_header(struct ox_qed *q)
+{
+	const char *wrong[] = {ox_qed_judge_size(&q->h), ox_qed_judge_backing(&q->h)};
+
+	for (size_t i = 0; i < sizeof(wrong) / sizeof(*wrong); i++) {
+		if (wrong[i])
+			ox_walk_found(&q->w, OX_FOUND_QED_HEADER, OX_FOUND(.word = wrong[i]));
+	}
+	if (q->w.is_foreign)
+		ox_walk_found(&q->w, OX_FOUND_UNKNOWN_FEATURE,
+			      OX_FOUND(.a = q->h.features & ~(uint64_t)OX_QED_KNOWN_FEATURES));
+}
+
+/* The header, and the L1 table, without which nothing is known of the rest. */
+static int claim_l1(struct ox_qed *q)
+{
+	struct ox_walk *w = &q->w;
+	const char *wrong = NULL;
+	int r;
+
+	if (q->header_bytes == 0 || q->header_bytes > w->file_bytes)
+		wrong = "the header has no clusters, or more than the file";
+	else if (ox_qed_judge_place(q, q->h.l1_offset, q->table_bytes) != OX_QED_SOUND)
+		wrong = "the L1 table is nowhere in the file";
+	if (wrong) {
+		ox_walk_found(w, OX_FOUND_QED_HEADER,
+			      OX_FOUND(.word = wrong, .guest_length = q->h.size_bytes));
+		return 0;
+	}
+	r = claim(q, 0, q->header_bytes, OX_CELL_META);
+	if (r == 1)
+		r = claim(q, q->h.l1_offset, q->table_bytes, OX_CELL_META);
+	q->has_l1 = r == 1;
+	return r < 0 ? r : 0;
+}
+
+static int judge_backing_file_co(struct ox_qed *q)
+{
+	char *name;
+	int r;
+
+	if (!(q->h.features & OX_QED_BACKING) || ox_qed_judge_backing(&q->h))
+		return 0;
+	name = calloc(1, (size_t)q->h.backing_bytes + 1);
+	if (!name)
+		return -ENOMEM;
+	r = ox_io_pread_co(q->w.io, name, q->h.backing_bytes, q->h.backing_offset);
+	r = r < 0 ? ox_walk_unreadable(&q->w, "Backing file name", q->h.backing_offset, r)
+		  : ox_walk_judge_file(&q->w, name, OX_FOUND_BACKING_MISSING);
+	free(name);
+	return r;
+}
+
+int ox_qed_walk_co(struct ox_qed *q)
+{
+	int r;
+
+	judge_header(q);
+	r = judge_backing_file_co(q);
+	if (r == 0)
+		r = claim_l1(q);
+	if (r < 0 || !q->has_l1)
+		return r;
+	q->w.work_total = ox_qed_table_pieces(q);
+	r = ox_qed_l1_co(q, collect_table);
+	if (r == 0)
+		r = claim_tables(q);
+	q->last_l1_index = UINT64_MAX;
+	if (r == 0)
+		r = ox_qed_l2_co(q, count_data);
+	doubt_tables(q);
+	if (r == 0)
+		r = list_shared(q);
+	if (r == 0 && q->shared_count > 0)
+		r = ox_qed_l2_co(q, tell_shared);
+	if (r < 0)
+		return r;
+	if (q->is_short)
+		ox_walk_found(&q->w, OX_FOUND_QED_SHORT, OX_FOUND(.a = q->w.file_bytes));
+	tell_leaks(q);
+	return 0;
+}

@@ -1,0 +1,166 @@
+#!/usr/bin/python3
+# SPDX-License-Identifier: MIT
+"""oxbow check of QED images, against qemu-img check: texts, JSON, exit codes, and what is refused."""
+from peers import *
+
+CLUSTER = 4096
+
+
+def make_disk(*options, size="64M"):
+    options = options or ("cluster_size=4k,table_size=4",)
+    qemu_img("create", "-q", "-f", "qed", "-o", *options, "disk", size)
+    qemu_io("-f", "qed", "-c", "write -q -P 1 0 256k", "-c", "write -q -P 2 40M 64k",
+            "-c", "write -q -z 1M 64k", "-c", "write -q -P 3 20k 8k", "disk")
+
+
+def corrupt(*lines):
+    run(pathlib.Path(oxbow_path()).with_name("oxbow-corrupt"), "disk",
+        input="".join(line + "\n" for line in lines))
+
+
+def is_marked():
+    return bool(pathlib.Path("disk").read_bytes()[16] & 2)
+
+
+def same_summary(*args):
+    """Each leak has a line of ours, on the standard error."""
+    theirs = qemu_img("check", *args, "disk", check=False)
+    ours = oxbow("check", *args, "disk", check=False)
+    check_equal((ours.returncode, ours.stdout), (theirs.returncode, theirs.stdout), "summary")
+    theirs = json.loads(qemu_img("check", "--output=json", *args, "disk", check=False).stdout)
+    found = json.loads(oxbow("check", "--output=json", *args, "disk", check=False).stdout)
+    found.pop("findings", None)
+    check_equal(found, theirs, "JSON")
+    return ours
+
+
+def test_a_sound_image_is_called_clean():
+    for options in ("cluster_size=4k,table_size=2", "cluster_size=4k,table_size=16",
+                    "cluster_size=64k", "cluster_size=1M,table_size=2"):
+        make_disk(options)
+        check_equal(same_summary().returncode, 0, "exit code")
+        same_summary("-f", "qed")
+        check_equal(same_as_qemu_img("check", "-q", "disk").returncode, 0, "exit code")
+
+
+def test_an_empty_image_is_called_clean():
+    for size in ("0", "64M"):
+        qemu_img("create", "-q", "-f", "qed", "disk", size)
+        check_equal(same_summary().returncode, 0, "exit code")
+
+
+def test_leaks_are_counted_as_by_qemu_img_and_have_exit_code_3():
+    for options in ("cluster_size=4k,table_size=4", "cluster_size=64k"):
+        make_disk(options)
+        corrupt("l2@0x1000 = 0", "l2@40M = 1", "truncate end + cluster + cluster")
+        check_equal(same_summary().returncode, 3, "exit code")
+        check_equal(same_summary("-f", "qed").returncode, 3, "exit code")
+
+
+def test_leaks_stay_and_the_image_is_marked_clean():
+    make_disk()
+    corrupt("l2@0x1000 = 0", "header.features |= 2")
+    for repair in ("leaks", "all"):
+        result = oxbow("check", "-r", repair, "disk", check=False)
+        check_equal(result.returncode, 3, "exit code")
+        check_in("Leaked cluster ", result.stderr)
+        check_equal(is_marked(), False, "NEED_CHECK")
+
+
+def test_a_corruption_has_exit_code_2_and_its_repair_0_or_3():
+    make_disk()
+    corrupt("l2@0x3000 += 512", "header.features |= 2")
+    check_equal(oxbow("check", "disk", check=False).returncode, 2, "exit code")
+    before = pathlib.Path("disk").read_bytes()
+    result = oxbow("check", "-r", "leaks", "disk", check=False)
+    check_equal((result.returncode, pathlib.Path("disk").read_bytes() == before), (2, True),
+                "-r leaks")
+    check_in("guest offset 0x3000 length 0x1000 is in doubt",
+             oxbow("check", "-r", "all", "disk").stderr)
+    check_equal(is_marked(), False, "NEED_CHECK")
+    qemu_img("check", "disk")
+    qemu_io("-f", "qed", "-c", "read -q -P 1 0 20k", "disk")
+
+
+def test_what_is_of_qcow2_alone_is_refused_and_nothing_is_written():
+    make_disk()
+    before = pathlib.Path("disk").read_bytes()
+    for args, message in ((("--salvage",), "Tables are salvaged in qcow2 images alone"),
+                          (("--data",), "holds nothing compressed"),
+                          (("--header", "size=1M"), "A header is restored in qcow2 images alone"),
+                          (("-r", "all", "--undo", "undo", "--header", "size=1M"),
+                           "A header is restored in qcow2 images alone")):
+        for form in ((), ("-f", "qed")):
+            expect_failure(oxbow_path(), "check", *args, *form, "disk", message=message)
+            pathlib.Path("undo").unlink(missing_ok=True)
+            check_equal(pathlib.Path("disk").read_bytes() == before, True, "the file is as before")
+
+
+def test_a_format_that_is_stated_is_the_one_that_is_checked():
+    make_disk()
+    expect_failure(oxbow_path(), "check", "-f", "qcow2", "disk", message="not in qcow2 format")
+    qemu_img("create", "-q", "-f", "qcow2", "disk", "1M")
+    expect_failure(oxbow_path(), "check", "-f", "qed", "disk", message="not in QED format")
+    check_equal(oxbow("check", "-f", "raw", "disk", check=False).returncode, 63, "exit code")
+
+
+def test_a_dry_run_says_what_the_repair_then_does():
+    make_disk()
+    corrupt("l2@0x3000 = l2@0", "l2@0x4000 = end", "l1[1] = l1[0]")
+    before = pathlib.Path("disk").read_bytes()
+    would = oxbow("check", "-r", "all", "--dry-run", "disk", check=False)
+    check_equal(pathlib.Path("disk").read_bytes() == before, True, "the file is as before")
+    does = oxbow("check", "-r", "all", "disk", check=False)
+    check_equal(would.stderr.replace("Would repair", "Repairing"), does.stderr, "what is said")
+    check_equal(would.returncode, does.returncode, "exit code")
+
+
+def test_an_undo_file_puts_everything_back():
+    make_disk()
+    corrupt("l2@0x3000 = l2@0", "l2@0x4000 = end", "l1[1] = l1[0]", "header.features |= 2")
+    before = pathlib.Path("disk").read_bytes()
+    oxbow("check", "-r", "all", "--undo", "undo", "disk", check=False)
+    check_equal(pathlib.Path("disk").read_bytes() == before, False, "something was repaired")
+    oxbow("undo", "undo", "disk")
+    check_equal(pathlib.Path("disk").read_bytes() == before, True, "all is back")
+
+
+def test_a_chain_that_is_not_there_does_not_matter():
+    qemu_img("create", "-q", "-f", "raw", "base", "1M")
+    qemu_img("create", "-q", "-f", "qed", "-F", "raw", "-b", "base", "disk")
+    check_equal(oxbow("check", "disk").stderr, "", "stderr")
+    os.unlink("base")
+    check_in("backing file 'base' is not there", oxbow("check", "disk").stderr)
+
+
+def test_progress_ends_at_the_total():
+    make_disk()
+    lines = oxbow("check", "--progress=json", "disk").stderr.splitlines()
+    last = json.loads(lines[-1])
+    check_equal((last["done"], last["total"] > 0), (last["total"], True), "progress")
+
+
+def test_a_file_of_terabytes_that_nothing_names_is_told_in_a_line():
+    make_disk()
+    clusters = (2 << 40) // CLUSTER
+    in_use = os.path.getsize("disk") // CLUSTER
+    os.truncate("disk", clusters * CLUSTER)
+    result = oxbow("check", "disk", check=False)
+    check_equal((result.returncode, result.stderr),
+                (3, f"Leaked clusters {in_use}-{clusters - 1} named by nothing\n"), "what is said")
+    check_in(f"\n{clusters - in_use} leaked clusters", result.stdout)
+
+
+def test_both_engines_repair_alike():
+    for damage in ("l2@0x3000 = l2@0", "l1[1] = l1[0]"):
+        images = []
+        for engine in ("uring", "threads"):
+            make_disk()
+            corrupt(damage)
+            oxbow("check", "-r", "all", "-T", "none", "disk", check=False,
+                  env=dict(os.environ, OXBOW_IO=engine))
+            images.append(pathlib.Path("disk").read_bytes())
+        check_equal(images[0] == images[1], True, "the images")
+
+
+run_tests(globals())
