@@ -9,7 +9,7 @@
 #include "base/assert.h"
 
 #define SECTOR 512u
-#define ROOM_BYTES (UINT64_C(4) << 20) /* to grow */
+#define ROOM_BYTES (UINT64_C(1) << 20)
 
 struct image_bytes {
 	uint8_t *bytes;
@@ -145,7 +145,7 @@ struct ox_io *cut_open(struct ox_reactor *r, struct cut *cut, const uint8_t *byt
 	struct cut_store *s = calloc(1, sizeof(*s));
 
 	ox_assert(s);
-	s->room_bytes = length + ROOM_BYTES;
+	s->room_bytes = length + (cut->room_bytes ? cut->room_bytes : ROOM_BYTES);
 	s->current.bytes = calloc(1, s->room_bytes);
 	s->durable.bytes = calloc(1, s->room_bytes);
 	ox_assert(s->current.bytes && s->durable.bytes);

@@ -9,10 +9,11 @@
 #include "io/io.h"
 
 struct cut {
-	unsigned after;	  /* 0: never */
-	unsigned changes; /* so far */
-	unsigned syncs;	  /* so far */
-	unsigned deaf;	  /* the sync of this number promises and does nothing; 0: none */
+	unsigned after;	     /* 0: never */
+	unsigned changes;    /* so far */
+	unsigned syncs;	     /* so far */
+	unsigned deaf;	     /* the sync of this number promises and does nothing; 0: none */
+	uint64_t room_bytes; /* that a store can grow by; 0: 1 MiB */
 };
 
 /* A store of such bytes (NULL: zeroes), all durable. */

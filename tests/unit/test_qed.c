@@ -353,7 +353,7 @@ static void test_what_can_be_repaired_is_and_a_second_repair_finds_nothing_to_do
 static bool cut_once(const struct qed_image *im, const struct damage *d, unsigned after,
 		     unsigned seed, uint64_t stay)
 {
-	struct cut cut = {.after = after};
+	struct cut cut = {.after = after, .room_bytes = UINT64_C(4) << 20};
 	struct ox_io *io = cut_open(reactor, &cut, im->bytes, im->length);
 	struct job job = {0};
 	bool was_cut;
