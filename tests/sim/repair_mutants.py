@@ -162,4 +162,13 @@ REPAIR_MUTANTS = [
     ("undo_length_not_synced", "D9", "check/undo/undo.c",
      [("\treturn r < 0 ? r : ox_io_sync_co(u->image);\n", "\treturn r;\n")],
      "an undone image's length is not durable", "edit"),
+    # ---- qed/mend.c ----
+    ("qed_copy_not_synced", "D1", "check/qed/mend.c",
+     [("\tr = ox_qed_l2_co(q, copy_data_co);\n\tif (r == 0)\n\t\tr = ox_io_sync_co(q->w.io);\n",
+       "\tr = ox_qed_l2_co(q, copy_data_co);\n")],
+     "an entry of a QED image names a copy that is not durable", "qed"),
+    ("qed_table_copy_not_synced", "D1", "check/qed/mend.c",
+     [("\t\t\t    q->table_bytes, true);\n\tif (r == 0)\n\t\tr = ox_io_sync_co(q->w.io);\n",
+       "\t\t\t    q->table_bytes, true);\n")],
+     "an L1 entry of a QED image names a copied table that is not durable", "qed"),
 ]
