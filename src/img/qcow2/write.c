@@ -146,6 +146,19 @@ static void free_old(struct ox_qcow2 *q, const struct piece *p, uint64_t cluster
 	}
 }
 
+/* Fresh clusters that no entry names (H8); untouched: nor was anything written to them. */
+static void give_back(struct ox_qcow2 *q, const struct piece *p, bool untouched)
+{
+	struct ox_alloc_range range = {
+		.start = p->host.bytes >> q->cluster_bits,
+		.count = p->clusters,
+		.zero = p->host_zero && untouched,
+	};
+
+	if (p->host_fresh)
+		ox_alloc_give_back(q, &range);
+}
+
 /* Names the written clusters. What could not be named is given back (H8); what was named stays. */
 static int link_piece_co(struct ox_qcow2 *q, const struct piece *p, uint64_t after)
 {
@@ -157,8 +170,7 @@ static int link_piece_co(struct ox_qcow2 *q, const struct piece *p, uint64_t aft
 		r = ox_map_set_co(q, ox_guest(rest.start), rest.clusters, OX_QCOW2_ENTRY_DATA,
 				  rest.host, after, &done);
 		if (r < 0) {
-			if (rest.host_fresh)
-				ox_alloc_free_later(q, rest.host, rest.clusters * q->cluster_bytes);
+			give_back(q, &rest, after == OX_TICKET_NONE);
 			return r;
 		}
 		free_old(q, &rest, done);
@@ -179,8 +191,7 @@ static int write_then_link_co(struct ox_qcow2 *q, const struct piece *p)
 
 	if (r == 0)
 		return link_piece_co(q, p, ox_order_ticket(&q->order)); /* D1 */
-	if (p->host_fresh)
-		ox_alloc_free_later(q, p->host, p->clusters * q->cluster_bytes);
+	give_back(q, p, false);
 	return r;
 }
 

@@ -160,6 +160,10 @@ static int zero_clusters_co(struct ox_qcow2 *q, uint64_t offset, uint64_t length
 			run.length = ox_min_u64(run.length, UINT64_C(1) << 30);
 		if (zero_entry_for(q, &run, at, purpose != PURPOSE_ZERO, &kind))
 			r = set_run_co(q, &run, at, kind);
+		/* What needs a table of its own stays: on a full disk a trim still frees the rest.
+		 */
+		if (purpose == PURPOSE_DISCARD && ox_io_is_full(r))
+			r = 0;
 	}
 	return r;
 }
