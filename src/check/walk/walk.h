@@ -93,6 +93,7 @@ struct ox_walk_reach {
 };
 
 struct ox_walk_copied_pass;
+struct ox_walk_verify_pass;
 struct ox_mend;
 struct ox_salvage;
 
@@ -158,6 +159,7 @@ struct ox_walk {
 
 	struct ox_digest digest;	    /* of ox_walk_count_l2_table_co */
 	struct ox_walk_copied_pass *copied; /* while ox_walk_copied_co runs */
+	struct ox_walk_verify_pass *verify; /* while ox_walk_verify_co runs */
 	struct ox_mend *mend;		    /* while ox_mend_co runs */
 	struct ox_salvage *salvage;	    /* NULL: there is nothing to salvage */
 	bool changes_entries;		    /* the running pass may change L1 and L2 entries */
