@@ -1,8 +1,16 @@
 # SPDX-License-Identifier: MIT
-"""Mutants of repairs and of the undo file, which the simulator does not come to: each names the unit
+"""Mutants that the simulator does not come to, most of repairs and of the undo file: each names the unit
 test that has to find it. Fields as those of mutants.py, and the test."""
 
 REPAIR_MUTANTS = [
+    # ---- what needs a recovery that waits at the right instant ----
+    ("waiting_write_begins_anew", "H11", "img/qcow2/write.c",
+     [("\t\t\tr = write_exclusive_co(q, &w);\n",
+       "\t\t\tw.done = 0;\n\t\t\tr = write_exclusive_co(q, &w);\n")],
+     "a write that waited for the recovery begins anew, over later writes", "written_once"),
+    ("zeroed_twice", "H11", "img/qcow2/zero.c",
+     [("\t\toffset += done;\n", "\t\toffset += r < 0 ? 0 : done;\n")],
+     "zeroes that waited for the recovery begin anew, over later writes", "written_once"),
     # ---- salvage/link.c ----
     ("salvaged_before_counted", "D3", "check/salvage/link.c",
      [("\tr = publish_co(l);\n\tif (r == 0)\n\t\tr = write_entries_co(l);\n",
