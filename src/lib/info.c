@@ -7,6 +7,7 @@
 #include <string.h>
 #include <sys/stat.h>
 
+#include "img/probe.h"
 #include "lib/context.h"
 #include "oxbow.h"
 #include "rt/reactor.h"
@@ -17,52 +18,50 @@
 struct job {
 	struct ox_io *io;
 	const char *filename;
-	bool probe;
 	struct ox_info_facts *facts;
 	struct ox_error **err;
 	int result;
 };
 
-static int probe_co(struct ox_io *io, bool *ret_is_qcow2, struct ox_error **err)
+static int read_facts_co(struct job *job)
 {
-	uint8_t magic[4];
-	int r = ox_io_pread_co(io, magic, sizeof(magic), 0);
+	struct ox_info_facts *facts = job->facts;
+	int r = 0;
 
-	if (r < 0)
-		return ox_error_set_errno(err, r,
-					  "Could not read image for determining its format");
-	*ret_is_qcow2 = ox_qcow2_probe(magic, sizeof(magic));
-	return 0;
+	if (!facts->format)
+		r = ox_img_probe_co(job->io, &facts->format, job->err);
+	if (r < 0 || strcmp(facts->format, "raw") == 0)
+		return r;
+	if (strcmp(facts->format, "qcow2") == 0)
+		return ox_info_read_qcow2_co(job->io, job->filename, facts, job->err);
+	return ox_info_read_recognised_co(job->io, facts, job->err);
 }
 
 static void read_job_co(void *arg)
 {
 	struct job *job = arg;
 
-	job->result = job->probe ? probe_co(job->io, &job->facts->is_qcow2, job->err) : 0;
-	if (job->result == 0 && job->facts->is_qcow2)
-		job->result = ox_info_read_qcow2_co(job->io, job->filename, job->facts, job->err);
+	job->result = read_facts_co(job);
 }
 
-/* Whether the format is to be probed, or which of the two it is. */
-static int choose_format(const struct ox_open_options *opts, bool *ret_probe, bool *ret_qcow2,
+/* NULL: it is to be probed. */
+static int choose_format(const struct ox_open_options *opts, const char **ret_format,
 			 struct ox_error **err)
 {
 	const char *format = opts ? opts->format : NULL;
 
-	if (format && strcmp(format, "qcow2") != 0 && strcmp(format, "raw") != 0)
-		return ox_error_set(err, -EINVAL, "Unknown driver '%s'", format);
 	if (!format && !(opts && opts->flags & OX_OPEN_PROBE))
 		return ox_error_set(err, -EINVAL, "No image format is stated");
-	*ret_probe = !format;
-	*ret_qcow2 = format && strcmp(format, "qcow2") == 0;
+	*ret_format = format ? ox_formats_find(format) : NULL;
+	if (format && !*ret_format)
+		return ox_error_set(err, -EINVAL, "Unknown driver '%s'", format);
 	return 0;
 }
 
-static int gather(struct ox_context *ctx, const char *path, bool probe, unsigned io_flags,
+static int gather(struct ox_context *ctx, const char *path, unsigned io_flags,
 		  struct ox_info_facts *facts, struct ox_error **err)
 {
-	struct job job = {.filename = path, .probe = probe, .facts = facts, .err = err};
+	struct job job = {.filename = path, .facts = facts, .err = err};
 	struct stat st;
 	int r = ox_io_file_open(ctx->reactor, path, io_flags, &job.io, err);
 
@@ -91,14 +90,13 @@ EXPORT int ox_image_info_read(struct ox_context *ctx, const char *path,
 	struct ox_info_facts facts = {0};
 	struct ox_image_info *info;
 	unsigned io_flags = OX_IO_READ_ONLY;
-	bool probe = false;
-	int r = choose_format(opts, &probe, &facts.is_qcow2, err);
+	int r = choose_format(opts, &facts.format, err);
 
 	if (r < 0)
 		return r;
 	if (opts && opts->flags & OX_OPEN_FORCE_SHARE)
 		io_flags |= OX_IO_FORCE_SHARE;
-	r = gather(ctx, path, probe, io_flags, &facts, err);
+	r = gather(ctx, path, io_flags, &facts, err);
 	if (r == 0) {
 		info = ox_info_pack(&facts, path);
 		if (info)

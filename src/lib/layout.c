@@ -5,6 +5,7 @@
 
 #include "base/arith.h"
 #include "check/check.h"
+#include "img/probe.h"
 #include "lib/context.h"
 
 #define DEFAULT_BINS 4096
@@ -18,10 +19,25 @@ struct layout_job {
 	int result;
 };
 
+/* What is no qcow2 image is refused by its name; one whose header is damaged says so itself. */
+static int probe_co(struct layout_job *job)
+{
+	const char *format;
+	int r = ox_img_probe_co(job->io, &format, job->err);
+
+	if (r < 0 || strcmp(format, "qcow2") == 0 || strcmp(format, "raw") == 0)
+		return r;
+	return ox_error_set(job->err, -ENOTSUP, "An image in %s format has no layout that is known",
+			    format);
+}
+
 static void layout_job_co(void *arg)
 {
 	struct layout_job *job = arg;
 
+	job->result = job->opts->format ? 0 : probe_co(job);
+	if (job->result < 0)
+		return;
 	job->result = ox_check_layout_co(job->io, job->opts, &job->layout, job->err);
 }
 
@@ -42,6 +58,10 @@ OX_EXPORT int ox_image_layout_read(struct ox_context *ctx, const char *path,
 	ox_options_copy(&opts, sizeof(opts), given, given ? given->struct_size : 0);
 	if (opts.format && strcmp(opts.format, "raw") == 0)
 		return ox_error_set(err, -ENOTSUP, "A raw image has no layout of its own");
+	if (opts.format && strcmp(opts.format, "qcow2") != 0 && ox_formats_find(opts.format))
+		return ox_error_set(err, -ENOTSUP,
+				    "An image in %s format has no layout that is known",
+				    opts.format);
 	if (opts.format && strcmp(opts.format, "qcow2") != 0)
 		return ox_error_set(err, -EINVAL, "Unknown driver '%s'", opts.format);
 	opts.bins = bins_of(opts.bins);
