@@ -38,8 +38,9 @@ int ox_img_probe_co(struct ox_io *io, const char **ret_format, struct ox_error *
 
 int ox_img_refuse_format(const struct ox_io *io, const char *format, struct ox_error **err)
 {
-	return ox_error_set(err, io->read_only ? -ENOTSUP : -EPERM,
-			    "'%s' is an image in %s format, which cannot be opened; to use the bytes "
-			    "of the file itself as a disk, state the format: -f raw",
-			    io->name, format);
+	return ox_error_set(
+		err, io->read_only ? -ENOTSUP : -EPERM,
+		"'%s' is an image in %s format, which cannot be opened; to use the bytes "
+		"of the file itself as a disk, state the format: -f raw",
+		io->name, format);
 }
