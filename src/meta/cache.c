@@ -335,7 +335,7 @@ void ox_cache_put(struct ox_cache *c, struct ox_block *b)
 void ox_cache_dirty(struct ox_cache *c, struct ox_block *b, uint64_t after)
 {
 	ox_assert(b->pins > 0 && !b->loading);
-	ox_assert(b->has_space); /* C5, D10 */
+	ox_assert(b->has_space); /* C5, S1 */
 	b->after = ox_max_u64(b->after, after);
 	if (b->dirty)
 		return;

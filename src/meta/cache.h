@@ -15,7 +15,7 @@
  *     never written by two tasks at a time.
  *  C3 Eviction writes obey C1 and C2 as flushes do (H10); a pinned block is never evicted.
  *  C4 A failed write leaves the block dirty.
- *  C5 A block is changed only once the store has space for it (D10). A flush of it can then not
+ *  C5 A block is changed only once the store has space for it (S1). A flush of it can then not
  *     fail for want of room where the store overwrites in place.
  *
  * A task holds at most one pin of a cache while it suspends, so that a cache of two blocks cannot

@@ -420,7 +420,7 @@ static void nothing_is_written_behind_a_barrier_whose_sync_failed_co(void *arg)
 
 /* ---- space ---- */
 
-/* C5, D10 */
+/* C5, S1 */
 static void a_slice_that_may_be_a_hole_is_written_before_it_is_changed_co(void *arg)
 {
 	struct ox_block *b;

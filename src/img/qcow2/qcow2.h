@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * The qcow2 engine's parts. Each file owns the struct of its own name; struct ox_qcow2 only holds
- * them. docs/durability.md tells how they keep D1-D10 together.
+ * them. docs/durability.md tells how they keep D1-D9 and S1 together.
  *
  * Locks, in the order in which they are taken:
  *   guest range lock (per request) > table_lock > alloc.lock > header.lock
@@ -363,6 +363,10 @@ int ox_alloc_make_zero_co(struct ox_qcow2 *q, uint64_t start, uint64_t count, bo
 void ox_alloc_free_later(struct ox_qcow2 *q, struct ox_host host, uint64_t bytes);
 /* Works through alloc.ready: punches, then lowers refcounts. */
 int ox_alloc_release_co(struct ox_qcow2 *q) __attribute__((warn_unused_result));
+/* The host has no room: what was freed is released now, and not at the guest's next flush. False:
+ * there is nothing that would bring room. The caller may hold a guest range, and is not on its way
+ * to a commit (ox_commit_enter). */
+bool ox_alloc_reclaim_co(struct ox_qcow2 *q);
 /* Starts the work on alloc.ready beside the caller, unless it is under way or has to wait. */
 void ox_alloc_start_release(struct ox_qcow2 *q);
 /* A cluster for a refcount block that is to describe cluster; the caller holds alloc.lock. */
@@ -460,12 +464,17 @@ int ox_qcow2_flush_co(struct ox_image *img, bool durable);
 int ox_qcow2_extent_co(struct ox_image *img, uint64_t offset, uint64_t length,
 		       struct ox_extent *ret);
 int ox_qcow2_resize_co(struct ox_image *img, uint64_t new_bytes, struct ox_error **err);
-/* The writer's inner part, for a caller that holds the range exclusively. fua: a commit follows. */
+/*
+ * The writer's inner part, for a caller that holds the range exclusively from *done on. fua: a
+ * commit follows. It begins at *done, and sets it to where it stopped: a caller that gives up its
+ * lock and calls again does not write a byte twice.
+ */
 int ox_qcow2_write_locked_co(struct ox_qcow2 *q, const struct iovec *iov, int n, uint64_t offset,
-			     uint64_t length, bool fua);
+			     uint64_t length, bool fua, uint64_t *done);
 /* Zeroes, and for a shrinking disk removal of what lies past its new end, for a caller that holds
- * the range exclusively (zero.c). */
-int ox_qcow2_zero_locked_co(struct ox_qcow2 *q, uint64_t offset, uint64_t length, unsigned flags);
+ * the range exclusively (zero.c). *done grows by what is carried out. */
+int ox_qcow2_zero_locked_co(struct ox_qcow2 *q, uint64_t offset, uint64_t length, unsigned flags,
+			    uint64_t *done);
 int ox_qcow2_drop_locked_co(struct ox_qcow2 *q, uint64_t offset, uint64_t length);
 /* Reads the host cluster of a compressed run into a cluster-sized buffer. */
 int ox_qcow2_unpack_co(struct ox_qcow2 *q, const struct ox_map_run *run, uint8_t *cluster);
