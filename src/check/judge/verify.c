@@ -45,12 +45,12 @@ static bool take_entry(struct table *t, uint64_t *ret_index, struct ox_qcow2_ent
 {
 	const struct ox_walk *w = t->w;
 
-	while (t->next < ox_qcow2_l2_entries(&w->h)) {
+	while (t->next < ox_qcow2_l2_entries(&w->v.h)) {
 		uint64_t i = t->next++;
-		struct ox_be64 raw = t->entries[i * ox_qcow2_l2_words(&w->h)];
-		struct ox_qcow2_entry e = ox_qcow2_l2_decode(&w->h, ox_be64_get(raw));
+		struct ox_be64 raw = t->entries[i * ox_qcow2_l2_words(&w->v.h)];
+		struct ox_qcow2_entry e = ox_qcow2_l2_decode(&w->v.h, ox_be64_get(raw));
 
-		if (e.kind != OX_QCOW2_ENTRY_COMPRESSED || e.host.bytes >= w->file_bytes)
+		if (e.kind != OX_QCOW2_ENTRY_COMPRESSED || e.host.bytes >= w->v.file_bytes)
 			continue;
 		*ret_index = i;
 		*ret = e;
@@ -65,8 +65,8 @@ static int verify_one_co(struct table *t, struct unpack_job *job, uint64_t index
 	int r;
 
 	/* The last stream may claim sectors past the file's end; it does not need them. */
-	job->src_bytes = ox_min_u64(e->compressed_bytes, t->w->file_bytes - e->host.bytes);
-	r = ox_io_pread_co(t->w->io, job->src, job->src_bytes, e->host.bytes);
+	job->src_bytes = ox_min_u64(e->compressed_bytes, t->w->v.file_bytes - e->host.bytes);
+	r = ox_io_pread_co(t->w->v.io, job->src, job->src_bytes, e->host.bytes);
 	if (r == 0)
 		r = ox_aio_work_co(unpack_job, job);
 	if (r == -ENOMEM)
@@ -80,10 +80,11 @@ static void verifier_co(void *arg)
 	struct table *t = arg;
 	const struct ox_walk *w = t->w;
 	struct unpack_job job = {
-		.codec = w->h.compression_type == OX_QCOW2_ZSTD ? OX_CODEC_ZSTD : OX_CODEC_DEFLATE,
-		.dst = malloc(w->cluster_bytes),
-		.dst_bytes = w->cluster_bytes,
-		.src = malloc(2 * w->cluster_bytes),
+		.codec =
+			w->v.h.compression_type == OX_QCOW2_ZSTD ? OX_CODEC_ZSTD : OX_CODEC_DEFLATE,
+		.dst = malloc(w->v.cluster_bytes),
+		.dst_bytes = w->v.cluster_bytes,
+		.src = malloc(2 * w->v.cluster_bytes),
 	};
 	struct ox_qcow2_entry e;
 	uint64_t index;
@@ -103,8 +104,8 @@ static void verifier_co(void *arg)
 
 static bool has_compressed(const struct ox_walk *w, const struct ox_be64 *entries)
 {
-	for (uint64_t i = 0; i < ox_qcow2_l2_entries(&w->h); i++) {
-		if (ox_be64_get(entries[i * ox_qcow2_l2_words(&w->h)]) & OX_QCOW2_COMPRESSED)
+	for (uint64_t i = 0; i < ox_qcow2_l2_entries(&w->v.h); i++) {
+		if (ox_be64_get(entries[i * ox_qcow2_l2_words(&w->v.h)]) & OX_QCOW2_COMPRESSED)
 			return true;
 	}
 	return false;
@@ -114,14 +115,14 @@ static int report_co(struct table *t, uint64_t l2_cluster)
 {
 	struct ox_walk *w = t->w;
 
-	for (uint64_t i = 0; i < ox_qcow2_l2_entries(&w->h); i++) {
-		struct ox_be64 raw = t->entries[i * ox_qcow2_l2_words(&w->h)];
+	for (uint64_t i = 0; i < ox_qcow2_l2_entries(&w->v.h); i++) {
+		struct ox_be64 raw = t->entries[i * ox_qcow2_l2_words(&w->v.h)];
 		uint64_t host;
 		int r;
 
 		if (!t->bad[i])
 			continue;
-		host = ox_qcow2_l2_decode(&w->h, ox_be64_get(raw)).host.bytes;
+		host = ox_qcow2_l2_decode(&w->v.h, ox_be64_get(raw)).host.bytes;
 		r = ox_walk_found_in_l2_co(w, l2_cluster, i, OX_FOUND_COMPRESSED_DATA,
 					   OX_FOUND(.a = host, .host_offset = host));
 		if (r < 0)
@@ -140,7 +141,7 @@ static int verify_table_co(struct ox_walk *w, uint64_t cluster, struct ox_cell c
 	(void)cell;
 	if (!has_compressed(w, entries))
 		return 0;
-	t.bad = calloc(ox_qcow2_l2_entries(&w->h), 1);
+	t.bad = calloc(ox_qcow2_l2_entries(&w->v.h), 1);
 	if (!t.bad)
 		return -ENOMEM;
 	ox_latch_init(&t.tasks);
@@ -162,7 +163,7 @@ static int verify_table_co(struct ox_walk *w, uint64_t cluster, struct ox_cell c
 int ox_walk_verify_co(struct ox_walk *w)
 {
 	/* How to decompress is not known. */
-	if (w->faults.found[OX_QCOW2_FAULT_COMPRESSION])
+	if (w->v.faults.found[OX_QCOW2_FAULT_COMPRESSION])
 		return 0;
 	return ox_walk_l2_co(w, false, verify_table_co);
 }
