@@ -1,5 +1,6 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: MIT
+# runtests: priority 60
 """The library as another program meets it: installed, found by pkg-config, linked both ways."""
 import re
 from harness import *
