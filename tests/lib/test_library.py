@@ -51,9 +51,26 @@ def run_example(program):
     qemu_img("check", "-q", disk)
 
 
+def header():
+    """oxbow.h without its comments."""
+    return re.sub(r"/\*.*?\*/", "", (ROOT / "include" / "oxbow.h").read_text(), flags=re.DOTALL)
+
+
 def declared_functions():
-    text = re.sub(r"/\*.*?\*/", "", (ROOT / "include" / "oxbow.h").read_text(), flags=re.DOTALL)
-    return set(re.findall(r"\b(ox_\w+)\(", text))
+    return set(re.findall(r"^[a-z][^#()]*?\b\*?(ox_\w+)\(", header(), flags=re.MULTILINE))
+
+
+def declared_structs():
+    """The fields of each struct: pairs of type and name."""
+    structs = {}
+    for name, body in re.findall(r"^struct (ox_\w+) \{\n(.*?)^\};", header(), flags=re.M | re.S):
+        structs[name] = re.findall(r"^\t(.*?)[\s*]*\(?\*?(\w+)(?:\[\w+\]|\)\(.*\))?;", body, flags=re.M)
+    return structs
+
+
+def declared_enums():
+    return {name: re.findall(r"\b(OX_\w+)\b", body)
+            for name, body in re.findall(r"^enum (ox_\w+) \{\n(.*?)^\};", header(), flags=re.M | re.S)}
 
 
 def test_the_example_runs_with_the_shared_library():
@@ -111,6 +128,28 @@ def test_the_versions_agree():
     parts = [re.search(rf"#define OX_VERSION_{part} (\d+)", header).group(1)
              for part in ("MAJOR", "MINOR", "PATCH")]
     check_equal(".".join(parts), version, "version of the header")
+
+
+def test_every_choice_flag_and_truth_of_the_options_is_checked():
+    """src/lib/options.c has a row for each; a choice's names the last enumerator."""
+    table = re.sub(r"\s+", " ", (ROOT / "src" / "lib" / "options.c").read_text())
+    enums = declared_enums()
+    missing = []
+    for struct, fields in declared_structs().items():
+        if not struct.endswith("_options"):
+            continue
+        for kind, name in fields:
+            if kind.startswith("enum "):
+                row = f"CHOICE, {enums[kind.split()[1]][-1]}}}"
+            elif kind == "bool":
+                row = "TRUTH, 0}"
+            elif kind == "unsigned" and name == "flags":
+                row = "FLAGS, "
+            else:
+                continue
+            if f'{{"{name}", offsetof(struct {struct}, {name}), {row}' not in table:
+                missing.append(f"{struct}.{name}")
+    check_equal(missing, [], "options that are not checked")
 
 
 def test_the_manual_page_names_every_function():
