@@ -562,6 +562,17 @@ int ox_io_file_reopen(struct ox_io *io, bool read_only, struct ox_error **err)
 	return 0;
 }
 
+int ox_io_file_actual_bytes(const struct ox_io *io, uint64_t *ret)
+{
+	struct stat st;
+
+	ox_assert(io->ops == &file_ops);
+	if (fstat(file_of(io)->fd, &st) < 0)
+		return -errno;
+	*ret = (uint64_t)st.st_blocks * 512; /* the unit of st_blocks, whatever st_blksize says */
+	return 0;
+}
+
 bool ox_io_file_identity(const struct ox_io *io, uint64_t *ret_dev, uint64_t *ret_ino)
 {
 	if (io->ops != &file_ops)

@@ -141,6 +141,10 @@ int ox_io_file_reopen(struct ox_io *io, bool read_only, struct ox_error **err)
 /* Device and inode numbers, to find loops in backing chains. False for memory. */
 bool ox_io_file_identity(const struct ox_io *io, uint64_t *ret_dev, uint64_t *ret_ino);
 
+/* The space that a file takes on its file system (st_blocks). 0 or -errno. */
+int ox_io_file_actual_bytes(const struct ox_io *io, uint64_t *ret)
+	__attribute__((warn_unused_result));
+
 /* A growing store in memory, zero-filled. */
 int ox_io_memory_open(struct ox_reactor *r, uint64_t length, struct ox_io **ret)
 	__attribute__((warn_unused_result));
