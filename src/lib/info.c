@@ -54,13 +54,13 @@ static void read_job_co(void *arg)
 static int choose_format(const struct ox_open_options *opts, const char **ret_format,
 			 struct ox_error **err)
 {
-	const char *format = opts->format ? ox_formats_find(opts->format) : NULL;
+	const char *format = opts->format;
 
-	if (opts->format && !format)
-		return ox_error_set(err, -EINVAL, "Unknown driver '%s'", opts->format);
 	if (!format && !(opts->flags & OX_OPEN_PROBE))
 		return ox_error_set(err, -EINVAL, "No image format is stated");
-	*ret_format = format;
+	*ret_format = format ? ox_formats_find(format) : NULL;
+	if (format && !*ret_format)
+		return ox_error_set(err, -EINVAL, "Unknown driver '%s'", format);
 	return 0;
 }
 
