@@ -1,8 +1,16 @@
 # SPDX-License-Identifier: MIT
-"""Mutants of repairs and of the undo file, which the simulator does not come to: each names the unit
+"""Mutants that the simulator does not come to, most of repairs and of the undo file: each names the unit
 test that has to find it. Fields as those of mutants.py, and the test."""
 
 REPAIR_MUTANTS = [
+    # ---- what needs a recovery that waits at the right instant ----
+    ("waiting_write_begins_anew", "H11", "img/qcow2/write.c",
+     [("\t\t\tr = write_exclusive_co(q, &w);\n",
+       "\t\t\tw.done = 0;\n\t\t\tr = write_exclusive_co(q, &w);\n")],
+     "a write that waited for the recovery begins anew, over later writes", "written_once"),
+    ("zeroed_twice", "H11", "img/qcow2/zero.c",
+     [("\t\toffset += done;\n", "\t\toffset += r < 0 ? 0 : done;\n")],
+     "zeroes that waited for the recovery begin anew, over later writes", "written_once"),
     # ---- salvage/link.c ----
     ("salvaged_before_counted", "D3", "check/salvage/link.c",
      [("\tr = publish_co(l);\n\tif (r == 0)\n\t\tr = write_entries_co(l);\n",
@@ -25,8 +33,7 @@ REPAIR_MUTANTS = [
      [("\tif (!why && link->orphan.taken > 0)\n", "\tif (!why && w->cluster_bytes == 0)\n")],
      "a lost table is linked though others name what it names", "torn_tables"),
     ("salvage_grows_beneath_entries", "D8", "check/salvage/link.c",
-     [("\treturn !grows || o->past_end + w->past_end + w->stale + w->broken_blocks + w->aliases == 0;",
-       "\treturn !grows || w->aliases == 0;")],
+     [("o->past_end + ox_seen_past_end(w->j) + w->stale +", "")],
      "refcount blocks for a lost table are put beneath an entry past the end", "torn_tables"),
     ("old_table_still_counted", "D3", "check/salvage/link.c",
      [("\t\tr = forget_old(l->w, &l->items[i].gap);\n", "\t\tr = 0;\n")],
@@ -121,8 +128,8 @@ REPAIR_MUTANTS = [
      "counts that are raised are not durable before what they count is named", "salvage"),
     ("blocks_linked_before_written", "D1", "check/mend/repair.c",
      [("\tint r = ox_walk_write_blocks_co(w, plan);\n\n\tif (r == 0)\n\t\tr = ox_walk_raise_counts_co(w);\n"
-       "\tif (r == 0 && (w->structural == 0 || plan->count > 0))\n\t\tr = ox_walk_link_blocks_co(w, plan);\n\treturn r;",
-       "\tint r = 0;\n\n\tif (r == 0 && (w->structural == 0 || plan->count > 0))\n\t\tr = ox_walk_link_blocks_co(w, plan);\n"
+       "\tif (r == 0 && (w->j->structural == 0 || plan->count > 0))\n\t\tr = ox_walk_link_blocks_co(w, plan);\n\treturn r;",
+       "\tint r = 0;\n\n\tif (r == 0 && (w->j->structural == 0 || plan->count > 0))\n\t\tr = ox_walk_link_blocks_co(w, plan);\n"
        "\tif (r == 0)\n\t\tr = ox_walk_write_blocks_co(w, plan);\n\tif (r == 0)\n\t\tr = ox_walk_raise_counts_co(w);\n"
        "\treturn r;")],
      "a refcount table names new blocks before they are durable", "repair"),

@@ -54,13 +54,17 @@ static int64_t watched_pwritev_co(struct ox_io *io, const struct iovec *iov, int
 {
 	struct watched_write *slot;
 	uint64_t length = 0;
+	bool held;
 
 	for (int i = 0; i < n; i++)
 		length += iov[i].iov_len;
 	slot = begin_write(offset, length);
+	held = watched.hold_write && offset == watched.hold_write_at;
+	if (held)
+		watched.hold_write = false;
 	do
 		ox_co_yield_co();
-	while (watched.hold_writes);
+	while (watched.hold_writes || (held && !watched.let_go));
 	slot->length = 0;
 	if (watched.write_error < 0)
 		return watched.write_error;

@@ -24,6 +24,8 @@ struct watched_io {
 	bool hold_syncs;
 	bool hold_read; /* the next read at hold_read_at waits for let_go, and clears this */
 	uint64_t hold_read_at;
+	bool hold_write; /* the same for the next write at hold_write_at */
+	uint64_t hold_write_at;
 	bool let_go;
 	int read_error; /* negative: what such calls return */
 	int write_error;

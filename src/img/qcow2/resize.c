@@ -84,7 +84,9 @@ static int grow_l1_co(struct ox_qcow2 *q, uint64_t new_bytes, uint64_t entries)
  */
 static int zero_new_part_co(struct ox_qcow2 *q, uint64_t from, uint64_t to)
 {
-	return ox_qcow2_zero_locked_co(q, from, to - from, OX_REQ_MAY_UNMAP);
+	uint64_t done = 0;
+
+	return ox_qcow2_zero_locked_co(q, from, to - from, OX_REQ_MAY_UNMAP, &done);
 }
 
 static int grow_co(struct ox_qcow2 *q, uint64_t new_bytes, struct ox_error **err)
