@@ -110,7 +110,8 @@ enum ox_open_flags {
 	OX_OPEN_FORCE_SHARE = 1 << 1, /* with READ_ONLY: take no notice of others' locks (-U) */
 	OX_OPEN_NO_BACKING = 1 << 2,  /* do not open the backing chain; reads that need it: -EIO */
 	OX_OPEN_NO_DISCARD = 1 << 3,  /* discards are accepted and do nothing */
-	OX_OPEN_PROBE = 1 << 4,	      /* format NULL: look at the first bytes (never in servers) */
+	OX_OPEN_PROBE = 1 << 4,	      /* format NULL: look at the first and last bytes (never in
+					 servers) */
 };
 
 /* Names that an image bears are followed only as far as this says. */
@@ -237,11 +238,12 @@ struct ox_bitmap_info {
 
 struct ox_image_info {
 	const char *filename;
-	const char *format; /* "qcow2", "raw" */
-	uint64_t virtual_bytes;
-	uint64_t actual_bytes; /* taken on the host (st_blocks) */
-	uint64_t file_bytes;   /* the file's length */
-	/* qcow2 only from here on; zero or NULL otherwise */
+	const char *format;	 /* "qcow2", "raw", or what else is recognised (docs/formats.md) */
+	bool is_only_recognised; /* neither qcow2 nor raw: ox_image_open refuses it */
+	uint64_t virtual_bytes;	 /* UINT64_MAX: not known, of a format that is only recognised */
+	uint64_t actual_bytes;	 /* taken on the host (st_blocks) */
+	uint64_t file_bytes;	 /* the file's length */
+	/* qcow2 only from here on; zero or NULL otherwise. Of QED: cluster_bytes, dirty, backing */
 	uint32_t cluster_bytes;
 	unsigned version; /* 2: compat 0.10, 3: compat 1.1 */
 	unsigned refcount_bits;

@@ -68,6 +68,6 @@ int ox_request_run_co(struct ox_image *image, const struct ox_request *req)
 	case OX_OP_EXTENT:
 		return ox_img_extent_co(image, req->offset, req->length, req->extent);
 	}
-	ox_assert(false && "ox_request_check was asked");
+	ox_assert(false && "ox_request_check was not asked");
 	return -EINVAL;
 }

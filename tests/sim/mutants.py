@@ -137,20 +137,20 @@ SIM_MUTANTS = [
      [("\t\tr = ox_order_sync_always_co(&q->order);\n", "\t\tr = 0;\n")],
      "nothing waits for the dirty bit to be durable"),
     ("dirty_bit_cleared_before_counts", "D6", "img/qcow2/open.c",
-     [("\tif (r == 0)\n\t\tr = ox_alloc_release_co(q);\n\t/* Releasing",
+     [("\tif (r == 0) {\n\t\tr = ox_alloc_release_co(q);\n",
        "\tif (r == 0 && q->lazy.state == OX_LAZY_DIRTY) {\n"
        "\t\tstruct ox_qcow2_header f;\n\t\tox_header_lock_co(q);\n\t\tf = *ox_qcow2_hdr(q);\n"
        "\t\tf.incompatible = 0;\n\t\tr = ox_header_write_co(q, &f);\n\t\tox_header_unlock(q);\n\t}\n"
-       "\tif (r == 0)\n\t\tr = ox_alloc_release_co(q);\n\t/* Releasing")],
+       "\tif (r == 0) {\n\t\tr = ox_alloc_release_co(q);\n")],
      "close clears the dirty bit before the refcounts are written"),
     ("counts_not_synced_before_clearing", "D6", "img/qcow2/open.c",
      [("\tif (r == 0)\n\t\tr = ox_order_sync_always_co(&q->order);\n\tif (r == 0)\n"
        "\t\tr = ox_lazy_clear_co(q);", "\tif (r == 0)\n\t\tr = ox_lazy_clear_co(q);")],
      "close clears the dirty bit before the refcounts are durable"),
     ("recovery_not_synced", "D6", "check/mend/repair.c",
-     [("\tint r = ox_walk_slots_co(w, OX_BLOCKS_LOWER, lower_slot);\n\n"
-       "\treturn r < 0 ? r : ox_io_sync_co(w->io);",
-       "\treturn ox_walk_slots_co(w, OX_BLOCKS_LOWER, lower_slot);")],
+     [("\tint r = ox_slots_co(&w->k, OX_SLOTS_LOWER, lower_slot, w);\n\n"
+       "\treturn r < 0 ? r : ox_io_sync_co(w->v.io);",
+       "\treturn ox_slots_co(&w->k, OX_SLOTS_LOWER, lower_slot, w);")],
      "recovery clears the dirty bit before its counts are durable"),
     ("recovery_skipped", "D6", "img/qcow2/open.c",
      [("r = img->recovery->rebuild_co(q->io, err, img->progress, img->opaque);", "r = 0;")],
@@ -180,7 +180,7 @@ SIM_MUTANTS = [
        "\t\t\t       : -ENOSPC;\n", "\treturn 0;\n")],
      "entries name clusters past the file's durable end"),
     ("recovery_does_not_raise", "D9", "check/mend/repair.c",
-     [("\tint r = ox_walk_slots_co(w, OX_BLOCKS_RAISE, raise_slot);\n\n\treturn r < 0",
+     [("\tint r = ox_slots_co(&w->k, OX_SLOTS_RAISE, raise_slot, w);\n\n\treturn r < 0",
        "\tint r = 0;\n\n\treturn r < 0")],
      "recovery leaves refcounts that are too low"),
     ("recovery_clears_the_bit_first", "D9", "img/qcow2/open.c",

@@ -342,8 +342,10 @@ static int settle_co(struct ox_qcow2 *q)
 		ox_alloc_forget(q);
 		return r == 0 ? ox_order_sync_always_co(&q->order) : r;
 	}
-	if (r == 0)
+	if (r == 0) {
 		r = ox_alloc_release_co(q);
+		r = ox_io_is_full(r) ? 0 : r; /* leaked */
+	}
 	/* Releasing reads refcounts only; but what the background freed may still be pending. */
 	if (r == 0)
 		r = ox_alloc_shrink_co(q);
