@@ -12,7 +12,10 @@
  * on failure. A struct ox_error ** may be NULL; where it is not, it must point at NULL, and on
  * failure receives a message to be freed with ox_error_free. Offsets and lengths are bytes. The
  * library never prints, never exits, and installs no signal handlers. Option structs begin with
- * their size and are set up by their _INIT macro, so that fields can be added later.
+ * their size and are set up by their _INIT macro, so that fields can be added later: an older
+ * program's shorter struct means zero for what it lacks, a newer one's longer struct is refused
+ * with -E2BIG unless what this library does not know is zero. Zero is the safe choice of every
+ * option. A value or flag that has no meaning is refused with -EINVAL.
  */
 #ifndef OXBOW_H
 #define OXBOW_H
@@ -89,13 +92,14 @@ enum ox_open_flags {
 	OX_OPEN_FORCE_SHARE = 1 << 1, /* with READ_ONLY: take no notice of others' locks (-U) */
 	OX_OPEN_NO_BACKING = 1 << 2,  /* do not open the backing chain; reads that need it: -EIO */
 	OX_OPEN_NO_DISCARD = 1 << 3,  /* discards are accepted and do nothing */
-	OX_OPEN_PROBE = 1 << 4,	      /* format NULL: look at the first bytes (never in servers) */
+	OX_OPEN_PROBE = 1 << 4,	      /* format NULL: look at the first and last bytes (never in
+					 servers) */
 };
 
 /* Names that an image bears are followed only as far as this says. */
 enum ox_backing_policy {
-	OX_BACKING_ALLOW, /* open what the image names */
 	OX_BACKING_DENY,  /* refuse an image that needs a backing file */
+	OX_BACKING_ALLOW, /* open what the image names: any file that this process can open */
 	OX_BACKING_UNDER, /* only files that lie under backing_dir, after resolving links */
 };
 
@@ -182,11 +186,12 @@ struct ox_bitmap_info {
 
 struct ox_image_info {
 	const char *filename;
-	const char *format; /* "qcow2", "raw" */
-	uint64_t virtual_bytes;
-	uint64_t actual_bytes; /* taken on the host (st_blocks) */
-	uint64_t file_bytes;   /* the file's length */
-	/* qcow2 only from here on; zero or NULL otherwise */
+	const char *format;	 /* "qcow2", "raw", or what else is recognised (docs/formats.md) */
+	bool is_only_recognised; /* neither qcow2 nor raw: ox_image_open refuses it */
+	uint64_t virtual_bytes;	 /* UINT64_MAX: not known, of a format that is only recognised */
+	uint64_t actual_bytes;	 /* taken on the host (st_blocks) */
+	uint64_t file_bytes;	 /* the file's length */
+	/* qcow2 only from here on; zero or NULL otherwise. Of QED: cluster_bytes, dirty, backing */
 	uint32_t cluster_bytes;
 	unsigned version; /* 2: compat 0.10, 3: compat 1.1 */
 	unsigned refcount_bits;
@@ -211,6 +216,14 @@ struct ox_image_info {
  * describes images that ox_image_open refuses. Takes format and flags from opts. */
 int ox_image_info_read(struct ox_context *ctx, const char *path, const struct ox_open_options *opts,
 		       struct ox_image_info **ret_info, struct ox_error **err) OX_CHECKED;
+/* The same on a descriptor, as ox_image_open_fd takes it. */
+int ox_image_info_read_fd(struct ox_context *ctx, int fd, const char *name,
+			  const struct ox_open_options *opts, struct ox_image_info **ret_info,
+			  struct ox_error **err) OX_CHECKED;
+/* The same of an open image, also while requests are in flight: what is on disk at that moment. */
+int ox_image_info_get(struct ox_image *image, struct ox_image_info **ret_info,
+		      struct ox_error **err) OX_CHECKED;
+/* NULL is allowed. */
 void ox_image_info_free(struct ox_image_info *info);
 
 /* Counted I/O of one open image's own file since it was opened. */
@@ -368,6 +381,9 @@ struct ox_create_options {
  * process has locked is left alone. On failure a file that did not exist before is removed. */
 int ox_image_create(struct ox_context *ctx, const char *path, const struct ox_create_options *opts,
 		    struct ox_error **err) OX_CHECKED;
+/* The same in the file of a descriptor, as ox_image_open_fd takes it, which is emptied first. */
+int ox_image_create_fd(struct ox_context *ctx, int fd, const char *name,
+		       const struct ox_create_options *opts, struct ox_error **err) OX_CHECKED;
 
 /* ---- checking ---- */
 
@@ -491,6 +507,10 @@ struct ox_check_result {
  * another negative errno when it could not run. */
 int ox_image_check(struct ox_context *ctx, const char *path, const struct ox_check_options *opts,
 		   struct ox_check_result *ret_result, struct ox_error **err) OX_CHECKED;
+/* The same on a descriptor, as ox_image_open_fd takes it. */
+int ox_image_check_fd(struct ox_context *ctx, int fd, const char *name,
+		      const struct ox_check_options *opts, struct ox_check_result *ret_result,
+		      struct ox_error **err) OX_CHECKED;
 
 struct ox_undo_options {
 	size_t struct_size;
@@ -598,6 +618,10 @@ struct ox_layout_options {
 int ox_image_layout_read(struct ox_context *ctx, const char *path,
 			 const struct ox_layout_options *opts, struct ox_image_layout **ret_layout,
 			 struct ox_error **err) OX_CHECKED;
+/* The same on a descriptor, as ox_image_open_fd takes it. */
+int ox_image_layout_read_fd(struct ox_context *ctx, int fd, const char *name,
+			    const struct ox_layout_options *opts,
+			    struct ox_image_layout **ret_layout, struct ox_error **err) OX_CHECKED;
 /* NULL is allowed. */
 void ox_image_layout_free(struct ox_image_layout *layout);
 

@@ -18,7 +18,8 @@
 
 struct ox_rebuild {
 	struct ox_walk w; /* first: the walk's visitors find the rest by it */
-	uint64_t *stale;  /* a bit for each of w.l2_clusters: it has stale entries */
+	struct ox_journal j;
+	uint64_t *stale; /* a bit for each of w.l2_clusters: it has stale entries */
 	uint64_t resumed_ns;
 };
 
@@ -63,6 +64,7 @@ static void end(struct ox_rebuild *b)
 	if (!b)
 		return;
 	ox_walk_close(&b->w);
+	ox_journal_end(&b->j);
 	free(b->stale);
 	free(b);
 }
@@ -73,7 +75,7 @@ static int drop_stale_l1_co(struct ox_walk *w)
 {
 	int r;
 
-	if (w->stale == 0 || w->structural > 0)
+	if (w->stale == 0 || w->j->structural > 0)
 		return 0;
 	r = ox_walk_drop_stale_l1_co(w);
 	w->stale = 0;
@@ -102,7 +104,8 @@ static int begin_co(struct ox_io *io, struct ox_rebuild **ret, struct ox_error *
 	if (!b)
 		return ox_error_set(err, -ENOMEM, "Out of memory");
 	b->w.repair = OX_REPAIR_ALL;
-	b->w.quiet = true;
+	b->w.j = &b->j;
+	b->j.quiet = true;
 	b->w.pause_co = pause_co;
 	r = ox_walk_open_co(&b->w, io, err);
 	if (r == 0) {
@@ -135,8 +138,8 @@ static int count_table_co(struct ox_walk *w, uint64_t cluster, struct ox_cell ce
 static int walk_co(struct ox_rebuild *b,
 		   void (*progress)(void *opaque, uint64_t done, uint64_t total), void *opaque)
 {
-	b->w.progress = progress;
-	b->w.opaque = opaque;
+	b->j.progress = progress;
+	b->j.opaque = opaque;
 	return ox_walk_l2_co(&b->w, false, count_table_co);
 }
 
@@ -149,9 +152,9 @@ static bool may_grow(const struct ox_rebuild *b)
 
 static const char *obstacle(const struct ox_rebuild *b)
 {
-	if (b->w.structural == 0)
+	if (b->w.j->structural == 0)
 		return NULL;
-	return b->w.first_structural ? b->w.first_structural : "no memory for details";
+	return b->w.j->first_structural ? b->w.j->first_structural : "no memory for details";
 }
 
 static int judge_co(struct ox_rebuild *b)
@@ -159,7 +162,7 @@ static int judge_co(struct ox_rebuild *b)
 	struct ox_walk *w = &b->w;
 	int r = ox_walk_compare_co(w);
 
-	if (r < 0 || w->structural > 0)
+	if (r < 0 || w->j->structural > 0)
 		return r;
 	return w->suspect_count > 0 || w->copied_to_fix > 0 || w->compressed_copied > 0;
 }

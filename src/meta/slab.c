@@ -42,7 +42,7 @@ uint64_t ox_slabs_bytes(size_t piece_bytes, size_t most)
 	size_t rest = most % per_slab;
 
 	return full * slab_bytes(piece_bytes, per_slab) + slab_bytes(piece_bytes, rest) +
-	       room_for(full + (rest > 0)) * sizeof(void *);
+	       room_for(full + (rest > 0)) * sizeof(struct ox_slab);
 }
 
 void ox_slabs_init(struct ox_slabs *s, size_t piece_bytes, size_t most)
@@ -52,72 +52,65 @@ void ox_slabs_init(struct ox_slabs *s, size_t piece_bytes, size_t most)
 	*s = (struct ox_slabs){
 		.piece_bytes = piece_bytes,
 		.most = most,
-		.per_slab = pieces_per_slab(piece_bytes),
 	};
-}
-
-/* Room in the slab of this number: the last one may be smaller. */
-static size_t bytes_of(const struct ox_slabs *s, size_t number)
-{
-	return slab_bytes(s->piece_bytes, s->most - number * s->per_slab);
-}
-
-static void give_back_slabs(struct ox_slabs *s)
-{
-	while (s->slab_count > 0) {
-		size_t number = --s->slab_count;
-
-		asan_forget(s->slabs[number], bytes_of(s, number));
-		ox_assert(munmap(s->slabs[number], bytes_of(s, number)) == 0);
-	}
-	free(s->slabs);
-	s->slabs = NULL;
-	s->slab_room = 0;
-	s->made = 0;
-	s->used = 0;
-	s->free = NULL;
 }
 
 void ox_slabs_fini(struct ox_slabs *s)
 {
-	give_back_slabs(s);
+	for (size_t i = 0; i < s->slab_count; i++) {
+		asan_forget(s->slabs[i].start, s->slabs[i].bytes);
+		ox_assert(munmap(s->slabs[i].start, s->slabs[i].bytes) == 0);
+	}
+	free(s->slabs);
+	ox_slabs_init(s, s->piece_bytes, s->most);
+}
+
+static bool make_room(struct ox_slabs *s)
+{
+	size_t room = room_for(s->slab_count + 1);
+	struct ox_slab *slabs;
+
+	if (s->slab_count < s->slab_room)
+		return true;
+	slabs = realloc(s->slabs, room * sizeof(*slabs));
+	if (!slabs)
+		return false;
+	s->slabs = slabs;
+	s->slab_room = room;
+	return true;
 }
 
 static bool add_slab(struct ox_slabs *s)
 {
-	size_t bytes = bytes_of(s, s->slab_count);
-	void *slab;
+	size_t pieces = s->made < s->most ? s->most - s->made : 1;
+	size_t bytes = slab_bytes(s->piece_bytes, pieces);
+	void *start;
 
-	if (s->slab_count == s->slab_room) {
-		size_t room = room_for(s->slab_count + 1);
-		void **slabs = realloc(s->slabs, room * sizeof(*slabs));
-
-		if (!slabs)
-			return false;
-		s->slabs = slabs;
-		s->slab_room = room;
-	}
-	slab = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-	if (slab == MAP_FAILED)
+	if (!make_room(s))
 		return false;
-	s->slabs[s->slab_count++] = slab;
+	start = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	if (start == MAP_FAILED)
+		return false;
+	s->slabs[s->slab_count++] = (struct ox_slab){start, bytes};
+	s->left = bytes / s->piece_bytes;
 	return true;
 }
 
 static void *cut_piece(struct ox_slabs *s)
 {
-	size_t number = s->made / s->per_slab;
+	const struct ox_slab *slab;
 
-	if (number == s->slab_count && !add_slab(s))
+	if (s->left == 0 && !add_slab(s))
 		return NULL;
-	return (char *)s->slabs[number] + s->made++ % s->per_slab * s->piece_bytes;
+	slab = &s->slabs[s->slab_count - 1];
+	s->made++;
+	return slab->start + (slab->bytes / s->piece_bytes - s->left--) * s->piece_bytes;
 }
 
 void *ox_slabs_take(struct ox_slabs *s)
 {
 	void *piece = s->free;
 
-	ox_assert(s->used < s->most);
 	if (piece) {
 		asan_forget(piece, s->piece_bytes);
 		s->free = *(void **)piece;
@@ -133,7 +126,7 @@ void ox_slabs_give(struct ox_slabs *s, void *piece)
 {
 	ox_assert(s->used > 0);
 	if (--s->used == 0) {
-		give_back_slabs(s);
+		ox_slabs_fini(s);
 		return;
 	}
 	*(void **)piece = s->free;

@@ -12,16 +12,22 @@
 #include <stddef.h>
 #include <stdint.h>
 
+struct ox_slab {
+	char *start;
+	size_t bytes;
+};
+
 struct ox_slabs {
 	size_t piece_bytes;
-	size_t most; /* pieces that may be out at a time */
-	size_t per_slab;
-	void **slabs; /* in the order in which they came; only the last of all may be smaller */
+	size_t most; /* pieces that slabs are cut to; what is taken beyond costs a page or a piece
+		      */
+	struct ox_slab *slabs;
 	size_t slab_count;
 	size_t slab_room; /* that `slabs` has */
-	size_t made;	  /* pieces that have been cut, from the first slab on */
+	size_t left;	  /* pieces that the last slab has still to give */
+	size_t made;	  /* pieces that have been cut */
 	size_t used;	  /* pieces that are out */
-	void *free;	  /* the rest of them, linked through their first words */
+	void *free;	  /* cut and not out, linked through their first words */
 };
 
 /* A piece holds a pointer at the least, and fits into a slab. Takes no memory yet. */

@@ -137,11 +137,11 @@ SIM_MUTANTS = [
      [("\t\tr = ox_order_sync_always_co(&q->order);\n", "\t\tr = 0;\n")],
      "nothing waits for the dirty bit to be durable"),
     ("dirty_bit_cleared_before_counts", "D6", "img/qcow2/open.c",
-     [("\tif (r == 0)\n\t\tr = ox_alloc_release_co(q);\n\t/* Releasing",
+     [("\tif (r == 0) {\n\t\tr = ox_alloc_release_co(q);\n",
        "\tif (r == 0 && q->lazy.state == OX_LAZY_DIRTY) {\n"
        "\t\tstruct ox_qcow2_header f;\n\t\tox_header_lock_co(q);\n\t\tf = *ox_qcow2_hdr(q);\n"
        "\t\tf.incompatible = 0;\n\t\tr = ox_header_write_co(q, &f);\n\t\tox_header_unlock(q);\n\t}\n"
-       "\tif (r == 0)\n\t\tr = ox_alloc_release_co(q);\n\t/* Releasing")],
+       "\tif (r == 0) {\n\t\tr = ox_alloc_release_co(q);\n")],
      "close clears the dirty bit before the refcounts are written"),
     ("counts_not_synced_before_clearing", "D6", "img/qcow2/open.c",
      [("\tif (r == 0)\n\t\tr = ox_order_sync_always_co(&q->order);\n\tif (r == 0)\n"

@@ -33,8 +33,7 @@ REPAIR_MUTANTS = [
      [("\tif (!why && link->orphan.taken > 0)\n", "\tif (!why && w->cluster_bytes == 0)\n")],
      "a lost table is linked though others name what it names", "torn_tables"),
     ("salvage_grows_beneath_entries", "D8", "check/salvage/link.c",
-     [("\treturn !grows || o->past_end + w->past_end + w->stale + w->broken_blocks + w->aliases == 0;",
-       "\treturn !grows || w->aliases == 0;")],
+     [("o->past_end + ox_seen_past_end(w->j) + w->stale +", "")],
      "refcount blocks for a lost table are put beneath an entry past the end", "torn_tables"),
     ("old_table_still_counted", "D3", "check/salvage/link.c",
      [("\t\tr = forget_old(l->w, &l->items[i].gap);\n", "\t\tr = 0;\n")],
@@ -129,8 +128,8 @@ REPAIR_MUTANTS = [
      "counts that are raised are not durable before what they count is named", "salvage"),
     ("blocks_linked_before_written", "D1", "check/mend/repair.c",
      [("\tint r = ox_walk_write_blocks_co(w, plan);\n\n\tif (r == 0)\n\t\tr = ox_walk_raise_counts_co(w);\n"
-       "\tif (r == 0 && (w->structural == 0 || plan->count > 0))\n\t\tr = ox_walk_link_blocks_co(w, plan);\n\treturn r;",
-       "\tint r = 0;\n\n\tif (r == 0 && (w->structural == 0 || plan->count > 0))\n\t\tr = ox_walk_link_blocks_co(w, plan);\n"
+       "\tif (r == 0 && (w->j->structural == 0 || plan->count > 0))\n\t\tr = ox_walk_link_blocks_co(w, plan);\n\treturn r;",
+       "\tint r = 0;\n\n\tif (r == 0 && (w->j->structural == 0 || plan->count > 0))\n\t\tr = ox_walk_link_blocks_co(w, plan);\n"
        "\tif (r == 0)\n\t\tr = ox_walk_write_blocks_co(w, plan);\n\tif (r == 0)\n\t\tr = ox_walk_raise_counts_co(w);\n"
        "\treturn r;")],
      "a refcount table names new blocks before they are durable", "repair"),

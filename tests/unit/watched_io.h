@@ -29,6 +29,7 @@ struct watched_io {
 	bool let_go;
 	int read_error; /* negative: what such calls return */
 	int write_error;
+	uint64_t write_error_at; /* such calls that write there alone; 0: all */
 	int sync_error;
 	unsigned overlaps; /* writes asked for while one to the same bytes was under way */
 };

@@ -71,7 +71,7 @@ static int bitmap_item_co(void *arg, const struct ox_scan_item *item, uint8_t *b
 	const struct ox_be64 *table = (const struct ox_be64 *)bytes;
 
 	if (error)
-		return ox_walk_unreadable(p->w, "Bitmap table", item->offset, error);
+		return ox_journal_unreadable(p->w->j, "Bitmap table", item->offset, error);
 	for (size_t i = 0; i < item->size_bytes / 8; i++) {
 		int r = table[i].raw
 				? claim_bitmap_entry(p, ox_be64_get(table[i]), item->offset + 8 * i)
@@ -138,10 +138,10 @@ static void judge_record(struct ox_walk *w, uint64_t number, const struct ox_qco
 
 	/* One that was not saved says nothing true, whatever its size. */
 	if (bitmap->flags & OX_QCOW2_BITMAP_IN_USE)
-		ox_walk_found(w, OX_FOUND_BITMAP_IN_USE, OX_FOUND(.a = number));
+		ox_journal_found(w->j, OX_FOUND_BITMAP_IN_USE, OX_FOUND(.a = number));
 	else if (bitmap->table_entries != needed)
-		ox_walk_found(w, OX_FOUND_BITMAP_TABLE_SIZE,
-			      OX_FOUND(.a = number, .b = bitmap->table_entries, .c = needed));
+		ox_journal_found(w->j, OX_FOUND_BITMAP_TABLE_SIZE,
+				 OX_FOUND(.a = number, .b = bitmap->table_entries, .c = needed));
 }
 
 static int claim_directory_co(struct ox_walk *w, const struct ox_qcow2_bitmaps_ext *ext,
@@ -181,9 +181,9 @@ int ox_walk_claim_bitmaps_co(struct ox_walk *w, const struct ox_qcow2_bitmaps_ex
 	int r;
 
 	if (ext->directory_bytes > MAX_DIRECTORY_BYTES) {
-		ox_walk_found(w, OX_FOUND_TABLE_PAST_END,
-			      OX_FOUND(.word = "Bitmap directory", .a = ext->directory_offset,
-				       .b = ext->directory_bytes));
+		ox_journal_found(w->j, OX_FOUND_TABLE_PAST_END,
+				 OX_FOUND(.word = "Bitmap directory", .a = ext->directory_offset,
+					  .b = ext->directory_bytes));
 		return 0;
 	}
 	r = ox_walk_claim(w, "Bitmap directory", ext->directory_offset, ext->directory_bytes);
@@ -194,7 +194,7 @@ int ox_walk_claim_bitmaps_co(struct ox_walk *w, const struct ox_qcow2_bitmaps_ex
 		return -ENOMEM;
 	r = ox_io_pread_co(w->io, bytes, ext->directory_bytes, ext->directory_offset);
 	if (r < 0)
-		r = ox_walk_unreadable(w, "Bitmap directory", ext->directory_offset, r);
+		r = ox_journal_unreadable(w->j, "Bitmap directory", ext->directory_offset, r);
 	else
 		r = claim_directory_co(w, ext, bytes, &names);
 	ox_walk_names_judge(w, &names, OX_FOUND_BITMAP_NAME);

@@ -23,7 +23,7 @@ int ox_walk_judge_file(struct ox_walk *w, const char *name, enum ox_finding_id i
 	if (!path)
 		return -ENOMEM;
 	if (access(path, F_OK) < 0 && errno == ENOENT)
-		ox_walk_found(w, id, OX_FOUND(.word = name));
+		ox_journal_found(w->j, id, OX_FOUND(.word = name));
 	free(path);
 	return 0;
 }
@@ -35,8 +35,8 @@ static int judge_backing_file(struct ox_walk *w, const uint8_t *cluster)
 	int r = ox_qcow2_backing_name(&w->h, cluster, w->cluster_bytes, &name, &err);
 
 	if (r == -EINVAL)
-		ox_walk_found(
-			w, OX_FOUND_HEADER_BACKING,
+		ox_journal_found(
+			w->j, OX_FOUND_HEADER_BACKING,
 			OX_FOUND(.word = ox_error_message(err), .guest_length = w->h.size_bytes));
 	ox_error_free(err);
 	if (r < 0)
@@ -57,7 +57,7 @@ static int claim_crypto(struct ox_walk *w, const struct ox_qcow2_extensions *ext
 	else if (!ox_is_aligned(ext->crypto_offset, w->cluster_bytes))
 		what.word = "it is not cluster aligned";
 	if (what.word) {
-		ox_walk_found(w, OX_FOUND_CRYPTO_HEADER, what);
+		ox_journal_found(w->j, OX_FOUND_CRYPTO_HEADER, what);
 		return 0;
 	}
 	if (!ext->has_crypto)
@@ -93,16 +93,17 @@ static int decode_extensions(struct ox_walk *w, uint8_t *cluster, struct ox_qcow
 		r = ox_qcow2_extensions_decode(&w->h, cluster, w->cluster_bytes, ret, &err);
 	}
 	if (r == -EINVAL)
-		ox_walk_found(w, OX_FOUND_EXTENSIONS, OX_FOUND(.word = ox_error_message(err)));
+		ox_journal_found(w->j, OX_FOUND_EXTENSIONS,
+				 OX_FOUND(.word = ox_error_message(err)));
 	ox_error_free(err);
 	return r;
 }
 
 static void found_backing(struct ox_walk *w)
 {
-	ox_walk_found(w, OX_FOUND_HEADER_BACKING,
-		      OX_FOUND(.word = w->faults.text[OX_QCOW2_FAULT_BACKING],
-			       .guest_length = w->h.size_bytes));
+	ox_journal_found(w->j, OX_FOUND_HEADER_BACKING,
+			 OX_FOUND(.word = w->faults.text[OX_QCOW2_FAULT_BACKING],
+				  .guest_length = w->h.size_bytes));
 }
 
 static int judge_first_cluster_co(struct ox_walk *w, uint8_t *cluster)
@@ -114,8 +115,8 @@ static int judge_first_cluster_co(struct ox_walk *w, uint8_t *cluster)
 		return r;
 	/* Where the list of extensions begins is not known if the header's length is wrong. */
 	if (w->faults.found[OX_QCOW2_FAULT_LENGTH] && !ox_walk_mend_header_length(w, cluster)) {
-		ox_walk_found(w, OX_FOUND_HEADER_LENGTH,
-			      OX_FOUND(.word = w->faults.text[OX_QCOW2_FAULT_LENGTH]));
+		ox_journal_found(w->j, OX_FOUND_HEADER_LENGTH,
+				 OX_FOUND(.word = w->faults.text[OX_QCOW2_FAULT_LENGTH]));
 		if (w->faults.found[OX_QCOW2_FAULT_BACKING])
 			found_backing(w);
 		return 0;
@@ -142,7 +143,7 @@ int ox_walk_claim_extensions_co(struct ox_walk *w)
 		return -ENOMEM;
 	r = ox_io_pread_co(w->io, cluster, w->cluster_bytes, 0);
 	if (r < 0) {
-		r = ox_walk_unreadable(w, "Header", 0, r);
+		r = ox_journal_unreadable(w->j, "Header", 0, r);
 	} else {
 		r = judge_first_cluster_co(w, cluster);
 	}

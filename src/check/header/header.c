@@ -70,7 +70,7 @@ static struct ox_found range_of(const struct ox_walk *w, enum ox_qcow2_fault fau
 void ox_walk_mended_fault(struct ox_walk *w, enum ox_qcow2_fault fault)
 {
 	if (w->faults.found[fault])
-		ox_walk_mended(w, finding_of_fault[fault], range_of(w, fault));
+		ox_journal_mended(w->j, finding_of_fault[fault], range_of(w, fault));
 }
 
 /* Without the feature bit there is one type alone. */
@@ -122,14 +122,14 @@ void ox_walk_judge_header(struct ox_walk *w)
 
 	for (unsigned i = 0; i < OX_QCOW2_FAULT_COUNT; i++) {
 		if (w->faults.found[i] && !is_told_elsewhere(w, i))
-			ox_walk_found(w, finding_of_fault[i], range_of(w, i));
+			ox_journal_found(w->j, finding_of_fault[i], range_of(w, i));
 	}
 	judge_details(w);
 	if (w->h.crypt_method > OX_QCOW2_CRYPT_LUKS)
-		ox_walk_found(w, OX_FOUND_HEADER_CRYPT,
-			      OX_FOUND(.word = "unknown encryption method",
-				       .guest_length = w->h.size_bytes));
+		ox_journal_found(w->j, OX_FOUND_HEADER_CRYPT,
+				 OX_FOUND(.word = "unknown encryption method",
+					  .guest_length = w->h.size_bytes));
 	w->is_foreign = unknown != 0;
 	if (unknown)
-		ox_walk_found(w, OX_FOUND_UNKNOWN_FEATURE, OX_FOUND(.a = unknown));
+		ox_journal_found(w->j, OX_FOUND_UNKNOWN_FEATURE, OX_FOUND(.a = unknown));
 }

@@ -45,8 +45,8 @@ void ox_walk_names_judge(struct ox_walk *w, struct ox_walk_names *names, enum ox
 		qsort(list, names->count, sizeof(*list), by_name);
 	for (uint64_t i = 1; i < names->count; i++) {
 		if (strcmp(list[i - 1].name, list[i].name) == 0)
-			ox_walk_found(w, id,
-				      OX_FOUND(.a = list[i - 1].number, .b = list[i].number));
+			ox_journal_found(w->j, id,
+					 OX_FOUND(.a = list[i - 1].number, .b = list[i].number));
 	}
 	for (uint64_t i = 0; i < names->count; i++)
 		free(list[i].name);

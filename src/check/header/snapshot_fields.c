@@ -85,6 +85,6 @@ int ox_walk_judge_snapshot_fields_co(struct ox_walk *w)
 		ox_walk_patch(w, OX_FOUND_HEADER_SNAPSHOTS, what, OFFSET_AT, &offset_field,
 			      sizeof(offset_field));
 	else
-		ox_walk_found(w, OX_FOUND_HEADER_SNAPSHOTS, what);
+		ox_journal_found(w->j, OX_FOUND_HEADER_SNAPSHOTS, what);
 	return 0;
 }

@@ -32,7 +32,7 @@ static int read_more_co(struct snapshot_reader *s)
 	s->bytes = bytes;
 	r = ox_io_pread_co(s->w->io, bytes, size, s->w->h.snapshots_offset);
 	if (r < 0) {
-		r = ox_walk_unreadable(s->w, "Snapshot table", s->w->h.snapshots_offset, r);
+		r = ox_journal_unreadable(s->w->j, "Snapshot table", s->w->h.snapshots_offset, r);
 		return r < 0 ? r : -EIO;
 	}
 	s->read_bytes = size;
@@ -45,14 +45,14 @@ static void judge_record(struct ox_walk *w, uint32_t number,
 	uint64_t mapped = ox_walk_mapped(w, snapshot->l1_entries);
 
 	if (w->h.version >= 3 && snapshot->extra_bytes < OX_QCOW2_SNAPSHOT_EXTRA_BYTES)
-		ox_walk_found(w, OX_FOUND_SNAPSHOT_EXTRA,
-			      OX_FOUND(.a = number, .b = snapshot->extra_bytes));
+		ox_journal_found(w->j, OX_FOUND_SNAPSHOT_EXTRA,
+				 OX_FOUND(.a = number, .b = snapshot->extra_bytes));
 	if (mapped < snapshot->disk_bytes)
-		ox_walk_found(w, OX_FOUND_SNAPSHOT_L1_SHORT,
-			      OX_FOUND(.a = number, .b = snapshot->l1_entries,
-				       .c = snapshot->disk_bytes, .tree = w->tree_count,
-				       .guest_offset = mapped,
-				       .guest_length = snapshot->disk_bytes - mapped));
+		ox_journal_found(w->j, OX_FOUND_SNAPSHOT_L1_SHORT,
+				 OX_FOUND(.a = number, .b = snapshot->l1_entries,
+					  .c = snapshot->disk_bytes, .snapshot = snapshot->name,
+					  .guest_offset = mapped,
+					  .guest_length = snapshot->disk_bytes - mapped));
 }
 
 /* 0; -EINVAL with a finding, where the table ends for us; -EIO likewise; -ENOMEM. */
@@ -73,8 +73,8 @@ static int read_snapshot_co(struct snapshot_reader *s, uint32_t number,
 		err = NULL;
 	}
 	if (r == -EINVAL)
-		ox_walk_found(s->w, OX_FOUND_SNAPSHOT_TABLE,
-			      OX_FOUND(.word = ox_error_message(err), .a = number));
+		ox_journal_found(s->w->j, OX_FOUND_SNAPSHOT_TABLE,
+				 OX_FOUND(.word = ox_error_message(err), .a = number));
 	ox_error_free(err);
 	if (r < 0)
 		return r;
@@ -83,8 +83,8 @@ static int read_snapshot_co(struct snapshot_reader *s, uint32_t number,
 		.l1_entries = snapshot.l1_entries,
 		.name = snapshot.name,
 	};
-	snapshot.name = NULL;
 	judge_record(s->w, number, &snapshot);
+	snapshot.name = NULL;
 	r = ox_walk_names_add(&s->ids, snapshot.id, number);
 	snapshot.id = NULL;
 	ox_qcow2_snapshot_free(&snapshot);
@@ -97,23 +97,23 @@ static int claim_snapshot_l1(struct ox_walk *w, uint64_t number)
 	struct ox_walk_tree *t = &w->trees[number];
 	struct ox_found what = OX_FOUND(.a = number - 1, .host_offset = t->l1_offset);
 	uint64_t size_bytes = UINT64_C(8) * t->l1_entries;
-	uint64_t past_end = w->past_end;
+	uint64_t past_end = w->j->seen[OX_FOUND_TABLE_PAST_END];
 	int r = 0;
 
 	ox_walk_set_range(w, &what, number, 0, ox_walk_mapped(w, t->l1_entries));
 	if (!ox_is_aligned(t->l1_offset, w->cluster_bytes)) {
 		what.b = t->l1_offset;
-		ox_walk_found(w, OX_FOUND_SNAPSHOT_L1_UNALIGNED, what);
+		ox_journal_found(w->j, OX_FOUND_SNAPSHOT_L1_UNALIGNED, what);
 	} else if (size_bytes > OX_QCOW2_MAX_L1_BYTES) {
 		what.b = t->l1_entries;
-		ox_walk_found(w, OX_FOUND_SNAPSHOT_L1_SIZE, what);
+		ox_journal_found(w->j, OX_FOUND_SNAPSHOT_L1_SIZE, what);
 	} else {
 		r = ox_walk_claim(w, "Snapshot L1 table", t->l1_offset, size_bytes);
 	}
-	w->past_end_snapshots += w->past_end - past_end;
+	w->past_end_snapshots += w->j->seen[OX_FOUND_TABLE_PAST_END] - past_end;
 	/* One that lies in another table could send us round without end. */
 	if (r <= 0 || t->l1_entries == 0)
-		w->bad_snapshots++;
+		w->bad_records++;
 	if (r <= 0)
 		t->l1_entries = 0;
 	return r;
@@ -153,10 +153,10 @@ int ox_walk_claim_snapshots_co(struct ox_walk *w)
 	if (w->h.snapshot_count == 0)
 		return 0;
 	if (w->h.snapshots_offset >= w->file_bytes) {
-		ox_walk_found(w, OX_FOUND_TABLE_PAST_END,
-			      OX_FOUND(.word = "Snapshot table", .a = w->h.snapshots_offset));
+		ox_journal_found(w->j, OX_FOUND_TABLE_PAST_END,
+				 OX_FOUND(.word = "Snapshot table", .a = w->h.snapshots_offset));
 		w->past_end_snapshots++;
-		w->bad_snapshots++;
+		w->bad_records++;
 		return 0;
 	}
 	s.most_bytes = ox_min_u64(OX_QCOW2_MAX_SNAPSHOT_TABLE_BYTES,

@@ -200,13 +200,13 @@ static int slot_block_co(struct slot_pass *p, uint64_t index, uint64_t offset, u
 
 	if (r < 0)
 		return r;
-	ox_walk_progress(p->w, 1);
+	ox_journal_progress(p->w->j, 1);
 	if (!error)
 		return visit_block_co(p, index, offset, bytes);
 	if (p->select != OX_BLOCKS_ALL)
 		return error;
 	p->w->blocks[index].state = OX_BLOCK_BROKEN;
-	return ox_walk_unreadable(p->w, "Refcount block", offset, error);
+	return ox_journal_unreadable(p->w->j, "Refcount block", offset, error);
 }
 
 static int slot_item_co(void *arg, const struct ox_scan_item *item, uint8_t *bytes, int error)
@@ -285,7 +285,7 @@ static void blocks_done(void *arg, uint64_t count)
 {
 	const struct blocks *b = arg;
 
-	ox_walk_progress(b->pass.w, count);
+	ox_journal_progress(b->pass.w->j, count);
 }
 
 static int compare_cached_co(struct ox_walk *w, uint64_t **ret_done)
@@ -342,7 +342,7 @@ static bool is_suspect(const struct ox_walk *w, const struct ox_walk_slot *slot)
 	if (cell.count < 2 || cell.state < OX_CELL_L2)
 		return false;
 	return slot->stored != cell.count || (ox_cell_active(cell) & OX_CELL_COPIED) ||
-	       w->structural > 0 || w->lost > 0;
+	       w->j->structural > 0 || w->lost > 0;
 }
 
 static int compare_slot(struct ox_walk *w, struct ox_walk_slot *slot)
@@ -412,9 +412,9 @@ static int report_slot(struct ox_walk *w, struct ox_walk_slot *slot)
 	if (ox_cell_is_broken(slot->cell) || slot->stored == count ||
 	    ox_walk_overflows(w, slot->cell))
 		return 0;
-	ox_walk_found(w, slot->stored > count ? OX_FOUND_LEAK : OX_FOUND_TOO_LOW,
-		      OX_FOUND(.a = slot->cluster, .b = slot->stored, .c = count,
-			       .host_offset = slot->cluster * w->cluster_bytes));
+	ox_journal_found(w->j, slot->stored > count ? OX_FOUND_LEAK : OX_FOUND_TOO_LOW,
+			 OX_FOUND(.a = slot->cluster, .b = slot->stored, .c = count,
+				  .host_offset = slot->cluster * w->cluster_bytes));
 	return 0;
 }
 
@@ -424,7 +424,7 @@ int ox_walk_report_co(struct ox_walk *w)
 
 	if (w->leaks + w->too_low > 0)
 		r = ox_walk_slots_co(w, OX_BLOCKS_ALL, report_slot);
-	ox_walk_tell_run(w);
+	ox_journal_tell_run(w->j);
 	if (r == 0 && w->copied_wrong > 0)
 		r = ox_walk_copied_co(w, OX_COPIED_REPORT);
 	return r;

@@ -42,7 +42,7 @@ static int judge_co(struct ox_walk *w, uint64_t cluster, bool copied, uint64_t *
 		if (r < 0)
 			return r;
 		/* Where something could not be followed, a count of one may be an undercount. */
-		if (w->structural > 0)
+		if (w->j->structural > 0)
 			return copied && *ret_count > 1;
 		return copied != (*ret_count == 1);
 	}
@@ -63,9 +63,9 @@ static void tell(struct ox_walk *w, enum ox_finding_id id, struct ox_found what)
 {
 	/* What -r leaks sets is part of mending the leak, which is told of where it is lowered. */
 	if (w->copied->how == OX_COPIED_FIX)
-		ox_walk_mended(w, id, what);
+		ox_journal_mended(w->j, id, what);
 	else if (w->copied->how == OX_COPIED_REPORT)
-		ox_walk_found(w, id, what);
+		ox_journal_found(w->j, id, what);
 }
 
 static int tell_in_l2_co(struct ox_walk *w, uint64_t l2_cluster, uint64_t index,
@@ -172,7 +172,7 @@ static int drop_l1(struct ox_walk *w, uint64_t tree, uint64_t index, struct ox_b
 	(void)index;
 	if (e.bad || e.l2.bytes < w->file_bytes)
 		return 0;
-	ox_walk_mended(w, OX_FOUND_STALE_ENTRY, OX_FOUND(.a = e.l2.bytes));
+	ox_journal_mended(w->j, OX_FOUND_STALE_ENTRY, OX_FOUND(.a = e.l2.bytes));
 	ox_salvage_note_dropped(w);
 	*entry = ox_be64(0);
 	return 0;
@@ -193,7 +193,7 @@ static int drop_l2(struct ox_walk *w, uint64_t cluster, struct ox_cell cell, str
 			continue;
 		if (!ox_walk_entry_is_stale(w, cluster, cell, e.host.bytes))
 			continue;
-		ox_walk_mended(w, OX_FOUND_STALE_ENTRY, OX_FOUND(.a = e.host.bytes));
+		ox_journal_mended(w->j, OX_FOUND_STALE_ENTRY, OX_FOUND(.a = e.host.bytes));
 		/* A preallocated zero cluster loses its place, and still reads as zeroes. */
 		*entry = ox_be64(e.kind == OX_QCOW2_ENTRY_ZERO_ALLOC ? OX_QCOW2_ZERO : 0);
 		/* No subcluster is allocated where there is no cluster; zero ones stay. */

@@ -57,7 +57,7 @@ static int judge_l2(struct ox_walk *w, uint64_t tree, uint64_t index, struct ox_
 		return 0;
 	what.b = ox_walk_place_index(place);
 	ox_walk_set_range(w, &what, tree, index * ox_walk_l1_span(w), ox_walk_l1_span(w));
-	ox_walk_found(w, OX_FOUND_CROSS_LINK_L2, what);
+	ox_journal_found(w->j, OX_FOUND_CROSS_LINK_L2, what);
 	return mark_broken(w, cluster);
 }
 
@@ -94,7 +94,7 @@ static int place_cluster(struct ox_walk *w, uint64_t cluster, uint64_t tree, uin
 	what.b = reach->first * w->cluster_bytes;
 	what.c = guest_cluster * w->cluster_bytes;
 	ox_walk_set_range(w, &what, tree, what.c, w->cluster_bytes);
-	ox_walk_found(w, OX_FOUND_CROSS_LINK, what);
+	ox_journal_found(w->j, OX_FOUND_CROSS_LINK, what);
 	return mark_broken(w, cluster);
 }
 
@@ -177,9 +177,9 @@ static void judge_overflows(struct ox_walk *w)
 		if (!ox_walk_overflow_of(w, i, &what))
 			continue;
 		w->most_refs = ox_max_u64(w->most_refs, what.c);
-		ox_walk_found(w, OX_FOUND_OVERFLOW, what);
+		ox_journal_found(w->j, OX_FOUND_OVERFLOW, what);
 	}
-	ox_walk_tell_run(w);
+	ox_journal_tell_run(w->j);
 }
 
 /* ---- all of it ---- */

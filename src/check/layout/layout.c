@@ -233,8 +233,8 @@ static void take_figures(struct ox_layout *l)
 	struct ox_image_layout *result = l->result;
 
 	result->leaks = w->leaks;
-	result->check_errors = w->result.check_errors;
-	result->corruptions = w->result.corruptions;
+	result->check_errors = w->j->totals.check_errors;
+	result->corruptions = w->j->totals.corruptions;
 	if (w->dirty) {
 		result->uncounted = w->too_low;
 		result->corruptions -= ox_min_u64(result->corruptions, w->stale);
@@ -282,7 +282,7 @@ static int collect_co(struct ox_layout *l)
 	if (r < 0)
 		return r;
 	/* What further passes find is counted, and shown in its place, but not told one by one. */
-	w->finding = NULL;
+	ox_journal_hush(w->j);
 	if (!w->dirty)
 		r = ox_walk_report_co(w);
 	if (r < 0)
@@ -324,16 +324,20 @@ int ox_check_layout_co(struct ox_io *io, const struct ox_layout_options *opts,
 		return ox_error_set(err, -ENOMEM, "Out of memory");
 	}
 	l->opts = opts;
-	l->w.finding = take_finding;
-	l->w.progress = report_progress;
+	l->j = (struct ox_journal){
+		.finding = take_finding,
+		.progress = report_progress,
+		.opaque = l,
+	};
+	l->w.j = &l->j;
 	l->w.claimed = take_claim;
-	l->w.opaque = l;
 	r = read_co(l, io, err);
 	if (r == 0)
 		*ret = l->result;
 	else
 		ox_check_layout_free(l->result);
 	ox_walk_close(&l->w);
+	ox_journal_end(&l->j);
 	free(l->ranges);
 	free(l->guest_first);
 	free(l->l2_places);

@@ -92,7 +92,7 @@ static void changed(struct ox_walk *w, struct ox_be64 *entry, uint64_t raw, cons
 	*entry = ox_be64(raw);
 	w->mend->changes++;
 	w->mend->dropped += fate == lost;
-	ox_walk_mended(w, id, what);
+	ox_journal_mended(w->j, id, what);
 }
 
 /* ---- L1 ---- */
@@ -105,9 +105,10 @@ static int mend_l1_entry_co(struct ox_walk *w, uint64_t tree, uint64_t index, st
 	uint64_t aligned = ox_align_down(offset, w->cluster_bytes);
 	bool past_end = ox_walk_past_end(w, aligned, w->cluster_bytes);
 	uint64_t range_bytes = ox_qcow2_l2_entries(&w->h) * w->cluster_bytes;
-	struct ox_found what = OX_FOUND(.a = offset, .b = w->cluster_bytes, .host_offset = offset,
-					.guest_offset = index * range_bytes,
-					.guest_length = range_bytes, .tree = tree);
+	struct ox_found what =
+		OX_FOUND(.a = offset, .b = w->cluster_bytes, .host_offset = offset,
+			 .guest_offset = index * range_bytes, .guest_length = range_bytes,
+			 .snapshot = w->trees[tree].name);
 	enum ox_finding_id id = OX_FOUND_PAST_END;
 	int r;
 

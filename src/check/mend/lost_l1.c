@@ -309,7 +309,8 @@ int ox_mend_l1_offset_co(struct ox_walk *w, bool *ret_again)
 	enum ox_finding_id id = OX_FOUND_HEADER_L1_OFFSET;
 	struct ox_lost_l1s found = {0};
 	struct ox_be64 offset;
-	int r = is_l1_lost(w) && w->bad_snapshots == 0 ? ox_lost_l1_find_co(w, 1, &found) : 0;
+	int r = is_l1_lost(w) && ox_mend_bad_snapshots(w) == 0 ? ox_lost_l1_find_co(w, 1, &found)
+							       : 0;
 
 	if (r == 0 && found.count == 1) {
 		if (!w->faults.found[OX_QCOW2_FAULT_L1_OFFSET]) {

@@ -9,6 +9,7 @@
 #include <stddef.h>
 
 #include "check/counts/stored.h"
+#include "check/mend/seen.h"
 #include "check/walk/walk.h"
 
 /* An L2 table as an L1 index names it, in one tree or in several. */
@@ -81,6 +82,17 @@ int ox_mend_snapshots_co(struct ox_walk *w, bool *ret_again);
 
 /* Finds the disk's L1 table where the header leads to none. *ret_again: it did. */
 int ox_mend_l1_offset_co(struct ox_walk *w, bool *ret_again);
+
+/* ---- why.c ---- */
+
+/* For a journal, of a walk: why what was found is left. */
+const char *ox_mend_why_not(const void *arg, enum ox_finding_id id, const struct ox_found *what);
+
+/* Damage in the snapshot table, or records of it that lead nowhere. */
+static inline uint64_t ox_mend_bad_snapshots(const struct ox_walk *w)
+{
+	return ox_seen_bad_snapshots(w->j) + w->bad_records;
+}
 
 /* ---- mend.c ---- */
 

@@ -47,7 +47,7 @@ void ox_walk_patch(struct ox_walk *w, enum ox_finding_id id, struct ox_found wha
 	struct ox_walk_patch *p = new_patch(w);
 
 	if (!p) {
-		ox_walk_found(w, id, what);
+		ox_journal_found(w->j, id, what);
 		return;
 	}
 	ox_assert(size <= sizeof(p->bytes) && offset % SECTOR_BYTES + size <= SECTOR_BYTES);
@@ -57,7 +57,7 @@ void ox_walk_patch(struct ox_walk *w, enum ox_finding_id id, struct ox_found wha
 	p->what = what;
 	memcpy(p->bytes, bytes, size);
 	snprintf(p->word, sizeof(p->word), "%s", what.word ? what.word : "");
-	ox_walk_found(w, id, found_of(p));
+	ox_journal_found(w->j, id, found_of(p));
 }
 
 static int apply_one_co(struct ox_walk *w, const struct ox_walk_patch *p)
@@ -71,7 +71,7 @@ static int apply_one_co(struct ox_walk *w, const struct ox_walk_patch *p)
 	memcpy(sector + (p->offset - start), p->bytes, p->size);
 	r = ox_io_pwrite_co(w->io, sector, sizeof(sector), start, 0);
 	if (r == 0)
-		ox_walk_mended(w, p->id, found_of(p));
+		ox_journal_mended(w->j, p->id, found_of(p));
 	return r;
 }
 

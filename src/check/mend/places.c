@@ -105,5 +105,5 @@ void ox_mend_at_entry(const struct ox_walk *w, const struct ox_place *place, uin
 {
 	what->guest_offset = (place->index * ox_qcow2_l2_entries(&w->h) + entry) * w->cluster_bytes;
 	what->guest_length = w->cluster_bytes;
-	what->tree = place->tree;
+	what->snapshot = w->trees[place->tree].name;
 }

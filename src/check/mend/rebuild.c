@@ -14,7 +14,7 @@
 static bool is_missing(const struct ox_walk *w, uint64_t index)
 {
 	return index >= w->index_count || w->blocks[index].state == OX_BLOCK_NONE ||
-	       (w->blocks[index].state == OX_BLOCK_BROKEN && w->structural == 0);
+	       (w->blocks[index].state == OX_BLOCK_BROKEN && w->j->structural == 0);
 }
 
 static bool is_needed(const struct ox_walk *w, uint64_t index)
@@ -175,7 +175,7 @@ int ox_walk_plan_blocks(struct ox_walk *w, struct ox_walk_plan *ret)
 	if (r == 0 && plan.count > 0)
 		r = cover_itself(w, base, &plan);
 	if (r == 0 && plan.table_clusters > OX_QCOW2_MAX_REFTABLE_BYTES / w->cluster_bytes) {
-		ox_walk_found(w, OX_FOUND_TABLE_TOO_SMALL, OX_FOUND(.a = plan.end - 1));
+		ox_journal_found(w->j, OX_FOUND_TABLE_TOO_SMALL, OX_FOUND(.a = plan.end - 1));
 		ox_walk_plan_free(&plan);
 		return 0;
 	}
@@ -214,13 +214,13 @@ static void fill_block(struct ox_walk *w, uint64_t index, uint8_t *block)
 		ox_qcow2_refcount_set(block, w->h.refcount_order, c - first,
 				      ox_min_u64(cell.count, most));
 		if (!broken && !ox_walk_is_grown(w, c))
-			ox_walk_mended(w, OX_FOUND_TOO_LOW,
-				       OX_FOUND(.a = c, .b = 0, .c = cell.count,
-						.host_offset = c * w->cluster_bytes));
+			ox_journal_mended(w->j, OX_FOUND_TOO_LOW,
+					  OX_FOUND(.a = c, .b = 0, .c = cell.count,
+						   .host_offset = c * w->cluster_bytes));
 	}
 	if (broken)
-		ox_walk_mended(w, (enum ox_finding_id)w->blocks[index].found,
-			       OX_FOUND(.a = index, .b = ox_be64_get(w->reftable[index])));
+		ox_journal_mended(w->j, (enum ox_finding_id)w->blocks[index].found,
+				  OX_FOUND(.a = index, .b = ox_be64_get(w->reftable[index])));
 }
 
 int ox_walk_write_blocks_co(struct ox_walk *w, const struct ox_walk_plan *plan)
@@ -312,10 +312,10 @@ int ox_walk_link_blocks_co(struct ox_walk *w, const struct ox_walk_plan *plan)
 	}
 	/* Broken entries that nothing needs are cut off. */
 	for (uint64_t i = 0; i < w->index_count; i++) {
-		if (w->blocks[i].state != OX_BLOCK_BROKEN || w->structural > 0)
+		if (w->blocks[i].state != OX_BLOCK_BROKEN || w->j->structural > 0)
 			continue;
-		ox_walk_mended(w, (enum ox_finding_id)w->blocks[i].found,
-			       OX_FOUND(.a = i, .b = ox_be64_get(w->reftable[i])));
+		ox_journal_mended(w->j, (enum ox_finding_id)w->blocks[i].found,
+				  OX_FOUND(.a = i, .b = ox_be64_get(w->reftable[i])));
 		w->reftable[i] = ox_be64(0);
 		w->blocks[i].state = OX_BLOCK_NONE;
 		first = ox_min_u64(first, i);

@@ -84,9 +84,9 @@ static int raise_slot(struct ox_walk *w, struct ox_walk_slot *slot)
 	    ox_walk_overflows(w, slot->cell))
 		return 0;
 	if (!ox_walk_is_grown(w, slot->cluster))
-		ox_walk_mended(w, OX_FOUND_TOO_LOW,
-			       OX_FOUND(.a = slot->cluster, .b = slot->stored, .c = count,
-					.host_offset = slot->cluster * w->cluster_bytes));
+		ox_journal_mended(w->j, OX_FOUND_TOO_LOW,
+				  OX_FOUND(.a = slot->cluster, .b = slot->stored, .c = count,
+					   .host_offset = slot->cluster * w->cluster_bytes));
 	set_count(w, slot);
 	return 0;
 }
@@ -103,9 +103,9 @@ static int lower_slot(struct ox_walk *w, struct ox_walk_slot *slot)
 		return 0;
 	if (!slot->block || ox_cell_is_broken(slot->cell) || slot->stored <= slot->cell.count)
 		return 0;
-	ox_walk_mended(w, OX_FOUND_LEAK,
-		       OX_FOUND(.a = slot->cluster, .b = slot->stored, .c = slot->cell.count,
-				.host_offset = slot->cluster * w->cluster_bytes));
+	ox_journal_mended(w->j, OX_FOUND_LEAK,
+			  OX_FOUND(.a = slot->cluster, .b = slot->stored, .c = slot->cell.count,
+				   .host_offset = slot->cluster * w->cluster_bytes));
 	set_count(w, slot);
 	return 0;
 }
@@ -132,7 +132,7 @@ int ox_walk_publish_counts_co(struct ox_walk *w, const struct ox_walk_plan *plan
 
 	if (r == 0)
 		r = ox_walk_raise_counts_co(w);
-	if (r == 0 && (w->structural == 0 || plan->count > 0))
+	if (r == 0 && (w->j->structural == 0 || plan->count > 0))
 		r = ox_walk_link_blocks_co(w, plan);
 	return r;
 }
@@ -142,7 +142,7 @@ int ox_walk_publish_counts_co(struct ox_walk *w, const struct ox_walk_plan *plan
 static int raise_and_link_co(struct ox_walk *w)
 {
 	struct ox_walk_plan plan = {0};
-	int r = w->structural == 0 ? ox_walk_plan_blocks(w, &plan) : 0;
+	int r = w->j->structural == 0 ? ox_walk_plan_blocks(w, &plan) : 0;
 
 	if (r == 0)
 		r = ox_walk_publish_counts_co(w, &plan);
@@ -189,10 +189,10 @@ int ox_walk_repair_co(struct ox_walk *w)
 		if (r == 0)
 			r = raise_and_link_co(w);
 	}
-	if (r == 0 && (w->repair == OX_REPAIR_ALL || w->structural == 0))
+	if (r == 0 && (w->repair == OX_REPAIR_ALL || w->j->structural == 0))
 		r = copied_co(w);
 	/* What a structural finding should have named looks like a leak. */
-	if (r == 0 && w->structural == 0)
+	if (r == 0 && w->j->structural == 0)
 		r = lower_co(w);
 	return r;
 }

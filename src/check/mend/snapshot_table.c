@@ -13,6 +13,7 @@
 #include "base/arith.h"
 #include "check/mend/lost_l1.h"
 #include "check/mend/mend.h"
+#include "check/mend/seen.h"
 
 #define MOST_FOUND ((size_t)1024)
 #define COUNT_AT 60u /* of the header: how many, and where */
@@ -243,7 +244,8 @@ static bool may_give_up(const struct table *t)
 {
 	struct ox_qcow2_snapshot broken;
 
-	if (t->w->broken_blocks > 0 || t->w->overflows > 0 || t->w->h.refcount_order == 0)
+	if (t->w->broken_blocks > 0 || t->w->j->seen[OX_FOUND_OVERFLOW] > 0 ||
+	    t->w->h.refcount_order == 0)
 		return false;
 	/* Some are found, and the header says that there are more: it may be a count that is wrong.
 	 */
@@ -304,9 +306,9 @@ static int choose_records(struct table *t)
 static void tell_table(struct ox_walk *w, uint64_t index, const char *word, const char *fate,
 		       uint64_t offset)
 {
-	ox_walk_mended(w, OX_FOUND_SNAPSHOT_TABLE,
-		       OX_FOUND(.a = index, .word = word, .fate = fate,
-				.guest_length = w->h.size_bytes, .host_offset = offset));
+	ox_journal_mended(w->j, OX_FOUND_SNAPSHOT_TABLE,
+			  OX_FOUND(.a = index, .word = word, .fate = fate,
+				   .guest_length = w->h.size_bytes, .host_offset = offset));
 }
 
 static void tell_record(const struct table *t, size_t index)
@@ -317,11 +319,11 @@ static void tell_record(const struct table *t, size_t index)
 		tell_table(t->w, index, "its L1 table is found again", in_doubt,
 			   record->s.l1_offset);
 	else if (record->lacks_extra)
-		ox_walk_mended(t->w, OX_FOUND_SNAPSHOT_EXTRA,
-			       OX_FOUND(.a = index, .b = record->s.extra_bytes));
+		ox_journal_mended(t->w->j, OX_FOUND_SNAPSHOT_EXTRA,
+				  OX_FOUND(.a = index, .b = record->s.extra_bytes));
 	if (!record->found && record->has_no_id && record->same_id != index)
-		ox_walk_mended(t->w, OX_FOUND_SNAPSHOT_ID,
-			       OX_FOUND(.a = record->same_id, .b = index));
+		ox_journal_mended(t->w->j, OX_FOUND_SNAPSHOT_ID,
+				  OX_FOUND(.a = record->same_id, .b = index));
 }
 
 /* Of records that lead nowhere: those that could be read, and then those that could not. */
@@ -493,7 +495,7 @@ int ox_mend_snapshots_co(struct ox_walk *w, bool *ret_again)
 			return 0;
 	}
 	/* The file must not grow beneath what names a place past its end. */
-	if (w->past_end > w->past_end_snapshots)
+	if (ox_seen_past_end(w->j) > w->past_end_snapshots)
 		return 0;
 	if (w->stale > 0) {
 		*ret_again = true;

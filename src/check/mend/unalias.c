@@ -422,11 +422,12 @@ static int divert_l1_entry(struct ox_walk *w, uint64_t tree, uint64_t index, str
 		*entry = ox_be64(place[p].copy * w->cluster_bytes |
 				 copied_bit(tree == 0, place[p].refs));
 		w->mend->changes++;
-		ox_walk_mended(w, OX_FOUND_CROSS_LINK_L2,
-			       OX_FOUND(.a = place->cluster, .b = place->index, .c = index,
-					.host_offset = e.l2.bytes, .tree = tree, .fate = in_doubt,
-					.guest_offset = index * range_bytes,
-					.guest_length = range_bytes));
+		ox_journal_mended(w->j, OX_FOUND_CROSS_LINK_L2,
+				  OX_FOUND(.a = place->cluster, .b = place->index, .c = index,
+					   .host_offset = e.l2.bytes,
+					   .snapshot = w->trees[tree].name, .fate = in_doubt,
+					   .guest_offset = index * range_bytes,
+					   .guest_length = range_bytes));
 	}
 	return 0;
 }
@@ -442,12 +443,12 @@ static void tell_data(struct ox_walk *w, const struct ox_place *place, uint64_t 
 		what.word = "Data cluster";
 		what.a = offset;
 		what.b = w->cluster_bytes;
-		ox_walk_mended(w, OX_FOUND_OVERLAP, what);
+		ox_journal_mended(w->j, OX_FOUND_OVERLAP, what);
 	} else {
 		what.a = ref->host;
 		what.b = ref->first * w->cluster_bytes;
 		what.c = ref->guest * w->cluster_bytes;
-		ox_walk_mended(w, OX_FOUND_CROSS_LINK, what);
+		ox_journal_mended(w->j, OX_FOUND_CROSS_LINK, what);
 	}
 }
 

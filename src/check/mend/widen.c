@@ -10,6 +10,7 @@
 
 #include "base/arith.h"
 #include "check/mend/mend.h"
+#include "check/mend/seen.h"
 
 /* A refcount structure, as the walk knows one. */
 struct structure {
@@ -51,13 +52,13 @@ static void exchange(struct ox_walk *w, struct structure *other)
 /* A cross-link is no obstacle where it waits for wider counts itself. */
 static bool is_due(const struct ox_walk *w)
 {
-	uint64_t others = w->structural - w->overflows;
+	uint64_t others = w->j->structural - w->j->seen[OX_FOUND_OVERFLOW];
 
-	if (w->overflows == 0 && !w->narrow_copies)
+	if (w->j->seen[OX_FOUND_OVERFLOW] == 0 && !w->narrow_copies)
 		return false;
 	if (w->h.version < 3 || w->is_foreign || w->most_refs >= OX_COUNT_MAX)
 		return false;
-	return others == 0 || (w->narrow_copies && others == w->cross_links);
+	return others == 0 || (w->narrow_copies && others == ox_seen_cross_links(w->j));
 }
 
 static unsigned order_for(uint64_t count)
@@ -78,7 +79,8 @@ static int keep_count(struct ox_walk *w, struct ox_walk_slot *slot)
 
 	if (slot->stored <= cell.count || slot->cluster >= w->counts.limit)
 		return 0;
-	if (w->structural == w->overflows && !ox_walk_keeps_leak(w, slot->cluster, cell))
+	if (w->j->structural == w->j->seen[OX_FOUND_OVERFLOW] &&
+	    !ox_walk_keeps_leak(w, slot->cluster, cell))
 		return 0;
 	if (cell.state == OX_CELL_NONE)
 		cell.state = OX_CELL_META;
@@ -100,7 +102,8 @@ static int tell_slot(struct ox_walk *w, struct ox_walk_slot *slot)
 	if (slot->stored == slot->cell.count || ox_walk_is_grown(w, slot->cluster) ||
 	    ox_cell_is_broken(slot->cell) || ox_walk_overflows(w, slot->cell))
 		return 0;
-	ox_walk_mended(w, slot->stored > slot->cell.count ? OX_FOUND_LEAK : OX_FOUND_TOO_LOW, what);
+	ox_journal_mended(w->j, slot->stored > slot->cell.count ? OX_FOUND_LEAK : OX_FOUND_TOO_LOW,
+			  what);
 	return 0;
 }
 
@@ -111,12 +114,12 @@ static int tell_co(struct ox_walk *w)
 
 	for (uint64_t i = 0; i < w->suspect_count; i++) {
 		if (ox_walk_overflow_of(w, i, &what))
-			ox_walk_mended(w, OX_FOUND_OVERFLOW, what);
+			ox_journal_mended(w->j, OX_FOUND_OVERFLOW, what);
 	}
 	for (uint64_t i = 0; i < w->index_count; i++) {
 		if (w->blocks[i].state == OX_BLOCK_BROKEN)
-			ox_walk_mended(w, (enum ox_finding_id)w->blocks[i].found,
-				       OX_FOUND(.a = i, .b = ox_be64_get(w->reftable[i])));
+			ox_journal_mended(w->j, (enum ox_finding_id)w->blocks[i].found,
+					  OX_FOUND(.a = i, .b = ox_be64_get(w->reftable[i])));
 	}
 	return ox_walk_slots_co(w, OX_BLOCKS_ALL, tell_slot);
 }
@@ -188,7 +191,7 @@ static int renew_co(struct ox_walk *w, bool *ret_again)
 
 int ox_mend_width_co(struct ox_walk *w, bool *ret_again)
 {
-	uint64_t structural = w->structural;
+	uint64_t structural = w->j->structural;
 	int r = 0;
 
 	if (!is_due(w))
@@ -203,5 +206,5 @@ int ox_mend_width_co(struct ox_walk *w, bool *ret_again)
 	if (r == 0)
 		r = ox_walk_slots_co(w, OX_BLOCKS_ALL, keep_count);
 	/* Unless a block or table could suddenly not be read. */
-	return r == 0 && w->structural == structural ? renew_co(w, ret_again) : r;
+	return r == 0 && w->j->structural == structural ? renew_co(w, ret_again) : r;
 }

@@ -95,8 +95,8 @@ static int visit_piece_co(void *arg, const struct ox_scan_item *item, uint8_t *b
 	uint64_t first = (item->offset - start) / 8;
 
 	if (error)
-		return ox_walk_unreadable(&q->w, p->is_l1 ? "L1 table" : "L2 table", item->offset,
-					  error);
+		return ox_journal_unreadable(q->w.j, p->is_l1 ? "L1 table" : "L2 table",
+					     item->offset, error);
 	if (p->before)
 		memcpy(p->before, bytes, item->size_bytes);
 	for (size_t i = 0; i < item->size_bytes / 8; i++) {
@@ -105,7 +105,7 @@ static int visit_piece_co(void *arg, const struct ox_scan_item *item, uint8_t *b
 		if (r < 0)
 			return r;
 	}
-	ox_walk_progress(&q->w, 1);
+	ox_journal_progress(q->w.j, 1);
 	return p->before ? write_changes_co(q->w.io, p->before, bytes, item) : 0;
 }
 

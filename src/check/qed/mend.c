@@ -8,6 +8,7 @@
 #include <stdlib.h>
 
 #include "base/arith.h"
+#include "check/mend/seen.h"
 #include "check/qed/qed.h"
 #include "check/undo/edit.h"
 
@@ -36,7 +37,7 @@ static void tell_mended(struct ox_qed *q, enum ox_finding_id id, struct ox_found
 			const char *fate)
 {
 	what.fate = what.guest_length ? fate : NULL;
-	ox_walk_mended(&q->w, id, what);
+	ox_journal_mended(q->w.j, id, what);
 	q->mend->changes++;
 }
 
@@ -361,7 +362,7 @@ static int make_whole_co(struct ox_qed *q)
 		r = ox_io_sync_co(w->io);
 	if (r < 0)
 		return r;
-	ox_walk_mended(w, OX_FOUND_QED_SHORT, OX_FOUND(.a = w->file_bytes));
+	ox_journal_mended(w->j, OX_FOUND_QED_SHORT, OX_FOUND(.a = w->file_bytes));
 	q->mend->changes++;
 	return 0;
 }
@@ -370,14 +371,14 @@ static int mend_co(struct ox_qed *q)
 {
 	const struct ox_walk *w = &q->w;
 
-	if (w->bad_entries + w->stale > 0) {
+	if (ox_seen_bad_entries(w->j) + w->stale > 0) {
 		int r = mend_entries_co(q);
 
 		if (r < 0 || q->mend->changes > 0)
 			return r;
 	}
 	/* Copies make the file grow: not beneath an entry that names a place past its end. */
-	if (w->past_end + w->stale > 0 || !w->io->can_grow)
+	if (ox_seen_past_end(w->j) + w->stale > 0 || !w->io->can_grow)
 		return 0;
 	if (q->is_short)
 		return make_whole_co(q);
@@ -391,8 +392,8 @@ int ox_qed_mend_co(struct ox_qed *q, bool *ret_again)
 	struct ox_qed_mend mend = {.base = ox_align_up(q->w.io->length, q->w.cluster_bytes)};
 	int r;
 
-	if (q->w.is_foreign || !q->has_l1 || q->w.result.check_errors > 0 ||
-	    q->w.result.corruptions == 0)
+	if (q->w.is_foreign || !q->has_l1 || q->w.j->totals.check_errors > 0 ||
+	    q->w.j->totals.corruptions == 0)
 		return 0;
 	mend.chunk = ox_io_buffer(CHUNK_BYTES);
 	if (!mend.chunk)

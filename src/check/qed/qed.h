@@ -39,6 +39,7 @@ struct ox_qed_mend;
 
 struct ox_qed {
 	struct ox_walk w; /* first: visitors find the rest by it */
+	struct ox_journal j;
 	struct ox_qed_header h;
 	uint64_t table_bytes;
 	uint64_t table_entries;

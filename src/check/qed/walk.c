@@ -27,6 +27,7 @@ int ox_qed_open_co(struct ox_qed *q, struct ox_io *io, struct ox_error **err)
 	w->h.version = 3;
 	w->h.size_bytes = q->h.size_bytes;
 	w->cluster_bytes = ox_qed_cluster_bytes(&q->h);
+	ox_journal_begin(w->j, w->cluster_bytes);
 	w->file_bytes = ox_min_u64(io->length, INT64_MAX);
 	w->file_clusters = ox_div_up(w->file_bytes, w->cluster_bytes);
 	w->dirty = q->h.features & OX_QED_NEED_CHECK;
@@ -43,6 +44,7 @@ void ox_qed_close(struct ox_qed *q)
 	free(q->more_names.list);
 	free(q->shared);
 	ox_walk_close(&q->w);
+	ox_journal_end(&q->j);
 }
 
 /* ---- places ---- */
@@ -105,7 +107,7 @@ static int collect_table(struct ox_qed *q, const struct ox_qed_slot *slot, uint6
 	id = ox_qed_bad_entry(q, slot, place);
 	q->bad_l1++;
 	q->w.stale += id == OX_FOUND_STALE_ENTRY;
-	ox_walk_found(&q->w, id, ox_qed_found(q, slot, *entry));
+	ox_journal_found(q->w.j, id, ox_qed_found(q, slot, *entry));
 	return 0;
 }
 
@@ -184,7 +186,7 @@ static int found_twice(struct ox_qed *q, struct ox_qed_table *first, struct ox_q
 	what.c = again->index;
 	first->more_names++;
 	again->first_index = first->index;
-	ox_walk_found(&q->w, OX_FOUND_CROSS_LINK_L2, what);
+	ox_journal_found(q->w.j, OX_FOUND_CROSS_LINK_L2, what);
 	return add_table(&q->more_names, again);
 }
 
@@ -210,13 +212,13 @@ static int claim_tables(struct ox_qed *q)
 		if (r == 1)
 			t->list[kept++] = t->list[i];
 		else if (r == 0)
-			ox_walk_found(&q->w, OX_FOUND_OVERLAP, what);
+			ox_journal_found(q->w.j, OX_FOUND_OVERLAP, what);
 	}
 	t->count = kept;
 	for (size_t i = 0; i < kept; i++)
 		t->list[i].is_crossed = is_broken(q, t->list[i].offset);
 	q->l1_is_crossed = is_broken(q, q->h.l1_offset);
-	q->w.work_total += kept * ox_qed_table_pieces(q);
+	ox_journal_expect(q->w.j, kept * ox_qed_table_pieces(q));
 	if (kept > 0)
 		qsort(t->list, kept, sizeof(*t->list), by_l1_index);
 	return r < 0 ? r : 0;
@@ -254,7 +256,7 @@ static int count_data(struct ox_qed *q, const struct ox_qed_slot *slot, uint64_t
 
 		slot->table->odd += place == OX_QED_MISPLACED;
 		q->w.stale += id == OX_FOUND_STALE_ENTRY;
-		ox_walk_found(&q->w, id, what);
+		ox_journal_found(q->w.j, id, what);
 		return 0;
 	}
 	q->is_short |= *entry + q->w.cluster_bytes > q->w.file_bytes;
@@ -262,7 +264,7 @@ static int count_data(struct ox_qed *q, const struct ox_qed_slot *slot, uint64_t
 	if (r == 0) {
 		q->on_metadata++;
 		what.word = "Data cluster";
-		ox_walk_found(&q->w, OX_FOUND_OVERLAP, what);
+		ox_journal_found(q->w.j, OX_FOUND_OVERLAP, what);
 	}
 	return r < 0 ? r : 0;
 }
@@ -344,7 +346,7 @@ static int tell_shared(struct ox_qed *q, const struct ox_qed_slot *slot, uint64_
 	what.a = cluster;
 	what.b = ox_qed_guest_offset(q, shared->first_entry);
 	what.c = slot->guest_offset;
-	ox_walk_found(&q->w, OX_FOUND_CROSS_LINK, what);
+	ox_journal_found(q->w.j, OX_FOUND_CROSS_LINK, what);
 	return 0;
 }
 
@@ -358,9 +360,9 @@ static void tell_leaks(struct ox_qed *q)
 		uint64_t next = ox_counts_next(&w->counts, c, w->file_clusters);
 
 		if (next > c)
-			ox_walk_found_run(w, OX_FOUND_QED_LEAK,
-					  OX_FOUND(.a = c, .host_offset = c * w->cluster_bytes),
-					  next - c);
+			ox_journal_found_run(w->j, OX_FOUND_QED_LEAK,
+					     OX_FOUND(.a = c, .host_offset = c * w->cluster_bytes),
+					     next - c);
 		c = next;
 	}
 }
@@ -371,11 +373,11 @@ static void judge_header(struct ox_qed *q)
 
 	for (size_t i = 0; i < sizeof(wrong) / sizeof(*wrong); i++) {
 		if (wrong[i])
-			ox_walk_found(&q->w, OX_FOUND_QED_HEADER, OX_FOUND(.word = wrong[i]));
+			ox_journal_found(q->w.j, OX_FOUND_QED_HEADER, OX_FOUND(.word = wrong[i]));
 	}
 	if (q->w.is_foreign)
-		ox_walk_found(&q->w, OX_FOUND_UNKNOWN_FEATURE,
-			      OX_FOUND(.a = q->h.features & ~(uint64_t)OX_QED_KNOWN_FEATURES));
+		ox_journal_found(q->w.j, OX_FOUND_UNKNOWN_FEATURE,
+				 OX_FOUND(.a = q->h.features & ~(uint64_t)OX_QED_KNOWN_FEATURES));
 }
 
 /* The header, and the L1 table, without which nothing is known of the rest. */
@@ -390,8 +392,8 @@ static int claim_l1(struct ox_qed *q)
 	else if (ox_qed_judge_place(q, q->h.l1_offset, q->table_bytes) != OX_QED_SOUND)
 		wrong = "the L1 table is nowhere in the file";
 	if (wrong) {
-		ox_walk_found(w, OX_FOUND_QED_HEADER,
-			      OX_FOUND(.word = wrong, .guest_length = q->h.size_bytes));
+		ox_journal_found(w->j, OX_FOUND_QED_HEADER,
+				 OX_FOUND(.word = wrong, .guest_length = q->h.size_bytes));
 		return 0;
 	}
 	r = claim(q, 0, q->header_bytes, OX_CELL_META);
@@ -412,7 +414,7 @@ static int judge_backing_file_co(struct ox_qed *q)
 	if (!name)
 		return -ENOMEM;
 	r = ox_io_pread_co(q->w.io, name, q->h.backing_bytes, q->h.backing_offset);
-	r = r < 0 ? ox_walk_unreadable(&q->w, "Backing file name", q->h.backing_offset, r)
+	r = r < 0 ? ox_journal_unreadable(q->w.j, "Backing file name", q->h.backing_offset, r)
 		  : ox_walk_judge_file(&q->w, name, OX_FOUND_BACKING_MISSING);
 	free(name);
 	return r;
@@ -428,7 +430,7 @@ int ox_qed_walk_co(struct ox_qed *q)
 		r = claim_l1(q);
 	if (r < 0 || !q->has_l1)
 		return r;
-	q->w.work_total = ox_qed_table_pieces(q);
+	ox_journal_expect(q->w.j, ox_qed_table_pieces(q));
 	r = ox_qed_l1_co(q, collect_table);
 	if (r == 0)
 		r = claim_tables(q);
@@ -443,7 +445,7 @@ int ox_qed_walk_co(struct ox_qed *q)
 	if (r < 0)
 		return r;
 	if (q->is_short)
-		ox_walk_found(&q->w, OX_FOUND_QED_SHORT, OX_FOUND(.a = q->w.file_bytes));
+		ox_journal_found(q->w.j, OX_FOUND_QED_SHORT, OX_FOUND(.a = q->w.file_bytes));
 	tell_leaks(q);
 	return 0;
 }

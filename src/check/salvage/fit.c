@@ -331,9 +331,9 @@ int ox_salvage_fit_co(struct ox_walk *w)
 	int r = ox_walk_place_tables_co(w);
 
 	/* An L1 table that cannot be read has been told of. */
-	if (r == 0 && w->result.check_errors == 0)
+	if (r == 0 && w->j->totals.check_errors == 0)
 		r = ox_walk_l1_co(w, true, note_crossed);
-	if (r == 0 && w->result.check_errors == 0)
+	if (r == 0 && w->j->totals.check_errors == 0)
 		r = ox_walk_l1_co(w, true, judge_l1_entry_co);
 	return r == 0 ? choose_co(w) : r;
 }

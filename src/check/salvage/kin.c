@@ -225,7 +225,7 @@ static int tell_places_co(struct ox_walk *w, struct ox_be64 *table)
 			r = read_orphan_co(w, &s->orphans[i], table, note_shared, &all);
 	}
 	/* A table that cannot be read has been told of, and keeps everything from being linked. */
-	if (r == 0 && all.count > 0 && w->result.check_errors == 0) {
+	if (r == 0 && all.count > 0 && w->j->totals.check_errors == 0) {
 		qsort(all.items, all.count, sizeof(*all.items), by_host);
 		s->shared = &all;
 		r = ox_walk_place_tables_co(w);

@@ -228,8 +228,8 @@ static int leave_sure_co(struct ox_walk *w)
 static bool is_worth_it(const struct ox_walk *w)
 {
 	/* A table, and what it names. */
-	return w->leaks > 1 && w->structural == w->overflows && !w->is_foreign &&
-	       !w->has_data_file && !w->dirty;
+	return w->leaks > 1 && w->j->structural == w->j->seen[OX_FOUND_OVERFLOW] &&
+	       !w->is_foreign && !w->has_data_file && !w->dirty;
 }
 
 int ox_salvage_look_co(struct ox_walk *w, struct ox_salvage *s)

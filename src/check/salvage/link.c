@@ -10,6 +10,7 @@
 #include <string.h>
 
 #include "base/arith.h"
+#include "check/mend/seen.h"
 #include "check/salvage/salvage.h"
 
 struct link {
@@ -77,9 +78,9 @@ static void tell_linked(struct ox_walk *w, const struct link *link)
 							     link->gap.raw, &id);
 
 		entry.fate = "in doubt";
-		ox_walk_mended(w, id, entry);
+		ox_journal_mended(w->j, id, entry);
 	}
-	ox_walk_mended(w, OX_FOUND_ORPHAN_TABLE, what);
+	ox_journal_mended(w->j, OX_FOUND_ORPHAN_TABLE, what);
 	tell_table(w, &link->orphan, &link->gap, 1, true);
 	w->salvage->linked++;
 }
@@ -125,7 +126,7 @@ void ox_salvage_report(struct ox_walk *w)
 	const struct ox_salvage *s = w->salvage;
 
 	if (s->unsearched > 0)
-		ox_walk_found(w, OX_FOUND_LEAKS_UNSEARCHED, OX_FOUND(.a = s->unsearched));
+		ox_journal_found(w->j, OX_FOUND_LEAKS_UNSEARCHED, OX_FOUND(.a = s->unsearched));
 	for (size_t i = 0; i < s->count; i++) {
 		const struct ox_orphan *o = &s->orphans[i];
 		struct ox_found what = {.a = o->cluster * w->cluster_bytes,
@@ -142,7 +143,7 @@ void ox_salvage_report(struct ox_walk *w)
 		}
 		describe(w, o, gap, fits, text, sizeof(text));
 		what.word = text;
-		ox_walk_found(w, OX_FOUND_ORPHAN_TABLE, what);
+		ox_journal_found(w->j, OX_FOUND_ORPHAN_TABLE, what);
 		tell_table(w, o, gap, fits, false);
 	}
 }
@@ -156,7 +157,7 @@ static const char *why_none(const struct ox_walk *w)
 		return "the image has features that are not known";
 	if (w->has_data_file)
 		return "its clusters lie in another file";
-	if (w->hides_trees)
+	if (ox_seen_hides_trees(w->j))
 		return "there are tables that cannot be seen, and it may be theirs";
 	for (size_t i = 0; i < OX_QCOW2_FAULT_COUNT; i++) {
 		if (w->faults.found[i])
@@ -348,7 +349,9 @@ static bool can_count(const struct links *l, const struct ox_orphan *o)
 	const struct ox_walk *w = l->w;
 	bool grows = o->lacks_block || l->lacks_block;
 
-	return !grows || o->past_end + w->past_end + w->stale + w->broken_blocks + w->aliases == 0;
+	return !grows || o->past_end + ox_seen_past_end(w->j) + w->stale + w->broken_blocks +
+					 ox_seen_aliases(w->j) ==
+				 0;
 }
 
 /* Judges a table as it is now that those before it are counted. */

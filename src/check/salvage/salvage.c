@@ -6,6 +6,7 @@
 #include <stdlib.h>
 
 #include "base/arith.h"
+#include "check/mend/seen.h"
 #include "check/walk/scan.h"
 
 /* ---- one cluster's bytes ---- */
@@ -217,7 +218,7 @@ static const char *judge_whole(const struct ox_walk *w, const struct ox_orphan *
 	    (2 * o->unshared <= named && 2 * o->counted <= named))
 		return "it is an old copy of another table: what it names is in use";
 	/* A list of clusters that is not the disk's: a bitmap's, a refcount table. */
-	if (w->tree_count == 1 && !w->hides_trees && o->copied + o->streams == 0)
+	if (w->tree_count == 1 && !ox_seen_hides_trees(w->j) && o->copied + o->streams == 0)
 		return "none of its entries has COPIED, and no snapshot can have owned it";
 	return NULL;
 }
@@ -383,7 +384,7 @@ static int salvage_item_co(void *arg, const struct ox_scan_item *item, uint8_t *
 		else if (failed == -ENOMEM)
 			r = failed;
 	}
-	ox_walk_progress(w, 1);
+	ox_journal_progress(w->j, 1);
 	return r;
 }
 
@@ -470,12 +471,12 @@ static int scan_co(struct ox_walk *w)
 	bool is_hole;
 	int r;
 
-	w->work_total += count_items(w, 0, end);
+	ox_journal_expect(w->j, count_items(w, 0, end));
 	r = ox_salvage_prepare(w);
 	for (uint64_t from = 0; from < end && r == 0; from = to) {
 		to = stretch_end_co(w, from, end, &is_hole);
 		if (is_hole) {
-			ox_walk_progress(w, count_items(w, from, to));
+			ox_journal_progress(w->j, count_items(w, from, to));
 			continue;
 		}
 		w->salvage->next = from;

@@ -61,7 +61,7 @@ void ox_walk_set_range(const struct ox_walk *w, struct ox_found *what, uint64_t 
 	/* Past the end of a disk lies a snapshot's machine state. */
 	if (tree == 0 && offset < w->h.size_bytes)
 		length = ox_min_u64(length, w->h.size_bytes - offset);
-	what->tree = tree;
+	what->snapshot = tree ? w->trees[tree].name : NULL;
 	what->guest_offset = offset;
 	what->guest_length = length;
 }
@@ -71,7 +71,7 @@ int ox_walk_found_in_l2_co(struct ox_walk *w, uint64_t l2_cluster, uint64_t inde
 {
 	uint64_t place;
 
-	if (w->finding && !w->quiet) {
+	if (ox_journal_listens(w->j)) {
 		int r = ox_walk_place_tables_co(w);
 
 		if (r < 0)
@@ -83,6 +83,6 @@ int ox_walk_found_in_l2_co(struct ox_walk *w, uint64_t l2_cluster, uint64_t inde
 						  index * w->cluster_bytes,
 					  w->cluster_bytes);
 	}
-	ox_walk_found(w, id, what);
+	ox_journal_found(w->j, id, what);
 	return 0;
 }

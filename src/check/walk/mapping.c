@@ -77,7 +77,7 @@ static int refer_to_l2(struct ox_walk *w, uint64_t tree, const struct ox_qcow2_l
 	what.word = "L2 table";
 	if (r == 0) {
 		w->bad_l1_entries++;
-		ox_walk_found(w, OX_FOUND_OVERLAP, what);
+		ox_journal_found(w->j, OX_FOUND_OVERLAP, what);
 	}
 	return r == 1 && is_new ? list_l2_table(w, cluster) : r < 0 ? r : 0;
 }
@@ -97,7 +97,7 @@ static int count_l1_entry(struct ox_walk *w, uint64_t tree, uint64_t index, stru
 	} else {
 		w->bad_l1_entries++;
 	}
-	ox_walk_found(w, id, what);
+	ox_journal_found(w->j, id, what);
 	return 0;
 }
 
@@ -118,7 +118,7 @@ static void sort_l2_tables(struct ox_walk *w)
 		i++;
 	if (i < w->l2_count)
 		qsort(w->l2_clusters, w->l2_count, sizeof(*w->l2_clusters), compare_clusters);
-	w->work_total += w->l2_count;
+	ox_journal_expect(w->j, w->l2_count);
 }
 
 /* ---- L2 ---- */
@@ -186,7 +186,7 @@ static int count_compressed_co(struct l2_count *t, const struct ox_qcow2_entry *
 		return past_end_co(t, e->host.bytes, e->compressed_bytes);
 	/* No stream begins in the header: the entry is wrong, and not the header. */
 	if (first == 0) {
-		w->bad_entries++;
+		w->header_streams++;
 		return overlap_co(t, "Compressed cluster", e->host.bytes, e->compressed_bytes);
 	}
 	for (uint64_t c = first; c <= last; c++) {

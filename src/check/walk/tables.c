@@ -168,7 +168,7 @@ static void tables_done(void *arg, uint64_t count)
 {
 	struct tables *t = arg;
 
-	ox_walk_progress(t->w, count);
+	ox_journal_progress(t->w->j, count);
 }
 
 static int take_seats(struct tables *t)

@@ -83,7 +83,7 @@ static int l1_item_co(void *arg, const struct ox_scan_item *item, uint8_t *bytes
 	uint64_t first = (item->offset - p->w->trees[item->tag].l1_offset) / 8;
 
 	if (error)
-		return ox_walk_unreadable(p->w, "L1 table", item->offset, error);
+		return ox_journal_unreadable(p->w->j, "L1 table", item->offset, error);
 	if (p->before)
 		memcpy(p->before, bytes, item->size_bytes);
 	for (size_t i = 0; i < item->size_bytes / 8; i++) {
@@ -175,7 +175,7 @@ static int l2_table_co(struct l2_pass *p, uint64_t offset, uint8_t *bytes)
 	if (p->before)
 		memcpy(p->before, bytes, w->cluster_bytes);
 	r = p->visit_co(w, cluster, ox_counts_get(&w->counts, cluster), (struct ox_be64 *)bytes);
-	ox_walk_progress(w, 1);
+	ox_journal_progress(w->j, 1);
 	if (r < 0 || !p->before)
 		return r;
 	return write_changes_co(w, p->before, bytes, w->cluster_bytes, offset);
@@ -183,7 +183,7 @@ static int l2_table_co(struct l2_pass *p, uint64_t offset, uint8_t *bytes)
 
 static int unreadable_l2(struct ox_walk *w, uint64_t offset, int error)
 {
-	int r = ox_walk_unreadable(w, "L2 table", offset, error);
+	int r = ox_journal_unreadable(w->j, "L2 table", offset, error);
 
 	return r < 0 ? r : ox_walk_note_no_table(w, offset / w->cluster_bytes);
 }

@@ -71,9 +71,9 @@ int ox_walk_claim(struct ox_walk *w, const char *word, uint64_t offset, uint64_t
 	if (size_bytes == 0)
 		return 1;
 	if (ox_walk_past_end(w, offset, size_bytes)) {
-		ox_walk_found(w, OX_FOUND_TABLE_PAST_END,
-			      OX_FOUND(.word = word, .a = offset, .b = size_bytes,
-				       .host_offset = offset));
+		ox_journal_found(w->j, OX_FOUND_TABLE_PAST_END,
+				 OX_FOUND(.word = word, .a = offset, .b = size_bytes,
+					  .host_offset = offset));
 		return 0;
 	}
 	end = ox_div_up(offset + size_bytes, w->cluster_bytes);
@@ -84,9 +84,9 @@ int ox_walk_claim(struct ox_walk *w, const char *word, uint64_t offset, uint64_t
 	if (w->claimed && r >= 0 && w->claimed(w, word, first, c - (r == 0)) < 0)
 		return -ENOMEM;
 	if (r == 0)
-		ox_walk_found(w, OX_FOUND_OVERLAP,
-			      OX_FOUND(.word = word, .a = offset, .b = size_bytes,
-				       .host_offset = offset));
+		ox_journal_found(w->j, OX_FOUND_OVERLAP,
+				 OX_FOUND(.word = word, .a = offset, .b = size_bytes,
+					  .host_offset = offset));
 	return r;
 }
 
@@ -116,7 +116,7 @@ static int claim_block(struct ox_walk *w, uint64_t index)
 	}
 	w->broken_blocks++;
 	w->blocks[index].found = (uint8_t)id;
-	ox_walk_found(w, id, what);
+	ox_journal_found(w->j, id, what);
 	return 0;
 }
 
@@ -129,9 +129,9 @@ static int claim_refcounts_co(struct ox_walk *w)
 	if (size_bytes == 0)
 		return 0;
 	if (ox_walk_past_end(w, w->h.reftable_offset, size_bytes)) {
-		ox_walk_found(w, OX_FOUND_REFCOUNT_TABLE,
-			      OX_FOUND(.word = "it lies past the end of the file",
-				       .host_offset = w->h.reftable_offset));
+		ox_journal_found(w->j, OX_FOUND_REFCOUNT_TABLE,
+				 OX_FOUND(.word = "it lies past the end of the file",
+					  .host_offset = w->h.reftable_offset));
 		/* As where its fields are wrong: a new one leaves nothing behind. */
 		w->h.reftable_offset = 0;
 		w->h.reftable_clusters = 0;
@@ -146,13 +146,13 @@ static int claim_refcounts_co(struct ox_walk *w)
 		return -ENOMEM;
 	r = ox_io_pread_co(w->io, w->reftable, size_bytes, w->h.reftable_offset);
 	if (r < 0)
-		return ox_walk_unreadable(w, "Refcount table", w->h.reftable_offset, r);
+		return ox_journal_unreadable(w->j, "Refcount table", w->h.reftable_offset, r);
 	w->index_count = w->table_entries = size_bytes / 8;
 	for (uint64_t i = 0; i < w->index_count; i++) {
 		r = claim_block(w, i);
 		if (r < 0)
 			return r;
-		w->work_total += w->blocks[i].state == OX_BLOCK_SOUND;
+		ox_journal_expect(w->j, w->blocks[i].state == OX_BLOCK_SOUND);
 	}
 	return 0;
 }
@@ -183,7 +183,7 @@ static void judge_limit(struct ox_walk *w)
 	uint64_t most = OX_QCOW2_MAX_REFTABLE_BYTES / 8 * w->block_entries;
 
 	if (w->counts.end > most)
-		ox_walk_found(w, OX_FOUND_TABLE_TOO_SMALL, OX_FOUND(.a = w->counts.end - 1));
+		ox_journal_found(w->j, OX_FOUND_TABLE_TOO_SMALL, OX_FOUND(.a = w->counts.end - 1));
 }
 
 int ox_walk_claim_all_co(struct ox_walk *w)
@@ -218,8 +218,9 @@ int ox_walk_count_co(struct ox_walk *w)
 
 bool ox_walk_is_clean(const struct ox_walk *w)
 {
-	return w->result.corruptions == 0 && w->result.leaks == 0 && w->result.check_errors == 0 &&
-	       w->structural == 0 && w->leaks == 0 && w->too_low == 0 && w->copied_wrong == 0;
+	return w->j->totals.corruptions == 0 && w->j->totals.leaks == 0 &&
+	       w->j->totals.check_errors == 0 && w->j->structural == 0 && w->leaks == 0 &&
+	       w->too_low == 0 && w->copied_wrong == 0;
 }
 
 int ox_walk_open_co(struct ox_walk *w, struct ox_io *io, struct ox_error **err)
@@ -233,6 +234,7 @@ int ox_walk_open_co(struct ox_walk *w, struct ox_io *io, struct ox_error **err)
 	if (r < 0)
 		return r;
 	w->cluster_bytes = ox_qcow2_cluster_bytes(&w->h);
+	ox_journal_begin(w->j, w->cluster_bytes);
 	w->file_bytes = ox_min_u64(io->length, MAX_HOST_BYTES);
 	w->file_clusters = ox_div_up(w->file_bytes, w->cluster_bytes);
 	w->block_entries = ox_qcow2_refblock_entries(&w->h);
@@ -247,7 +249,8 @@ int ox_walk_open_co(struct ox_walk *w, struct ox_io *io, struct ox_error **err)
 
 void ox_walk_close(struct ox_walk *w)
 {
-	ox_walk_tell_run(w);
+	if (w->j)
+		ox_journal_tell_run(w->j);
 	ox_counts_free(&w->counts);
 	for (uint64_t t = 0; t < w->tree_count; t++)
 		free(w->trees[t].name);
@@ -261,5 +264,4 @@ void ox_walk_close(struct ox_walk *w)
 	free(w->suspects);
 	free(w->reaches);
 	free(w->l2_places);
-	free(w->first_structural);
 }

@@ -14,40 +14,10 @@
 #include <stdint.h>
 
 #include "check/counts/counts.h"
+#include "check/journal/journal.h"
 #include "check/walk/digest.h"
 #include "fmt/qcow2.h"
 #include "io/io.h"
-
-enum ox_finding_id {
-#define OX_FINDING(id, name, severity, class, lead, text, meaning, fix) OX_FOUND_##id,
-#include "check/findings.def"
-#undef OX_FINDING
-	OX_FOUND_COUNT
-};
-
-/* What a finding's message is made of, and where it is. */
-struct ox_found {
-	const char *word;
-	uint64_t a, b, c;
-	uint64_t host_offset; /* 0: none */
-	uint64_t guest_offset;
-	uint64_t guest_length; /* 0: no guest range */
-	uint64_t tree;	       /* of the guest range */
-	const char *fate;      /* of it after a repair: "lost", "in doubt"; or NULL */
-	bool is_told;	       /* the rest of the image tells what is right */
-	bool is_apart;	       /* and no reference hangs on it */
-};
-
-#define OX_FOUND(...) ((struct ox_found){__VA_ARGS__})
-
-/* Neighbouring clusters of which the same is to be told. */
-struct ox_walk_run {
-	enum ox_finding_id id;
-	bool repaired;
-	uint64_t length;      /* clusters; 0: there is none */
-	struct ox_found what; /* of the first */
-	const char *why_not;
-};
 
 /* An L1 table: tree 0 is the active one, the others are snapshots'. */
 struct ox_walk_tree {
@@ -93,24 +63,22 @@ struct ox_walk_reach {
 };
 
 struct ox_walk_copied_pass;
+struct ox_walk_verify_pass;
 struct ox_mend;
 struct ox_salvage;
 
 struct ox_walk {
 	struct ox_io *io;
+	struct ox_journal *j;
 	enum ox_repair repair; /* of the walk that is to repair */
 	enum ox_repair asked;  /* what the caller wants, also in the walk that judges */
 	bool is_last;	       /* no walk follows that puts right what this one finds */
-	bool dry_run;	       /* says what would be repaired */
-	void (*finding)(void *opaque, const struct ox_finding *finding);
-	void (*progress)(void *opaque, uint64_t done, uint64_t total);
 	/* Clusters [first, end) were claimed as exclusive metadata. NULL: nobody asks. 0 or
 	 * -ENOMEM.
 	 */
 	int (*claimed)(struct ox_walk *w, const char *word, uint64_t first, uint64_t end);
 	/* After each table and block, where others use the reactor as well. NULL: nobody does. */
 	void (*pause_co)(struct ox_walk *w);
-	void *opaque;
 
 	struct ox_qcow2_header h; /* faulty fields made harmless */
 	struct ox_qcow2_faults faults;
@@ -158,22 +126,17 @@ struct ox_walk {
 
 	struct ox_digest digest;	    /* of ox_walk_count_l2_table_co */
 	struct ox_walk_copied_pass *copied; /* while ox_walk_copied_co runs */
+	struct ox_walk_verify_pass *verify; /* while ox_walk_verify_co runs */
 	struct ox_mend *mend;		    /* while ox_mend_co runs */
 	struct ox_salvage *salvage;	    /* NULL: there is nothing to salvage */
 	bool changes_entries;		    /* the running pass may change L1 and L2 entries */
 
 	/* What the passes saw. */
-	uint64_t structural; /* STRUCTURAL and UNREADABLE findings */
-	uint64_t stale;	     /* entries to drop */
-	bool hides_trees;    /* snapshots may share what seems to be the disk's alone */
-	uint64_t bad_entries;
-	uint64_t bad_l1_entries; /* and those that name what is no table */
-	uint64_t bad_snapshots;
-	uint64_t past_end;	     /* entries and tables */
+	uint64_t stale;		     /* entries to drop */
+	uint64_t header_streams;     /* compressed entries in the header's cluster */
+	uint64_t bad_l1_entries;     /* and those that name what is no table */
+	uint64_t bad_records;	     /* of snapshots, that lead to no table */
 	uint64_t past_end_snapshots; /* of them, what the snapshot table and its records name */
-	uint64_t aliases;	     /* cross-links and overlaps */
-	uint64_t cross_links;	     /* of them */
-	uint64_t overflows;	     /* clusters named more often than a count can say */
 	uint64_t most_refs;	     /* of these; and of copies that were not made for it: */
 	bool narrow_copies;
 	uint64_t lost; /* entries that this repair took away, with all its walks */
@@ -183,32 +146,11 @@ struct ox_walk {
 	uint64_t copied_wrong;	/* against the stored counts */
 	uint64_t copied_to_fix; /* against the counted ones */
 	uint64_t compressed_copied;
-	uint64_t stored_end;	/* one past the highest cluster with a count or a reference */
-	char *first_structural; /* its message */
-	uint64_t grown_from;	/* clusters from here on, */
-	uint64_t grown_end;	/* and before here, were added by the repair */
-	bool quiet;		/* findings are counted and not told: a repair comes first */
-	struct ox_walk_run run; /* what is still to be told */
-	uint64_t work_done;
-	uint64_t work_total;
+	uint64_t stored_end; /* one past the highest cluster with a count or a reference */
+	uint64_t grown_from; /* clusters from here on, */
+	uint64_t grown_end;  /* and before here, were added by the repair */
 	struct ox_check_result result;
 };
-
-/* ---- findings.c ---- */
-
-/* Something is wrong and stays so. */
-void ox_walk_found(struct ox_walk *w, enum ox_finding_id id, struct ox_found what);
-/* The same of so many neighbouring clusters, of a finding that is told of clusters. */
-void ox_walk_found_run(struct ox_walk *w, enum ox_finding_id id, struct ox_found what,
-		       uint64_t clusters);
-/* A table that cannot be read is a finding, and the walk goes on: 0. Want of memory says nothing of
- * the image, and ends it: -ENOMEM. */
-int ox_walk_unreadable(struct ox_walk *w, const char *word, uint64_t offset, int error);
-/* Something was wrong and has been mended on disk. */
-void ox_walk_mended(struct ox_walk *w, enum ox_finding_id id, struct ox_found what);
-/* Findings of neighbouring clusters are held back, to be told as one: tells them. */
-void ox_walk_tell_run(struct ox_walk *w);
-void ox_walk_progress(struct ox_walk *w, uint64_t work);
 
 /* ---- header.c ---- */
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * The qcow2 engine's parts. Each file owns the struct of its own name; struct ox_qcow2 only holds
- * them. docs/durability.md tells how they keep D1-D9 together.
+ * them. docs/durability.md tells how they keep D1-D9 and S1 together.
  *
  * Locks, in the order in which they are taken:
  *   guest range lock (per request) > table_lock > alloc.lock > header.lock
