@@ -66,19 +66,20 @@ static int settle_bits_co(struct ox_walk *w, enum ox_repair repair, bool *ret_cl
 	int r;
 
 	if (repair != OX_REPAIR_NONE && ox_walk_is_clean(w))
-		bits = w->h.incompatible & OX_QCOW2_INCOMPAT_DIRTY;
+		bits = w->v.h.incompatible & OX_QCOW2_INCOMPAT_DIRTY;
 	/* Another program's judgement is overruled only by a user who asked for everything. */
 	if (repair == OX_REPAIR_ALL && ox_walk_is_clean(w))
-		bits |= w->h.incompatible & OX_QCOW2_INCOMPAT_CORRUPT;
+		bits |= w->v.h.incompatible & OX_QCOW2_INCOMPAT_CORRUPT;
 	if (bits) {
 		r = ox_walk_clear_bits_co(w, bits);
 		if (r < 0)
 			return r;
 	}
 	*ret_cleared = bits & OX_QCOW2_INCOMPAT_DIRTY;
-	if (w->h.incompatible & OX_QCOW2_INCOMPAT_DIRTY)
+	bits = w->v.h.incompatible & ~bits;
+	if (bits & OX_QCOW2_INCOMPAT_DIRTY)
 		ox_journal_found(w->j, OX_FOUND_DIRTY, OX_FOUND(.a = 0));
-	if (w->h.incompatible & OX_QCOW2_INCOMPAT_CORRUPT)
+	if (bits & OX_QCOW2_INCOMPAT_CORRUPT)
 		ox_journal_found(w->j, OX_FOUND_CORRUPT, OX_FOUND(.a = 0));
 	return 0;
 }
@@ -124,8 +125,8 @@ static void add_fixed(struct ox_check_result *sum, const struct ox_check_result 
  */
 static bool is_mendable(const struct ox_walk *w)
 {
-	return !w->is_foreign && !ox_seen_hides_trees(w->j) &&
-	       w->h.crypt_method == OX_QCOW2_CRYPT_NONE;
+	return !w->v.is_foreign && !ox_seen_hides_trees(w->j) &&
+	       w->v.h.crypt_method == OX_QCOW2_CRYPT_NONE;
 }
 
 /* What the image itself tells of what cannot be followed: header fields, then lost tables. */
@@ -133,7 +134,7 @@ static int find_again_co(struct ox_walk *w, bool *ret_again)
 {
 	int r = 0;
 
-	if (w->patch_count > 0) {
+	if (w->v.patch_count > 0) {
 		*ret_again = true;
 		return ox_walk_apply_patches_co(w);
 	}
@@ -150,7 +151,7 @@ static int mend_structure_co(struct ox_walk *w, struct ox_salvage *salvage, bool
 {
 	int r = 0;
 
-	if (!ox_walk_is_clean(w) && !w->is_foreign)
+	if (!ox_walk_is_clean(w) && !w->v.is_foreign)
 		r = find_again_co(w, ret_again);
 	if (r == 0 && !*ret_again && w->salvage) {
 		r = ox_salvage_link_co(w, ret_again, err);
@@ -164,7 +165,7 @@ static int mend_structure_co(struct ox_walk *w, struct ox_salvage *salvage, bool
 		r = ox_salvage_look_co(w, salvage);
 	if (r == 0 && !*ret_again)
 		r = ox_mend_width_co(w, ret_again);
-	return r < 0 ? ox_check_failed(w->io, "repair", r, err) : 0;
+	return r < 0 ? ox_check_failed(w->v.io, "repair", r, err) : 0;
 }
 
 /* Repairs what one walk can, *ret_again where another one may see more. */

@@ -8,11 +8,11 @@
 static int refuse(const struct ox_walk *w, struct ox_error **err)
 {
 	if (w->j->seen[OX_FOUND_OVERFLOW] > 0 &&
-	    w->j->seen[OX_FOUND_OVERFLOW] == w->j->structural && w->h.version >= 3)
+	    w->j->seen[OX_FOUND_OVERFLOW] == w->j->structural && w->v.h.version >= 3)
 		return ox_error_set(err, -EIO,
 				    "The counts are too narrow for what is shared ('oxbow check -r "
 				    "all' on '%s' makes them wider): %s",
-				    w->io->name,
+				    w->v.io->name,
 				    w->j->first_structural ? w->j->first_structural
 							   : "no memory for details");
 	return ox_error_set(err, -EIO,
@@ -20,7 +20,7 @@ static int refuse(const struct ox_walk *w, struct ox_error **err)
 			    "'oxbow check' on '%s' to see what is wrong",
 			    w->j->first_structural ? w->j->first_structural
 						   : "no memory for details",
-			    w->io->name);
+			    w->v.io->name);
 }
 
 static int recover_co(struct ox_walk *w, struct ox_io *io, struct ox_error **err)

@@ -5,7 +5,7 @@
 #include <unistd.h>
 
 #include "check/check.h"
-#include "check/header/override.h"
+#include "check/override.h"
 #include "check/undo/edit.h"
 #include "img/probe.h"
 #include "lib/context.h"

@@ -148,9 +148,9 @@ SIM_MUTANTS = [
        "\t\tr = ox_lazy_clear_co(q);", "\tif (r == 0)\n\t\tr = ox_lazy_clear_co(q);")],
      "close clears the dirty bit before the refcounts are durable"),
     ("recovery_not_synced", "D6", "check/mend/repair.c",
-     [("\tint r = ox_walk_slots_co(w, OX_BLOCKS_LOWER, lower_slot);\n\n"
-       "\treturn r < 0 ? r : ox_io_sync_co(w->io);",
-       "\treturn ox_walk_slots_co(w, OX_BLOCKS_LOWER, lower_slot);")],
+     [("\tint r = ox_slots_co(&w->k, OX_SLOTS_LOWER, lower_slot, w);\n\n"
+       "\treturn r < 0 ? r : ox_io_sync_co(w->v.io);",
+       "\treturn ox_slots_co(&w->k, OX_SLOTS_LOWER, lower_slot, w);")],
      "recovery clears the dirty bit before its counts are durable"),
     ("recovery_skipped", "D6", "img/qcow2/open.c",
      [("r = img->recovery->rebuild_co(q->io, err, img->progress, img->opaque);", "r = 0;")],
@@ -180,7 +180,7 @@ SIM_MUTANTS = [
        "\t\t\t       : -ENOSPC;\n", "\treturn 0;\n")],
      "entries name clusters past the file's durable end"),
     ("recovery_does_not_raise", "D9", "check/mend/repair.c",
-     [("\tint r = ox_walk_slots_co(w, OX_BLOCKS_RAISE, raise_slot);\n\n\treturn r < 0",
+     [("\tint r = ox_slots_co(&w->k, OX_SLOTS_RAISE, raise_slot, w);\n\n\treturn r < 0",
        "\tint r = 0;\n\n\treturn r < 0")],
      "recovery leaves refcounts that are too low"),
     ("recovery_clears_the_bit_first", "D9", "img/qcow2/open.c",

@@ -55,8 +55,8 @@ static int try_stream_co(const struct ox_walk *w, struct unpack_job *job,
 	int r;
 
 	/* The last stream may claim sectors past the file's end; it does not need them. */
-	job->src_bytes = ox_min_u64(stream->bytes, w->file_bytes - stream->start);
-	r = ox_io_pread_co(w->io, job->src, job->src_bytes, stream->start);
+	job->src_bytes = ox_min_u64(stream->bytes, w->v.file_bytes - stream->start);
+	r = ox_io_pread_co(w->v.io, job->src, job->src_bytes, stream->start);
 	if (r == 0)
 		r = ox_aio_work_co(unpack_job, job);
 	if (r == -ENOMEM)
@@ -111,10 +111,11 @@ static void verifier_co(void *arg)
 	struct ox_walk_verify_pass *v = arg;
 	const struct ox_walk *w = v->w;
 	struct unpack_job job = {
-		.codec = w->h.compression_type == OX_QCOW2_ZSTD ? OX_CODEC_ZSTD : OX_CODEC_DEFLATE,
-		.dst = malloc(w->cluster_bytes),
-		.dst_bytes = w->cluster_bytes,
-		.src = malloc(2 * w->cluster_bytes),
+		.codec =
+			w->v.h.compression_type == OX_QCOW2_ZSTD ? OX_CODEC_ZSTD : OX_CODEC_DEFLATE,
+		.dst = malloc(w->v.cluster_bytes),
+		.dst_bytes = w->v.cluster_bytes,
+		.src = malloc(2 * w->v.cluster_bytes),
 	};
 	struct ox_stream *group;
 	size_t count;
@@ -179,15 +180,15 @@ static int table_entries_co(struct ox_walk *w, uint64_t cluster, struct ox_cell 
 			    struct ox_be64 *entries)
 {
 	(void)cell;
-	for (uint64_t i = 0; i < ox_qcow2_l2_entries(&w->h); i++) {
-		struct ox_be64 raw = entries[i * ox_qcow2_l2_words(&w->h)];
+	for (uint64_t i = 0; i < ox_qcow2_l2_entries(&w->v.h); i++) {
+		struct ox_be64 raw = entries[i * ox_qcow2_l2_words(&w->v.h)];
 		struct ox_qcow2_entry e;
 		int r;
 
 		if (!(ox_be64_get(raw) & OX_QCOW2_COMPRESSED))
 			continue;
-		e = ox_qcow2_l2_decode(&w->h, ox_be64_get(raw));
-		if (e.kind != OX_QCOW2_ENTRY_COMPRESSED || e.host.bytes >= w->file_bytes)
+		e = ox_qcow2_l2_decode(&w->v.h, ox_be64_get(raw));
+		if (e.kind != OX_QCOW2_ENTRY_COMPRESSED || e.host.bytes >= w->v.file_bytes)
 			continue;
 		r = w->verify->entry_co(w->verify, cluster, i, &e);
 		if (r < 0)
@@ -223,7 +224,7 @@ int ox_walk_verify_co(struct ox_walk *w)
 	int r;
 
 	/* How to decompress is not known. */
-	if (w->faults.found[OX_QCOW2_FAULT_COMPRESSION])
+	if (w->v.faults.found[OX_QCOW2_FAULT_COMPRESSION])
 		return 0;
 	ox_streams_init(&v.streams, STREAMS_MAX);
 	w->verify = &v;

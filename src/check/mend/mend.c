@@ -14,7 +14,7 @@ static int mend_all_co(struct ox_walk *w)
 	if (w->stale > 0) {
 		r = ox_walk_drop_stale_co(w);
 		if (r == 0)
-			r = ox_io_sync_co(w->io);
+			r = ox_io_sync_co(w->v.io);
 	}
 	if (r == 0)
 		r = ox_places_read_co(w);
@@ -22,7 +22,7 @@ static int mend_all_co(struct ox_walk *w)
 		r = ox_mend_entries_co(w);
 	/* A file that grows for copies must not grow beneath an entry. */
 	if (r == 0 && w->mend->changes == 0 && ox_seen_past_end(w->j) == 0 &&
-	    ox_seen_aliases(w->j) > 0 && !w->has_data_file && !ox_salvage_awaits_alias(w))
+	    ox_seen_aliases(w->j) > 0 && !w->v.has_data_file && !ox_salvage_awaits_alias(w))
 		r = ox_mend_aliases_co(w);
 	return r;
 }
@@ -31,7 +31,7 @@ static int mend_all_co(struct ox_walk *w)
 static bool is_plain(const struct ox_walk *w)
 {
 	for (size_t i = 0; i < OX_QCOW2_FAULT_COUNT; i++) {
-		if (w->faults.found[i])
+		if (w->v.faults.found[i])
 			return false;
 	}
 	return true;

@@ -8,7 +8,7 @@
 
 #include <stddef.h>
 
-#include "check/counts/stored.h"
+#include "check/ledger/stored.h"
 #include "check/mend/seen.h"
 #include "check/walk/walk.h"
 
@@ -65,8 +65,6 @@ int ox_mend_aliases_co(struct ox_walk *w);
 /* Whether clusters that are added can be counted: no block that cannot be read, or is something
  * else too, would have to. */
 bool ox_mend_can_count(const struct ox_walk *w, uint64_t base, uint64_t end);
-/* Counts references of a cluster that is added. 0 or -ENOMEM. */
-int ox_mend_count_new(struct ox_walk *w, uint64_t cluster, unsigned state, uint64_t refs);
 
 /* ---- widen.c ---- */
 
@@ -91,7 +89,7 @@ const char *ox_mend_why_not(const void *arg, enum ox_finding_id id, const struct
 /* Damage in the snapshot table, or records of it that lead nowhere. */
 static inline uint64_t ox_mend_bad_snapshots(const struct ox_walk *w)
 {
-	return ox_seen_bad_snapshots(w->j) + w->bad_records;
+	return ox_seen_bad_snapshots(w->j) + w->v.bad_records;
 }
 
 /* ---- mend.c ---- */

@@ -16,7 +16,7 @@ static bool is_of_field(const struct ox_finding_kind *kind)
 /* Why counts are not made wider. */
 static const char *why_narrow(const struct ox_walk *w, const struct ox_found *what)
 {
-	if (w->h.version < 3)
+	if (w->v.h.version < 3)
 		return "the counts of version 2 always have 16 bits: copy the image to a new one";
 	if (what->c == OX_COUNT_MAX)
 		return "it is named more often than this program counts";

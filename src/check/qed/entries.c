@@ -6,7 +6,7 @@
 
 #include "base/arith.h"
 #include "check/qed/qed.h"
-#include "check/walk/scan.h"
+#include "check/scan/scan.h"
 
 #define PIECE_BYTES (UINT64_C(64) << 10)
 #define SECTOR_BYTES 512u
@@ -106,7 +106,7 @@ static int visit_piece_co(void *arg, const struct ox_scan_item *item, uint8_t *b
 			return r;
 	}
 	ox_journal_progress(q->w.j, 1);
-	return p->before ? write_changes_co(q->w.io, p->before, bytes, item) : 0;
+	return p->before ? write_changes_co(q->w.v.io, p->before, bytes, item) : 0;
 }
 
 static int pass_co(struct pass *p)
@@ -119,7 +119,7 @@ static int pass_co(struct pass *p)
 		if (!p->before)
 			return -ENOMEM;
 	}
-	r = ox_scan_co(p->q->w.io, p->q->w.cluster_bytes, &ops, p);
+	r = ox_scan_co(p->q->w.v.io, p->q->w.v.cluster_bytes, &ops, p);
 	free(p->before);
 	return r;
 }

@@ -72,7 +72,7 @@ static int settle_co(struct ox_qed *q, const struct ox_check_options *opts,
 	const struct ox_journal_totals *seen = &q->j.totals;
 	int r = 0;
 
-	if (!q->w.dirty)
+	if (!q->w.v.dirty)
 		return 0;
 	if (opts->repair != OX_REPAIR_NONE && seen->corruptions == 0 && seen->check_errors == 0)
 		r = ox_qed_clear_need_check_co(q);
