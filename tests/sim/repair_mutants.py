@@ -9,7 +9,7 @@ REPAIR_MUTANTS = [
        "\t\t\tw.done = 0;\n\t\t\tr = write_exclusive_co(q, &w);\n")],
      "a write that waited for the recovery begins anew, over later writes", "written_once"),
     ("zeroed_twice", "H11", "img/qcow2/zero.c",
-     [("\t\toffset += done;\n", "\t\toffset += r < 0 ? 0 : done;\n")],
+     [("\ts->offset += done;\n", "\ts->offset += r < 0 ? 0 : done;\n")],
      "zeroes that waited for the recovery begin anew, over later writes", "written_once"),
     # ---- salvage/link.c ----
     ("salvaged_before_counted", "D3", "check/salvage/link.c",
