@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* oxbow serve: one image, offered over NBD, in the foreground. */
 #include "cli/cli.h"
+#include "cli/pid_file.h"
 
 #include <errno.h>
 #include <getopt.h>
@@ -20,12 +21,13 @@
 struct arguments {
 	const char *format;
 	const char *image;
-	const char *pid_file;
+	struct ox_cli_pid_file pid_file;
 	struct ox_open_options open;
 	struct ox_serve_nbd_options nbd;
 	struct ox_cli_progress progress; /* of a recovery before the opening returns */
 	struct ox_cli_recovery recovery; /* and after it */
 	bool opened;
+	bool memory_stated;
 	int fd; /* -1: the image is opened by its name */
 	bool quiet;
 	bool verbose;
@@ -40,6 +42,7 @@ enum long_option {
 	OPTION_FD,
 	OPTION_L2_CACHE,
 	OPTION_LAZY_IDLE,
+	OPTION_MEMORY,
 	OPTION_NBD,
 	OPTION_PID_FILE,
 	OPTION_RECOVER,
@@ -60,6 +63,7 @@ static const struct option long_options[] = {
 	{"help", no_argument, NULL, 'h'},
 	{"l2-cache-size", required_argument, NULL, OPTION_L2_CACHE},
 	{"lazy-idle", required_argument, NULL, OPTION_LAZY_IDLE},
+	{"memory", required_argument, NULL, OPTION_MEMORY},
 	{"nbd", required_argument, NULL, OPTION_NBD},
 	{"pid-file", required_argument, NULL, OPTION_PID_FILE},
 	{"quiet", no_argument, NULL, 'q'},
@@ -97,11 +101,13 @@ static const char help_text[] =
 	"                             recovers it meanwhile, wait recovers it first, never refuses "
 	"it\n"
 	"  --shared N                 at most N clients at once (default: 64)\n"
+	"  --memory SIZE              for requests in flight, of all clients together (default: "
+	"256M)\n"
 	"  --fd N                     the image is the inherited descriptor N; IMAGE is its name\n"
 	"  --pid-file FILE            holds the process id while clients can connect\n"
 	"  -U, --force-share          with -r: take no notice of others' locks on the image\n"
 	"  -q, --quiet                print neither the URI nor warnings\n"
-	"  -v, --verbose              tell of each client that comes or goes, on stderr\n"
+	"  -v, --verbose              tell of each client that comes or goes, and why, on stderr\n"
 	"  -h, --help                 this\n"
 	"\n"
 	"Sizes take the suffixes k, M, G, T. A second SIGTERM ends the wait for clients that do "
@@ -201,6 +207,9 @@ static int take_valued_option(struct arguments *arguments, int option, const cha
 	case OPTION_REFCOUNT_CACHE:
 		return take_size("--refcount-cache-size", value,
 				 &arguments->open.refcount_cache_bytes);
+	case OPTION_MEMORY:
+		arguments->memory_stated = true;
+		return take_size("--memory", value, &arguments->nbd.memory_bytes);
 	case OPTION_LAZY_IDLE:
 		return take_idle(value, &arguments->open.lazy_idle_ms);
 	case OPTION_RECOVER:
@@ -248,7 +257,7 @@ static int take_option(struct arguments *arguments, int option, const char *valu
 		arguments->nbd.address = value;
 		break;
 	case OPTION_PID_FILE:
-		arguments->pid_file = value;
+		arguments->pid_file.path = value;
 		break;
 	case OPTION_ALLOW_BACKING:
 		arguments->open.backing_policy = value ? OX_BACKING_UNDER : OX_BACKING_ALLOW;
@@ -277,6 +286,15 @@ static int check_arguments(const struct arguments *arguments, int images)
 	    (arguments->nbd.description && strlen(arguments->nbd.description) > 4096)) {
 		ox_cli_usage_error("serve",
 				   "An export's name and description have at most 4096 bytes");
+		return -EINVAL;
+	}
+	if (arguments->memory_stated &&
+	    arguments->nbd.memory_bytes < ox_serve_nbd_memory_min(arguments->nbd.max_clients)) {
+		ox_cli_usage_error(
+			"serve", "--memory: %u clients (--shared) need at least %llu KiB",
+			arguments->nbd.max_clients,
+			(unsigned long long)ox_serve_nbd_memory_min(arguments->nbd.max_clients) >>
+				10);
 		return -EINVAL;
 	}
 	if ((arguments->open.flags & OX_OPEN_FORCE_SHARE) &&
@@ -327,31 +345,21 @@ static void on_log(void *opaque, const char *message)
 	ox_cli_error("%s", message);
 }
 
-static void write_pid_file(const char *path)
+static int on_ready(void *opaque, const char *uri)
 {
-	FILE *file = fopen(path, "we");
-	bool failed;
+	struct arguments *arguments = opaque;
 
-	if (!file) {
-		ox_cli_error("Cannot write '%s': %s", path, strerror(errno));
-		return;
+	if (arguments->pid_file.path) {
+		int ret = ox_cli_pid_file_write(&arguments->pid_file);
+
+		if (ret < 0)
+			return ret;
 	}
-	failed = fprintf(file, "%ld\n", (long)getpid()) < 0;
-	failed |= fclose(file) != 0;
-	if (failed)
-		ox_cli_error("Cannot write '%s': %s", path, strerror(errno));
-}
-
-static void on_ready(void *opaque, const char *uri)
-{
-	const struct arguments *arguments = opaque;
-
-	if (arguments->pid_file)
-		write_pid_file(arguments->pid_file);
 	if (arguments->quiet)
-		return;
+		return 0;
 	if (printf("%s\n", uri) < 0 || fflush(stdout) != 0)
 		ox_cli_error("Cannot print the URI: %s", strerror(errno));
+	return 0;
 }
 
 static void on_progress(void *opaque, uint64_t done, uint64_t total)
@@ -411,10 +419,9 @@ static int serve(struct ox_context *ctx, struct arguments *arguments)
 		return ret;
 	}
 	ret = ox_serve_nbd(ctx, image, &arguments->nbd, &error);
-	if (arguments->pid_file)
-		(void)unlink(arguments->pid_file);
 	if (ret < 0) {
-		ox_cli_error("%s", error.message);
+		if (error.message[0])
+			ox_cli_error("%s", error.message);
 		if (error.requests_lost)
 			return ret;
 	}
@@ -432,6 +439,7 @@ int ox_cli_serve(int argc, char **argv)
 		.nbd = {.export_name = "", .max_clients = DEFAULT_CLIENTS},
 	};
 	struct ox_context *ctx;
+	int ret;
 
 	arguments.open.backing_policy = OX_BACKING_DENY;
 	if (parse(argc, argv, &arguments) < 0)
@@ -444,12 +452,17 @@ int ox_cli_serve(int argc, char **argv)
 	arguments.open.progress = on_progress;
 	arguments.open.opaque = &arguments;
 	arguments.nbd.ready = on_ready;
+	arguments.nbd.warn = on_warning;
 	arguments.nbd.log = arguments.verbose ? on_log : NULL;
 	arguments.nbd.opaque = &arguments;
 	/* Before the library has threads, so that none of them takes the signals. */
 	ox_serve_block_signals();
 	signal(SIGPIPE, SIG_IGN);
-	if (ox_cli_context_new(OX_ENGINE_DEFAULT, &ctx) < 0)
+	if (ox_cli_pid_file_open(&arguments.pid_file) < 0)
 		return 1;
-	return serve(ctx, &arguments) < 0 ? 1 : 0;
+	ret = ox_cli_context_new(OX_ENGINE_DEFAULT, &ctx);
+	if (ret == 0)
+		ret = serve(ctx, &arguments);
+	ox_cli_pid_file_remove(&arguments.pid_file);
+	return ret < 0 ? 1 : 0;
 }

@@ -15,8 +15,17 @@ struct ox_serve_nbd_options {
 	const char *export_name; /* "" is the default export */
 	const char *description; /* NULL: none */
 	unsigned max_clients;	 /* > 0; further ones wait in the listen queue */
-	/* Called once, when clients can connect, with the URI for them. */
-	void (*ready)(void *opaque, const char *uri);
+	/* For requests in flight, buffers and connections together; 0: the default. At least
+	 * ox_serve_nbd_memory_min(max_clients). */
+	uint64_t memory_bytes;
+	/* How long a client may keep memory that others wait for without reading or sending on,
+	 * in ms; 0: a minute. */
+	unsigned patience_ms;
+	/* Called once, when clients can connect, with the URI for them. A negative errno ends the
+	 * server, which returns it; the callee has said why. */
+	int (*ready)(void *opaque, const char *uri);
+	/* Called with one line for each thing that the user should know. */
+	void (*warn)(void *opaque, const char *message);
 	/* Called with one line for each connection that comes or goes. NULL: not told. */
 	void (*log)(void *opaque, const char *message);
 	void *opaque;
@@ -32,6 +41,11 @@ struct ox_serve_error {
 
 /* Blocks the signals that stop a server, so that it can take them from a descriptor. */
 void ox_serve_block_signals(void);
+
+/* The least memory for so many clients. */
+uint64_t ox_serve_nbd_memory_min(unsigned max_clients);
+/* What is taken where none is stated: 256 MiB, or more if so many clients need it. */
+uint64_t ox_serve_nbd_memory_default(unsigned max_clients);
 
 /*
  * Serves image until told to stop; then finishes what it has accepted, sends the replies (waiting a
