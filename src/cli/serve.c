@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* oxbow serve: one image, offered over NBD, in the foreground. */
 #include "cli/cli.h"
+#include "cli/log.h"
 #include "cli/pid_file.h"
 
 #include <errno.h>
@@ -460,9 +461,14 @@ int ox_cli_serve(int argc, char **argv)
 	signal(SIGPIPE, SIG_IGN);
 	if (ox_cli_pid_file_open(&arguments.pid_file) < 0)
 		return 1;
-	ret = ox_cli_context_new(OX_ENGINE_DEFAULT, &ctx);
+	ret = ox_cli_log_start();
+	if (ret < 0)
+		ox_cli_error("Cannot start a thread for messages: %s", strerror(-ret));
+	if (ret == 0)
+		ret = ox_cli_context_new(OX_ENGINE_DEFAULT, &ctx);
 	if (ret == 0)
 		ret = serve(ctx, &arguments);
 	ox_cli_pid_file_remove(&arguments.pid_file);
+	ox_cli_log_end();
 	return ret < 0 ? 1 : 0;
 }
