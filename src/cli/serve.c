@@ -39,6 +39,7 @@ enum long_option {
 	OPTION_CACHE = 't',
 	OPTION_EXPORT = 'x',
 	OPTION_ALLOW_BACKING = 256,
+	OPTION_BACKING_FORMAT,
 	OPTION_DISCARD,
 	OPTION_FD,
 	OPTION_L2_CACHE,
@@ -53,6 +54,7 @@ enum long_option {
 
 static const struct option long_options[] = {
 	{"allow-backing", optional_argument, NULL, OPTION_ALLOW_BACKING},
+	{"backing-format", required_argument, NULL, OPTION_BACKING_FORMAT},
 	{"cache", required_argument, NULL, OPTION_CACHE},
 	{"description", required_argument, NULL, 'D'},
 	{"discard", required_argument, NULL, OPTION_DISCARD},
@@ -82,8 +84,9 @@ static const char help_text[] =
 	"one\n"
 	"line with the URI for them is printed.\n"
 	"\n"
-	"  --nbd ADDRESS              a unix socket's path, or HOST:PORT, [IPv6]:PORT, :PORT\n"
-	"                             (port 0: any free one)\n"
+	"  --nbd ADDRESS              a unix socket's path, or for TCP HOST:PORT, [IPv6]:PORT,\n"
+	"                             :PORT (this host alone) or *:PORT (every address of this\n"
+	"                             host); port 0: any free one\n"
 	"  -f, --format FMT           qcow2 or raw. Never guessed: without it, qcow2\n"
 	"  -t, --cache MODE           writeback (default), writethrough, none, directsync, unsafe\n"
 	"  -r, --read-only            clients cannot write\n"
@@ -92,6 +95,8 @@ static const char help_text[] =
 	"  -D, --description TEXT     what clients are told of it\n"
 	"  --allow-backing[=DIR]      open the backing file that the image names (only if it lies\n"
 	"                             under DIR); without this, such an image is refused\n"
+	"  --backing-format FMT       qcow2 or raw: the backing file's, where the image does not "
+	"say\n"
 	"  --l2-cache-size SIZE       memory for L2 tables (default: from the image's size)\n"
 	"  --refcount-cache-size SIZE memory for refcount blocks (default: the same)\n"
 	"  --lazy-idle SECONDS|never  lazy refcounts: commit them, and clear the dirty bit, after\n"
@@ -259,6 +264,9 @@ static int take_option(struct arguments *arguments, int option, const char *valu
 		break;
 	case OPTION_PID_FILE:
 		arguments->pid_file.path = value;
+		break;
+	case OPTION_BACKING_FORMAT:
+		arguments->open.backing_format = value;
 		break;
 	case OPTION_ALLOW_BACKING:
 		arguments->open.backing_policy = value ? OX_BACKING_UNDER : OX_BACKING_ALLOW;

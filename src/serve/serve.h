@@ -10,7 +10,8 @@
 #include "oxbow.h"
 
 struct ox_serve_nbd_options {
-	/* unix:PATH; HOST:PORT, [ADDRESS]:PORT or :PORT (port 0: any free one); else a path. */
+	/* unix:PATH; HOST:PORT, [ADDRESS]:PORT, *:PORT (all addresses) or :PORT (the loopback),
+	 * with port 0 for any free one; else a path. */
 	const char *address;
 	const char *export_name; /* "" is the default export */
 	const char *description; /* NULL: none */

@@ -69,6 +69,21 @@ def test_a_backing_file_is_opened_only_when_allowed():
             check_equal(Client(server).read(0, 65536), b"\x77" * 65536, "data")
 
 
+def test_a_backing_format_that_the_image_does_not_state_can_be_stated():
+    base = tmpdir() / "base.raw"
+    base.write_bytes(b"\x66" * MIB)
+    disk = tmpdir() / "disk.qcow2"
+    qemu_img("create", "-q", "-f", "qcow2", "-b", base, "-F", "raw", disk, "1M")
+    header = disk.read_bytes()
+    stated = header.index(b"\xe2\x79\x2a\xca")  # the extension that states it
+    disk.write_bytes(header[:stated] + bytes(4) + header[stated + 4:])
+    refused("--nbd", "s.sock", "--allow-backing", disk, message="format")
+    refused("--nbd", "s.sock", "--allow-backing", "--backing-format", "nonsense", disk,
+            message="nonsense")
+    with Server("--allow-backing", "--backing-format", "raw", disk) as server:
+        check_equal(Client(server).read(0, 4096), b"\x66" * 4096, "data")
+
+
 def test_every_cache_mode_serves():
     for mode in ("writeback", "writethrough", "none", "directsync", "unsafe"):
         with serve(MIB, "-t", mode) as server:
@@ -110,8 +125,18 @@ def test_addresses_that_make_no_sense_are_refused():
     for address, message in (("no.such.host.invalid:1", "no.such.host.invalid"),
                              ("127.0.0.1:notaport", "notaport"), ("[::1:10809", "ADDRESS"),
                              ("::1:10809", "ADDRESS"), ("192.0.2.1:0", "192.0.2.1"),
-                             ("x" * 200, "bytes"), ("no/such/dir/s.sock", "no/such/dir")):
+                             ("127.0.0.1:65536", "65535"), ("10809", ":10809"),
+                             ("localhost", "./localhost"), ("x" * 200, "bytes"), ("no/such/dir/s.sock", "no/such/dir")):
         refused("-f", FORMAT, "--nbd", address, disk, message=message)
+
+
+def test_localhost_is_known_without_a_resolver():
+    for address, shown in ((":0", "127.0.0.1"), ("localhost:0", "localhost"), ("*:0", "0.0.0.0")):
+        with serve(MIB, "--nbd", address) as server:
+            check_in(f"nbd://{shown}:", server.uri)
+            server.uri = server.uri.replace("localhost", "127.0.0.1")
+            Client(server).read(0, 1)
+        os.unlink(f"disk.{FORMAT}")
 
 
 def test_a_port_that_is_taken_is_refused():
