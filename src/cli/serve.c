@@ -7,7 +7,6 @@
 #include <errno.h>
 #include <getopt.h>
 #include <limits.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -466,7 +465,6 @@ int ox_cli_serve(int argc, char **argv)
 	arguments.nbd.opaque = &arguments;
 	/* Before the library has threads, so that none of them takes the signals. */
 	ox_serve_block_signals();
-	signal(SIGPIPE, SIG_IGN);
 	if (ox_cli_pid_file_open(&arguments.pid_file) < 0)
 		return 1;
 	ret = ox_cli_log_start();
