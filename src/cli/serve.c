@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* oxbow serve: one image, offered over NBD, in the foreground. */
 #include "cli/cli.h"
+#include "cli/deadline.h"
 #include "cli/log.h"
 #include "cli/pid_file.h"
 
@@ -17,6 +18,8 @@
 
 #define DEFAULT_CLIENTS 64
 #define MOST_CLIENTS 4096
+#define DEFAULT_DRAIN_MS 60000
+#define MOST_DRAIN_SECONDS 86400
 
 struct arguments {
 	const char *format;
@@ -27,6 +30,7 @@ struct arguments {
 	struct ox_cli_progress progress; /* of a recovery before the opening returns */
 	struct ox_cli_recovery recovery; /* and after it */
 	bool opened;
+	bool closing;
 	bool memory_stated;
 	int fd; /* -1: the image is opened by its name */
 	bool quiet;
@@ -40,6 +44,7 @@ enum long_option {
 	OPTION_ALLOW_BACKING = 256,
 	OPTION_BACKING_FORMAT,
 	OPTION_DISCARD,
+	OPTION_DRAIN,
 	OPTION_FD,
 	OPTION_L2_CACHE,
 	OPTION_LAZY_IDLE,
@@ -57,6 +62,7 @@ static const struct option long_options[] = {
 	{"cache", required_argument, NULL, OPTION_CACHE},
 	{"description", required_argument, NULL, 'D'},
 	{"discard", required_argument, NULL, OPTION_DISCARD},
+	{"drain", required_argument, NULL, OPTION_DRAIN},
 	{"export", required_argument, NULL, OPTION_EXPORT},
 	{"export-name", required_argument, NULL, OPTION_EXPORT},
 	{"fd", required_argument, NULL, OPTION_FD},
@@ -108,6 +114,9 @@ static const char help_text[] =
 	"  --shared N                 at most N clients at once (default: 64)\n"
 	"  --memory SIZE              for requests in flight, of all clients together (default: "
 	"256M)\n"
+	"  --drain SECONDS            at the end, how long to wait for an image's file that "
+	"answers\n"
+	"                             nothing (default: 60)\n"
 	"  --fd N                     the image is the inherited descriptor N; IMAGE is its name\n"
 	"  --pid-file FILE            holds the process id while clients can connect\n"
 	"  -U, --force-share          with -r: take no notice of others' locks on the image\n"
@@ -202,6 +211,11 @@ static int take_valued_option(struct arguments *arguments, int option, const cha
 		return 0;
 	case OPTION_DISCARD:
 		return take_discard(value, &arguments->open.flags);
+	case OPTION_DRAIN:
+		ret = take_count("--drain", value, 1, MOST_DRAIN_SECONDS, &number);
+		if (ret == 0)
+			arguments->nbd.drain_ms = (unsigned)number * 1000;
+		return ret;
 	case OPTION_FD:
 		ret = take_count("--fd", value, 0, INT_MAX, &number);
 		if (ret == 0)
@@ -370,10 +384,19 @@ static int on_ready(void *opaque, const char *uri)
 	return 0;
 }
 
+/* A store that hangs keeps the library's close for good, and the process with it. */
+static void begin_close_deadline(const struct arguments *arguments)
+{
+	ox_cli_deadline_begin(arguments->nbd.drain_ms,
+			      "oxbow: The image's file does not answer: the image is not closed\n");
+}
+
 static void on_progress(void *opaque, uint64_t done, uint64_t total)
 {
 	struct arguments *arguments = opaque;
 
+	if (arguments->closing) /* a recovery comes first, which takes its time */
+		begin_close_deadline(arguments);
 	if (!arguments->opened)
 		ox_cli_progress_report(&arguments->progress, done, total);
 	else if (!arguments->quiet)
@@ -402,13 +425,18 @@ static int open_image(struct ox_context *ctx, struct arguments *arguments,
 	return ret;
 }
 
-static int close_image(struct ox_image *image, const char *name)
+static int close_image(struct ox_image *image, struct arguments *arguments)
 {
 	struct ox_error *error = NULL;
-	int ret = ox_image_close(image, &error);
+	int ret;
 
+	arguments->closing = true;
+	begin_close_deadline(arguments);
+	ret = ox_image_close(image, &error);
+	ox_cli_deadline_end();
 	if (ret < 0) {
-		ox_cli_error("Could not close '%s' cleanly: %s", name, ox_error_message(error));
+		ox_cli_error("Could not close '%s' cleanly: %s", arguments->image,
+			     ox_error_message(error));
 		ox_error_free(error);
 	}
 	return ret;
@@ -433,7 +461,7 @@ static int serve(struct ox_context *ctx, struct arguments *arguments)
 		if (error.requests_lost)
 			return ret;
 	}
-	close_ret = close_image(image, arguments->image);
+	close_ret = close_image(image, arguments);
 	ox_context_free(ctx);
 	return ret < 0 ? ret : close_ret;
 }
@@ -444,7 +472,9 @@ int ox_cli_serve(int argc, char **argv)
 		.format = "qcow2",
 		.fd = -1,
 		.open = OX_OPEN_OPTIONS_INIT,
-		.nbd = {.export_name = "", .max_clients = DEFAULT_CLIENTS},
+		.nbd = {.export_name = "",
+			.max_clients = DEFAULT_CLIENTS,
+			.drain_ms = DEFAULT_DRAIN_MS},
 	};
 	struct ox_context *ctx;
 	int ret;

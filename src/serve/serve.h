@@ -22,6 +22,9 @@ struct ox_serve_nbd_options {
 	/* How long a client may keep memory that others wait for without reading or sending on,
 	 * in ms; 0: a minute. */
 	unsigned patience_ms;
+	/* How long the end waits for the library without any request being completed, in ms; 0: a
+	 * minute. */
+	unsigned drain_ms;
 	/* Called once, when clients can connect, with the URI for them. A negative errno ends the
 	 * server, which returns it; the callee has said why. */
 	int (*ready)(void *opaque, const char *uri);
@@ -35,8 +38,7 @@ struct ox_serve_nbd_options {
 /* What went wrong, in words. */
 struct ox_serve_error {
 	char message[512];
-	/* The library's engine failed under requests that will never complete: the image cannot be
-	 * closed any more. */
+	/* Requests will never complete, or did not in time: the image cannot be closed any more. */
 	bool requests_lost;
 };
 
@@ -51,7 +53,8 @@ uint64_t ox_serve_nbd_memory_default(unsigned max_clients);
 /*
  * Serves image until told to stop; then finishes what it has accepted, sends the replies (waiting a
  * bounded time for clients that do not read) and returns 0. The image stays open. On failure, also
- * of the library's I/O engine, returns a negative errno and fills *ret_error.
+ * of the library's I/O engine, or of a store that answers no more, returns a negative errno and
+ * fills *ret_error.
  */
 int ox_serve_nbd(struct ox_context *ctx, struct ox_image *image,
 		 const struct ox_serve_nbd_options *options,

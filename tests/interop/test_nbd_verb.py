@@ -26,6 +26,7 @@ def test_a_bad_command_line_says_what_is_wrong():
     refused(*place, "--l2-cache-size", "1x", disk, message="--l2-cache-size '1x'")
     refused(*place, "--refcount-cache-size", "-1", disk, message="--refcount-cache-size '-1'")
     refused(*place, "--shared", "0", disk, message="--shared '0'")
+    refused(*place, "--drain", "0", disk, message="--drain '0'")
     refused(*place, "--memory", "lots", disk, message="--memory 'lots'")
     refused(*place, "--memory", "50M", disk, message="64 clients (--shared) need at least 53248 KiB")
     refused(*place, "--memory", "50M", "--shared", "60", disk, message="60 clients")

@@ -285,6 +285,46 @@ static void test_who_waits_for_the_disk_alone_is_not_let_go(void **state)
 	assert_int_equal(stop(), 0);
 }
 
+/* ---- the end ---- */
+
+static void test_the_end_comes_although_the_library_never_answers(void **state)
+{
+	int fd;
+
+	(void)state;
+	server.options.drain_ms = 50;
+	start();
+	fake_hold(true);
+	fd = connect_client();
+	request(fd, NBD_CMD_WRITE, 0, 4096);
+	request(fd, NBD_CMD_FLUSH, 0, 0);
+	fake_await_in_flight(2);
+	assert_int_equal(stop(), -ETIMEDOUT);
+	assert_true(server.error.requests_lost);
+	assert_non_null(strstr(server.error.message, "2 requests did not complete"));
+	close(fd);
+}
+
+static void test_the_end_waits_for_a_library_that_answers_late(void **state)
+{
+	int fd;
+
+	(void)state;
+	start();
+	fake_hold(true);
+	fd = connect_client();
+	request(fd, NBD_CMD_WRITE, 0, 4096);
+	fake_await_in_flight(1);
+	kill(getpid(), SIGTERM);
+	while (access(server.path, F_OK) == 0)
+		usleep(1000); /* it has begun to end */
+	fake_hold(false);
+	check_reply(fd, 0);
+	check_closed(fd);
+	assert_int_equal(pthread_join(server.thread, NULL), 0);
+	assert_int_equal(server.result, 0);
+}
+
 #define SERVER_TEST(test) cmocka_unit_test_setup_teardown(test, setup, teardown)
 
 int main(void)
@@ -294,6 +334,8 @@ int main(void)
 		SERVER_TEST(test_who_keeps_others_waiting_for_memory_is_let_go),
 		SERVER_TEST(test_who_sends_half_a_write_is_let_go_when_others_wait),
 		SERVER_TEST(test_who_waits_for_the_disk_alone_is_not_let_go),
+		SERVER_TEST(test_the_end_comes_although_the_library_never_answers),
+		SERVER_TEST(test_the_end_waits_for_a_library_that_answers_late),
 	};
 
 	ox_serve_block_signals();

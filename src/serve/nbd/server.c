@@ -30,6 +30,8 @@
 #define EXCHANGES_A_TURN 8
 /* A client that does not read its last replies holds up the end this long. */
 #define DRAIN_MS 5000
+/* A store that answers no request holds it up this long. */
+#define STUCK_MS 60000
 /* When the process is out of descriptors: until accepting is tried again. */
 #define ACCEPT_PAUSE_MS 200
 #define MEMORY_DEFAULT_BYTES (UINT64_C(256) << 20)
@@ -56,7 +58,9 @@ struct server {
 	bool accepting; /* the listeners are watched */
 	bool draining;
 	int64_t drain_deadline_ms;
-	int64_t accept_again_ms; /* INT64_MAX: when a client is gone */
+	int64_t stuck_ms;	   /* how long the library may complete nothing at the end */
+	int64_t stuck_deadline_ms; /* while draining */
+	int64_t accept_again_ms;   /* INT64_MAX: when a client is gone */
 	int64_t patience_ms;
 	int64_t look_ms; /* not before, at who holds memory that others wait for */
 };
@@ -257,6 +261,7 @@ static void begin_drain(struct server *server)
 	}
 	server->draining = true;
 	server->drain_deadline_ms = now_ms + DRAIN_MS;
+	server->stuck_deadline_ms = now_ms + server->stuck_ms;
 	ox_nbd_listeners_close(&server->listeners);
 	for (struct ox_nbd_client *client = server->clients; client; client = client->next) {
 		ox_nbd_client_drain(client);
@@ -294,9 +299,20 @@ static int64_t next_deadline_ms(const struct server *server)
 	if (!server->draining && server->accept_again_ms < deadline_ms)
 		deadline_ms = server->accept_again_ms;
 	/* While the library works its events wake us; the time of slow clients starts after. */
-	if (server->draining && all_answered(server) && server->drain_deadline_ms < deadline_ms)
-		deadline_ms = server->drain_deadline_ms;
+	if (server->draining) {
+		const int64_t end_ms = all_answered(server) ? server->drain_deadline_ms
+							    : server->stuck_deadline_ms;
+
+		if (end_ms < deadline_ms)
+			deadline_ms = end_ms;
+	}
 	return deadline_ms;
+}
+
+static bool is_stuck(const struct server *server)
+{
+	return server->draining && !all_answered(server) &&
+	       ox_nbd_now_ms() >= server->stuck_deadline_ms;
 }
 
 static void expire(struct server *server, int64_t now_ms)
@@ -383,6 +399,8 @@ static bool reap(struct server *server)
 			any = true;
 		}
 	} while (count == REAPS_A_CALL);
+	if (any && server->draining)
+		server->stuck_deadline_ms = ox_nbd_now_ms() + server->stuck_ms;
 	return any;
 }
 
@@ -415,6 +433,8 @@ static int run(struct server *server)
 		ret = exchange(server);
 		resume_waiting(server);
 		sweep(server);
+		if (ret == 0 && is_stuck(server))
+			ret = -ETIMEDOUT;
 	}
 	return ret;
 }
@@ -489,6 +509,20 @@ static void close_server(struct server *server, bool requests_lost)
 	ox_queue_free(server->export.queue);
 }
 
+/* The library keeps requests that do not complete: nobody can say what became of them. */
+static void tell_lost(const struct server *server, int code, struct ox_serve_error *error)
+{
+	error->requests_lost = true;
+	if (code == -ETIMEDOUT)
+		snprintf(error->message, sizeof(error->message),
+			 "The image's file does not answer: %zu requests did not complete within "
+			 "%lld s, and the image is not closed",
+			 ox_queue_pending(server->export.queue),
+			 (long long)server->stuck_ms / 1000);
+	else
+		fail(error, code, "The I/O engine failed");
+}
+
 uint64_t ox_serve_nbd_memory_min(unsigned max_clients)
 {
 	return ox_nbd_budget_min_bytes(max_clients);
@@ -514,6 +548,7 @@ int ox_serve_nbd(struct ox_context *ctx, struct ox_image *image,
 		.signals.fd = -1,
 		.epoll_fd = -1,
 		.accept_again_ms = INT64_MAX,
+		.stuck_ms = options->drain_ms ? options->drain_ms : STUCK_MS,
 		.patience_ms = options->patience_ms ? options->patience_ms : NBD_PATIENCE_MS,
 		.next_number = 1,
 	};
@@ -535,10 +570,8 @@ int ox_serve_nbd(struct ox_context *ctx, struct ox_image *image,
 		ret = announce(&server, ret_error);
 	if (ret == 0) {
 		ret = run(&server);
-		if (ret < 0) {
-			fail(ret_error, ret, "The I/O engine failed");
-			ret_error->requests_lost = true;
-		}
+		if (ret < 0)
+			tell_lost(&server, ret, ret_error);
 	}
 	close_server(&server, ret_error->requests_lost);
 	return ret;
