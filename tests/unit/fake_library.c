@@ -57,6 +57,12 @@ int ox_context_poll(struct ox_context *ctx)
 	return 0;
 }
 
+void ox_context_set_polled(struct ox_context *ctx, bool polled)
+{
+	(void)ctx;
+	(void)polled;
+}
+
 uint64_t ox_image_size(const struct ox_image *image)
 {
 	(void)image;

@@ -39,7 +39,7 @@
 /* What a connection takes without any request: what is received, and answers to options. */
 #define NBD_CONN_BYTES (NBD_RECEIVE_BYTES + (16u << 10))
 /* What a request takes beside its payload: itself, and the stack of the library's task. */
-#define NBD_REQUEST_BYTES (8u << 10)
+#define NBD_REQUEST_COST_BYTES (8u << 10)
 /* The id by which clients know base:allocation. */
 #define NBD_CONTEXT_ALLOCATION 1u
 

@@ -172,7 +172,7 @@ static bool is_sparse_read(const struct ox_nbd_conn *conn, const struct ox_nbd_r
 static size_t request_bytes(const struct ox_nbd_conn *conn, const struct ox_nbd_request_head *head)
 {
 	const size_t payload = buffer_bytes(head);
-	size_t total = NBD_REQUEST_BYTES + (payload ? ox_nbd_buffer_bytes(payload) : 0);
+	size_t total = NBD_REQUEST_COST_BYTES + (payload ? ox_nbd_buffer_bytes(payload) : 0);
 
 	if (head->type == NBD_CMD_BLOCK_STATUS)
 		total += ox_nbd_extents_bytes(status_bytes(conn, head), status_max(head));
@@ -207,7 +207,7 @@ static bool charge(struct ox_nbd_conn *conn, size_t count)
 void ox_nbd_request_settle(struct ox_nbd_request *request, size_t more_bytes)
 {
 	struct ox_nbd_export *export = request->conn->export;
-	size_t left_bytes = NBD_REQUEST_BYTES + more_bytes;
+	size_t left_bytes = NBD_REQUEST_COST_BYTES + more_bytes;
 
 	if (request->data)
 		left_bytes += ox_nbd_buffer_bytes(request->data_bytes);
@@ -382,7 +382,7 @@ enum ox_nbd_accept ox_nbd_request_accept(struct ox_nbd_conn *conn,
 	if (payload > NBD_SKIP_MAX_BYTES)
 		return NBD_ACCEPT_FATAL;
 	verdict = judge(conn, head);
-	needed_bytes = verdict.error ? NBD_REQUEST_BYTES : request_bytes(conn, head);
+	needed_bytes = verdict.error ? NBD_REQUEST_COST_BYTES : request_bytes(conn, head);
 	if (!charge(conn, needed_bytes))
 		return NBD_ACCEPT_STALL;
 	request = calloc(1, sizeof(*request));
