@@ -236,12 +236,12 @@ static bool mend_bitmap_fields(struct list *l, const char *error, uint64_t data)
 	return true;
 }
 
-/* Where the first of a type is in a list that can be followed; 0: there is none. */
+/* Where the first of a type is in the list, as far as it can be followed; 0: there is none. */
 static uint64_t find_type(const struct list *l, uint32_t type)
 {
 	uint64_t at = l->w->h.header_length;
 
-	while (at < l->end && l->end - at >= HEADER_BYTES && word_at(l, at) != type) {
+	while (at != 0 && at < l->end && l->end - at >= HEADER_BYTES && word_at(l, at) != type) {
 		if (word_at(l, at) == OX_QCOW2_EXT_END)
 			return 0;
 		at = next_of(l, at);
@@ -290,6 +290,58 @@ uint64_t ox_walk_find_extension(struct ox_walk *w, uint8_t *cluster, uint32_t ty
 	uint64_t at = find_type(&l, type);
 
 	return at != 0 ? at + HEADER_BYTES : 0;
+}
+
+/* ---- bitmaps ---- */
+
+/* Whether what stands at a place can be the bitmaps' extension under another type: as long, and its
+ * reserved field zero. */
+static bool looks_like_bitmaps(const struct list *l, uint64_t at)
+{
+	return !is_known(word_at(l, at)) && word_at(l, at + 4) == BITMAPS_BYTES &&
+	       l->end - at >= HEADER_BYTES + BITMAPS_BYTES &&
+	       word_at(l, at + HEADER_BYTES + RESERVED_AT) == 0;
+}
+
+/* The type of an extension that leads to a directory of bitmaps, and says that it is something
+ * else.
+ */
+static int mend_type_co(struct list *l)
+{
+	struct ox_be32 type = ox_be32(OX_QCOW2_EXT_BITMAPS);
+	uint64_t at = l->w->h.header_length;
+	int r = 0;
+
+	while (at != 0 && at < l->end && l->end - at >= HEADER_BYTES) {
+		if (looks_like_bitmaps(l, at))
+			r = ox_walk_is_directory_co(l->w, l->cluster + at + HEADER_BYTES);
+		if (r != 0 || word_at(l, at) == OX_QCOW2_EXT_END)
+			break;
+		at = next_of(l, at);
+	}
+	if (r <= 0)
+		return r;
+	ox_walk_patch(l->w, OX_FOUND_HEADER_AUTOCLEAR,
+		      OX_FOUND(.word = "the extension of the bitmaps that are vouched for has "
+				       "another type"),
+		      at, &type, sizeof(type));
+	memcpy(l->cluster + at, &type, sizeof(type));
+	return 0;
+}
+
+int ox_walk_judge_bitmaps_co(struct ox_walk *w, uint8_t *cluster)
+{
+	struct list l = list_of(w, cluster);
+	uint64_t at = find_type(&l, OX_QCOW2_EXT_BITMAPS);
+
+	if (!(w->h.autoclear & OX_QCOW2_AUTOCLEAR_BITMAPS))
+		return 0;
+	if (at == 0)
+		return mend_type_co(&l);
+	w->bitmaps_at = at + HEADER_BYTES;
+	if (word_at(&l, at + 4) != BITMAPS_BYTES || l.end - at < HEADER_BYTES + BITMAPS_BYTES)
+		return 0;
+	return ox_walk_mend_directory_co(w, cluster + w->bitmaps_at);
 }
 
 void ox_walk_judge_list_end(struct ox_walk *w, uint8_t *cluster, uint64_t end_offset)

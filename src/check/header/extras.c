@@ -77,6 +77,9 @@ static int claim_decoded_co(struct ox_walk *w, const struct ox_qcow2_extensions 
 	/* Without the bit nobody vouches for the bitmaps: their clusters are leaks. */
 	if (r >= 0 && ext->has_bitmaps && (w->h.autoclear & OX_QCOW2_AUTOCLEAR_BITMAPS))
 		r = ox_walk_claim_bitmaps_co(w, &ext->bitmaps);
+	w->lost_bitmaps = !ext->has_bitmaps && (w->h.autoclear & OX_QCOW2_AUTOCLEAR_BITMAPS);
+	if (w->lost_bitmaps)
+		ox_walk_found(w, OX_FOUND_HEADER_AUTOCLEAR, OX_FOUND(.word = OX_WALK_LOST_BITMAPS));
 	if (r >= 0 && w->has_data_file)
 		r = ox_walk_judge_file(w, ext->data_file, OX_FOUND_DATA_FILE_MISSING);
 	return r;
@@ -120,6 +123,9 @@ static int judge_first_cluster_co(struct ox_walk *w, uint8_t *cluster)
 			found_backing(w);
 		return 0;
 	}
+	r = ox_walk_judge_bitmaps_co(w, cluster);
+	if (r < 0)
+		return r;
 	r = decode_extensions(w, cluster, &ext);
 	if (w->faults.found[OX_QCOW2_FAULT_BACKING] &&
 	    (r < 0 || !ox_walk_mend_backing(w, cluster, &ext)))

@@ -1,14 +1,15 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * The header's two fields of snapshots, where one is wrong and the table that the other leads to
- * tells what it was: a number that there cannot be is that of the records, one behind the other,
- * each of which leads to an L1 table that nothing else claims; a place that is not aligned is
- * rounded down to where there are as many as the header says.
+ * tells what it was: a number that there cannot be, or none, is that of the records, one behind the
+ * other, each of which leads to an L1 table that nothing else claims; a place that is not aligned
+ * is rounded down to where there are as many as the header says.
  */
 #include <errno.h>
 #include <stdlib.h>
 
 #include "base/arith.h"
+#include "check/counts/stored.h"
 #include "check/walk/walk.h"
 
 #define MOST_BYTES UINT64_C(65536)
@@ -61,6 +62,42 @@ static int count_records_co(struct ox_walk *w, uint64_t offset, uint32_t *ret)
 	free(bytes);
 	/* What cannot be read tells nothing. */
 	return r == -ENOMEM ? r : 0;
+}
+
+/* 1: a cluster is counted, though nothing is known that it is counted for; 0 or -ENOMEM. */
+static int is_unexplained_co(struct ox_walk *w, uint64_t offset)
+{
+	struct ox_stored stored = {0};
+	uint64_t count = 0;
+	int r = 0;
+
+	if (ox_counts_get(&w->counts, offset / w->cluster_bytes).state == OX_CELL_NONE)
+		r = ox_stored_count_co(w, &stored, offset / w->cluster_bytes, &count);
+	ox_stored_free(&stored);
+	return r == -ENOMEM ? r : r > 0 && count > 0;
+}
+
+/* A program that removes the last snapshot frees their table: one that is counted still, and whose
+ * records lead to tables, is in use, and its number was lost. */
+int ox_walk_judge_no_snapshots_co(struct ox_walk *w)
+{
+	uint64_t offset = w->h.snapshots_offset;
+	struct ox_be32 count;
+	uint32_t records = 0;
+	int r;
+
+	if (offset == 0 || offset >= w->file_bytes || !ox_is_aligned(offset, w->cluster_bytes))
+		return 0;
+	r = is_unexplained_co(w, offset);
+	if (r > 0)
+		r = count_records_co(w, offset, &records);
+	if (r < 0 || records == 0)
+		return r;
+	count = ox_be32(records);
+	ox_walk_patch(w, OX_FOUND_HEADER_SNAPSHOTS,
+		      OX_FOUND(.word = "no snapshots are counted, and their table is there"),
+		      COUNT_AT, &count, sizeof(count));
+	return 0;
 }
 
 int ox_walk_judge_snapshot_fields_co(struct ox_walk *w)

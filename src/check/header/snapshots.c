@@ -151,7 +151,7 @@ int ox_walk_claim_snapshots_co(struct ox_walk *w)
 		return ox_walk_judge_snapshot_fields_co(w);
 
 	if (w->h.snapshot_count == 0)
-		return 0;
+		return ox_walk_judge_no_snapshots_co(w);
 	if (w->h.snapshots_offset >= w->file_bytes) {
 		ox_walk_found(w, OX_FOUND_TABLE_PAST_END,
 			      OX_FOUND(.word = "Snapshot table", .a = w->h.snapshots_offset));

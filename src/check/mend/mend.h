@@ -82,6 +82,12 @@ int ox_mend_snapshots_co(struct ox_walk *w, bool *ret_again);
 /* Finds the disk's L1 table where the header leads to none. *ret_again: it did. */
 int ox_mend_l1_offset_co(struct ox_walk *w, bool *ret_again);
 
+/* ---- lost_bitmaps.c ---- */
+
+/* Finds the directory of the bitmaps that are vouched for, where no extension tells it, or gives
+ * them up. *ret_again: something was changed. */
+int ox_mend_lost_bitmaps_co(struct ox_walk *w, bool *ret_again);
+
 /* ---- mend.c ---- */
 
 /* Steps 1, 1a and 1b, as far as this walk's knowledge reaches. *ret_again: something was changed,

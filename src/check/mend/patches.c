@@ -70,8 +70,10 @@ static int apply_one_co(struct ox_walk *w, const struct ox_walk_patch *p)
 		return r;
 	memcpy(sector + (p->offset - start), p->bytes, p->size);
 	r = ox_io_pwrite_co(w->io, sector, sizeof(sector), start, 0);
-	if (r == 0)
+	if (r == 0) {
 		ox_walk_mended(w, p->id, found_of(p));
+		w->lost += p->what.loses;
+	}
 	return r;
 }
 

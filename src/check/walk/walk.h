@@ -36,6 +36,7 @@ struct ox_found {
 	const char *fate;      /* of it after a repair: "lost", "in doubt"; or NULL */
 	bool is_told;	       /* the rest of the image tells what is right */
 	bool is_apart;	       /* and no reference hangs on it */
+	bool loses;	       /* a repair of it gives something up, which may look like leaks */
 };
 
 #define OX_FOUND(...) ((struct ox_found){__VA_ARGS__})
@@ -127,6 +128,7 @@ struct ox_walk {
 	bool has_fence;
 	uint64_t list_end_offset; /* of the extension that holds it */
 	uint64_t bitmaps_at;	  /* the data of the bitmaps' extension */
+	bool lost_bitmaps;	  /* are vouched for, and no extension tells where they are */
 
 	struct ox_walk_patch *patches;
 	size_t patch_count;
@@ -235,6 +237,9 @@ bool ox_walk_mend_header_length(struct ox_walk *w, uint8_t *cluster);
 /* Where the name's place or length is wrong; of a list that can be followed. */
 bool ox_walk_mend_backing(struct ox_walk *w, uint8_t *cluster,
 			  const struct ox_qcow2_extensions *ext);
+/* Whether the bitmaps that are vouched for have their extension, and the right numbers in it: else
+ * a patch, where their directory tells. 0 or -ENOMEM. */
+int ox_walk_judge_bitmaps_co(struct ox_walk *w, uint8_t *cluster);
 /* Of a list that can be followed: where an extension's data is; 0: there is none. */
 uint64_t ox_walk_find_extension(struct ox_walk *w, uint8_t *cluster, uint32_t type);
 void ox_walk_judge_list_end(struct ox_walk *w, uint8_t *cluster, uint64_t end_offset);
@@ -359,11 +364,25 @@ int ox_walk_count_l2_co(struct ox_walk *w);
 int ox_walk_count_l2_table_co(struct ox_walk *w, uint64_t cluster, struct ox_cell cell,
 			      struct ox_be64 *table);
 
+/* ---- directory.c: data is that of a bitmaps' extension ---- */
+
+/* Patches, there and in data, the one of its two numbers that the directory refutes. 0 or -ENOMEM.
+ */
+int ox_walk_mend_directory_co(struct ox_walk *w, uint8_t *data);
+/* 1: it leads to a directory that holds just what it says; 0 or -ENOMEM. */
+int ox_walk_is_directory_co(struct ox_walk *w, const uint8_t *data);
+/* 1: a cluster holds a directory and nothing else, which *ret then describes; 0 or -ENOMEM. */
+int ox_walk_read_directory_co(struct ox_walk *w, uint64_t offset, struct ox_qcow2_bitmaps_ext *ret);
+
 /* ---- snapshots.c, bitmaps.c, extras.c: what the header leads to ---- */
+
+#define OX_WALK_LOST_BITMAPS "bitmaps are vouched for, and no header extension tells where they are"
 
 int ox_walk_claim_snapshots_co(struct ox_walk *w);
 /* Where the header's number or place of them is wrong: a patch, if the table tells. */
 int ox_walk_judge_snapshot_fields_co(struct ox_walk *w);
+/* Where there are said to be none: a patch, if their table is there nevertheless. */
+int ox_walk_judge_no_snapshots_co(struct ox_walk *w);
 int ox_walk_claim_bitmaps_co(struct ox_walk *w, const struct ox_qcow2_bitmaps_ext *ext);
 /* The extensions, the encryption header, the files that are named. */
 int ox_walk_claim_extensions_co(struct ox_walk *w);
