@@ -23,6 +23,7 @@ struct ox_place {
 /* By cluster, and by index where that is equal. */
 struct ox_places {
 	struct ox_place *items;
+	struct ox_place **indexed; /* the same by index */
 	size_t count;
 	size_t room;
 };
@@ -45,6 +46,9 @@ int ox_places_read_co(struct ox_walk *w);
 /* The places of a table, and how many; NULL: none. */
 struct ox_place *ox_places_find(const struct ox_places *places, uint64_t cluster,
 				size_t *ret_count);
+/* The tables that the trees have at an index, and how many. */
+struct ox_place *const *ox_places_at(const struct ox_places *places, uint64_t index,
+				     size_t *ret_count);
 void ox_places_free(struct ox_places *places);
 
 /* Adds to a finding the guest range of an L2 table's entry, and what became of it. */
