@@ -12,7 +12,10 @@
  * on failure. A struct ox_error ** may be NULL; where it is not, it must point at NULL, and on
  * failure receives a message to be freed with ox_error_free. Offsets and lengths are bytes. The
  * library never prints, never exits, and installs no signal handlers. Option structs begin with
- * their size and are set up by their _INIT macro, so that fields can be added later.
+ * their size and are set up by their _INIT macro, so that fields can be added later: an older
+ * program's shorter struct means zero for what it lacks, a newer one's longer struct is refused
+ * with -E2BIG unless what this library does not know is zero. Zero is the safe choice of every
+ * option. A value or flag that has no meaning is refused with -EINVAL.
  */
 #ifndef OXBOW_H
 #define OXBOW_H
@@ -94,8 +97,8 @@ enum ox_open_flags {
 
 /* Names that an image bears are followed only as far as this says. */
 enum ox_backing_policy {
-	OX_BACKING_ALLOW, /* open what the image names */
 	OX_BACKING_DENY,  /* refuse an image that needs a backing file */
+	OX_BACKING_ALLOW, /* open what the image names: any file that this process can open */
 	OX_BACKING_UNDER, /* only files that lie under backing_dir, after resolving links */
 };
 
@@ -211,6 +214,14 @@ struct ox_image_info {
  * describes images that ox_image_open refuses. Takes format and flags from opts. */
 int ox_image_info_read(struct ox_context *ctx, const char *path, const struct ox_open_options *opts,
 		       struct ox_image_info **ret_info, struct ox_error **err) OX_CHECKED;
+/* The same on a descriptor, as ox_image_open_fd takes it. */
+int ox_image_info_read_fd(struct ox_context *ctx, int fd, const char *name,
+			  const struct ox_open_options *opts, struct ox_image_info **ret_info,
+			  struct ox_error **err) OX_CHECKED;
+/* The same of an open image, also while requests are in flight: what is on disk at that moment. */
+int ox_image_info_get(struct ox_image *image, struct ox_image_info **ret_info,
+		      struct ox_error **err) OX_CHECKED;
+/* NULL is allowed. */
 void ox_image_info_free(struct ox_image_info *info);
 
 /* Counted I/O of one open image's own file since it was opened. */
@@ -368,6 +379,9 @@ struct ox_create_options {
  * process has locked is left alone. On failure a file that did not exist before is removed. */
 int ox_image_create(struct ox_context *ctx, const char *path, const struct ox_create_options *opts,
 		    struct ox_error **err) OX_CHECKED;
+/* The same in the file of a descriptor, as ox_image_open_fd takes it, which is emptied first. */
+int ox_image_create_fd(struct ox_context *ctx, int fd, const char *name,
+		       const struct ox_create_options *opts, struct ox_error **err) OX_CHECKED;
 
 /* ---- checking ---- */
 
@@ -491,6 +505,10 @@ struct ox_check_result {
  * another negative errno when it could not run. */
 int ox_image_check(struct ox_context *ctx, const char *path, const struct ox_check_options *opts,
 		   struct ox_check_result *ret_result, struct ox_error **err) OX_CHECKED;
+/* The same on a descriptor, as ox_image_open_fd takes it. */
+int ox_image_check_fd(struct ox_context *ctx, int fd, const char *name,
+		      const struct ox_check_options *opts, struct ox_check_result *ret_result,
+		      struct ox_error **err) OX_CHECKED;
 
 struct ox_undo_options {
 	size_t struct_size;
@@ -598,6 +616,10 @@ struct ox_layout_options {
 int ox_image_layout_read(struct ox_context *ctx, const char *path,
 			 const struct ox_layout_options *opts, struct ox_image_layout **ret_layout,
 			 struct ox_error **err) OX_CHECKED;
+/* The same on a descriptor, as ox_image_open_fd takes it. */
+int ox_image_layout_read_fd(struct ox_context *ctx, int fd, const char *name,
+			    const struct ox_layout_options *opts,
+			    struct ox_image_layout **ret_layout, struct ox_error **err) OX_CHECKED;
 /* NULL is allowed. */
 void ox_image_layout_free(struct ox_image_layout *layout);
 

@@ -18,7 +18,8 @@
 
 struct ox_rebuild {
 	struct ox_walk w; /* first: the walk's visitors find the rest by it */
-	uint64_t *stale;  /* a bit for each of w.l2_clusters: it has stale entries */
+	struct ox_journal j;
+	uint64_t *stale; /* a bit for each of w.l2_clusters: it has stale entries */
 	uint64_t resumed_ns;
 };
 
@@ -44,9 +45,9 @@ static uint64_t index_of(const struct ox_rebuild *b, uint64_t cluster)
  * reactor's run would not end: so the walk sleeps now and then, and whoever turns the reactor sees
  * to his clients.
  */
-static void pause_co(struct ox_walk *w)
+static void pause_co(void *arg)
 {
-	struct ox_rebuild *b = (struct ox_rebuild *)w;
+	struct ox_rebuild *b = arg;
 
 	if (ox_reactor_now_ns(ox_co_reactor()) - b->resumed_ns < WORK_NS) {
 		ox_co_yield_co();
@@ -63,6 +64,7 @@ static void end(struct ox_rebuild *b)
 	if (!b)
 		return;
 	ox_walk_close(&b->w);
+	ox_journal_end(&b->j);
 	free(b->stale);
 	free(b);
 }
@@ -73,19 +75,17 @@ static int drop_stale_l1_co(struct ox_walk *w)
 {
 	int r;
 
-	if (w->stale == 0 || w->structural > 0)
+	if (w->stale == 0 || w->j->structural > 0)
 		return 0;
 	r = ox_walk_drop_stale_l1_co(w);
 	w->stale = 0;
-	return r == 0 ? ox_io_sync_co(w->io) : r;
+	return r == 0 ? ox_io_sync_co(w->v.io) : r;
 }
 
 static int prepare_co(struct ox_rebuild *b)
 {
-	int r = ox_walk_claim_all_co(&b->w);
+	int r = ox_walk_claim_co(&b->w);
 
-	if (r == 0)
-		r = ox_walk_count_l1_co(&b->w);
 	if (r == 0)
 		r = drop_stale_l1_co(&b->w);
 	if (r < 0)
@@ -102,8 +102,10 @@ static int begin_co(struct ox_io *io, struct ox_rebuild **ret, struct ox_error *
 	if (!b)
 		return ox_error_set(err, -ENOMEM, "Out of memory");
 	b->w.repair = OX_REPAIR_ALL;
-	b->w.quiet = true;
-	b->w.pause_co = pause_co;
+	b->w.j = &b->j;
+	b->j.quiet = true;
+	b->w.v.pause_co = pause_co;
+	b->w.v.pause_arg = b;
 	r = ox_walk_open_co(&b->w, io, err);
 	if (r == 0) {
 		r = prepare_co(b);
@@ -135,8 +137,8 @@ static int count_table_co(struct ox_walk *w, uint64_t cluster, struct ox_cell ce
 static int walk_co(struct ox_rebuild *b,
 		   void (*progress)(void *opaque, uint64_t done, uint64_t total), void *opaque)
 {
-	b->w.progress = progress;
-	b->w.opaque = opaque;
+	b->j.progress = progress;
+	b->j.opaque = opaque;
 	return ox_walk_l2_co(&b->w, false, count_table_co);
 }
 
@@ -149,9 +151,9 @@ static bool may_grow(const struct ox_rebuild *b)
 
 static const char *obstacle(const struct ox_rebuild *b)
 {
-	if (b->w.structural == 0)
+	if (b->w.j->structural == 0)
 		return NULL;
-	return b->w.first_structural ? b->w.first_structural : "no memory for details";
+	return b->w.j->first_structural ? b->w.j->first_structural : "no memory for details";
 }
 
 static int judge_co(struct ox_rebuild *b)
@@ -159,7 +161,7 @@ static int judge_co(struct ox_rebuild *b)
 	struct ox_walk *w = &b->w;
 	int r = ox_walk_compare_co(w);
 
-	if (r < 0 || w->structural > 0)
+	if (r < 0 || w->j->structural > 0)
 		return r;
 	return w->suspect_count > 0 || w->copied_to_fix > 0 || w->compressed_copied > 0;
 }
@@ -171,28 +173,28 @@ static int write_counts_co(struct ox_rebuild *b)
 
 static bool has_block(const struct ox_rebuild *b, uint64_t index)
 {
-	return index < b->w.index_count && b->w.blocks[index].state == OX_BLOCK_SOUND;
+	return index < b->w.k.rc.index_count && b->w.k.rc.blocks[index].state == OX_BLOCK_SOUND;
 }
 
 static uint64_t count(const struct ox_rebuild *b, uint64_t cluster)
 {
-	return ox_counts_get(&b->w.counts, cluster).count;
+	return ox_counts_get(&b->w.k.cells, cluster).count;
 }
 
 static uint64_t next_counted(const struct ox_rebuild *b, uint64_t from, uint64_t end_cluster)
 {
-	return ox_counts_next(&b->w.counts, from, end_cluster);
+	return ox_counts_next(&b->w.k.cells, from, end_cluster);
 }
 
 static uint64_t end_counted(const struct ox_rebuild *b)
 {
-	return b->w.counts.end;
+	return b->w.k.cells.end;
 }
 
 static uint64_t next_free(const struct ox_rebuild *b, uint64_t from, uint64_t end_cluster)
 {
 	while (from < end_cluster) {
-		struct ox_counts_mask m = ox_counts_mask(&b->w.counts, from / 64 * 64);
+		struct ox_counts_mask m = ox_counts_mask(&b->w.k.cells, from / 64 * 64);
 		uint64_t free_cells = ~(m.once | m.other) & UINT64_MAX << from % 64;
 
 		if (free_cells)
@@ -205,13 +207,13 @@ static uint64_t next_free(const struct ox_rebuild *b, uint64_t from, uint64_t en
 
 static int take(struct ox_rebuild *b, uint64_t cluster)
 {
-	return ox_counts_set(&b->w.counts, cluster,
+	return ox_counts_set(&b->w.k.cells, cluster,
 			     (struct ox_cell){.state = OX_CELL_META, .count = 1});
 }
 
 static bool is_shared(const struct ox_rebuild *b, uint64_t cluster)
 {
-	struct ox_cell cell = ox_counts_get(&b->w.counts, cluster);
+	struct ox_cell cell = ox_counts_get(&b->w.k.cells, cluster);
 
 	return cell.count > 1 || ox_cell_is_broken(cell);
 }

@@ -40,15 +40,21 @@ static int look_co(struct ox_walk *w, struct ox_io *io, struct ox_error **err)
 	return r < 0 ? ox_check_failed(io, "check", r, err) : 0;
 }
 
-static void prepare(struct ox_walk *w, const struct ox_check_options *opts,
+static void prepare(struct ox_walk *w, struct ox_journal *j, const struct ox_check_options *opts,
 		    struct ox_salvage *salvage)
 {
-	*w = (struct ox_walk){
+	*j = (struct ox_journal){
 		.finding = opts->finding,
 		.progress = opts->progress,
 		.opaque = opts->opaque,
-		.asked = opts->repair,
+		.why_not = opts->repair == OX_REPAIR_NONE ? NULL : ox_mend_why_not,
+		.why_arg = w,
 		.dry_run = opts->dry_run,
+		.mends_told = opts->repair == OX_REPAIR_ALL,
+	};
+	*w = (struct ox_walk){
+		.j = j,
+		.asked = opts->repair,
 		.salvage = opts->salvage ? salvage : NULL,
 	};
 }
@@ -60,20 +66,21 @@ static int settle_bits_co(struct ox_walk *w, enum ox_repair repair, bool *ret_cl
 	int r;
 
 	if (repair != OX_REPAIR_NONE && ox_walk_is_clean(w))
-		bits = w->h.incompatible & OX_QCOW2_INCOMPAT_DIRTY;
+		bits = w->v.h.incompatible & OX_QCOW2_INCOMPAT_DIRTY;
 	/* Another program's judgement is overruled only by a user who asked for everything. */
 	if (repair == OX_REPAIR_ALL && ox_walk_is_clean(w))
-		bits |= w->h.incompatible & OX_QCOW2_INCOMPAT_CORRUPT;
+		bits |= w->v.h.incompatible & OX_QCOW2_INCOMPAT_CORRUPT;
 	if (bits) {
 		r = ox_walk_clear_bits_co(w, bits);
 		if (r < 0)
 			return r;
 	}
 	*ret_cleared = bits & OX_QCOW2_INCOMPAT_DIRTY;
-	if (w->h.incompatible & OX_QCOW2_INCOMPAT_DIRTY)
-		ox_walk_found(w, OX_FOUND_DIRTY, OX_FOUND(.a = 0));
-	if (w->h.incompatible & OX_QCOW2_INCOMPAT_CORRUPT)
-		ox_walk_found(w, OX_FOUND_CORRUPT, OX_FOUND(.a = 0));
+	bits = w->v.h.incompatible & ~bits;
+	if (bits & OX_QCOW2_INCOMPAT_DIRTY)
+		ox_journal_found(w->j, OX_FOUND_DIRTY, OX_FOUND(.a = 0));
+	if (bits & OX_QCOW2_INCOMPAT_CORRUPT)
+		ox_journal_found(w->j, OX_FOUND_CORRUPT, OX_FOUND(.a = 0));
 	return 0;
 }
 
@@ -101,6 +108,7 @@ static int judge_co(struct ox_walk *w, struct ox_io *io, struct ox_salvage *salv
 	if (r < 0)
 		return ox_check_failed(io, "mark clean", r, err);
 	*ret = w->result;
+	ox_journal_sum_up(w->j, ret);
 	ret->dirty_cleared = cleared;
 	strcpy(ret->format, "qcow2");
 	return 0;
@@ -117,7 +125,8 @@ static void add_fixed(struct ox_check_result *sum, const struct ox_check_result 
  */
 static bool is_mendable(const struct ox_walk *w)
 {
-	return !w->is_foreign && !w->hides_trees && w->h.crypt_method == OX_QCOW2_CRYPT_NONE;
+	return !w->v.is_foreign && !ox_seen_hides_trees(w->j) &&
+	       w->v.h.crypt_method == OX_QCOW2_CRYPT_NONE;
 }
 
 /* What the image itself tells of what cannot be followed: header fields, then lost tables. */
@@ -125,14 +134,14 @@ static int find_again_co(struct ox_walk *w, bool *ret_again)
 {
 	int r = 0;
 
-	if (w->patch_count > 0) {
+	if (w->v.patch_count > 0) {
 		*ret_again = true;
 		return ox_walk_apply_patches_co(w);
 	}
-	if (w->lost_bitmaps)
+	if (w->v.lost_bitmaps)
 		return ox_mend_lost_bitmaps_co(w, ret_again);
 	r = ox_mend_l1_offset_co(w, ret_again);
-	if (r == 0 && !*ret_again && w->bad_snapshots > 0)
+	if (r == 0 && !*ret_again && ox_mend_bad_snapshots(w) > 0)
 		r = ox_mend_snapshots_co(w, ret_again);
 	return r;
 }
@@ -144,7 +153,7 @@ static int mend_structure_co(struct ox_walk *w, struct ox_salvage *salvage, bool
 {
 	int r = 0;
 
-	if (!ox_walk_is_clean(w) && !w->is_foreign)
+	if (!ox_walk_is_clean(w) && !w->v.is_foreign)
 		r = find_again_co(w, ret_again);
 	if (r == 0 && !*ret_again && w->salvage) {
 		r = ox_salvage_link_co(w, ret_again, err);
@@ -158,7 +167,7 @@ static int mend_structure_co(struct ox_walk *w, struct ox_salvage *salvage, bool
 		r = ox_salvage_look_co(w, salvage);
 	if (r == 0 && !*ret_again)
 		r = ox_mend_width_co(w, ret_again);
-	return r < 0 ? ox_check_failed(w->io, "repair", r, err) : 0;
+	return r < 0 ? ox_check_failed(w->v.io, "repair", r, err) : 0;
 }
 
 /* Repairs what one walk can, *ret_again where another one may see more. */
@@ -192,25 +201,29 @@ static int repair_co(struct ox_io *io, const struct ox_check_options *opts, stru
 	int r = 0;
 
 	for (unsigned round = 1; again && r == 0; round++) {
+		struct ox_journal j;
 		struct ox_walk w;
 
-		prepare(&w, opts, &q->salvage);
+		prepare(&w, &j, opts, &q->salvage);
 		w.repair = opts->repair;
-		w.quiet = true;
+		j.quiet = true;
 		w.lost = q->lost;
 		w.is_last = round == MAX_ROUNDS;
+		j.mends_told &= !w.is_last;
 		again = false;
 		if (round == 1)
 			r = ox_walk_settle_co(&w, io, err);
 		if (r == 0)
 			r = repair_once_co(&w, io, &q->salvage, &again, err);
-		add_fixed(&q->fixed, &w.result);
+		q->fixed.corruptions_fixed += j.totals.corruptions_fixed;
+		q->fixed.leaks_fixed += j.totals.leaks_fixed;
 		q->lost = w.lost;
 		if (round == 1)
 			q->fixed.damaged_l1_entries = w.bad_l1_entries;
 		/* Mending makes no orphans: where there are none now, none are looked for again. */
 		q->salvage.is_over = q->salvage.found == 0;
 		ox_walk_close(&w);
+		ox_journal_end(&j);
 	}
 	return r;
 }
@@ -218,6 +231,7 @@ static int repair_co(struct ox_io *io, const struct ox_check_options *opts, stru
 static int check_co(struct ox_io *io, const struct ox_check_options *opts, struct sequel *q,
 		    struct ox_check_result *ret, struct ox_error **err)
 {
+	struct ox_journal j;
 	struct ox_walk w;
 	int r = 0;
 
@@ -225,13 +239,14 @@ static int check_co(struct ox_io *io, const struct ox_check_options *opts, struc
 		r = repair_co(io, opts, q, err);
 	if (r < 0)
 		return r;
-	prepare(&w, opts, &q->salvage);
+	prepare(&w, &j, opts, &q->salvage);
 	w.lost = q->lost;
 	w.verify_data = opts->verify_data;
 	r = judge_co(&w, io, &q->salvage, ret, err);
 	if (r == 0 && opts->repair == OX_REPAIR_NONE)
 		q->fixed.damaged_l1_entries = w.bad_l1_entries;
 	ox_walk_close(&w);
+	ox_journal_end(&j);
 	return r;
 }
 

@@ -433,7 +433,7 @@ int ox_cli_serve(int argc, char **argv)
 	};
 	struct ox_context *ctx;
 
-	arguments.open.backing_policy = OX_BACKING_DENY;
+	arguments.open.backing_policy = OX_BACKING_DENY; /* until --allow-backing */
 	if (parse(argc, argv, &arguments) < 0)
 		return 1;
 	if (arguments.help) {

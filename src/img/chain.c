@@ -100,8 +100,6 @@ static int check_policy(const struct ox_image *img, const struct ox_open_options
 				    "Image '%s' needs the backing file '%s', which is not allowed "
 				    "(see --allow-backing)",
 				    img->filename, img->backing_name);
-	if (opts->backing_policy == OX_BACKING_UNDER && !opts->backing_dir)
-		return ox_error_set(err, -EINVAL, "No directory for backing files was given");
 	return 0;
 }
 

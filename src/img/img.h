@@ -32,6 +32,9 @@ struct ox_img_ops {
 	/* The store has become writable (or is about to be read-only): recover, commit. */
 	int (*activate_co)(struct ox_image *img, struct ox_error **err);
 	int (*deactivate_co)(struct ox_image *img, struct ox_error **err);
+	/* Keeps the header as it is on disk until the same task lets go of it. NULL: it has none.
+	 */
+	void (*hold_header_co)(struct ox_image *img, bool hold);
 	/* Frees the format's state; the store is closed by img.c. deactivate_co came before. */
 	void (*free)(struct ox_image *img);
 	void (*stats)(const struct ox_image *img, struct ox_image_stats *ret);

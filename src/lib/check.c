@@ -5,11 +5,13 @@
 #include <unistd.h>
 
 #include "check/check.h"
-#include "check/header/override.h"
+#include "check/override.h"
 #include "check/undo/edit.h"
 #include "fmt/qcow2.h"
 #include "fmt/qed.h"
 #include "lib/context.h"
+#include "lib/options.h"
+#include "lib/source.h"
 
 struct check_job {
 	struct ox_io *image;
@@ -90,6 +92,9 @@ static int refuse_options(const struct ox_check_options *opts, struct ox_error *
 	if (opts->link_count > 0 && (!opts->salvage || opts->repair != OX_REPAIR_ALL))
 		return ox_error_set(err, -EINVAL,
 				    "Tables are linked by a repair of everything that salvages");
+	if (opts->link_count > 0 && !opts->links)
+		return ox_error_set(err, -EINVAL, "link_count says %zu, and there are no links",
+				    opts->link_count);
 	if (opts->salvage && opts->free_lost_tables)
 		return ox_error_set(err, -EINVAL,
 				    "What is looked for in order to be salvaged is not freed");
@@ -131,8 +136,8 @@ static int open_undo(struct ox_context *ctx, struct check_job *job, struct ox_er
 	return r < 0 ? ox_error_set_errno(err, r, "Could not write '%s'", path) : 0;
 }
 
-static int open_stores(struct ox_context *ctx, const char *path, struct check_job *job,
-		       struct ox_error **err)
+static int open_stores(struct ox_context *ctx, const struct ox_source *source,
+		       struct check_job *job, struct ox_error **err)
 {
 	const struct ox_check_options *opts = job->opts;
 	struct ox_open_options how = OX_OPEN_OPTIONS_INIT;
@@ -142,7 +147,7 @@ static int open_stores(struct ox_context *ctx, const char *path, struct check_jo
 	how.cache = opts->cache;
 	if (opts->repair == OX_REPAIR_NONE || opts->dry_run)
 		how.flags |= OX_OPEN_READ_ONLY;
-	r = ox_io_file_open(ctx->reactor, path, ox_store_flags(&how), &job->image, err);
+	r = ox_source_open(ctx, source, ox_store_flags(&how), &job->image, err);
 	if (r < 0)
 		return r;
 	job->io = job->image;
@@ -152,29 +157,31 @@ static int open_stores(struct ox_context *ctx, const char *path, struct check_jo
 	if (r == 0 && (opts->undo_path || opts->dry_run || opts->header)) {
 		r = ox_edit_open(job->image, job->log, &job->io);
 		if (r < 0)
-			r = ox_error_set_errno(err, r, "Could not check '%s'", path);
+			r = ox_error_set_errno(err, r, "Could not check '%s'", source->name);
 	}
 	return r;
 }
 
-OX_EXPORT int ox_image_check(struct ox_context *ctx, const char *path,
-			     const struct ox_check_options *given,
-			     struct ox_check_result *ret_result, struct ox_error **err)
+static int check_source(struct ox_context *ctx, const struct ox_source *source,
+			const struct ox_check_options *given, struct ox_check_result *ret_result,
+			struct ox_error **err)
 {
 	struct ox_check_options opts;
 	struct ox_check_result result = {0};
 	struct check_job job = {.opts = &opts, .ret = &result, .err = err};
 	int r;
 
-	ox_options_copy(&opts, sizeof(opts), given, given ? given->struct_size : 0);
+	r = ox_options_take(&ox_check_options_type, given, &opts, err);
+	if (r < 0)
+		return r;
 	r = refuse_options(&opts, err);
 	if (r < 0)
 		return r;
-	r = open_stores(ctx, path, &job, err);
+	r = open_stores(ctx, source, &job, err);
 	if (r == 0) {
 		r = ox_reactor_call(ctx->reactor, check_job_co, &job);
 		if (r < 0)
-			r = ox_error_set_errno(err, r, "Could not check '%s'", path);
+			r = ox_error_set_errno(err, r, "Could not check '%s'", source->name);
 		else
 			r = job.result;
 	}
@@ -182,4 +189,22 @@ OX_EXPORT int ox_image_check(struct ox_context *ctx, const char *path,
 	if (r == 0)
 		*ret_result = result;
 	return r;
+}
+
+OX_EXPORT int ox_image_check(struct ox_context *ctx, const char *path,
+			     const struct ox_check_options *opts,
+			     struct ox_check_result *ret_result, struct ox_error **err)
+{
+	struct ox_source source = ox_source_path(path);
+
+	return check_source(ctx, &source, opts, ret_result, err);
+}
+
+OX_EXPORT int ox_image_check_fd(struct ox_context *ctx, int fd, const char *name,
+				const struct ox_check_options *opts,
+				struct ox_check_result *ret_result, struct ox_error **err)
+{
+	struct ox_source source = ox_source_fd(fd, name);
+
+	return check_source(ctx, &source, opts, ret_result, err);
 }

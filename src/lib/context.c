@@ -20,9 +20,13 @@ OX_EXPORT const char *ox_version(void)
 OX_EXPORT int ox_context_new(enum ox_engine engine, struct ox_context **ret_ctx,
 			     struct ox_error **err)
 {
-	struct ox_context *ctx = calloc(1, sizeof(*ctx));
+	struct ox_context *ctx;
 	int r;
 
+	if ((unsigned)engine > OX_ENGINE_THREAD_POOL)
+		return ox_error_set(err, -EINVAL, "There is no I/O engine with the number %d",
+				    (int)engine);
+	ctx = calloc(1, sizeof(*ctx));
 	if (!ctx)
 		return ox_error_set(err, -ENOMEM, "Out of memory");
 	r = ox_reactor_create(engine, &ctx->reactor, err);
@@ -71,7 +75,7 @@ static const char *const cache_names[] = {
 
 OX_EXPORT int ox_cache_mode_parse(const char *text, enum ox_cache_mode *ret_mode)
 {
-	for (unsigned i = 0; i < OX_ARRAY_SIZE(cache_names); i++) {
+	for (unsigned i = 0; text && i < OX_ARRAY_SIZE(cache_names); i++) {
 		if (strcmp(text, cache_names[i]) == 0) {
 			*ret_mode = (enum ox_cache_mode)i;
 			return 0;
@@ -84,13 +88,6 @@ OX_EXPORT const char *ox_cache_mode_name(enum ox_cache_mode mode)
 {
 	ox_assert((unsigned)mode < OX_ARRAY_SIZE(cache_names));
 	return cache_names[mode];
-}
-
-void ox_options_copy(void *ret, size_t ret_bytes, const void *given, size_t given_bytes)
-{
-	memset(ret, 0, ret_bytes);
-	if (given)
-		memcpy(ret, given, ox_min_u64(ret_bytes, given_bytes));
 }
 
 unsigned ox_store_flags(const struct ox_open_options *opts)

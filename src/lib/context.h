@@ -14,9 +14,6 @@ struct ox_context {
 	unsigned images; /* open */
 };
 
-/* Copies what the caller's (perhaps older, shorter) options hold over the defaults in ret. */
-void ox_options_copy(void *ret, size_t ret_bytes, const void *given, size_t given_bytes);
-
 /* Flags for the store that opts ask for. */
 unsigned ox_store_flags(const struct ox_open_options *opts);
 

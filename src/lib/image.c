@@ -3,12 +3,13 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "base/arith.h"
 #include "base/assert.h"
 #include "check/check.h"
 #include "lib/context.h"
+#include "lib/options.h"
+#include "lib/source.h"
 
 /* ---- open and close ---- */
 
@@ -27,11 +28,18 @@ static void open_task_co(void *arg)
 	j->result = ox_img_open_co(j->io, &j->how, &j->image, j->err);
 }
 
-static int check_open_options(const struct ox_open_options *opts, struct ox_error **err)
+static int take_open_options(const struct ox_open_options *given, struct ox_open_options *opts,
+			     struct ox_error **err)
 {
+	int r = ox_options_take(&ox_open_options_type, given, opts, err);
+
+	if (r < 0)
+		return r;
 	if ((opts->flags & OX_OPEN_FORCE_SHARE) && !(opts->flags & OX_OPEN_READ_ONLY))
 		return ox_error_set(err, -EINVAL,
 				    "force-share=on can only be used with read-only images");
+	if (opts->backing_policy == OX_BACKING_UNDER && !opts->backing_dir)
+		return ox_error_set(err, -EINVAL, "No directory for backing files was given");
 	return 0;
 }
 
@@ -60,46 +68,39 @@ static int open_store(struct ox_context *ctx, struct ox_io *io, const struct ox_
 	return 0;
 }
 
-OX_EXPORT int ox_image_open(struct ox_context *ctx, const char *path,
-			    const struct ox_open_options *given, struct ox_image **ret_image,
-			    struct ox_error **err)
+static int open_source(struct ox_context *ctx, const struct ox_source *source,
+		       const struct ox_open_options *given, struct ox_image **ret_image,
+		       struct ox_error **err)
 {
 	struct ox_open_options opts;
 	struct ox_io *io;
 	int r;
 
-	ox_options_copy(&opts, sizeof(opts), given, given ? given->struct_size : 0);
-	r = check_open_options(&opts, err);
+	r = take_open_options(given, &opts, err);
 	if (r < 0)
 		return r;
-	r = ox_io_file_open(ctx->reactor, path, ox_store_flags(&opts), &io, err);
+	r = ox_source_open(ctx, source, ox_store_flags(&opts), &io, err);
 	if (r < 0)
 		return r;
 	return open_store(ctx, io, &opts, ret_image, err);
+}
+
+OX_EXPORT int ox_image_open(struct ox_context *ctx, const char *path,
+			    const struct ox_open_options *given, struct ox_image **ret_image,
+			    struct ox_error **err)
+{
+	struct ox_source source = ox_source_path(path);
+
+	return open_source(ctx, &source, given, ret_image, err);
 }
 
 OX_EXPORT int ox_image_open_fd(struct ox_context *ctx, int fd, const char *name,
 			       const struct ox_open_options *given, struct ox_image **ret_image,
 			       struct ox_error **err)
 {
-	struct ox_open_options opts;
-	struct ox_io *io;
-	int own;
-	int r;
+	struct ox_source source = ox_source_fd(fd, name);
 
-	ox_options_copy(&opts, sizeof(opts), given, given ? given->struct_size : 0);
-	r = check_open_options(&opts, err);
-	if (r < 0)
-		return r;
-	own = dup(fd);
-	if (own < 0)
-		return ox_error_set_errno(err, -errno, "Could not duplicate descriptor %d", fd);
-	r = ox_io_file_open_fd(ctx->reactor, own, name, ox_store_flags(&opts), &io, err);
-	if (r < 0) {
-		close(own);
-		return r;
-	}
-	return open_store(ctx, io, &opts, ret_image, err);
+	return open_source(ctx, &source, given, ret_image, err);
 }
 
 /* A call on the control plane of an open image. */

@@ -52,7 +52,7 @@ void ox_request_run_co(struct ox_image *image, struct ox_request *req)
 		req->result = ox_img_extent_co(image, req->offset, req->length, req->extent);
 		return;
 	}
-	ox_assert(!"a request has one of the operations of enum ox_op");
+	ox_assert(false && "a request has one of the operations of enum ox_op");
 }
 
 static void queued_task_co(void *arg)

@@ -119,6 +119,21 @@ static int block_new(struct ox_cache *c, uint64_t offset, struct ox_block **ret)
 	return 0;
 }
 
+/* Gives up the least recently used clean block, wherever it stands, if there is one. */
+static void drop_clean(struct ox_cache *c)
+{
+	struct ox_list *it;
+
+	ox_list_for_each (it, &c->lru) {
+		struct ox_block *b = ox_list_entry(it, struct ox_block, lru);
+
+		if (b->pins == 0 && !b->loading && !b->writing && !b->dirty) {
+			block_free(c, b);
+			return;
+		}
+	}
+}
+
 /* The block that is best given up: the least recently used clean one, else a dirty one. */
 static struct ox_block *pick_victim(struct ox_cache *c)
 {
@@ -145,16 +160,17 @@ static struct ox_block *pick_victim(struct ox_cache *c)
  * changed since. */
 static int make_room_co(struct ox_cache *c)
 {
-	struct ox_block *b;
+	struct ox_block *b = NULL;
 	int r;
 
+	while (c->block_count >= c->max_blocks) {
+		b = pick_victim(c);
+		if (!b || b->dirty)
+			break;
+		block_free(c, b);
+	}
 	if (c->block_count < c->max_blocks)
 		return 0;
-	b = pick_victim(c);
-	if (b && !b->dirty) {
-		block_free(c, b);
-		return 0;
-	}
 	if (!b) {
 		ox_waitq_wait_co(&c->changed);
 		return -EAGAIN;
@@ -174,8 +190,12 @@ static int block_load_co(struct ox_cache *c, struct ox_block *b)
 	return r;
 }
 
-static int get_co(struct ox_cache *c, uint64_t offset, bool zero, struct ox_block **ret)
+enum intent { TO_READ, TO_CHANGE, TO_CHANGE_ZEROES };
+
+static int get_co(struct ox_cache *c, uint64_t offset, enum intent intent, struct ox_block **ret)
 {
+	bool zero = intent == TO_CHANGE_ZEROES;
+	bool crowded = false;
 	struct ox_block *b;
 	int r;
 
@@ -188,11 +208,14 @@ static int get_co(struct ox_cache *c, uint64_t offset, bool zero, struct ox_bloc
 		}
 		if (b)
 			break;
-		r = make_room_co(c);
-		if (r == -EAGAIN)
+		r = crowded ? 0 : make_room_co(c);
+		crowded = r < 0 && r != -EAGAIN && intent == TO_READ;
+		if (crowded || r == -EAGAIN)
 			continue;
 		if (r < 0)
 			return r;
+		if (c->block_count >= c->max_blocks)
+			drop_clean(c);
 		r = block_new(c, offset, &b);
 		if (r < 0)
 			return r;
@@ -213,8 +236,10 @@ static int get_co(struct ox_cache *c, uint64_t offset, bool zero, struct ox_bloc
 		return 0;
 	}
 	c->hits++;
-	if (zero) /* an earlier life of the cluster: its bytes are void */
+	if (zero) { /* an earlier life of the cluster: its bytes are void, and so is its space */
 		memset(b->data, 0, c->slice_bytes);
+		b->has_space = b->dirty;
+	}
 	b->pins++;
 	ox_list_del(&b->lru);
 	ox_list_push_back(&c->lru, &b->lru);
@@ -224,12 +249,78 @@ static int get_co(struct ox_cache *c, uint64_t offset, bool zero, struct ox_bloc
 
 int ox_cache_get_co(struct ox_cache *c, uint64_t offset, struct ox_block **ret)
 {
-	return get_co(c, offset, false, ret);
+	return get_co(c, offset, TO_READ, ret);
 }
 
-int ox_cache_get_zero_co(struct ox_cache *c, uint64_t offset, struct ox_block **ret)
+static bool is_zero(const uint8_t *bytes, size_t count)
 {
-	return get_co(c, offset, true, ret);
+	return bytes[0] == 0 && memcmp(bytes, bytes + 1, count - 1) == 0;
+}
+
+/* Whether the bytes themselves show that no part of them lies in a hole of the store. */
+static bool bytes_prove_space(const struct ox_cache *c, const uint8_t *bytes)
+{
+	size_t piece = ox_min_u64(c->io->space_bytes, c->slice_bytes);
+
+	for (size_t at = 0; piece > 0 && at < c->slice_bytes; at += piece) {
+		if (is_zero(bytes + at, piece))
+			return false;
+	}
+	return true;
+}
+
+/*
+ * Writes the pinned block as the store has it, so that the store takes space for it. Nobody changes
+ * it meanwhile: whoever wants to waits here. The bytes on the store stay the same whatever becomes
+ * of the write, so that no barrier is owed and what was durable stays so.
+ */
+static int take_space_co(struct ox_cache *c, struct ox_block *b)
+{
+	int r = 0;
+
+	while (r == 0 && !b->has_space) {
+		if (b->placing || b->writing) {
+			ox_waitq_wait_co(&c->changed);
+			continue;
+		}
+		if (bytes_prove_space(c, b->data)) {
+			b->has_space = true;
+			continue;
+		}
+		ox_assert(!b->dirty);
+		b->placing = true;
+		r = ox_io_pwrite_co(c->io, b->data, c->slice_bytes, b->offset, 0);
+		b->placing = false;
+		b->has_space = r == 0;
+		ox_waitq_wake_all(&c->changed);
+	}
+	return r;
+}
+
+static int edit_co(struct ox_cache *c, uint64_t offset, enum intent intent, struct ox_block **ret)
+{
+	struct ox_block *b;
+	int r = get_co(c, offset, intent, &b);
+
+	if (r < 0)
+		return r;
+	r = take_space_co(c, b);
+	if (r < 0) {
+		ox_cache_put(c, b);
+		return r;
+	}
+	*ret = b;
+	return 0;
+}
+
+int ox_cache_edit_co(struct ox_cache *c, uint64_t offset, struct ox_block **ret)
+{
+	return edit_co(c, offset, TO_CHANGE, ret);
+}
+
+int ox_cache_edit_zero_co(struct ox_cache *c, uint64_t offset, struct ox_block **ret)
+{
+	return edit_co(c, offset, TO_CHANGE_ZEROES, ret);
 }
 
 void ox_cache_put(struct ox_cache *c, struct ox_block *b)
@@ -244,6 +335,7 @@ void ox_cache_put(struct ox_cache *c, struct ox_block *b)
 void ox_cache_dirty(struct ox_cache *c, struct ox_block *b, uint64_t after)
 {
 	ox_assert(b->pins > 0 && !b->loading);
+	ox_assert(b->has_space); /* C5, S1 */
 	b->after = ox_max_u64(b->after, after);
 	if (b->dirty)
 		return;

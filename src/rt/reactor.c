@@ -15,6 +15,10 @@
  * must not keep the others' I/O from being seen. */
 #define TASKS_A_TURN_MAX 1024
 
+/* How many turns a run takes before its caller may look at what else it serves: tasks that yield
+ * without end, or an engine that says so, must not keep its sockets from being seen. */
+#define TURNS_A_RUN_MAX 64
+
 static int engine_open(struct ox_reactor *r, const struct ox_engine_ops *ops)
 {
 	r->ops = ops;
@@ -300,15 +304,21 @@ static bool is_quiet(struct ox_reactor *r)
 int ox_reactor_run(struct ox_reactor *r, bool wait)
 {
 	int code = r->failed;
+	bool quiet = false;
 
 	if (code < 0)
 		return code;
 	enter(r);
 	wait = wait && !is_ready(r);
-	do {
+	for (unsigned i = 0; code == 0 && !quiet; i++) {
+		if (i == TURNS_A_RUN_MAX && !r->simulated)
+			break;
 		code = turn(r, wait, NULL);
 		wait = false;
-	} while (code == 0 && !is_quiet(r));
+		quiet = code < 0 || is_quiet(r);
+	}
+	if (!quiet)
+		r->ops->kick(r);
 	r->running = false;
 	return code;
 }

@@ -43,10 +43,11 @@ void ox_reactor_destroy(struct ox_reactor *r);
 enum ox_engine ox_reactor_engine(const struct ox_reactor *r);
 
 /*
- * Runs turns until nothing is ready and no completion is at hand. With wait, first sleeps until
- * there is something to do (returns at once if no request is in flight and no timer set); a
- * signal cuts the sleep short. Returns 0, or a negative errno of the engine itself, after which
- * no task runs any more.
+ * Runs turns until nothing is ready and no completion is at hand, or until so many have passed that
+ * the caller should look at what else it serves: then the descriptor is left readable. With wait,
+ * first sleeps until there is something to do (returns at once if no request is in flight and no
+ * timer set); a signal cuts the sleep short. Returns 0, or a negative errno of the engine itself,
+ * after which no task runs any more.
  */
 int ox_reactor_run(struct ox_reactor *r, bool wait);
 

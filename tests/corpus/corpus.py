@@ -35,7 +35,7 @@ _bases = None
 def findings():
     """The rows of findings.def: name -> (severity, class, lead, text)."""
     rows = {}
-    text = (ROOT / "src" / "check" / "findings.def").read_text()
+    text = (ROOT / "src" / "check" / "journal" / "findings.def").read_text()
     for row in ROW.findall(text[text.index("*/\n\n"):]):
         strings = [""]
         for part in re.finditer(r'"((?:[^"\\]|\\.)*)"|(,)', row):

@@ -11,6 +11,7 @@
 
 #define WRAPPED(result, name, ...)                                                                 \
 	result __real_##name(__VA_ARGS__);                                                         \
+	result __wrap_##name(__VA_ARGS__);                                                         \
 	result __wrap_##name(__VA_ARGS__)
 
 struct sim_memory sim_memory;

@@ -21,15 +21,15 @@ import time
 from repair_mutants import REPAIR_MUTANTS
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
-LIBRARIES = ("check", "img", "meta", "io", "codec", "fmt", "rt", "base")
+LIBRARIES = ("lib", "check", "img", "meta", "io", "codec", "fmt", "rt", "base")
 
 TEST_SECONDS = 300
 
 # name, rule, source, [(old text, new text)...], what goes wrong
 SIM_MUTANTS = [
     ("entry_before_data", "D1", "img/qcow2/write.c",
-     [("link_piece_co(q, p, ox_order_ticket(&q->order)); /* D1 */",
-       "link_piece_co(q, p, OX_TICKET_NONE);")],
+     [("link_piece_co(q, p, ox_order_ticket(&q->order), ret_end); /* D1 */",
+       "link_piece_co(q, p, OX_TICKET_NONE, ret_end);")],
      "an entry may reach the disk before the bytes it names"),
     ("table_before_its_copy", "D1", "img/qcow2/map_table.c",
      [("\t\tafter = ox_order_ticket(&q->order);\n", "")],
@@ -42,6 +42,9 @@ SIM_MUTANTS = [
      [("return run->kind == OX_QCOW2_ENTRY_DATA && run->copied;",
        "return run->kind == OX_QCOW2_ENTRY_DATA;")],
      "a snapshot's cluster is written in place"),
+    ("written_twice", "H11", "img/qcow2/write.c",
+     [("\tif (r == -EAGAIN) {\n", "\tif (r == -EAGAIN) {\n\t\tw.done = 0;\n")],
+     "a write that needs an allocation to go on begins anew, over later writes"),
     ("write_into_shared_table", "D2", "img/qcow2/map_table.c",
      [("return l1->copied && !ox_recover_is_frozen(q, l1->l2);",
        "return l1->l2.bytes != 0 && !ox_recover_is_frozen(q, l1->l2);")],
@@ -134,20 +137,20 @@ SIM_MUTANTS = [
      [("\t\tr = ox_order_sync_always_co(&q->order);\n", "\t\tr = 0;\n")],
      "nothing waits for the dirty bit to be durable"),
     ("dirty_bit_cleared_before_counts", "D6", "img/qcow2/open.c",
-     [("\tif (r == 0)\n\t\tr = ox_alloc_release_co(q);\n\t/* Releasing",
+     [("\tif (r == 0) {\n\t\tr = ox_alloc_release_co(q);\n",
        "\tif (r == 0 && q->lazy.state == OX_LAZY_DIRTY) {\n"
        "\t\tstruct ox_qcow2_header f;\n\t\tox_header_lock_co(q);\n\t\tf = *ox_qcow2_hdr(q);\n"
        "\t\tf.incompatible = 0;\n\t\tr = ox_header_write_co(q, &f);\n\t\tox_header_unlock(q);\n\t}\n"
-       "\tif (r == 0)\n\t\tr = ox_alloc_release_co(q);\n\t/* Releasing")],
+       "\tif (r == 0) {\n\t\tr = ox_alloc_release_co(q);\n")],
      "close clears the dirty bit before the refcounts are written"),
     ("counts_not_synced_before_clearing", "D6", "img/qcow2/open.c",
      [("\tif (r == 0)\n\t\tr = ox_order_sync_always_co(&q->order);\n\tif (r == 0)\n"
        "\t\tr = ox_lazy_clear_co(q);", "\tif (r == 0)\n\t\tr = ox_lazy_clear_co(q);")],
      "close clears the dirty bit before the refcounts are durable"),
     ("recovery_not_synced", "D6", "check/mend/repair.c",
-     [("\tint r = ox_walk_slots_co(w, OX_BLOCKS_LOWER, lower_slot);\n\n"
-       "\treturn r < 0 ? r : ox_io_sync_co(w->io);",
-       "\treturn ox_walk_slots_co(w, OX_BLOCKS_LOWER, lower_slot);")],
+     [("\tint r = ox_slots_co(&w->k, OX_SLOTS_LOWER, lower_slot, w);\n\n"
+       "\treturn r < 0 ? r : ox_io_sync_co(w->v.io);",
+       "\treturn ox_slots_co(&w->k, OX_SLOTS_LOWER, lower_slot, w);")],
      "recovery clears the dirty bit before its counts are durable"),
     ("recovery_skipped", "D6", "img/qcow2/open.c",
      [("r = img->recovery->rebuild_co(q->io, err, img->progress, img->opaque);", "r = 0;")],
@@ -177,7 +180,7 @@ SIM_MUTANTS = [
        "\t\t\t       : -ENOSPC;\n", "\treturn 0;\n")],
      "entries name clusters past the file's durable end"),
     ("recovery_does_not_raise", "D9", "check/mend/repair.c",
-     [("\tint r = ox_walk_slots_co(w, OX_BLOCKS_RAISE, raise_slot);\n\n\treturn r < 0",
+     [("\tint r = ox_slots_co(&w->k, OX_SLOTS_RAISE, raise_slot, w);\n\n\treturn r < 0",
        "\tint r = 0;\n\n\treturn r < 0")],
      "recovery leaves refcounts that are too low"),
     ("recovery_clears_the_bit_first", "D9", "img/qcow2/open.c",
@@ -187,7 +190,7 @@ SIM_MUTANTS = [
        "\tr = img->recovery->rebuild_co(")],
      "a crash during recovery leaves an image that is marked clean"),
     ("fua_with_cached_entry", "H1", "img/qcow2/write.c",
-     [("\t\tif (!run.durable)\n\t\t\t*ret_durable = false;\n", ""),
+     [("\t\tif (!run.durable)\n\t\t\tw->durable = false;\n", ""),
       ("fua && run.durable ? OX_IO_FUA : 0", "fua ? OX_IO_FUA : 0")],
      "a write in place is called durable while its entry is not"),
     ("zero_without_a_punch", "H2", "img/qcow2/alloc.c",
@@ -212,10 +215,10 @@ SIM_MUTANTS = [
        "\t(void)range;\n\tr = ox_qcow2_read_unlocked_co(q, iov, n, offset, length);\n")],
      "a cluster is freed and used again under a reader"),
     ("write_in_place_without_a_lock", "H4", "img/qcow2/write.c",
-     [("\t*ret_durable = true;\n\tox_qcow2_lock_co(q, &range, offset, length, false);\n",
-       "\t*ret_durable = true;\n"),
-      ("\t\tdone += run.length;\n\t}\n\tox_rangelock_release(&q->guest, &range);\n",
-       "\t\tdone += run.length;\n\t}\n\t(void)range;\n")],
+     [("\tw->durable = true;\n\tox_qcow2_lock_co(q, &range, w->offset, w->length, false);\n",
+       "\tw->durable = true;\n"),
+      ("\t\t\tw->done += run.length;\n\t}\n\tox_rangelock_release(&q->guest, &range);\n",
+       "\t\t\tw->done += run.length;\n\t}\n\t(void)range;\n")],
      "a cluster is freed and used again under a writer"),
     ("neighbour_lost_in_a_block", "H5", "io/io.c",
      [("(lengthens ? UINT64_MAX : wide_end) - wide_start, !whole);",
@@ -249,7 +252,7 @@ SIM_MUTANTS = [
        "\tr = 0;\n\tif (r == 0)\n\t\tr = ox_io_pread_co")],
      "a larger L1 table is copied from a disk that lags behind the cache"),
     ("growing_shows_old_bytes", "D1", "img/qcow2/resize.c",
-     [("\treturn ox_qcow2_zero_locked_co(q, from, to - from, OX_REQ_MAY_UNMAP);", "\treturn 0;")],
+     [("\treturn ox_qcow2_zero_locked_co(q, from, to - from, OX_REQ_MAY_UNMAP, &done);", "\treturn 0;")],
      "what lies past the end when a disk grows is not zeroed"),
     ("opening_without_a_sync", "H1", "img/qcow2/open.c",
      [("\tr = ox_order_wait_co(&q->order, ox_order_ticket(&q->order));\n\tif (r < 0)\n"
@@ -257,10 +260,10 @@ SIM_MUTANTS = [
        "\t\treturn ox_error_set_errno(err, r, \"Could not sync")],
      "what a killed process left unsynced is taken for durable"),
     ("linked_cluster_given_back", "H8", "img/qcow2/write.c",
-     [("\treturn write_data_co(q, p);\n}\n\nstatic int write_piece_co",
+     [("\treturn write_data_co(q, p);\n}\n\n/* *done grows",
        "\tr = write_data_co(q, p);\n\tif (r < 0)\n"
        "\t\tox_alloc_free_later(q, p->host, p->clusters * q->cluster_bytes);\n\treturn r;\n}\n\n"
-       "static int write_piece_co")],
+       "/* *done grows")],
      "an error gives back a cluster that an entry already names"),
     ("failed_batch_handed_out", "H8", "img/qcow2/alloc.c",
      [("\tif (r < 0)\n\t\treturn abandon_batch_co(q, ranges, n, r);\n\tox_assert",

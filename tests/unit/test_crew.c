@@ -10,7 +10,7 @@
 #include <cmocka.h>
 
 #include "base/assert.h"
-#include "check/walk/crew.h"
+#include "check/scan/crew.h"
 #include "rt/reactor.h"
 
 #define COUNT 5000u

@@ -1,6 +1,6 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: MIT
-"""Writes the table of docs/findings.md from src/check/findings.def; the rest of the page stays.
+"""Writes the table of docs/findings.md from src/check/journal/findings.def; the rest of the page stays.
 
     findings_doc.py            rewrites the page
     findings_doc.py --check    exits with 1 where it is not what would be written
@@ -11,8 +11,8 @@ import sys
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 PAGE = ROOT / "docs" / "findings.md"
-TABLE = ROOT / "src" / "check" / "findings.def"
-BEGIN = "<!-- from src/check/findings.def: tools/findings/findings_doc.py writes this part -->\n"
+TABLE = ROOT / "src" / "check" / "journal" / "findings.def"
+BEGIN = "<!-- from src/check/journal/findings.def: tools/findings/findings_doc.py writes this part -->\n"
 END = "<!-- end of that part -->\n"
 TOKEN = re.compile(r'/\*.*?\*/|OX_FINDING\(|"((?:[^"\\]|\\.)*)"|[A-Za-z_0-9]+|[,)]', re.S)
 

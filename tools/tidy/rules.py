@@ -3,6 +3,7 @@
 import re
 
 import csource
+import prose
 
 MAX_FUNCTION_LINES = 70
 MAX_FILE_LINES = 850
@@ -13,6 +14,10 @@ RANKS = {"base": 0, "rt": 1, "fmt": 1, "codec": 1, "io": 2, "meta": 3, "img": 4,
 # Those that may include their own headers and these, and no others.
 RESTRICTED = {"fmt": {"base"}, "codec": {"base"}, "serve": {"include"},
               "cli": {"include", "serve"}}
+# Pages that are yet to be wrapped.
+UNWRAPPED = {"ARCHITECTURE.md", "CHANGELOG.md", "README.md", "docs/cache.md", "docs/check.md",
+             "docs/durability.md", "docs/findings.md", "docs/performance.md", "docs/recovery.md",
+             "docs/runtime.md", "docs/testing.md", "man/oxbow.1", "man/oxbow.3"}
 UNFINISHED = re.compile(r"\b(?:" + "|".join(("TO" + "DO", "FIX" + "ME", "X" + "XX")) + r")\b")
 
 
@@ -112,6 +117,18 @@ def lines_end_cleanly(tree):
             yield f"{path}: empty lines at the end"
 
 
+def prose_keeps_to_its_columns(tree):
+    """Prose in Markdown and in manual pages has at most 100 columns; `./dev format` wraps it."""
+    for path, text in sorted(tree.items()):
+        if not prose.is_prose_page(path):
+            continue
+        numbers = prose.long_lines(path, text)
+        if path not in UNWRAPPED:
+            yield from (f"{path}:{number}: more than {prose.COLUMNS} columns" for number in numbers)
+        elif not numbers:
+            yield f"{path}: is wrapped, and need not be named as UNWRAPPED"
+
+
 ALL = [dependencies_point_down, only_suspending_functions_suspend, functions_fit_a_screen,
        files_have_one_purpose, sources_state_their_licence, nothing_is_marked_unfinished,
-       lines_end_cleanly]
+       lines_end_cleanly, prose_keeps_to_its_columns]

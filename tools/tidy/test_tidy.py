@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: MIT
 """The project is tidy, and each rule refuses what it is there to refuse."""
 import tidy
+import prose
 import rules
 import csource
 from harness import *
@@ -52,6 +53,10 @@ def test_nothing_in_the_project_is_marked_unfinished():
 
 def test_the_projects_lines_end_cleanly():
     check_project("lines_end_cleanly")
+
+
+def test_the_projects_prose_keeps_to_its_columns():
+    check_project("prose_keeps_to_its_columns")
 
 
 def test_the_projects_sources_are_formatted():
@@ -182,6 +187,51 @@ def test_a_trailing_blank_is_refused():
     check_refused(rules.lines_end_cleanly, "src/a.c", "int a; \n", "src/a.c:1")
     check_refused(rules.lines_end_cleanly, "README.md", "a\r\n", "README.md:1")
     check_refused(rules.lines_end_cleanly, "README.md", "a", "newline")
+
+
+LONG = "word " * 20 + "w"  # 101 columns
+
+
+def test_a_line_of_prose_of_101_columns_is_refused():
+    for path in ("a.md", "docs/a.md", "man/a.1", "man/a.3"):
+        check_refused(rules.prose_keeps_to_its_columns, path, f"{LONG}\n", f"{path}:1: more than 100")
+        check_accepted(rules.prose_keeps_to_its_columns, path, f"{LONG[1:]}\n")
+    check_refused(rules.prose_keeps_to_its_columns, "a.md", f"- item\n  {LONG[1:]}\n", "a.md:2")
+
+
+def test_a_page_that_is_wrapped_is_named_as_unwrapped_no_longer():
+    for path in rules.UNWRAPPED:
+        check_accepted(rules.prose_keeps_to_its_columns, path, f"{LONG}\n")
+        check_refused(rules.prose_keeps_to_its_columns, path, "short\n", "need not be named")
+
+
+def test_tables_code_headings_links_and_macros_may_be_longer():
+    for text in (f"| {LONG} |\n", f"```\n{LONG}\n```\n", f"    {LONG}\n", f"# {LONG}\n",
+                 f"See [it]({'x' * 90}) and {'w' * 10}\n", f"https://example.org/{'x' * 90}\n"):
+        check_accepted(rules.prose_keeps_to_its_columns, "docs/a.md", text)
+    for text in (f".Nm {LONG}\n", f".Bd -literal\n{LONG}\n.Ed\n"):
+        check_accepted(rules.prose_keeps_to_its_columns, "man/a.1", text)
+    check_refused(rules.prose_keeps_to_its_columns, "a.md", f"```\n```\n{LONG}\n", "a.md:3")
+    check_refused(rules.prose_keeps_to_its_columns, "a.1", f".Bd\n.Ed\n{LONG}\n", "a.1:3")
+
+
+def test_wrapping_changes_no_word_and_leaves_no_long_line():
+    text = f"# {LONG}\n\nshort\nlines\n\n- {LONG}\n  more\n  1. {LONG} - {LONG} 2. {LONG}\n" \
+        f"\n{LONG} {LONG}\nand\n\n```\n{LONG}\n```\n| {LONG} |\n"
+    wrapped = prose.wrap("a.md", text)
+    check_equal(wrapped.split(), text.split(), "words")
+    check_equal(prose.long_lines("a.md", wrapped), [], "long lines")
+    check_equal(prose.wrap("a.md", wrapped), wrapped, "text wrapped again")
+    check_in("short\nlines\n", wrapped)
+    check_in(f"`{'x ' * 20}`", prose.wrap("a.md", f"{LONG[:60]} `{'x ' * 20}` {LONG}\n"))
+    starts = [line.split()[0] for line in wrapped.split("\n") if line]
+    check_equal((starts.count("-"), starts.count("1."), starts.count("2.")), (1, 1, 0), "items")
+
+
+def test_wrapping_a_manual_page_keeps_each_sentence_on_lines_of_its_own():
+    wrapped = prose.wrap("a.1", f".Sh NAME\nOne.\nTwo {LONG}\nends here.\nThree.\n.Bd\n{LONG}\n.Ed\n")
+    check_equal(wrapped, f".Sh NAME\nOne.\nTwo {LONG[:-7]}\nword w ends here.\nThree.\n"
+                f".Bd\n{LONG}\n.Ed\n")
 
 
 def write_tree(**files):

@@ -684,3 +684,45 @@ struct ox_counts_mask ox_counts_mask(const struct ox_counts *k, uint64_t from)
 			    region->exceptions[e].index - first);
 	return mask;
 }
+
+/* ---- references ---- */
+
+/* What a cell of state old becomes when it is named as state; BROKEN where that cannot be. */
+static unsigned merge_states(unsigned old, unsigned state)
+{
+	unsigned old_kind = old & ~3u;
+	unsigned kind = state & ~3u;
+
+	if (old == OX_CELL_NONE || old == state)
+		return old == OX_CELL_META ? OX_CELL_BROKEN : state;
+	if (kind != 0 && old_kind == kind)
+		return old | state;
+	/* A compressed stream's last sectors may lie in a cluster that others use. */
+	if (old == OX_CELL_COMPRESSED && kind == OX_CELL_DATA)
+		return state;
+	if (old_kind == OX_CELL_DATA && state == OX_CELL_COMPRESSED)
+		return old;
+	if (old_kind == OX_CELL_L2 || old_kind == OX_CELL_BROKEN_L2)
+		return OX_CELL_BROKEN_L2 | (old & 3u);
+	return OX_CELL_BROKEN;
+}
+
+int ox_counts_refer(struct ox_counts *k, uint64_t cluster, unsigned state, uint32_t times)
+{
+	struct ox_cell cell = ox_counts_get(k, cluster);
+	unsigned merged = merge_states(cell.state, state);
+	bool broken = ox_cell_is_broken((struct ox_cell){.state = merged});
+	uint64_t count = cell.count;
+	int r;
+
+	if (!broken)
+		count += times;
+	r = ox_counts_set(k, cluster,
+			  (struct ox_cell){
+				  .state = merged,
+				  .count = (uint32_t)ox_min_u64(count, OX_COUNT_MAX),
+			  });
+	if (r < 0)
+		return r;
+	return !broken;
+}

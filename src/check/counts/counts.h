@@ -96,6 +96,10 @@ int ox_counts_extend(struct ox_counts *k, uint64_t limit_clusters);
 struct ox_cell ox_counts_get(const struct ox_counts *k, uint64_t cluster);
 /* The cluster must be below the limit. 0 or -ENOMEM. */
 int ox_counts_set(struct ox_counts *k, uint64_t cluster, struct ox_cell cell);
+/* Counts times references of a kind (OX_CELL_META; OX_CELL_L2, OX_CELL_DATA with flags;
+ * OX_CELL_COMPRESSED). 1; 0 where the cluster is in use as something else (it is then BROKEN, and
+ * the caller reports it); or -ENOMEM. */
+int ox_counts_refer(struct ox_counts *k, uint64_t cluster, unsigned state, uint32_t times);
 /* Sets those of the clusters [first, first + count) that come first and are all NONE, as many as
  * is quick; the range must be below the limit. May stop anywhere, also before the first one: that
  * one is then for ox_counts_set. Returns how many were set, or -ENOMEM. */

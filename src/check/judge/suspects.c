@@ -13,12 +13,6 @@
 
 #define UNSEEN UINT64_MAX
 
-bool ox_walk_overflows(const struct ox_walk *w, struct ox_cell cell)
-{
-	return cell.count > ox_qcow2_refcount_max(w->h.refcount_order) ||
-	       cell.count == OX_COUNT_MAX;
-}
-
 int ox_walk_suspect(struct ox_walk *w, uint64_t cluster)
 {
 	if (w->suspect_count == w->suspect_room) {
@@ -36,28 +30,29 @@ int ox_walk_suspect(struct ox_walk *w, uint64_t cluster)
 
 static int mark_broken(struct ox_walk *w, uint64_t cluster)
 {
-	struct ox_cell cell = ox_counts_get(&w->counts, cluster);
+	struct ox_cell cell = ox_counts_get(&w->k.cells, cluster);
 
 	cell.state = ox_cell_is_l2(cell) ? OX_CELL_BROKEN_L2 | (cell.state & 3u) : OX_CELL_BROKEN;
-	return ox_counts_set(&w->counts, cluster, cell);
+	return ox_counts_set(&w->k.cells, cluster, cell);
 }
 
 /* ---- L2 tables: at which index of the L1 tables they stand ---- */
 
 static int judge_l2(struct ox_walk *w, uint64_t tree, uint64_t index, struct ox_be64 *entry)
 {
-	struct ox_qcow2_l1_entry e = ox_qcow2_l1_decode(&w->h, ox_be64_get(*entry));
-	uint64_t cluster = e.l2.bytes / w->cluster_bytes;
+	struct ox_qcow2_l1_entry e = ox_qcow2_l1_decode(&w->v.h, ox_be64_get(*entry));
+	uint64_t cluster = e.l2.bytes / w->v.cluster_bytes;
 	uint64_t place = ox_walk_place_of(w, cluster);
 	struct ox_found what = {.a = cluster, .c = index, .host_offset = e.l2.bytes};
 
 	if (e.bad || place == OX_WALK_NO_PLACE || ox_walk_place_index(place) == index ||
-	    ox_cell_is_broken(ox_counts_get(&w->counts, cluster)) ||
+	    ox_cell_is_broken(ox_counts_get(&w->k.cells, cluster)) ||
 	    ox_walk_find(w->suspects, w->suspect_count, cluster) == w->suspect_count)
 		return 0;
 	what.b = ox_walk_place_index(place);
-	ox_walk_set_range(w, &what, tree, index * ox_walk_l1_span(w), ox_walk_l1_span(w));
-	ox_walk_found(w, OX_FOUND_CROSS_LINK_L2, what);
+	ox_view_set_range(&w->v, &what, tree, index * ox_view_l1_span(&w->v),
+			  ox_view_l1_span(&w->v));
+	ox_journal_found(w->j, OX_FOUND_CROSS_LINK_L2, what);
 	return mark_broken(w, cluster);
 }
 
@@ -75,8 +70,8 @@ static void widen_reach(struct ox_walk_reach *reach, uint64_t tree, uint64_t gue
 
 static int place_cluster(struct ox_walk *w, uint64_t cluster, uint64_t tree, uint64_t guest_cluster)
 {
-	struct ox_cell cell = ox_counts_get(&w->counts, cluster);
-	struct ox_found what = {.a = cluster, .host_offset = cluster * w->cluster_bytes};
+	struct ox_cell cell = ox_counts_get(&w->k.cells, cluster);
+	struct ox_found what = {.a = cluster, .host_offset = cluster * w->v.cluster_bytes};
 	struct ox_walk_reach *reach;
 	uint64_t at;
 
@@ -91,21 +86,21 @@ static int place_cluster(struct ox_walk *w, uint64_t cluster, uint64_t tree, uin
 		widen_reach(reach, tree, guest_cluster);
 		return 0;
 	}
-	what.b = reach->first * w->cluster_bytes;
-	what.c = guest_cluster * w->cluster_bytes;
-	ox_walk_set_range(w, &what, tree, what.c, w->cluster_bytes);
-	ox_walk_found(w, OX_FOUND_CROSS_LINK, what);
+	what.b = reach->first * w->v.cluster_bytes;
+	what.c = guest_cluster * w->v.cluster_bytes;
+	ox_view_set_range(&w->v, &what, tree, what.c, w->v.cluster_bytes);
+	ox_journal_found(w->j, OX_FOUND_CROSS_LINK, what);
 	return mark_broken(w, cluster);
 }
 
 static int place_entry(struct ox_walk *w, const struct ox_qcow2_entry *e, uint64_t tree,
 		       uint64_t guest_cluster)
 {
-	uint64_t first = e->host.bytes / w->cluster_bytes;
+	uint64_t first = e->host.bytes / w->v.cluster_bytes;
 	uint64_t last = first;
 
 	if (e->kind == OX_QCOW2_ENTRY_COMPRESSED)
-		last = (e->host.bytes + e->compressed_bytes - 1) / w->cluster_bytes;
+		last = (e->host.bytes + e->compressed_bytes - 1) / w->v.cluster_bytes;
 	else if (e->kind != OX_QCOW2_ENTRY_DATA && e->kind != OX_QCOW2_ENTRY_ZERO_ALLOC)
 		return 0;
 	for (uint64_t c = first; c <= last; c++) {
@@ -121,8 +116,8 @@ static int place_l2_entries(struct ox_walk *w, uint64_t cluster, struct ox_cell 
 			    struct ox_be64 *table)
 {
 	uint64_t place = ox_walk_place_of(w, cluster);
-	uint64_t entries = ox_qcow2_l2_entries(&w->h);
-	unsigned words = ox_qcow2_l2_words(&w->h);
+	uint64_t entries = ox_qcow2_l2_entries(&w->v.h);
+	unsigned words = ox_qcow2_l2_words(&w->v.h);
 
 	(void)cell;
 	if (place == OX_WALK_NO_PLACE)
@@ -133,7 +128,7 @@ static int place_l2_entries(struct ox_walk *w, uint64_t cluster, struct ox_cell 
 
 		if (!table[i * words].raw)
 			continue;
-		e = ox_qcow2_l2_decode(&w->h, ox_be64_get(table[i * words]));
+		e = ox_qcow2_l2_decode(&w->v.h, ox_be64_get(table[i * words]));
 		r = place_entry(w, &e, ox_walk_place_tree(place),
 				ox_walk_place_index(place) * entries + i);
 		if (r < 0)
@@ -147,25 +142,25 @@ static int place_l2_entries(struct ox_walk *w, uint64_t cluster, struct ox_cell 
 bool ox_walk_overflow_of(const struct ox_walk *w, uint64_t at, struct ox_found *ret)
 {
 	uint64_t cluster = w->suspects[at];
-	struct ox_cell cell = ox_counts_get(&w->counts, cluster);
+	struct ox_cell cell = ox_counts_get(&w->k.cells, cluster);
 	const struct ox_walk_reach *reach = &w->reaches[at];
 	uint64_t place = ox_walk_place_of(w, cluster);
 
-	if (ox_cell_is_broken(cell) || !ox_walk_overflows(w, cell))
+	if (ox_cell_is_broken(cell) || !ox_ledger_overflows(&w->k, cell))
 		return false;
 	*ret = (struct ox_found){
 		.a = cluster,
-		.b = ox_qcow2_refcount_max(w->h.refcount_order),
+		.b = ox_qcow2_refcount_max(w->k.rc.order),
 		.c = cell.count,
-		.host_offset = cluster * w->cluster_bytes,
+		.host_offset = cluster * w->v.cluster_bytes,
 	};
 	if (place != OX_WALK_NO_PLACE)
-		ox_walk_set_range(w, ret, ox_walk_place_tree(place),
-				  ox_walk_place_index(place) * ox_walk_l1_span(w),
-				  ox_walk_l1_span(w));
+		ox_view_set_range(&w->v, ret, ox_walk_place_tree(place),
+				  ox_walk_place_index(place) * ox_view_l1_span(&w->v),
+				  ox_view_l1_span(&w->v));
 	else if (reach->first != UNSEEN)
-		ox_walk_set_range(w, ret, reach->tree, reach->first * w->cluster_bytes,
-				  (reach->last - reach->first + 1) * w->cluster_bytes);
+		ox_view_set_range(&w->v, ret, reach->tree, reach->first * w->v.cluster_bytes,
+				  (reach->last - reach->first + 1) * w->v.cluster_bytes);
 	return true;
 }
 
@@ -177,9 +172,9 @@ static void judge_overflows(struct ox_walk *w)
 		if (!ox_walk_overflow_of(w, i, &what))
 			continue;
 		w->most_refs = ox_max_u64(w->most_refs, what.c);
-		ox_walk_found(w, OX_FOUND_OVERFLOW, what);
+		ox_journal_found(w->j, OX_FOUND_OVERFLOW, what);
 	}
-	ox_walk_tell_run(w);
+	ox_journal_tell_run(w->j);
 }
 
 /* ---- all of it ---- */
@@ -224,7 +219,7 @@ int ox_walk_explain_co(struct ox_walk *w)
 	if (r == 0)
 		r = ox_walk_l1_co(w, true, judge_l2);
 	/* Clusters of another file have no counts here. */
-	if (r == 0 && !w->has_data_file)
+	if (r == 0 && !w->v.has_data_file)
 		r = ox_walk_l2_co(w, false, place_l2_entries);
 	if (r == 0)
 		judge_overflows(w);

@@ -32,16 +32,16 @@ static uint64_t *place_of(struct ox_layout *l, uint64_t cluster)
 static int place_l2(struct ox_walk *w, uint64_t tree, uint64_t index, struct ox_be64 *entry)
 {
 	struct ox_layout *l = ox_container_of(w, struct ox_layout, w);
-	struct ox_qcow2_l1_entry e = ox_qcow2_l1_decode(&w->h, ox_be64_get(*entry));
+	struct ox_qcow2_l1_entry e = ox_qcow2_l1_decode(&w->v.h, ox_be64_get(*entry));
 	uint64_t *place;
 
-	if (e.bad || ox_walk_past_end(w, e.l2.bytes, w->cluster_bytes)) {
-		if (!w->dirty || e.bad)
-			ox_layout_mark(l,
-				       (w->trees[tree].l1_offset + index * 8) / w->cluster_bytes);
+	if (e.bad || ox_view_past_end(&w->v, e.l2.bytes, w->v.cluster_bytes)) {
+		if (!w->v.dirty || e.bad)
+			ox_layout_mark(l, (w->v.trees[tree].l1_offset + index * 8) /
+						  w->v.cluster_bytes);
 		return 0;
 	}
-	place = place_of(l, e.l2.bytes / w->cluster_bytes);
+	place = place_of(l, e.l2.bytes / w->v.cluster_bytes);
 	if (place && *place == UNSEEN)
 		*place = index;
 	return 0;
@@ -79,8 +79,8 @@ static void take_entry(struct table *t, uint64_t guest_cluster, const struct ox_
 	struct ox_layout *l = t->l;
 	struct ox_walk *w = &l->w;
 	struct ox_layout_guest_bin *bin = &l->guest_bins[guest_cluster / l->guest_bin_clusters];
-	uint64_t size =
-		ox_min_u64(w->cluster_bytes, w->h.size_bytes - guest_cluster * w->cluster_bytes);
+	uint64_t size = ox_min_u64(w->v.cluster_bytes,
+				   w->v.h.size_bytes - guest_cluster * w->v.cluster_bytes);
 	bool compressed = e->kind == OX_QCOW2_ENTRY_COMPRESSED;
 
 	if (e->kind == OX_QCOW2_ENTRY_UNALLOCATED)
@@ -94,10 +94,10 @@ static void take_entry(struct table *t, uint64_t guest_cluster, const struct ox_
 		return;
 	}
 	/* A recovery drops it. */
-	if (ox_walk_entry_is_stale(w, t->cluster, t->cell, e->host.bytes))
+	if (ox_view_entry_is_stale(&w->v, t->cluster, t->cell, e->host.bytes))
 		return;
-	if (ox_walk_past_end(w, e->host.bytes,
-			     compressed ? e->compressed_bytes : w->cluster_bytes)) {
+	if (ox_view_past_end(&w->v, e->host.bytes,
+			     compressed ? e->compressed_bytes : w->v.cluster_bytes)) {
 		take_bad(t, bin);
 		return;
 	}
@@ -109,7 +109,7 @@ static void take_entry(struct table *t, uint64_t guest_cluster, const struct ox_
 	}
 	bin->data_bytes += size;
 	bin->pieces += e->host.bytes != t->next_contiguous;
-	t->next_contiguous = e->host.bytes + w->cluster_bytes;
+	t->next_contiguous = e->host.bytes + w->v.cluster_bytes;
 }
 
 static int look_at_l2(struct ox_walk *w, uint64_t cluster, struct ox_cell cell,
@@ -119,8 +119,8 @@ static int look_at_l2(struct ox_walk *w, uint64_t cluster, struct ox_cell cell,
 	struct table t = {.l = l, .cell = cell, .cluster = cluster};
 	const uint64_t *place = place_of(l, cluster);
 	/* An extended entry is followed by a word about its subclusters. */
-	uint64_t words = w->h.incompatible & OX_QCOW2_INCOMPAT_EXTENDED_L2 ? 2 : 1;
-	uint64_t count = w->cluster_bytes / sizeof(*entries) / words;
+	uint64_t words = w->v.h.incompatible & OX_QCOW2_INCOMPAT_EXTENDED_L2 ? 2 : 1;
+	uint64_t count = w->v.cluster_bytes / sizeof(*entries) / words;
 	uint64_t first;
 
 	/* A table that stands past the disk's end has no place there. */
@@ -133,7 +133,7 @@ static int look_at_l2(struct ox_walk *w, uint64_t cluster, struct ox_cell cell,
 
 		if (!entries[i * words].raw)
 			continue;
-		e = ox_qcow2_l2_decode(&w->h, ox_be64_get(entries[i * words]));
+		e = ox_qcow2_l2_decode(&w->v.h, ox_be64_get(entries[i * words]));
 		take_entry(&t, first + i, &e);
 	}
 	return 0;
@@ -165,7 +165,7 @@ int ox_layout_guest_co(struct ox_layout *l)
 		l->guest_bins[i].host_offset = UINT64_MAX;
 	}
 	/* Entries that name places in another file say nothing of this one. */
-	if (w->h.incompatible & OX_QCOW2_INCOMPAT_DATA_FILE)
+	if (w->v.h.incompatible & OX_QCOW2_INCOMPAT_DATA_FILE)
 		return 0;
 	r = ox_walk_l1_co(w, false, place_l2);
 	if (r == 0)

@@ -63,9 +63,9 @@ static int add_range(struct ox_layout *l, enum ox_layout_kind kind, uint64_t fir
 	return 0;
 }
 
-static int take_claim(struct ox_walk *w, const char *word, uint64_t first, uint64_t end)
+static int take_claim(void *arg, const char *word, uint64_t first, uint64_t end)
 {
-	return add_range(ox_container_of(w, struct ox_layout, w), kind_of_word(word), first, end);
+	return add_range(arg, kind_of_word(word), first, end);
 }
 
 static int compare_ranges(const void *a, const void *b)
@@ -80,10 +80,10 @@ static int complete_ranges(struct ox_layout *l)
 {
 	const struct ox_walk *w = &l->w;
 
-	for (uint64_t i = 0; i < w->index_count; i++) {
-		uint64_t cluster = ox_be64_get(w->reftable[i]) / w->cluster_bytes;
+	for (uint64_t i = 0; i < w->k.rc.index_count; i++) {
+		uint64_t cluster = ox_ledger_block_offset(&w->k, i) / w->v.cluster_bytes;
 
-		if (w->blocks[i].state == OX_BLOCK_SOUND &&
+		if (w->k.rc.blocks[i].state == OX_BLOCK_SOUND &&
 		    add_range(l, OX_LAYOUT_REFCOUNT, cluster, cluster + 1) < 0)
 			return -ENOMEM;
 	}
@@ -114,7 +114,7 @@ static enum ox_layout_kind table_kind(const struct ox_layout *l, uint64_t cluste
 
 void ox_layout_mark(struct ox_layout *l, uint64_t cluster)
 {
-	if (cluster < l->w.file_clusters)
+	if (cluster < l->w.v.file_clusters)
 		l->bins[cluster / l->bin_clusters].findings++;
 }
 
@@ -135,7 +135,7 @@ static enum ox_layout_kind kind_of_cell(const struct ox_layout *l, uint64_t clus
 
 static uint64_t bytes_of_cluster(const struct ox_walk *w, uint64_t cluster)
 {
-	return ox_min_u64(w->cluster_bytes, w->file_bytes - cluster * w->cluster_bytes);
+	return ox_min_u64(w->v.cluster_bytes, w->v.file_bytes - cluster * w->v.cluster_bytes);
 }
 
 static void count_named(struct ox_layout *l)
@@ -143,26 +143,27 @@ static void count_named(struct ox_layout *l)
 	struct ox_walk *w = &l->w;
 
 	for (uint64_t c = 0;
-	     (c = ox_counts_next(&w->counts, c, w->file_clusters)) < w->file_clusters; c++) {
-		enum ox_layout_kind kind = kind_of_cell(l, c, ox_counts_get(&w->counts, c));
+	     (c = ox_counts_next(&w->k.cells, c, w->v.file_clusters)) < w->v.file_clusters; c++) {
+		enum ox_layout_kind kind = kind_of_cell(l, c, ox_counts_get(&w->k.cells, c));
 
 		l->bins[c / l->bin_clusters].bytes[kind] += bytes_of_cluster(w, c);
 	}
 }
 
 /* Refcounts that differ. Those of a dirty image are behind and harm nothing. */
-static int count_slot(struct ox_walk *w, struct ox_walk_slot *slot)
+static int count_slot(void *arg, struct ox_slot *slot)
 {
-	struct ox_layout *l = ox_container_of(w, struct ox_layout, w);
+	struct ox_layout *l = arg;
+	struct ox_walk *w = &l->w;
 	uint64_t *bytes, size;
 
-	if (slot->cluster >= w->file_clusters || ox_cell_is_broken(slot->cell))
+	if (slot->cluster >= w->v.file_clusters || ox_cell_is_broken(slot->cell))
 		return 0;
 	bytes = l->bins[slot->cluster / l->bin_clusters].bytes;
 	size = bytes_of_cluster(w, slot->cluster);
 	if (slot->cell.state == OX_CELL_NONE) {
 		bytes[OX_LAYOUT_LEAKED] += size;
-	} else if (slot->stored < slot->cell.count && !w->dirty) {
+	} else if (slot->stored < slot->cell.count && !w->v.dirty) {
 		bytes[kind_of_cell(l, slot->cluster, slot->cell)] -= size;
 		bytes[OX_LAYOUT_DAMAGED] += size;
 		ox_layout_mark(l, slot->cluster);
@@ -175,16 +176,16 @@ static void mark_broken_blocks(struct ox_layout *l)
 {
 	const struct ox_walk *w = &l->w;
 
-	for (uint64_t i = 0; i < w->index_count; i++) {
-		if (w->blocks[i].state == OX_BLOCK_BROKEN)
-			ox_layout_mark(l, (w->h.reftable_offset + i * 8) / w->cluster_bytes);
+	for (uint64_t i = 0; i < w->k.rc.index_count; i++) {
+		if (w->k.rc.blocks[i].state == OX_BLOCK_BROKEN)
+			ox_layout_mark(l, (w->k.rc.offset + i * 8) / w->v.cluster_bytes);
 	}
 }
 
 static void complete_bins(struct ox_layout *l)
 {
 	struct ox_image_layout *result = l->result;
-	uint64_t left = l->w.file_bytes;
+	uint64_t left = l->w.v.file_bytes;
 
 	for (size_t i = 0; i < result->bin_count; i++) {
 		struct ox_layout_bin *bin = &l->bins[i];
@@ -206,13 +207,13 @@ static void complete_bins(struct ox_layout *l)
 static void take_finding(void *opaque, const struct ox_finding *finding)
 {
 	struct ox_layout *l = opaque;
-	uint64_t cluster = finding->host_offset / l->w.cluster_bytes;
-	uint64_t count = ox_max_u64(finding->host_length / l->w.cluster_bytes, 1);
+	uint64_t cluster = finding->host_offset / l->w.v.cluster_bytes;
+	uint64_t count = ox_max_u64(finding->host_length / l->w.v.cluster_bytes, 1);
 
 	if (finding->severity != OX_FINDING_CORRUPTION || finding->host_offset == UINT64_MAX)
 		count = 0;
 	for (uint64_t i = 0; i < count; i++) {
-		if (ox_counts_get(&l->w.counts, cluster + i).state != OX_CELL_NONE)
+		if (ox_counts_get(&l->w.k.cells, cluster + i).state != OX_CELL_NONE)
 			ox_layout_mark(l, cluster + i);
 	}
 	if (l->opts->finding)
@@ -233,9 +234,9 @@ static void take_figures(struct ox_layout *l)
 	struct ox_image_layout *result = l->result;
 
 	result->leaks = w->leaks;
-	result->check_errors = w->result.check_errors;
-	result->corruptions = w->result.corruptions;
-	if (w->dirty) {
+	result->check_errors = w->j->totals.check_errors;
+	result->corruptions = w->j->totals.corruptions;
+	if (w->v.dirty) {
 		result->uncounted = w->too_low;
 		result->corruptions -= ox_min_u64(result->corruptions, w->stale);
 	}
@@ -249,17 +250,17 @@ static int prepare(struct ox_layout *l, struct ox_error **err)
 	struct ox_image_layout *result = l->result;
 	uint64_t guest_clusters = ox_max_u64(w->result.total_clusters, 1);
 
-	result->file_bytes = w->file_bytes;
-	result->virtual_bytes = w->h.size_bytes;
-	result->cluster_bytes = (uint32_t)w->cluster_bytes;
-	result->dirty = w->dirty;
-	result->corrupt = w->h.incompatible & OX_QCOW2_INCOMPAT_CORRUPT;
-	l->bin_clusters = ox_div_up(w->file_clusters, l->opts->bins);
-	result->bin_count = ox_div_up(w->file_clusters, l->bin_clusters);
-	result->bin_bytes = l->bin_clusters * w->cluster_bytes;
+	result->file_bytes = w->v.file_bytes;
+	result->virtual_bytes = w->v.h.size_bytes;
+	result->cluster_bytes = (uint32_t)w->v.cluster_bytes;
+	result->dirty = w->v.dirty;
+	result->corrupt = w->v.h.incompatible & OX_QCOW2_INCOMPAT_CORRUPT;
+	l->bin_clusters = ox_div_up(w->v.file_clusters, l->opts->bins);
+	result->bin_count = ox_div_up(w->v.file_clusters, l->bin_clusters);
+	result->bin_bytes = l->bin_clusters * w->v.cluster_bytes;
 	l->guest_bin_clusters = ox_div_up(guest_clusters, l->opts->guest_bins);
 	result->guest_bin_count = ox_div_up(guest_clusters, l->guest_bin_clusters);
-	result->guest_bin_bytes = l->guest_bin_clusters * w->cluster_bytes;
+	result->guest_bin_bytes = l->guest_bin_clusters * w->v.cluster_bytes;
 	result->bins = l->bins = calloc(result->bin_count, sizeof(*l->bins));
 	result->guest_bins = l->guest_bins =
 		calloc(result->guest_bin_count, sizeof(*l->guest_bins));
@@ -282,15 +283,15 @@ static int collect_co(struct ox_layout *l)
 	if (r < 0)
 		return r;
 	/* What further passes find is counted, and shown in its place, but not told one by one. */
-	w->finding = NULL;
-	if (!w->dirty)
+	ox_journal_hush(w->j);
+	if (!w->v.dirty)
 		r = ox_walk_report_co(w);
 	if (r < 0)
 		return r;
 	take_figures(l);
 	count_named(l);
 	mark_broken_blocks(l);
-	r = ox_walk_slots_co(w, OX_BLOCKS_ALL, count_slot);
+	r = ox_slots_co(&w->k, OX_SLOTS_ALL, count_slot, l);
 	if (r == 0)
 		r = ox_layout_guest_co(l);
 	if (r == 0)
@@ -324,16 +325,21 @@ int ox_check_layout_co(struct ox_io *io, const struct ox_layout_options *opts,
 		return ox_error_set(err, -ENOMEM, "Out of memory");
 	}
 	l->opts = opts;
-	l->w.finding = take_finding;
-	l->w.progress = report_progress;
-	l->w.claimed = take_claim;
-	l->w.opaque = l;
+	l->j = (struct ox_journal){
+		.finding = take_finding,
+		.progress = report_progress,
+		.opaque = l,
+	};
+	l->w.j = &l->j;
+	l->w.k.claimed = take_claim;
+	l->w.k.claimed_arg = l;
 	r = read_co(l, io, err);
 	if (r == 0)
 		*ret = l->result;
 	else
 		ox_check_layout_free(l->result);
 	ox_walk_close(&l->w);
+	ox_journal_end(&l->j);
 	free(l->ranges);
 	free(l->guest_first);
 	free(l->l2_places);

@@ -15,6 +15,7 @@ struct ox_layout_range {
 
 struct ox_layout {
 	struct ox_walk w;
+	struct ox_journal j;
 	const struct ox_layout_options *opts;
 
 	/* What each META cell is; disjoint, sorted once counting is done. Bounded by the file's

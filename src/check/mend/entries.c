@@ -19,28 +19,28 @@ static const char in_doubt[] = "in doubt";
  * closed and counts may be behind; or a negative errno. */
 static int count_of_co(struct ox_walk *w, uint64_t cluster, uint64_t *ret)
 {
-	uint64_t first = cluster / w->block_entries * w->block_entries;
-	uint64_t end = first + w->block_entries;
-	int r = ox_stored_count_co(w, &w->mend->stored, cluster, ret);
+	uint64_t first = cluster / w->k.rc.block_entries * w->k.rc.block_entries;
+	uint64_t end = first + w->k.rc.block_entries;
+	int r = ox_stored_count_co(&w->k, &w->mend->stored, cluster, ret);
 
 	if (r <= 0 || *ret > 0)
 		return r;
-	if (w->dirty)
+	if (w->v.dirty)
 		return 0;
 	/* No block, where clusters are in use: there was one. */
-	if (cluster / w->block_entries >= w->index_count ||
-	    w->blocks[cluster / w->block_entries].state == OX_BLOCK_NONE)
-		return ox_counts_next(&w->counts, first, end) >= end;
+	if (cluster / w->k.rc.block_entries >= w->k.rc.index_count ||
+	    w->k.rc.blocks[cluster / w->k.rc.block_entries].state == OX_BLOCK_NONE)
+		return ox_counts_next(&w->k.cells, first, end) >= end;
 	return 1;
 }
 
 /* Whether a cluster is in the file, and nobody names it. */
 static bool is_unnamed(const struct ox_walk *w, uint64_t offset)
 {
-	uint64_t cluster = offset / w->cluster_bytes;
+	uint64_t cluster = offset / w->v.cluster_bytes;
 
-	return offset != 0 && !ox_walk_past_end(w, offset, w->cluster_bytes) &&
-	       ox_counts_get(&w->counts, cluster).state == OX_CELL_NONE &&
+	return offset != 0 && !ox_view_past_end(&w->v, offset, w->v.cluster_bytes) &&
+	       ox_counts_get(&w->k.cells, cluster).state == OX_CELL_NONE &&
 	       !ox_salvage_keeps(w, cluster);
 }
 
@@ -52,7 +52,7 @@ static int is_orphan_co(struct ox_walk *w, uint64_t offset, uint64_t refs)
 
 	if (!is_unnamed(w, offset))
 		return 0;
-	r = count_of_co(w, offset / w->cluster_bytes, &stored);
+	r = count_of_co(w, offset / w->v.cluster_bytes, &stored);
 	return r <= 0 ? r : stored == refs;
 }
 
@@ -65,7 +65,7 @@ static int is_told_co(struct ox_walk *w, uint64_t offset, uint64_t refs)
 
 	if (!is_unnamed(w, offset))
 		return 0;
-	r = count_of_co(w, offset / w->cluster_bytes, &stored);
+	r = count_of_co(w, offset / w->v.cluster_bytes, &stored);
 	return r < 0 ? r : r == 0 || stored >= refs;
 }
 
@@ -73,7 +73,7 @@ static int is_told_co(struct ox_walk *w, uint64_t offset, uint64_t refs)
  * tells; or another negative errno. */
 static int lacks_refs_co(struct ox_walk *w, uint64_t cluster, uint64_t refs)
 {
-	struct ox_cell cell = ox_counts_get(&w->counts, cluster);
+	struct ox_cell cell = ox_counts_get(&w->k.cells, cluster);
 	uint64_t stored = 0;
 	int r = count_of_co(w, cluster, &stored);
 
@@ -87,8 +87,8 @@ static int lacks_refs_co(struct ox_walk *w, uint64_t cluster, uint64_t refs)
 static bool is_plausible_place(const struct ox_walk *w, const struct ox_qcow2_entry *e,
 			       uint64_t guest)
 {
-	if (!w->has_data_file)
-		return e->host.bytes < w->file_bytes;
+	if (!w->v.has_data_file)
+		return e->host.bytes < w->v.file_bytes;
 	return (e->kind != OX_QCOW2_ENTRY_DATA && e->kind != OX_QCOW2_ENTRY_ZERO_ALLOC) ||
 	       e->host.bytes == guest;
 }
@@ -97,17 +97,18 @@ static bool is_plausible_place(const struct ox_walk *w, const struct ox_qcow2_en
 static bool is_plausible_table(const struct ox_walk *w, const struct ox_be64 *table,
 			       uint64_t l1_index)
 {
-	unsigned words = ox_qcow2_l2_words(&w->h);
+	unsigned words = ox_qcow2_l2_words(&w->v.h);
 	bool any = false;
 
-	for (uint64_t i = 0; i < ox_qcow2_l2_entries(&w->h); i++) {
-		struct ox_qcow2_entry e = ox_qcow2_l2_decode(&w->h, ox_be64_get(table[i * words]));
+	for (uint64_t i = 0; i < ox_qcow2_l2_entries(&w->v.h); i++) {
+		struct ox_qcow2_entry e =
+			ox_qcow2_l2_decode(&w->v.h, ox_be64_get(table[i * words]));
 		uint64_t subclusters = words == 2 ? ox_be64_get(table[i * 2 + 1]) : 0;
 
 		if (e.kind == OX_QCOW2_ENTRY_BAD ||
 		    !ox_qcow2_subclusters_valid(e.kind, subclusters) ||
 		    !is_plausible_place(w, &e,
-					l1_index * ox_walk_l1_span(w) + i * w->cluster_bytes))
+					l1_index * ox_view_l1_span(&w->v) + i * w->v.cluster_bytes))
 			return false;
 		any |= e.kind != OX_QCOW2_ENTRY_UNALLOCATED;
 	}
@@ -117,12 +118,12 @@ static bool is_plausible_table(const struct ox_walk *w, const struct ox_be64 *ta
 /* 1: the cluster holds what can be the table of an L1 index; 0 or a negative errno. */
 static int holds_table_co(struct ox_walk *w, uint64_t offset, uint64_t l1_index)
 {
-	struct ox_be64 *table = malloc(w->cluster_bytes);
+	struct ox_be64 *table = malloc(w->v.cluster_bytes);
 	int r;
 
 	if (!table)
 		return -ENOMEM;
-	r = ox_io_pread_co(w->io, table, w->cluster_bytes, offset);
+	r = ox_io_pread_co(w->v.io, table, w->v.cluster_bytes, offset);
 	if (r == 0)
 		r = is_plausible_table(w, table, l1_index);
 	else if (r != -ENOMEM)
@@ -134,7 +135,7 @@ static int holds_table_co(struct ox_walk *w, uint64_t offset, uint64_t l1_index)
 /* Whether nothing would show through an entry that is taken away. */
 static bool is_bottom(const struct ox_walk *w)
 {
-	return w->h.backing_offset == 0;
+	return w->v.h.backing_offset == 0;
 }
 
 static void changed(struct ox_walk *w, struct ox_be64 *entry, uint64_t raw, const char *fate,
@@ -144,7 +145,7 @@ static void changed(struct ox_walk *w, struct ox_be64 *entry, uint64_t raw, cons
 	*entry = ox_be64(raw);
 	w->mend->changes++;
 	w->mend->dropped += fate == lost;
-	ox_walk_mended(w, id, what);
+	ox_journal_mended(w->j, id, what);
 }
 
 /* ---- L1 ---- */
@@ -160,19 +161,20 @@ static int compare_clusters(const void *one, const void *other)
 /* The clusters that a table names, each as often as it does. */
 static size_t list_named(const struct ox_walk *w, const struct ox_be64 *table, uint64_t *ret)
 {
-	unsigned words = ox_qcow2_l2_words(&w->h);
+	unsigned words = ox_qcow2_l2_words(&w->v.h);
 	size_t count = 0;
 
-	for (uint64_t i = 0; i < ox_qcow2_l2_entries(&w->h); i++) {
-		struct ox_qcow2_entry e = ox_qcow2_l2_decode(&w->h, ox_be64_get(table[i * words]));
-		uint64_t size_bytes = w->cluster_bytes;
+	for (uint64_t i = 0; i < ox_qcow2_l2_entries(&w->v.h); i++) {
+		struct ox_qcow2_entry e =
+			ox_qcow2_l2_decode(&w->v.h, ox_be64_get(table[i * words]));
+		uint64_t size_bytes = w->v.cluster_bytes;
 
 		if (e.kind == OX_QCOW2_ENTRY_COMPRESSED)
 			size_bytes = e.compressed_bytes;
 		else if (e.kind != OX_QCOW2_ENTRY_DATA && e.kind != OX_QCOW2_ENTRY_ZERO_ALLOC)
 			continue;
-		ret[count++] = e.host.bytes / w->cluster_bytes;
-		if ((e.host.bytes + size_bytes - 1) / w->cluster_bytes > ret[count - 1]) {
+		ret[count++] = e.host.bytes / w->v.cluster_bytes;
+		if ((e.host.bytes + size_bytes - 1) / w->v.cluster_bytes > ret[count - 1]) {
 			ret[count] = ret[count - 1] + 1;
 			count++;
 		}
@@ -203,9 +205,10 @@ static int have_room_co(struct ox_walk *w, const uint64_t *clusters, size_t coun
 /* 1: the counts of all that a table names have room for one more name of the table. */
 static int has_room_co(struct ox_walk *w, uint64_t offset)
 {
-	struct ox_be64 *table = malloc(w->cluster_bytes);
-	uint64_t *named = reallocarray(NULL, ox_qcow2_l2_entries(&w->h), 2 * sizeof(*named));
-	int r = table && named ? ox_io_pread_co(w->io, table, w->cluster_bytes, offset) : -ENOMEM;
+	struct ox_be64 *table = malloc(w->v.cluster_bytes);
+	uint64_t *named = reallocarray(NULL, ox_qcow2_l2_entries(&w->v.h), 2 * sizeof(*named));
+	int r = table && named ? ox_io_pread_co(w->v.io, table, w->v.cluster_bytes, offset)
+			       : -ENOMEM;
 
 	if (r == 0)
 		r = have_room_co(w, named, list_named(w, table, named));
@@ -229,8 +232,8 @@ static int find_shared_table_co(struct ox_walk *w, uint64_t index, uint64_t told
 	uint64_t found = 0;
 
 	for (size_t i = 0; i < count; i++) {
-		uint64_t offset = at[i]->cluster * w->cluster_bytes;
-		struct ox_cell cell = ox_counts_get(&w->counts, at[i]->cluster);
+		uint64_t offset = at[i]->cluster * w->v.cluster_bytes;
+		struct ox_cell cell = ox_counts_get(&w->k.cells, at[i]->cluster);
 		size_t places;
 		int r;
 
@@ -260,14 +263,15 @@ static int find_shared_table_co(struct ox_walk *w, uint64_t index, uint64_t told
 static int mend_l1_entry_co(struct ox_walk *w, uint64_t tree, uint64_t index, struct ox_be64 *entry)
 {
 	uint64_t raw = ox_be64_get(*entry);
-	struct ox_qcow2_l1_entry e = ox_qcow2_l1_decode(&w->h, raw);
+	struct ox_qcow2_l1_entry e = ox_qcow2_l1_decode(&w->v.h, raw);
 	uint64_t offset = raw & OX_QCOW2_OFFSET_MASK;
-	uint64_t aligned = ox_align_down(offset, w->cluster_bytes);
-	bool past_end = ox_walk_past_end(w, aligned, w->cluster_bytes);
-	uint64_t range_bytes = ox_qcow2_l2_entries(&w->h) * w->cluster_bytes;
-	struct ox_found what = OX_FOUND(.a = offset, .b = w->cluster_bytes, .host_offset = offset,
-					.guest_offset = index * range_bytes,
-					.guest_length = range_bytes, .tree = tree);
+	uint64_t aligned = ox_align_down(offset, w->v.cluster_bytes);
+	bool past_end = ox_view_past_end(&w->v, aligned, w->v.cluster_bytes);
+	uint64_t range_bytes = ox_qcow2_l2_entries(&w->v.h) * w->v.cluster_bytes;
+	struct ox_found what =
+		OX_FOUND(.a = offset, .b = w->v.cluster_bytes, .host_offset = offset,
+			 .guest_offset = index * range_bytes, .guest_length = range_bytes,
+			 .snapshot = ox_view_name_of(&w->v, tree));
 	enum ox_finding_id id = OX_FOUND_PAST_END;
 	uint64_t shared = 0;
 	int r;
@@ -286,14 +290,14 @@ static int mend_l1_entry_co(struct ox_walk *w, uint64_t tree, uint64_t index, st
 		return r;
 	if (r > 0) {
 		changed(w, entry, aligned | (tree == 0 ? OX_QCOW2_COPIED : 0), in_doubt, id, what);
-		return ox_walk_refer(w, aligned / w->cluster_bytes, OX_CELL_L2, 1);
+		return ox_counts_refer(&w->k.cells, aligned / w->v.cluster_bytes, OX_CELL_L2, 1);
 	}
 	r = find_shared_table_co(w, index, e.bad ? aligned : 0, &shared);
 	if (r < 0)
 		return r;
 	if (r > 0) {
 		changed(w, entry, shared, in_doubt, id, what);
-		return ox_walk_refer(w, shared / w->cluster_bytes, OX_CELL_L2, 1);
+		return ox_counts_refer(&w->k.cells, shared / w->v.cluster_bytes, OX_CELL_L2, 1);
 	}
 	/* What lies in the file may be all that is left of a table: it is kept for another day. */
 	if ((aligned == 0 || past_end) && is_bottom(w) && !ox_salvage_awaits(w, tree, index)) {
@@ -324,7 +328,7 @@ struct l2_target {
 
 static uint64_t guest_of(const struct ox_walk *w, const struct l2_target *t)
 {
-	return t->place->index * ox_walk_l1_span(w) + t->index * w->cluster_bytes;
+	return t->place->index * ox_view_l1_span(&w->v) + t->index * w->v.cluster_bytes;
 }
 
 static struct ox_be64 *entry_of(const struct l2_target *t)
@@ -353,7 +357,7 @@ static void drop_subclusters(const struct ox_walk *w, const struct l2_target *t,
 static int drop_l2_entry(struct ox_walk *w, const struct l2_target *t, bool reads_zero,
 			 enum ox_finding_id id, struct ox_found what)
 {
-	bool has_zero = w->h.version >= 3 && t->words == 1;
+	bool has_zero = w->v.h.version >= 3 && t->words == 1;
 
 	if (!has_zero && t->words == 1 && !is_bottom(w))
 		return 0;
@@ -367,10 +371,12 @@ static int drop_l2_entry(struct ox_walk *w, const struct l2_target *t, bool read
 static int name_cluster(struct ox_walk *w, const struct l2_target *t, uint64_t offset,
 			uint64_t keep, enum ox_finding_id id, struct ox_found what)
 {
-	bool is_shared = ox_counts_get(&w->counts, offset / w->cluster_bytes).state != OX_CELL_NONE;
+	bool is_shared =
+		ox_counts_get(&w->k.cells, offset / w->v.cluster_bytes).state != OX_CELL_NONE;
 
 	changed(w, entry_of(t), offset | keep | (is_shared ? 0 : copied_of(t)), in_doubt, id, what);
-	return ox_walk_refer(w, offset / w->cluster_bytes, OX_CELL_DATA, t->cell.count);
+	return ox_counts_refer(&w->k.cells, offset / w->v.cluster_bytes, OX_CELL_DATA,
+			       t->cell.count);
 }
 
 /* ---- what other trees have at the same guest offset ---- */
@@ -396,11 +402,11 @@ static int read_kin_co(struct ox_walk *w, struct l2_target *t)
 
 		if (at[i]->cluster == t->place->cluster)
 			continue;
-		table = malloc(w->cluster_bytes);
+		table = malloc(w->v.cluster_bytes);
 		if (!table)
 			return -ENOMEM;
-		r = ox_io_pread_co(w->io, table, w->cluster_bytes,
-				   at[i]->cluster * w->cluster_bytes);
+		r = ox_io_pread_co(w->v.io, table, w->v.cluster_bytes,
+				   at[i]->cluster * w->v.cluster_bytes);
 		if (r < 0) {
 			free(table);
 			if (r == -ENOMEM)
@@ -417,11 +423,11 @@ static int read_kin_co(struct ox_walk *w, struct l2_target *t)
 static uint64_t kin_offset(const struct ox_walk *w, const struct l2_target *t, size_t i)
 {
 	uint64_t raw = ox_be64_get(t->kin[i][t->index * t->words]);
-	struct ox_qcow2_entry e = ox_qcow2_l2_decode(&w->h, raw);
+	struct ox_qcow2_entry e = ox_qcow2_l2_decode(&w->v.h, raw);
 
 	if (e.kind != OX_QCOW2_ENTRY_DATA && e.kind != OX_QCOW2_ENTRY_ZERO_ALLOC)
 		return 0;
-	return ox_walk_past_end(w, e.host.bytes, w->cluster_bytes) ? 0 : e.host.bytes;
+	return ox_view_past_end(&w->v, e.host.bytes, w->v.cluster_bytes) ? 0 : e.host.bytes;
 }
 
 /* 1: all who name a cluster stand at the entry's guest offset, and so many references as the
@@ -430,8 +436,8 @@ static uint64_t kin_offset(const struct ox_walk *w, const struct l2_target *t, s
 static int is_shared_here_co(struct ox_walk *w, const struct l2_target *t, uint64_t offset,
 			     bool is_told)
 {
-	uint64_t cluster = offset / w->cluster_bytes;
-	struct ox_cell cell = ox_counts_get(&w->counts, cluster);
+	uint64_t cluster = offset / w->v.cluster_bytes;
+	struct ox_cell cell = ox_counts_get(&w->k.cells, cluster);
 	uint64_t named = 0;
 	int r;
 
@@ -482,12 +488,13 @@ static int continues_co(struct ox_walk *w, const struct l2_target *t, int64_t st
 	uint64_t other = t->index + (uint64_t)step;
 	struct ox_qcow2_entry e;
 
-	if (other >= ox_qcow2_l2_entries(&w->h))
+	if (other >= ox_qcow2_l2_entries(&w->v.h))
 		return 0;
-	e = ox_qcow2_l2_decode(&w->h, ox_be64_get(t->table[other * t->words]));
-	if (e.kind != OX_QCOW2_ENTRY_DATA || ox_walk_past_end(w, e.host.bytes, w->cluster_bytes))
+	e = ox_qcow2_l2_decode(&w->v.h, ox_be64_get(t->table[other * t->words]));
+	if (e.kind != OX_QCOW2_ENTRY_DATA ||
+	    ox_view_past_end(&w->v, e.host.bytes, w->v.cluster_bytes))
 		return 0;
-	*ret = e.host.bytes - (uint64_t)step * w->cluster_bytes;
+	*ret = e.host.bytes - (uint64_t)step * w->v.cluster_bytes;
 	return is_orphan_co(w, *ret, t->cell.count);
 }
 
@@ -532,7 +539,7 @@ static int judge_told_co(struct ox_walk *w, struct l2_target *t, uint64_t offset
 {
 	int r = is_told_co(w, offset, t->cell.count);
 
-	if (r != 0 || offset == 0 || ox_walk_past_end(w, offset, w->cluster_bytes))
+	if (r != 0 || offset == 0 || ox_view_past_end(&w->v, offset, w->v.cluster_bytes))
 		return r;
 	r = read_kin_co(w, t);
 	return r < 0 ? r : is_shared_here_co(w, t, offset, true);
@@ -542,11 +549,11 @@ static int mend_bad_entry_co(struct ox_walk *w, struct l2_target *t)
 {
 	uint64_t raw = ox_be64_get(*entry_of(t));
 	uint64_t offset = raw & OX_QCOW2_OFFSET_MASK;
-	uint64_t aligned = ox_align_down(offset, w->cluster_bytes);
+	uint64_t aligned = ox_align_down(offset, w->v.cluster_bytes);
 	bool unaligned = !(raw & OX_QCOW2_COMPRESSED) && offset != aligned;
 	enum ox_finding_id id = unaligned ? OX_FOUND_L2_UNALIGNED : OX_FOUND_L2_RESERVED;
 	struct ox_found what = OX_FOUND(.a = unaligned ? offset : raw, .host_offset = aligned);
-	uint64_t keep = w->h.version >= 3 && t->words == 1 ? raw & OX_QCOW2_ZERO : 0;
+	uint64_t keep = w->v.h.version >= 3 && t->words == 1 ? raw & OX_QCOW2_ZERO : 0;
 	int r = 0;
 
 	if (offset == 0 && !(raw & OX_QCOW2_COMPRESSED))
@@ -577,7 +584,7 @@ static int mend_data_file_entry(struct ox_walk *w, const struct l2_target *t,
 	if (!is_sound) {
 		uint64_t offset = raw & OX_QCOW2_OFFSET_MASK;
 		bool unaligned =
-			!(raw & OX_QCOW2_COMPRESSED) && !ox_is_aligned(offset, w->cluster_bytes);
+			!(raw & OX_QCOW2_COMPRESSED) && !ox_is_aligned(offset, w->v.cluster_bytes);
 
 		id = unaligned ? OX_FOUND_L2_UNALIGNED : OX_FOUND_L2_RESERVED;
 		what = OX_FOUND(.a = unaligned ? offset : raw);
@@ -614,16 +621,16 @@ static void mend_subclusters(struct ox_walk *w, const struct l2_target *t,
 
 static int mend_l2_entry_co(struct ox_walk *w, struct l2_target *t)
 {
-	struct ox_qcow2_entry e = ox_qcow2_l2_decode(&w->h, ox_be64_get(*entry_of(t)));
+	struct ox_qcow2_entry e = ox_qcow2_l2_decode(&w->v.h, ox_be64_get(*entry_of(t)));
 	uint64_t size_bytes =
-		e.kind == OX_QCOW2_ENTRY_COMPRESSED ? e.compressed_bytes : w->cluster_bytes;
+		e.kind == OX_QCOW2_ENTRY_COMPRESSED ? e.compressed_bytes : w->v.cluster_bytes;
 	struct ox_found what =
 		OX_FOUND(.a = e.host.bytes, .b = size_bytes, .host_offset = e.host.bytes);
 
 	if (t->words == 2 && e.kind != OX_QCOW2_ENTRY_BAD &&
-	    !(w->has_data_file && e.kind == OX_QCOW2_ENTRY_COMPRESSED))
+	    !(w->v.has_data_file && e.kind == OX_QCOW2_ENTRY_COMPRESSED))
 		mend_subclusters(w, t, &e);
-	if (w->has_data_file)
+	if (w->v.has_data_file)
 		return mend_data_file_entry(w, t, &e);
 	switch (e.kind) {
 	case OX_QCOW2_ENTRY_BAD:
@@ -635,14 +642,14 @@ static int mend_l2_entry_co(struct ox_walk *w, struct l2_target *t)
 	default:
 		return 0;
 	}
-	if (e.kind == OX_QCOW2_ENTRY_COMPRESSED && e.host.bytes < w->cluster_bytes) {
+	if (e.kind == OX_QCOW2_ENTRY_COMPRESSED && e.host.bytes < w->v.cluster_bytes) {
 		what.word = "Compressed cluster";
 		ox_mend_at_entry(w, t->place, t->index, &what);
 		return give_up_entry_co(w, t, OX_FOUND_OVERLAP, what);
 	}
 	/* A stream is often shorter than its entry says: one that begins in the file may be whole.
 	 */
-	if (!ox_walk_past_end(w, e.host.bytes, size_bytes) || e.host.bytes < w->file_bytes)
+	if (!ox_view_past_end(&w->v, e.host.bytes, size_bytes) || e.host.bytes < w->v.file_bytes)
 		return 0;
 	ox_mend_at_entry(w, t->place, t->index, &what);
 	if (e.kind == OX_QCOW2_ENTRY_ZERO_ALLOC)
@@ -662,7 +669,7 @@ static bool may_be_data(const struct ox_walk *w, uint64_t cluster, const struct 
 static int mend_l2_table_co(struct ox_walk *w, uint64_t cluster, struct ox_cell cell,
 			    struct ox_be64 *table)
 {
-	struct l2_target t = {.cell = cell, .table = table, .words = ox_qcow2_l2_words(&w->h)};
+	struct l2_target t = {.cell = cell, .table = table, .words = ox_qcow2_l2_words(&w->v.h)};
 	size_t places;
 	int r = 0;
 
@@ -671,9 +678,9 @@ static int mend_l2_table_co(struct ox_walk *w, uint64_t cluster, struct ox_cell 
 	if (!t.place || ox_cell_is_broken(cell) || may_be_data(w, cluster, t.place))
 		return 0;
 	/* Of two places that one table has, only one can be where a data file has its clusters. */
-	if (w->has_data_file && places > 1)
+	if (w->v.has_data_file && places > 1)
 		return 0;
-	for (t.index = 0; t.index < ox_qcow2_l2_entries(&w->h) && r == 0; t.index++) {
+	for (t.index = 0; t.index < ox_qcow2_l2_entries(&w->v.h) && r == 0; t.index++) {
 		const struct ox_be64 *entry = entry_of(&t);
 		bool is_empty = !entry->raw && (t.words == 1 || !entry[1].raw);
 
@@ -694,5 +701,5 @@ int ox_mend_entries_co(struct ox_walk *w)
 	if (r >= 0)
 		r = ox_walk_l2_co(w, false, mend_l2_table_co);
 	w->changes_entries = false;
-	return r < 0 ? r : ox_io_sync_co(w->io);
+	return r < 0 ? r : ox_io_sync_co(w->v.io);
 }

@@ -10,6 +10,7 @@
 #include <string.h>
 
 #include "base/arith.h"
+#include "check/claims/claims.h"
 #include "check/mend/mend.h"
 
 #define AUTOCLEAR_AT 88u /* of the header */
@@ -44,9 +45,9 @@ static int is_leaked_co(struct search *s, uint64_t cluster)
 	uint64_t count = 0;
 	int r;
 
-	if (ox_counts_get(&s->w->counts, cluster).state != OX_CELL_NONE)
+	if (ox_counts_get(&s->w->k.cells, cluster).state != OX_CELL_NONE)
 		return 0;
-	r = ox_stored_count_co(s->w, &s->stored, cluster, &count);
+	r = ox_stored_count_co(&s->w->k, &s->stored, cluster, &count);
 	return r <= 0 ? r : count == 1;
 }
 
@@ -57,13 +58,13 @@ static int begins_well_co(struct search *s, uint64_t cluster)
 	uint8_t sector[SECTOR_BYTES];
 	struct ox_be64 table;
 	uint64_t offset;
-	int r = ox_io_pread_co(w->io, sector, sizeof(sector), cluster * w->cluster_bytes);
+	int r = ox_io_pread_co(w->v.io, sector, sizeof(sector), cluster * w->v.cluster_bytes);
 
 	if (r < 0)
 		return r == -ENOMEM ? r : 0;
 	memcpy(&table, sector, sizeof(table));
 	offset = ox_be64_get(table);
-	return offset != 0 && ox_is_aligned(offset, w->cluster_bytes) && offset < w->file_bytes;
+	return offset != 0 && ox_is_aligned(offset, w->v.cluster_bytes) && offset < w->v.file_bytes;
 }
 
 static int search_co(struct search *s)
@@ -71,7 +72,7 @@ static int search_co(struct search *s)
 	struct ox_walk *w = s->w;
 	uint64_t looked_at = 0;
 
-	for (uint64_t c = 1; c < w->file_clusters && looked_at < MOST_LOOKED_AT; c++) {
+	for (uint64_t c = 1; c < w->v.file_clusters && looked_at < MOST_LOOKED_AT; c++) {
 		struct ox_qcow2_bitmaps_ext ext;
 		int r = is_leaked_co(s, c);
 
@@ -79,7 +80,7 @@ static int search_co(struct search *s)
 		if (r > 0)
 			r = begins_well_co(s, c);
 		if (r > 0)
-			r = ox_walk_read_directory_co(w, c * w->cluster_bytes, &ext);
+			r = ox_claims_read_directory_co(&w->k, c * w->v.cluster_bytes, &ext);
 		if (r < 0)
 			return r;
 		if (r == 0)
@@ -106,31 +107,31 @@ static bool is_zero(const uint8_t *bytes, size_t count)
  * else what follows the end, which means nothing yet, is durable first. */
 static int write_extension_co(struct ox_walk *w, const struct disk_extension *extension)
 {
-	uint64_t at = w->list_end_offset;
+	uint64_t at = w->v.list_end_offset;
 	uint64_t start = ox_align_down(at, SECTOR_BYTES);
-	uint64_t area_end = w->h.backing_offset ? w->h.backing_offset : w->cluster_bytes;
+	uint64_t area_end = w->v.h.backing_offset ? w->v.h.backing_offset : w->v.cluster_bytes;
 	uint8_t sectors[2 * SECTOR_BYTES];
 	uint64_t end = ox_align_up(at + EXTENSION_BYTES, SECTOR_BYTES);
 	int r;
 
 	if (at == 0 || at + EXTENSION_BYTES + END_BYTES > area_end)
 		return 0;
-	r = ox_io_pread_co(w->io, sectors, end - start, start);
+	r = ox_io_pread_co(w->v.io, sectors, end - start, start);
 	if (r < 0)
 		return r;
 	if (!is_zero(sectors + (at - start), EXTENSION_BYTES))
 		return 0;
 	memcpy(sectors + (at - start), extension, EXTENSION_BYTES);
 	if (end - start > SECTOR_BYTES) {
-		r = ox_io_pwrite_co(w->io, sectors + SECTOR_BYTES, SECTOR_BYTES,
+		r = ox_io_pwrite_co(w->v.io, sectors + SECTOR_BYTES, SECTOR_BYTES,
 				    start + SECTOR_BYTES, 0);
 		if (r == 0)
-			r = ox_io_sync_co(w->io);
+			r = ox_io_sync_co(w->v.io);
 	}
 	if (r == 0)
-		r = ox_io_pwrite_co(w->io, sectors, SECTOR_BYTES, start, 0);
+		r = ox_io_pwrite_co(w->v.io, sectors, SECTOR_BYTES, start, 0);
 	if (r == 0)
-		r = ox_io_sync_co(w->io);
+		r = ox_io_sync_co(w->v.io);
 	return r < 0 ? r : 1;
 }
 
@@ -149,17 +150,18 @@ static int restore_co(struct search *s)
 
 static int give_up_co(struct ox_walk *w, struct ox_found what)
 {
-	struct ox_be64 autoclear = ox_be64(w->h.autoclear & ~(uint64_t)OX_QCOW2_AUTOCLEAR_BITMAPS);
+	struct ox_be64 autoclear =
+		ox_be64(w->v.h.autoclear & ~(uint64_t)OX_QCOW2_AUTOCLEAR_BITMAPS);
 
 	what.loses = true;
-	ox_walk_patch(w, OX_FOUND_HEADER_AUTOCLEAR, what, AUTOCLEAR_AT, &autoclear,
+	ox_view_patch(&w->v, OX_FOUND_HEADER_AUTOCLEAR, what, AUTOCLEAR_AT, &autoclear,
 		      sizeof(autoclear));
 	return ox_walk_apply_patches_co(w);
 }
 
 int ox_mend_lost_bitmaps_co(struct ox_walk *w, bool *ret_again)
 {
-	struct ox_found what = {.word = OX_WALK_LOST_BITMAPS};
+	struct ox_found what = ox_view_lost_bitmaps_found();
 	struct search s = {.w = w};
 	int r = search_co(&s);
 
@@ -171,6 +173,6 @@ int ox_mend_lost_bitmaps_co(struct ox_walk *w, bool *ret_again)
 		return give_up_co(w, what);
 	if (r < 0)
 		return r;
-	ox_walk_mended(w, OX_FOUND_HEADER_AUTOCLEAR, what);
+	ox_journal_mended(w->j, OX_FOUND_HEADER_AUTOCLEAR, what);
 	return 0;
 }

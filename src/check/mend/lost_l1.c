@@ -12,7 +12,7 @@
 #include <stdlib.h>
 
 #include "base/arith.h"
-#include "check/counts/stored.h"
+#include "check/ledger/stored.h"
 #include "check/mend/mend.h"
 
 #define SECTOR_BYTES 512u
@@ -33,9 +33,9 @@ struct search {
 /* 1: a cluster's count is above what names it; 0 or a negative errno. */
 static int lacks_reference_co(struct search *s, uint64_t cluster)
 {
-	struct ox_cell cell = ox_counts_get(&s->w->counts, cluster);
+	struct ox_cell cell = ox_counts_get(&s->w->k.cells, cluster);
 	uint64_t stored = 0;
-	int r = ox_stored_count_co(s->w, &s->stored, cluster, &stored);
+	int r = ox_stored_count_co(&s->w->k, &s->stored, cluster, &stored);
 
 	return r <= 0 ? r : !ox_cell_is_broken(cell) && stored > cell.count;
 }
@@ -44,23 +44,24 @@ static int lacks_reference_co(struct search *s, uint64_t cluster)
 static int is_lost_table_co(struct search *s, uint64_t offset)
 {
 	struct ox_walk *w = s->w;
-	unsigned words = ox_qcow2_l2_words(&w->h);
+	unsigned words = ox_qcow2_l2_words(&w->v.h);
 	bool any = false;
-	int r = ox_io_pread_co(w->io, s->l2, w->cluster_bytes, offset);
+	int r = ox_io_pread_co(w->v.io, s->l2, w->v.cluster_bytes, offset);
 
 	if (r < 0)
 		return r == -ENOMEM ? r : 0;
-	for (uint64_t i = 0; i < ox_qcow2_l2_entries(&w->h); i++) {
-		struct ox_qcow2_entry e = ox_qcow2_l2_decode(&w->h, ox_be64_get(s->l2[i * words]));
+	for (uint64_t i = 0; i < ox_qcow2_l2_entries(&w->v.h); i++) {
+		struct ox_qcow2_entry e =
+			ox_qcow2_l2_decode(&w->v.h, ox_be64_get(s->l2[i * words]));
 
 		if (e.kind == OX_QCOW2_ENTRY_UNALLOCATED)
 			continue;
 		any = true;
 		if (e.kind == OX_QCOW2_ENTRY_ZERO)
 			continue;
-		if (e.kind == OX_QCOW2_ENTRY_BAD || e.host.bytes >= w->file_bytes)
+		if (e.kind == OX_QCOW2_ENTRY_BAD || e.host.bytes >= w->v.file_bytes)
 			return 0;
-		r = lacks_reference_co(s, e.host.bytes / w->cluster_bytes);
+		r = lacks_reference_co(s, e.host.bytes / w->v.cluster_bytes);
 		if (r <= 0)
 			return r;
 	}
@@ -71,19 +72,19 @@ static int is_lost_table_co(struct search *s, uint64_t offset)
 static int judge_entry_co(struct search *s, uint64_t index, uint64_t raw)
 {
 	struct ox_walk *w = s->w;
-	struct ox_qcow2_l1_entry e = ox_qcow2_l1_decode(&w->h, raw);
-	uint64_t cluster = e.l2.bytes / w->cluster_bytes;
+	struct ox_qcow2_l1_entry e = ox_qcow2_l1_decode(&w->v.h, raw);
+	uint64_t cluster = e.l2.bytes / w->v.cluster_bytes;
 	struct ox_cell cell;
 	int r;
 
 	if (raw == 0)
 		return 1;
-	if (e.bad || ox_walk_past_end(w, e.l2.bytes, w->cluster_bytes))
+	if (e.bad || ox_view_past_end(&w->v, e.l2.bytes, w->v.cluster_bytes))
 		return 0;
 	r = lacks_reference_co(s, cluster);
 	if (r <= 0)
 		return r;
-	cell = ox_counts_get(&w->counts, cluster);
+	cell = ox_counts_get(&w->k.cells, cluster);
 	if (cell.state == OX_CELL_NONE)
 		return is_lost_table_co(s, e.l2.bytes);
 	return ox_cell_is_l2(cell) && ox_walk_place_index(ox_walk_place_of(w, cluster)) == index;
@@ -96,14 +97,14 @@ static int begins_well_co(struct search *s, uint64_t cluster)
 	struct ox_walk *w = s->w;
 	uint64_t words = ox_min_u64(s->needed, SECTOR_BYTES / 8);
 	bool any = s->needed > words;
-	int r = ox_io_pread_co(w->io, s->l1, SECTOR_BYTES, cluster * w->cluster_bytes);
+	int r = ox_io_pread_co(w->v.io, s->l1, SECTOR_BYTES, cluster * w->v.cluster_bytes);
 
 	if (r < 0)
 		return r == -ENOMEM ? r : 0;
 	for (uint64_t i = 0; i < words; i++) {
-		struct ox_qcow2_l1_entry e = ox_qcow2_l1_decode(&w->h, ox_be64_get(s->l1[i]));
+		struct ox_qcow2_l1_entry e = ox_qcow2_l1_decode(&w->v.h, ox_be64_get(s->l1[i]));
 
-		if (e.bad || ox_walk_past_end(w, e.l2.bytes, w->cluster_bytes))
+		if (e.bad || ox_view_past_end(&w->v, e.l2.bytes, w->v.cluster_bytes))
 			return 0;
 		any |= e.l2.bytes != 0;
 	}
@@ -115,14 +116,14 @@ static int begins_well_co(struct search *s, uint64_t cluster)
 static int64_t measure_co(struct search *s, uint64_t cluster)
 {
 	struct ox_walk *w = s->w;
-	uint64_t words = s->l1_clusters * w->cluster_bytes / 8;
+	uint64_t words = s->l1_clusters * w->v.cluster_bytes / 8;
 	uint64_t last = 0;
 	int r = begins_well_co(s, cluster);
 
 	if (r <= 0)
 		return r;
-	r = ox_io_pread_co(w->io, s->l1, s->l1_clusters * w->cluster_bytes,
-			   cluster * w->cluster_bytes);
+	r = ox_io_pread_co(w->v.io, s->l1, s->l1_clusters * w->v.cluster_bytes,
+			   cluster * w->v.cluster_bytes);
 	if (r < 0)
 		return r == -ENOMEM ? r : 0;
 	for (uint64_t i = 0; i < words; i++) {
@@ -148,9 +149,9 @@ static int are_free_co(struct search *s, uint64_t cluster)
 		uint64_t stored = 0;
 		int r;
 
-		if (c >= w->file_clusters || ox_counts_get(&w->counts, c).state != OX_CELL_NONE)
+		if (c >= w->v.file_clusters || ox_counts_get(&w->k.cells, c).state != OX_CELL_NONE)
 			return 0;
-		r = ox_stored_count_co(w, &s->stored, c, &stored);
+		r = ox_stored_count_co(&w->k, &s->stored, c, &stored);
 		if (r <= 0 || stored != 1)
 			return r < 0 ? r : 0;
 	}
@@ -173,18 +174,18 @@ static int add(struct ox_lost_l1s *list, uint64_t offset, uint32_t entries)
  */
 static uint64_t next_place_co(struct search *s, uint64_t cluster)
 {
-	uint64_t offset = cluster * s->w->cluster_bytes;
-	uint64_t size_bytes = s->l1_clusters * s->w->cluster_bytes;
+	uint64_t offset = cluster * s->w->v.cluster_bytes;
+	uint64_t size_bytes = s->l1_clusters * s->w->v.cluster_bytes;
 
 	if (offset >= s->extent_end) {
-		if (ox_io_extent_co(s->w->io, offset, &s->extent) < 0)
-			s->extent = (struct ox_io_extent){.length = s->w->cluster_bytes};
+		if (ox_io_extent_co(s->w->v.io, offset, &s->extent) < 0)
+			s->extent = (struct ox_io_extent){.length = s->w->v.cluster_bytes};
 		if (!ox_add_u64(offset, s->extent.length, &s->extent_end))
 			s->extent_end = UINT64_MAX;
 	}
 	if (!s->extent.zero || s->extent_end - offset < size_bytes)
 		return cluster;
-	return (s->extent_end - size_bytes) / s->w->cluster_bytes + 1;
+	return (s->extent_end - size_bytes) / s->w->v.cluster_bytes + 1;
 }
 
 static int search_co(struct search *s, size_t most, struct ox_lost_l1s *ret)
@@ -192,14 +193,14 @@ static int search_co(struct search *s, size_t most, struct ox_lost_l1s *ret)
 	int64_t entries = 0;
 
 	for (uint64_t c = next_place_co(s, 1);
-	     c < s->w->file_clusters && ret->count <= most + MOST_OTHERS;
+	     c < s->w->v.file_clusters && ret->count <= most + MOST_OTHERS;
 	     c = next_place_co(s, c + 1)) {
 		int r = are_free_co(s, c);
 
 		if (r > 0)
 			entries = measure_co(s, c);
 		if (r > 0 && entries > 0)
-			r = add(ret, c * s->w->cluster_bytes, (uint32_t)entries);
+			r = add(ret, c * s->w->v.cluster_bytes, (uint32_t)entries);
 		if (r < 0 || entries < 0)
 			return r < 0 ? r : (int)entries;
 	}
@@ -220,7 +221,8 @@ static bool is_listed(const struct ox_lost_l1s *list, uint64_t offset)
 static int names_another_co(struct search *s, const struct ox_lost_l1s *list,
 			    const struct ox_lost_l1 *l1)
 {
-	int r = ox_io_pread_co(s->w->io, s->l1, s->l1_clusters * s->w->cluster_bytes, l1->offset);
+	int r = ox_io_pread_co(s->w->v.io, s->l1, s->l1_clusters * s->w->v.cluster_bytes,
+			       l1->offset);
 
 	if (r < 0)
 		return r;
@@ -258,27 +260,27 @@ int ox_lost_l1_trust_co(struct ox_walk *w, uint64_t offset, uint32_t entries,
 {
 	struct search s = {
 		.w = w,
-		.l1_clusters = ox_div_up(UINT64_C(8) * entries, w->cluster_bytes),
+		.l1_clusters = ox_div_up(UINT64_C(8) * entries, w->v.cluster_bytes),
 	};
 	int r = 0;
 
 	if (is_listed(list, offset))
 		return 0;
-	if (entries == ox_qcow2_l1_needed(&w->h, w->h.size_bytes))
-		r = are_free_co(&s, offset / w->cluster_bytes);
+	if (entries == ox_qcow2_l1_needed(&w->v.h, w->v.h.size_bytes))
+		r = are_free_co(&s, offset / w->v.cluster_bytes);
 	ox_stored_free(&s.stored);
 	return r > 0 ? add(list, offset, entries) : r;
 }
 
 int ox_lost_l1_find_co(struct ox_walk *w, size_t most, struct ox_lost_l1s *ret)
 {
-	struct search s = {.w = w, .needed = ox_qcow2_l1_needed(&w->h, w->h.size_bytes)};
+	struct search s = {.w = w, .needed = ox_qcow2_l1_needed(&w->v.h, w->v.h.size_bytes)};
 	int r = ox_walk_place_tables_co(w);
 
-	s.l1_clusters = ox_max_u64(ox_div_up(8 * s.needed, w->cluster_bytes), 1);
+	s.l1_clusters = ox_max_u64(ox_div_up(8 * s.needed, w->v.cluster_bytes), 1);
 	if (r == 0 && 8 * s.needed <= OX_QCOW2_MAX_L1_BYTES) {
-		s.l1 = malloc(s.l1_clusters * w->cluster_bytes);
-		s.l2 = malloc(w->cluster_bytes);
+		s.l1 = malloc(s.l1_clusters * w->v.cluster_bytes);
+		s.l2 = malloc(w->v.cluster_bytes);
 		r = s.l1 && s.l2 ? search_co(&s, most, ret) : -ENOMEM;
 		if (r == 0)
 			r = leave_out_others_co(&s, ret);
@@ -295,31 +297,32 @@ int ox_lost_l1_find_co(struct ox_walk *w, size_t most, struct ox_lost_l1s *ret)
 static bool is_l1_lost(const struct ox_walk *w)
 {
 	for (size_t i = 0; i < OX_QCOW2_FAULT_COUNT; i++) {
-		if (w->faults.found[i] && i != OX_QCOW2_FAULT_L1_OFFSET)
+		if (w->v.faults.found[i] && i != OX_QCOW2_FAULT_L1_OFFSET)
 			return false;
 	}
-	return w->faults.found[OX_QCOW2_FAULT_L1_OFFSET] ||
-	       (w->h.l1_entries > 0 && w->trees[0].l1_entries == 0);
+	return w->v.faults.found[OX_QCOW2_FAULT_L1_OFFSET] ||
+	       (w->v.h.l1_entries > 0 && w->v.trees[0].l1_entries == 0);
 }
 
 int ox_mend_l1_offset_co(struct ox_walk *w, bool *ret_again)
 {
-	struct ox_found what = {.word = w->faults.text[OX_QCOW2_FAULT_L1_OFFSET],
-				.guest_length = w->h.size_bytes};
+	struct ox_found what = {.word = w->v.faults.text[OX_QCOW2_FAULT_L1_OFFSET],
+				.guest_length = w->v.h.size_bytes};
 	enum ox_finding_id id = OX_FOUND_HEADER_L1_OFFSET;
 	struct ox_lost_l1s found = {0};
 	struct ox_be64 offset;
-	int r = is_l1_lost(w) && w->bad_snapshots == 0 ? ox_lost_l1_find_co(w, 1, &found) : 0;
+	int r = is_l1_lost(w) && ox_mend_bad_snapshots(w) == 0 ? ox_lost_l1_find_co(w, 1, &found)
+							       : 0;
 
 	if (r == 0 && found.count == 1) {
-		if (!w->faults.found[OX_QCOW2_FAULT_L1_OFFSET]) {
+		if (!w->v.faults.found[OX_QCOW2_FAULT_L1_OFFSET]) {
 			id = OX_FOUND_TABLE_PAST_END;
 			what.word = "Active L1 table";
-			what.a = w->h.l1_offset;
-			what.b = UINT64_C(8) * w->h.l1_entries;
+			what.a = w->v.h.l1_offset;
+			what.b = UINT64_C(8) * w->v.h.l1_entries;
 		}
 		offset = ox_be64(found.items[0].offset);
-		ox_walk_patch(w, id, what, L1_OFFSET_AT, &offset, sizeof(offset));
+		ox_view_patch(&w->v, id, what, L1_OFFSET_AT, &offset, sizeof(offset));
 		r = ox_walk_apply_patches_co(w);
 		*ret_again = true;
 	}

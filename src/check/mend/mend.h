@@ -8,7 +8,8 @@
 
 #include <stddef.h>
 
-#include "check/counts/stored.h"
+#include "check/ledger/stored.h"
+#include "check/mend/seen.h"
 #include "check/walk/walk.h"
 
 /* An L2 table as an L1 index names it, in one tree or in several. */
@@ -68,8 +69,6 @@ int ox_mend_aliases_co(struct ox_walk *w);
 /* Whether clusters that are added can be counted: no block that cannot be read, or is something
  * else too, would have to. */
 bool ox_mend_can_count(const struct ox_walk *w, uint64_t base, uint64_t end);
-/* Counts references of a cluster that is added. 0 or -ENOMEM. */
-int ox_mend_count_new(struct ox_walk *w, uint64_t cluster, unsigned state, uint64_t refs);
 
 /* ---- widen.c ---- */
 
@@ -91,6 +90,17 @@ int ox_mend_l1_offset_co(struct ox_walk *w, bool *ret_again);
 /* Finds the directory of the bitmaps that are vouched for, where no extension tells it, or gives
  * them up. *ret_again: something was changed. */
 int ox_mend_lost_bitmaps_co(struct ox_walk *w, bool *ret_again);
+
+/* ---- why.c ---- */
+
+/* For a journal, of a walk: why what was found is left. */
+const char *ox_mend_why_not(const void *arg, enum ox_finding_id id, const struct ox_found *what);
+
+/* Damage in the snapshot table, or records of it that lead nowhere. */
+static inline uint64_t ox_mend_bad_snapshots(const struct ox_walk *w)
+{
+	return ox_seen_bad_snapshots(w->j) + w->v.bad_records;
+}
 
 /* ---- mend.c ---- */
 

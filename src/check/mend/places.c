@@ -21,11 +21,11 @@ static int by_place(const void *one, const void *other)
 
 static int note_l1_entry(struct ox_walk *w, uint64_t tree, uint64_t index, struct ox_be64 *entry)
 {
-	struct ox_qcow2_l1_entry e = ox_qcow2_l1_decode(&w->h, ox_be64_get(*entry));
+	struct ox_qcow2_l1_entry e = ox_qcow2_l1_decode(&w->v.h, ox_be64_get(*entry));
 	struct ox_places *p = &w->mend->places;
-	uint64_t cluster = e.l2.bytes / w->cluster_bytes;
+	uint64_t cluster = e.l2.bytes / w->v.cluster_bytes;
 
-	if (e.bad || !ox_cell_is_l2(ox_counts_get(&w->counts, cluster)))
+	if (e.bad || !ox_cell_is_l2(ox_counts_get(&w->k.cells, cluster)))
 		return 0;
 	if (p->count == p->room) {
 		size_t room = p->room ? 2 * p->room : 256;
@@ -147,7 +147,8 @@ void ox_places_free(struct ox_places *places)
 void ox_mend_at_entry(const struct ox_walk *w, const struct ox_place *place, uint64_t entry,
 		      struct ox_found *what)
 {
-	what->guest_offset = (place->index * ox_qcow2_l2_entries(&w->h) + entry) * w->cluster_bytes;
-	what->guest_length = w->cluster_bytes;
-	what->tree = place->tree;
+	what->guest_offset =
+		(place->index * ox_qcow2_l2_entries(&w->v.h) + entry) * w->v.cluster_bytes;
+	what->guest_length = w->v.cluster_bytes;
+	what->snapshot = ox_view_name_of(&w->v, place->tree);
 }

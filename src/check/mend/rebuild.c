@@ -13,15 +13,15 @@
 /* A broken block is made anew only where everything it counted is known. */
 static bool is_missing(const struct ox_walk *w, uint64_t index)
 {
-	return index >= w->index_count || w->blocks[index].state == OX_BLOCK_NONE ||
-	       (w->blocks[index].state == OX_BLOCK_BROKEN && w->structural == 0);
+	return index >= w->k.rc.index_count || w->k.rc.blocks[index].state == OX_BLOCK_NONE ||
+	       (w->k.rc.blocks[index].state == OX_BLOCK_BROKEN && w->j->structural == 0);
 }
 
 static bool is_needed(const struct ox_walk *w, uint64_t index)
 {
-	uint64_t end = (index + 1) * w->block_entries;
+	uint64_t end = (index + 1) * w->k.rc.block_entries;
 
-	return ox_counts_next(&w->counts, index * w->block_entries, end) < end;
+	return ox_counts_next(&w->k.cells, index * w->k.rc.block_entries, end) < end;
 }
 
 static int add_index(struct ox_walk_plan *plan, uint64_t index)
@@ -45,13 +45,13 @@ static int add_needed(const struct ox_walk *w, struct ox_walk_plan *plan)
 {
 	uint64_t c = 0;
 
-	while ((c = ox_counts_next(&w->counts, c, UINT64_MAX)) != UINT64_MAX) {
-		uint64_t index = c / w->block_entries;
+	while ((c = ox_counts_next(&w->k.cells, c, UINT64_MAX)) != UINT64_MAX) {
+		uint64_t index = c / w->k.rc.block_entries;
 		int r = is_missing(w, index) ? add_index(plan, index) : 0;
 
 		if (r < 0)
 			return r;
-		c = (index + 1) * w->block_entries;
+		c = (index + 1) * w->k.rc.block_entries;
 	}
 	return 0;
 }
@@ -62,11 +62,11 @@ static int add_needed(const struct ox_walk *w, struct ox_walk_plan *plan)
  */
 static int cover_itself(const struct ox_walk *w, uint64_t base, struct ox_walk_plan *plan)
 {
-	uint64_t covered = base / w->block_entries;
+	uint64_t covered = base / w->k.rc.block_entries;
 
 	plan->end = base + plan->count;
 	for (;;) {
-		uint64_t last = (plan->end - 1) / w->block_entries;
+		uint64_t last = (plan->end - 1) / w->k.rc.block_entries;
 		uint64_t end;
 
 		for (; covered <= last; covered++) {
@@ -74,8 +74,8 @@ static int cover_itself(const struct ox_walk *w, uint64_t base, struct ox_walk_p
 			    add_index(plan, covered) < 0)
 				return -ENOMEM;
 		}
-		if (last >= w->table_entries)
-			plan->table_clusters = ox_div_up((last + 1) * 8, w->cluster_bytes);
+		if (last >= w->k.rc.table_entries)
+			plan->table_clusters = ox_div_up((last + 1) * 8, w->v.cluster_bytes);
 		end = base + plan->table_clusters + plan->count;
 		if (end == plan->end)
 			return 0;
@@ -83,36 +83,17 @@ static int cover_itself(const struct ox_walk *w, uint64_t base, struct ox_walk_p
 	}
 }
 
-/* Larger arrays for a larger table; what is new in them is zero. */
-static int grow_index(struct ox_walk *w, uint64_t index_count)
-{
-	struct ox_be64 *reftable = reallocarray(w->reftable, index_count, sizeof(*reftable));
-	struct ox_walk_block *blocks;
-
-	if (!reftable)
-		return -ENOMEM;
-	w->reftable = reftable;
-	blocks = reallocarray(w->blocks, index_count, sizeof(*blocks));
-	if (!blocks)
-		return -ENOMEM;
-	w->blocks = blocks;
-	memset(reftable + w->index_count, 0, (index_count - w->index_count) * sizeof(*reftable));
-	memset(blocks + w->index_count, 0, (index_count - w->index_count) * sizeof(*blocks));
-	w->index_count = index_count;
-	return 0;
-}
-
 static int place(struct ox_walk *w, uint64_t base, struct ox_walk_plan *plan)
 {
 	uint64_t next = base;
-	int r = ox_counts_extend(&w->counts, ox_max_u64(plan->end, w->counts.limit));
+	int r = ox_ledger_grow(&w->k, plan->end);
 
 	if (r < 0)
 		return r;
 	if (plan->table_clusters) {
 		plan->table_cluster = next;
 		next += plan->table_clusters;
-		r = grow_index(w, plan->table_clusters * w->cluster_bytes / 8);
+		r = ox_ledger_grow_table(&w->k, plan->table_clusters * w->v.cluster_bytes / 8);
 		if (r < 0)
 			return r;
 	}
@@ -122,31 +103,24 @@ static int place(struct ox_walk *w, uint64_t base, struct ox_walk_plan *plan)
 	for (uint64_t i = 0; i < plan->count; i++)
 		plan->block_clusters[i] = next++;
 	ox_assert(next == plan->end);
-	for (uint64_t c = base; c < plan->end; c++) {
-		struct ox_cell cell = {.state = OX_CELL_META, .count = 1};
-
-		r = ox_counts_set(&w->counts, c, cell);
-		if (r < 0)
-			return r;
-		w->blocks[c / w->block_entries].raise = true;
-	}
+	for (uint64_t c = base; c < plan->end && r == 0; c++)
+		r = ox_ledger_add(&w->k, c, OX_CELL_META, 1);
 	/* Copies of clusters may lie before them. */
-	w->grown_from = ox_min_u64(w->grown_from, base);
-	w->grown_end = plan->end;
-	return 0;
+	ox_ledger_note_grown(&w->k, ox_min_u64(w->k.grown_from, base), plan->end);
+	return r;
 }
 
 /* The same for a store that is in use up to its end and cannot grow: the first gap between the
  * clusters in use that holds the plan. What leaked is a gap like any other. */
 static int fit_in_gap(const struct ox_walk *w, uint64_t *ret_base, struct ox_walk_plan *plan)
 {
-	uint64_t limit = w->file_bytes / w->cluster_bytes;
+	uint64_t limit = w->v.file_bytes / w->v.cluster_bytes;
 	uint64_t least = plan->count;
 	uint64_t next;
 	int r;
 
 	for (uint64_t at = 1; at < limit; at = next + 1) {
-		next = ox_min_u64(ox_counts_next(&w->counts, at, limit), limit);
+		next = ox_min_u64(ox_counts_next(&w->k.cells, at, limit), limit);
 		next = ox_min_u64(ox_salvage_next_kept(w, at, limit), next);
 		if (next - at < least)
 			continue;
@@ -168,18 +142,18 @@ int ox_walk_plan_blocks(struct ox_walk *w, struct ox_walk_plan *ret)
 {
 	/* Past the last cluster in use, so that nothing moves. */
 	uint64_t base =
-		ox_max_u64(w->counts.end, w->io->can_grow ? w->file_clusters : w->stored_end);
+		ox_max_u64(w->k.cells.end, w->v.io->can_grow ? w->v.file_clusters : w->stored_end);
 	struct ox_walk_plan plan = {0};
 	int r = add_needed(w, &plan);
 
 	if (r == 0 && plan.count > 0)
 		r = cover_itself(w, base, &plan);
-	if (r == 0 && plan.table_clusters > OX_QCOW2_MAX_REFTABLE_BYTES / w->cluster_bytes) {
-		ox_walk_found(w, OX_FOUND_TABLE_TOO_SMALL, OX_FOUND(.a = plan.end - 1));
+	if (r == 0 && plan.table_clusters > OX_QCOW2_MAX_REFTABLE_BYTES / w->v.cluster_bytes) {
+		ox_journal_found(w->j, OX_FOUND_TABLE_TOO_SMALL, OX_FOUND(.a = plan.end - 1));
 		ox_walk_plan_free(&plan);
 		return 0;
 	}
-	if (r == 0 && !w->io->can_grow && plan.end > w->file_bytes / w->cluster_bytes)
+	if (r == 0 && !w->v.io->can_grow && plan.end > w->v.file_bytes / w->v.cluster_bytes)
 		r = fit_in_gap(w, &base, &plan);
 	if (r == 0 && plan.count > 0)
 		r = place(w, base, &plan);
@@ -201,26 +175,26 @@ void ox_walk_plan_free(struct ox_walk_plan *plan)
 
 static void fill_block(struct ox_walk *w, uint64_t index, uint8_t *block)
 {
-	bool broken = w->blocks[index].state == OX_BLOCK_BROKEN;
-	uint64_t first = index * w->block_entries;
-	uint64_t end = first + w->block_entries;
-	uint64_t most = ox_qcow2_refcount_max(w->h.refcount_order);
+	bool broken = w->k.rc.blocks[index].state == OX_BLOCK_BROKEN;
+	uint64_t first = index * w->k.rc.block_entries;
+	uint64_t end = first + w->k.rc.block_entries;
+	uint64_t most = ox_qcow2_refcount_max(w->k.rc.order);
 
-	memset(block, 0, w->cluster_bytes);
-	for (uint64_t c = first; (c = ox_counts_next(&w->counts, c, end)) < end; c++) {
-		struct ox_cell cell = ox_counts_get(&w->counts, c);
+	memset(block, 0, w->v.cluster_bytes);
+	for (uint64_t c = first; (c = ox_counts_next(&w->k.cells, c, end)) < end; c++) {
+		struct ox_cell cell = ox_counts_get(&w->k.cells, c);
 
 		/* No block was there to be compared: more than it can count is found next time. */
-		ox_qcow2_refcount_set(block, w->h.refcount_order, c - first,
+		ox_qcow2_refcount_set(block, w->k.rc.order, c - first,
 				      ox_min_u64(cell.count, most));
-		if (!broken && !ox_walk_is_grown(w, c))
-			ox_walk_mended(w, OX_FOUND_TOO_LOW,
-				       OX_FOUND(.a = c, .b = 0, .c = cell.count,
-						.host_offset = c * w->cluster_bytes));
+		if (!broken && !ox_ledger_is_grown(&w->k, c))
+			ox_journal_mended(w->j, OX_FOUND_TOO_LOW,
+					  OX_FOUND(.a = c, .b = 0, .c = cell.count,
+						   .host_offset = c * w->v.cluster_bytes));
 	}
 	if (broken)
-		ox_walk_mended(w, (enum ox_finding_id)w->blocks[index].found,
-			       OX_FOUND(.a = index, .b = ox_be64_get(w->reftable[index])));
+		ox_journal_mended(w->j, (enum ox_finding_id)w->k.rc.blocks[index].found,
+				  OX_FOUND(.a = index, .b = ox_ledger_block_offset(&w->k, index)));
 }
 
 int ox_walk_write_blocks_co(struct ox_walk *w, const struct ox_walk_plan *plan)
@@ -230,60 +204,40 @@ int ox_walk_write_blocks_co(struct ox_walk *w, const struct ox_walk_plan *plan)
 
 	if (plan->count == 0)
 		return 0;
-	block = malloc(w->cluster_bytes);
+	block = malloc(w->v.cluster_bytes);
 	if (!block)
 		return -ENOMEM;
 	/* The length is durable with the blocks, before anything names them (D8). */
-	if (w->io->length < plan->end * w->cluster_bytes)
-		r = ox_io_set_length_co(w->io, plan->end * w->cluster_bytes);
+	if (w->v.io->length < plan->end * w->v.cluster_bytes)
+		r = ox_io_set_length_co(w->v.io, plan->end * w->v.cluster_bytes);
 	for (uint64_t i = 0; i < plan->count && r == 0; i++) {
 		fill_block(w, plan->indexes[i], block);
-		r = ox_io_pwrite_co(w->io, block, w->cluster_bytes,
-				    plan->block_clusters[i] * w->cluster_bytes, 0);
+		r = ox_io_pwrite_co(w->v.io, block, w->v.cluster_bytes,
+				    plan->block_clusters[i] * w->v.cluster_bytes, 0);
 	}
 	free(block);
 	return r;
 }
 
-/* A table that is left behind is a leak, to be lowered after the header's sector is durable (H7).
- */
-static int leave_old_table(struct ox_walk *w)
-{
-	uint64_t first = w->h.reftable_offset / w->cluster_bytes;
-
-	/* One that could not be found was never counted. */
-	if (w->table_entries == 0)
-		return 0;
-	for (uint64_t c = first; c < first + w->h.reftable_clusters; c++) {
-		int r = ox_counts_set(&w->counts, c, (struct ox_cell){0});
-
-		if (r < 0)
-			return r;
-		w->blocks[c / w->block_entries].lower = true;
-	}
-	return 0;
-}
-
 static int move_table_co(struct ox_walk *w, const struct ox_walk_plan *plan)
 {
-	struct ox_qcow2_header h = w->h;
+	struct ox_qcow2_header h = w->v.h;
 	int r;
 
-	h.reftable_offset = plan->table_cluster * w->cluster_bytes;
+	h.reftable_offset = plan->table_cluster * w->v.cluster_bytes;
 	h.reftable_clusters = (uint32_t)plan->table_clusters;
-	r = ox_io_pwrite_co(w->io, w->reftable, w->index_count * 8, h.reftable_offset, 0);
+	h.refcount_order = w->k.rc.order;
+	r = ox_io_pwrite_co(w->v.io, w->k.rc.table, w->k.rc.index_count * 8, h.reftable_offset, 0);
 	if (r == 0)
-		r = ox_io_sync_co(w->io);
+		r = ox_io_sync_co(w->v.io);
 	if (r == 0)
 		r = ox_walk_write_header_co(w, &h);
 	if (r == 0)
-		r = leave_old_table(w);
+		r = ox_ledger_move_table(&w->k, h.reftable_offset, h.reftable_clusters);
 	if (r < 0)
 		return r;
-	ox_walk_mended_fault(w, OX_QCOW2_FAULT_REFCOUNT_ORDER);
-	ox_walk_mended_fault(w, OX_QCOW2_FAULT_REFTABLE);
-	w->h = h;
-	w->table_entries = w->index_count;
+	ox_view_mended_fault(&w->v, OX_QCOW2_FAULT_REFCOUNT_ORDER);
+	ox_view_mended_fault(&w->v, OX_QCOW2_FAULT_REFTABLE);
 	return 0;
 }
 
@@ -291,10 +245,10 @@ static int write_entries_co(struct ox_walk *w, uint64_t first, uint64_t last)
 {
 	uint64_t from = ox_align_down(first * 8, 512);
 	uint64_t to = ox_align_down(last * 8, 512) + 512;
-	int r = ox_io_pwrite_co(w->io, (uint8_t *)w->reftable + from, to - from,
-				w->h.reftable_offset + from, 0);
+	int r = ox_io_pwrite_co(w->v.io, (uint8_t *)w->k.rc.table + from, to - from,
+				w->k.rc.offset + from, 0);
 
-	return r < 0 ? r : ox_io_sync_co(w->io);
+	return r < 0 ? r : ox_io_sync_co(w->v.io);
 }
 
 int ox_walk_link_blocks_co(struct ox_walk *w, const struct ox_walk_plan *plan)
@@ -305,19 +259,17 @@ int ox_walk_link_blocks_co(struct ox_walk *w, const struct ox_walk_plan *plan)
 	for (uint64_t i = 0; i < plan->count; i++) {
 		uint64_t index = plan->indexes[i];
 
-		w->reftable[index] = ox_be64(plan->block_clusters[i] * w->cluster_bytes);
-		w->blocks[index].state = OX_BLOCK_SOUND;
+		ox_ledger_name_block(&w->k, index, plan->block_clusters[i]);
 		first = ox_min_u64(first, index);
 		last = ox_max_u64(last, index);
 	}
 	/* Broken entries that nothing needs are cut off. */
-	for (uint64_t i = 0; i < w->index_count; i++) {
-		if (w->blocks[i].state != OX_BLOCK_BROKEN || w->structural > 0)
+	for (uint64_t i = 0; i < w->k.rc.index_count; i++) {
+		if (w->k.rc.blocks[i].state != OX_BLOCK_BROKEN || w->j->structural > 0)
 			continue;
-		ox_walk_mended(w, (enum ox_finding_id)w->blocks[i].found,
-			       OX_FOUND(.a = i, .b = ox_be64_get(w->reftable[i])));
-		w->reftable[i] = ox_be64(0);
-		w->blocks[i].state = OX_BLOCK_NONE;
+		ox_journal_mended(w->j, (enum ox_finding_id)w->k.rc.blocks[i].found,
+				  OX_FOUND(.a = i, .b = ox_ledger_block_offset(&w->k, i)));
+		ox_ledger_name_block(&w->k, i, 0);
 		first = ox_min_u64(first, i);
 		last = ox_max_u64(last, i);
 	}

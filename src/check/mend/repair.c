@@ -24,70 +24,55 @@ int ox_walk_settle_co(const struct ox_walk *w, struct ox_io *io, struct ox_error
 int ox_walk_write_header_co(struct ox_walk *w, const struct ox_qcow2_header *h)
 {
 	uint8_t sector[512];
-	int r = ox_io_pread_co(w->io, sector, sizeof(sector), 0);
+	int r = ox_io_pread_co(w->v.io, sector, sizeof(sector), 0);
 
 	if (r < 0)
 		return r;
 	ox_qcow2_header_encode(h, sector);
-	r = ox_io_pwrite_co(w->io, sector, sizeof(sector), 0, 0);
-	return r < 0 ? r : ox_io_sync_co(w->io);
+	r = ox_io_pwrite_co(w->v.io, sector, sizeof(sector), 0, 0);
+	return r < 0 ? r : ox_io_sync_co(w->v.io);
 }
 
 /* A fence goes before the dirty bit does; without its length it is none. */
 static int remove_fence_co(struct ox_walk *w)
 {
-	uint64_t start = ox_align_down(w->list_end_offset, 512);
+	uint64_t start = ox_align_down(w->v.list_end_offset, 512);
 	uint8_t fence[OX_QCOW2_FENCE_BYTES];
 	uint8_t sector[512];
-	int r = ox_io_pread_co(w->io, sector, sizeof(sector), start);
+	int r = ox_io_pread_co(w->v.io, sector, sizeof(sector), start);
 
 	if (r < 0)
 		return r;
 	ox_qcow2_fence_encode(0, fence);
-	memcpy(sector + (w->list_end_offset - start), fence, 8);
-	r = ox_io_pwrite_co(w->io, sector, sizeof(sector), start, 0);
-	return r < 0 ? r : ox_io_sync_co(w->io);
+	memcpy(sector + (w->v.list_end_offset - start), fence, 8);
+	r = ox_io_pwrite_co(w->v.io, sector, sizeof(sector), start, 0);
+	return r < 0 ? r : ox_io_sync_co(w->v.io);
 }
 
 int ox_walk_clear_bits_co(struct ox_walk *w, uint64_t bits)
 {
-	struct ox_qcow2_header h = w->h;
-	int r;
-
-	if (w->has_fence) {
-		r = remove_fence_co(w);
-		if (r < 0)
-			return r;
-		w->has_fence = false;
-	}
+	struct ox_qcow2_header h = w->v.h;
+	int r = w->v.has_fence ? remove_fence_co(w) : 0;
 
 	h.incompatible &= ~bits;
-	r = ox_walk_write_header_co(w, &h);
-	if (r == 0)
-		w->h = h;
-	return r;
+	return r == 0 ? ox_walk_write_header_co(w, &h) : r;
 }
 
 /* ---- counts ---- */
 
-static void set_count(struct ox_walk *w, struct ox_walk_slot *slot)
+static int raise_slot(void *arg, struct ox_slot *slot)
 {
-	ox_qcow2_refcount_set(slot->block, w->h.refcount_order, slot->index, slot->cell.count);
-	slot->changed = true;
-}
-
-static int raise_slot(struct ox_walk *w, struct ox_walk_slot *slot)
-{
+	struct ox_walk *w = arg;
 	uint64_t count = slot->cell.count;
 
 	if (!slot->block || ox_cell_is_broken(slot->cell) || slot->stored >= count ||
-	    ox_walk_overflows(w, slot->cell))
+	    ox_ledger_overflows(&w->k, slot->cell))
 		return 0;
-	if (!ox_walk_is_grown(w, slot->cluster))
-		ox_walk_mended(w, OX_FOUND_TOO_LOW,
-			       OX_FOUND(.a = slot->cluster, .b = slot->stored, .c = count,
-					.host_offset = slot->cluster * w->cluster_bytes));
-	set_count(w, slot);
+	if (!ox_ledger_is_grown(&w->k, slot->cluster))
+		ox_journal_mended(w->j, OX_FOUND_TOO_LOW,
+				  OX_FOUND(.a = slot->cluster, .b = slot->stored, .c = count,
+					   .host_offset = slot->cluster * w->v.cluster_bytes));
+	ox_slot_set(&w->k, slot, slot->cell.count);
 	return 0;
 }
 
@@ -97,16 +82,17 @@ bool ox_walk_keeps_leak(const struct ox_walk *w, uint64_t cluster, struct ox_cel
 	return (w->lost > 0 && cell.state == OX_CELL_NONE) || ox_salvage_keeps_count(w, cluster);
 }
 
-static int lower_slot(struct ox_walk *w, struct ox_walk_slot *slot)
+static int lower_slot(void *arg, struct ox_slot *slot)
 {
+	struct ox_walk *w = arg;
 	if (ox_walk_keeps_leak(w, slot->cluster, slot->cell))
 		return 0;
 	if (!slot->block || ox_cell_is_broken(slot->cell) || slot->stored <= slot->cell.count)
 		return 0;
-	ox_walk_mended(w, OX_FOUND_LEAK,
-		       OX_FOUND(.a = slot->cluster, .b = slot->stored, .c = slot->cell.count,
-				.host_offset = slot->cluster * w->cluster_bytes));
-	set_count(w, slot);
+	ox_journal_mended(w->j, OX_FOUND_LEAK,
+			  OX_FOUND(.a = slot->cluster, .b = slot->stored, .c = slot->cell.count,
+				   .host_offset = slot->cluster * w->v.cluster_bytes));
+	ox_slot_set(&w->k, slot, slot->cell.count);
 	return 0;
 }
 
@@ -116,14 +102,14 @@ static int drop_co(struct ox_walk *w)
 {
 	int r = w->stale > 0 ? ox_walk_drop_stale_co(w) : 0;
 
-	return r == 0 && w->stale > 0 ? ox_io_sync_co(w->io) : r;
+	return r == 0 && w->stale > 0 ? ox_io_sync_co(w->v.io) : r;
 }
 
 int ox_walk_raise_counts_co(struct ox_walk *w)
 {
-	int r = ox_walk_slots_co(w, OX_BLOCKS_RAISE, raise_slot);
+	int r = ox_slots_co(&w->k, OX_SLOTS_RAISE, raise_slot, w);
 
-	return r < 0 ? r : ox_io_sync_co(w->io);
+	return r < 0 ? r : ox_io_sync_co(w->v.io);
 }
 
 int ox_walk_publish_counts_co(struct ox_walk *w, const struct ox_walk_plan *plan)
@@ -132,7 +118,7 @@ int ox_walk_publish_counts_co(struct ox_walk *w, const struct ox_walk_plan *plan
 
 	if (r == 0)
 		r = ox_walk_raise_counts_co(w);
-	if (r == 0 && (w->structural == 0 || plan->count > 0))
+	if (r == 0 && (w->j->structural == 0 || plan->count > 0))
 		r = ox_walk_link_blocks_co(w, plan);
 	return r;
 }
@@ -142,7 +128,7 @@ int ox_walk_publish_counts_co(struct ox_walk *w, const struct ox_walk_plan *plan
 static int raise_and_link_co(struct ox_walk *w)
 {
 	struct ox_walk_plan plan = {0};
-	int r = w->structural == 0 ? ox_walk_plan_blocks(w, &plan) : 0;
+	int r = w->j->structural == 0 ? ox_walk_plan_blocks(w, &plan) : 0;
 
 	if (r == 0)
 		r = ox_walk_publish_counts_co(w, &plan);
@@ -155,44 +141,44 @@ static int copied_co(struct ox_walk *w)
 	bool all = w->repair == OX_REPAIR_ALL;
 	int r;
 
-	if (w->copied_to_fix == 0 && (!all || w->compressed_copied + w->broken_blocks == 0))
+	if (w->copied_to_fix == 0 && (!all || w->compressed_copied + w->k.broken_blocks == 0))
 		return 0;
 	r = ox_walk_copied_co(w, all ? OX_COPIED_FIX : OX_COPIED_FIX_LEAKS);
-	return r < 0 ? r : ox_io_sync_co(w->io);
+	return r < 0 ? r : ox_io_sync_co(w->v.io);
 }
 
 static int lower_co(struct ox_walk *w)
 {
-	int r = ox_walk_slots_co(w, OX_BLOCKS_LOWER, lower_slot);
+	int r = ox_slots_co(&w->k, OX_SLOTS_LOWER, lower_slot, w);
 
-	return r < 0 ? r : ox_io_sync_co(w->io);
+	return r < 0 ? r : ox_io_sync_co(w->v.io);
 }
 
 int ox_walk_write_counts_co(struct ox_walk *w)
 {
-	int r = ox_walk_slots_co(w, OX_BLOCKS_RAISE, raise_slot);
+	int r = ox_slots_co(&w->k, OX_SLOTS_RAISE, raise_slot, w);
 
-	return r == 0 ? ox_walk_slots_co(w, OX_BLOCKS_LOWER, lower_slot) : r;
+	return r == 0 ? ox_slots_co(&w->k, OX_SLOTS_LOWER, lower_slot, w) : r;
 }
 
 int ox_walk_repair_co(struct ox_walk *w)
 {
 	int r = 0;
 
-	if (w->io->read_only)
+	if (w->v.io->read_only)
 		return -EROFS;
 	/* What an unknown feature means for the tables is not known either. */
-	if (w->is_foreign)
+	if (w->v.is_foreign)
 		return 0;
 	if (w->repair == OX_REPAIR_ALL) {
 		r = drop_co(w);
 		if (r == 0)
 			r = raise_and_link_co(w);
 	}
-	if (r == 0 && (w->repair == OX_REPAIR_ALL || w->structural == 0))
+	if (r == 0 && (w->repair == OX_REPAIR_ALL || w->j->structural == 0))
 		r = copied_co(w);
 	/* What a structural finding should have named looks like a leak. */
-	if (r == 0 && w->structural == 0)
+	if (r == 0 && w->j->structural == 0)
 		r = lower_co(w);
 	return r;
 }

@@ -13,6 +13,7 @@
 #include "base/arith.h"
 #include "check/mend/lost_l1.h"
 #include "check/mend/mend.h"
+#include "check/mend/seen.h"
 
 #define MOST_FOUND ((size_t)1024)
 #define COUNT_AT 60u /* of the header: how many, and where */
@@ -63,33 +64,33 @@ static void table_free(struct table *t)
 static int read_broken_co(struct table *t)
 {
 	struct ox_walk *w = t->w;
-	uint64_t at = w->h.snapshots_offset + w->snapshot_bytes;
+	uint64_t at = w->v.h.snapshots_offset + w->v.snapshot_bytes;
 	int r;
 
-	if (w->h.snapshots_offset == 0 || at >= w->file_bytes)
+	if (w->v.h.snapshots_offset == 0 || at >= w->v.file_bytes)
 		return 0;
-	t->broken_bytes = ox_min_u64(sizeof(t->broken), w->file_bytes - at);
-	r = ox_io_pread_co(w->io, t->broken, t->broken_bytes, at);
+	t->broken_bytes = ox_min_u64(sizeof(t->broken), w->v.file_bytes - at);
+	r = ox_io_pread_co(w->v.io, t->broken, t->broken_bytes, at);
 	return r;
 }
 
 static int read_old_co(struct table *t)
 {
 	struct ox_walk *w = t->w;
-	size_t size = w->snapshot_bytes;
+	size_t size = w->v.snapshot_bytes;
 	size_t pos = 0;
 	int r;
 
-	t->records = calloc(w->tree_count + MOST_FOUND, sizeof(*t->records));
+	t->records = calloc(w->v.tree_count + MOST_FOUND, sizeof(*t->records));
 	t->old = malloc(ox_max_u64(size, 1));
 	if (!t->old || !t->records)
 		return -ENOMEM;
-	r = size > 0 ? ox_io_pread_co(w->io, t->old, size, w->h.snapshots_offset) : 0;
-	for (uint64_t i = 1; i < w->tree_count && r == 0; i++) {
+	r = size > 0 ? ox_io_pread_co(w->v.io, t->old, size, w->v.h.snapshots_offset) : 0;
+	for (uint64_t i = 1; i < w->v.tree_count && r == 0; i++) {
 		struct record *record = &t->records[t->count];
 
 		record->at = pos;
-		r = ox_qcow2_snapshot_decode(&w->h, t->old, size, &pos, &record->s, NULL);
+		r = ox_qcow2_snapshot_decode(&w->v.h, t->old, size, &pos, &record->s, NULL);
 		record->size = pos - record->at;
 		t->count += r == 0;
 	}
@@ -103,8 +104,8 @@ static bool is_hopeless(const struct ox_walk *w, const struct ox_qcow2_snapshot 
 	uint64_t size_bytes = UINT64_C(8) * s->l1_entries;
 
 	return s->l1_entries == 0 || s->l1_offset == 0 || size_bytes > OX_QCOW2_MAX_L1_BYTES ||
-	       !ox_is_aligned(s->l1_offset, w->cluster_bytes) ||
-	       ox_walk_past_end(w, s->l1_offset, size_bytes);
+	       !ox_is_aligned(s->l1_offset, w->v.cluster_bytes) ||
+	       ox_view_past_end(&w->v, s->l1_offset, size_bytes);
 }
 
 /* The first record before end, but for one, that has the id; end: none. */
@@ -172,7 +173,7 @@ static int add_found(struct table *t, const struct ox_lost_l1 *l1)
 	int r = 0;
 
 	if (index == t->count) {
-		record->s = (struct ox_qcow2_snapshot){.disk_bytes = t->w->h.size_bytes,
+		record->s = (struct ox_qcow2_snapshot){.disk_bytes = t->w->v.h.size_bytes,
 						       .icount = UINT64_MAX};
 		record->s.id = strdup("");
 		r = record->s.id ? set_text(&record->s.name, "recovered-", index + 1) : -ENOMEM;
@@ -197,7 +198,7 @@ static bool decode_broken(const struct table *t, struct ox_qcow2_snapshot *ret)
 		struct ox_be32 l1_size;
 	} __attribute__((packed)) begin;
 
-	if (t->old_count == t->w->h.snapshot_count || t->broken_bytes < sizeof(begin))
+	if (t->old_count == t->w->v.h.snapshot_count || t->broken_bytes < sizeof(begin))
 		return false;
 	memcpy(&begin, t->broken, sizeof(begin));
 	*ret = (struct ox_qcow2_snapshot){
@@ -220,18 +221,18 @@ static bool is_found(const struct table *t, uint64_t l1_offset)
  */
 static bool tells_place(const struct ox_walk *w, const struct ox_qcow2_snapshot *s)
 {
-	uint64_t size_bytes = 8 * ox_qcow2_l1_needed(&w->h, w->h.size_bytes);
+	uint64_t size_bytes = 8 * ox_qcow2_l1_needed(&w->v.h, w->v.h.size_bytes);
 
 	return is_hopeless(w, s) && s->l1_entries > 0 && s->l1_offset > 0 &&
-	       ox_is_aligned(s->l1_offset, w->cluster_bytes) &&
-	       !ox_walk_past_end(w, s->l1_offset, size_bytes);
+	       ox_is_aligned(s->l1_offset, w->v.cluster_bytes) &&
+	       !ox_view_past_end(&w->v, s->l1_offset, size_bytes);
 }
 
 /* Whether the header says how many there are, and not where. */
 static bool is_counted(const struct ox_walk *w)
 {
-	return w->faults.found[OX_QCOW2_FAULT_SNAPSHOTS] &&
-	       w->faults.snapshot_count <= OX_QCOW2_MAX_SNAPSHOTS;
+	return w->v.faults.found[OX_QCOW2_FAULT_SNAPSHOTS] &&
+	       w->v.faults.snapshot_count <= OX_QCOW2_MAX_SNAPSHOTS;
 }
 
 /* Whether the records for which no table is found are given up. One that begins as it should, and
@@ -243,7 +244,8 @@ static bool may_give_up(const struct table *t)
 {
 	struct ox_qcow2_snapshot broken;
 
-	if (t->w->broken_blocks > 0 || t->w->overflows > 0 || t->w->h.refcount_order == 0)
+	if (t->w->k.broken_blocks > 0 || t->w->j->seen[OX_FOUND_OVERFLOW] > 0 ||
+	    t->w->k.rc.order == 0)
 		return false;
 	/* Some are found, and the header says that there are more: it may be a count that is wrong.
 	 */
@@ -260,7 +262,7 @@ static bool may_give_up(const struct table *t)
 
 static int find_lost_co(struct table *t, size_t most)
 {
-	uint32_t needed = (uint32_t)ox_qcow2_l1_needed(&t->w->h, t->w->h.size_bytes);
+	uint32_t needed = (uint32_t)ox_qcow2_l1_needed(&t->w->v.h, t->w->v.h.size_bytes);
 	struct ox_qcow2_snapshot broken;
 	int r = ox_lost_l1_find_co(t->w, most, &t->found);
 
@@ -291,8 +293,8 @@ static int choose_records(struct table *t)
 		if (record->dropped)
 			continue;
 		r = settle_id(t, i);
-		record->lacks_extra =
-			w->h.version >= 3 && record->s.extra_bytes < OX_QCOW2_SNAPSHOT_EXTRA_BYTES;
+		record->lacks_extra = w->v.h.version >= 3 &&
+				      record->s.extra_bytes < OX_QCOW2_SNAPSHOT_EXTRA_BYTES;
 		changes |= record->has_no_id || record->lacks_extra;
 	}
 	t->changes = changes;
@@ -304,9 +306,9 @@ static int choose_records(struct table *t)
 static void tell_table(struct ox_walk *w, uint64_t index, const char *word, const char *fate,
 		       uint64_t offset)
 {
-	ox_walk_mended(w, OX_FOUND_SNAPSHOT_TABLE,
-		       OX_FOUND(.a = index, .word = word, .fate = fate,
-				.guest_length = w->h.size_bytes, .host_offset = offset));
+	ox_journal_mended(w->j, OX_FOUND_SNAPSHOT_TABLE,
+			  OX_FOUND(.a = index, .word = word, .fate = fate,
+				   .guest_length = w->v.h.size_bytes, .host_offset = offset));
 }
 
 static void tell_record(const struct table *t, size_t index)
@@ -317,11 +319,11 @@ static void tell_record(const struct table *t, size_t index)
 		tell_table(t->w, index, "its L1 table is found again", in_doubt,
 			   record->s.l1_offset);
 	else if (record->lacks_extra)
-		ox_walk_mended(t->w, OX_FOUND_SNAPSHOT_EXTRA,
-			       OX_FOUND(.a = index, .b = record->s.extra_bytes));
+		ox_journal_mended(t->w->j, OX_FOUND_SNAPSHOT_EXTRA,
+				  OX_FOUND(.a = index, .b = record->s.extra_bytes));
 	if (!record->found && record->has_no_id && record->same_id != index)
-		ox_walk_mended(t->w, OX_FOUND_SNAPSHOT_ID,
-			       OX_FOUND(.a = record->same_id, .b = index));
+		ox_journal_mended(t->w->j, OX_FOUND_SNAPSHOT_ID,
+				  OX_FOUND(.a = record->same_id, .b = index));
 }
 
 /* Of records that lead nowhere: those that could be read, and then those that could not. */
@@ -330,7 +332,7 @@ static void tell_given_up(const struct table *t)
 	struct ox_walk *w = t->w;
 	uint64_t count = t->lost > t->found.count ? t->lost - t->found.count : 0;
 
-	for (uint64_t i = 0; i < w->h.snapshot_count && count > 0; i++) {
+	for (uint64_t i = 0; i < w->v.h.snapshot_count && count > 0; i++) {
 		if (i < t->old_count && !t->records[i].dropped)
 			continue;
 		tell_table(w, i, "nothing is left that tells of a snapshot", lost, 0);
@@ -346,7 +348,7 @@ static void tell_all(const struct table *t)
 			tell_record(t, i);
 	}
 	tell_given_up(t);
-	ox_walk_mended_fault(t->w, OX_QCOW2_FAULT_SNAPSHOTS);
+	ox_view_mended_fault(&t->w->v, OX_QCOW2_FAULT_SNAPSHOTS);
 }
 
 /* ---- the new table ---- */
@@ -357,9 +359,9 @@ static int encode(struct table *t, uint32_t *ret_count)
 
 	*ret_count = 0;
 	for (size_t i = 0; i < t->count; i++)
-		room += t->records[i].size + ox_qcow2_snapshot_bytes(&t->w->h, &t->records[i].s) +
+		room += t->records[i].size + ox_qcow2_snapshot_bytes(&t->w->v.h, &t->records[i].s) +
 			8;
-	t->bytes = calloc(1, ox_align_up(room + 1, t->w->cluster_bytes));
+	t->bytes = calloc(1, ox_align_up(room + 1, t->w->v.cluster_bytes));
 	if (!t->bytes)
 		return -ENOMEM;
 	for (size_t i = 0; i < t->count; i++) {
@@ -369,7 +371,7 @@ static int encode(struct table *t, uint32_t *ret_count)
 		if (record->dropped)
 			continue;
 		if (record->found || record->has_no_id || record->lacks_extra) {
-			t->size += ox_qcow2_snapshot_encode(&t->w->h, &record->s, to);
+			t->size += ox_qcow2_snapshot_encode(&t->w->v.h, &record->s, to);
 		} else {
 			memcpy(to, t->old + record->at, record->size);
 			t->size = ox_align_up(t->size + record->size, 8);
@@ -385,30 +387,29 @@ static int write_table_co(struct table *t, uint64_t *ret_offset)
 {
 	struct ox_walk *w = t->w;
 	uint64_t base =
-		ox_max_u64(w->counts.end, w->io->can_grow ? w->file_clusters : w->stored_end);
-	uint64_t end = base + ox_div_up(t->size, w->cluster_bytes);
+		ox_max_u64(w->k.cells.end, w->v.io->can_grow ? w->v.file_clusters : w->stored_end);
+	uint64_t end = base + ox_div_up(t->size, w->v.cluster_bytes);
 	struct ox_walk_plan plan = {0};
 	int r;
 
 	if (!ox_mend_can_count(w, base, end) ||
-	    (!w->io->can_grow && end > w->file_bytes / w->cluster_bytes))
+	    (!w->v.io->can_grow && end > w->v.file_bytes / w->v.cluster_bytes))
 		return 0;
-	r = ox_counts_extend(&w->counts, ox_max_u64(end, w->counts.limit));
+	r = ox_ledger_grow(&w->k, end);
 	for (uint64_t c = base; c < end && r == 0; c++)
-		r = ox_mend_count_new(w, c, OX_CELL_META, 1);
-	w->grown_from = base;
-	w->grown_end = end;
+		r = ox_ledger_add(&w->k, c, OX_CELL_META, 1);
+	ox_ledger_note_grown(&w->k, base, end);
 	if (r == 0)
 		r = ox_walk_plan_blocks(w, &plan);
-	if (r == 0 && w->io->length < end * w->cluster_bytes)
-		r = ox_io_set_length_co(w->io, end * w->cluster_bytes);
+	if (r == 0 && w->v.io->length < end * w->v.cluster_bytes)
+		r = ox_io_set_length_co(w->v.io, end * w->v.cluster_bytes);
 	if (r == 0)
-		r = ox_io_pwrite_co(w->io, t->bytes, (end - base) * w->cluster_bytes,
-				    base * w->cluster_bytes, 0);
+		r = ox_io_pwrite_co(w->v.io, t->bytes, (end - base) * w->v.cluster_bytes,
+				    base * w->v.cluster_bytes, 0);
 	if (r == 0)
 		r = ox_walk_publish_counts_co(w, &plan);
 	ox_walk_plan_free(&plan);
-	*ret_offset = base * w->cluster_bytes;
+	*ret_offset = base * w->v.cluster_bytes;
 	return r < 0 ? r : 1;
 }
 
@@ -419,13 +420,13 @@ static int name_table_co(struct ox_walk *w, uint32_t count, uint64_t offset)
 		struct ox_be64 offset;
 	} __attribute__((packed)) fields = {ox_be32(count), ox_be64(offset)};
 	uint8_t sector[512];
-	int r = ox_io_pread_co(w->io, sector, sizeof(sector), 0);
+	int r = ox_io_pread_co(w->v.io, sector, sizeof(sector), 0);
 
 	if (r < 0)
 		return r;
 	memcpy(sector + COUNT_AT, &fields, sizeof(fields));
-	r = ox_io_pwrite_co(w->io, sector, sizeof(sector), 0, 0);
-	return r < 0 ? r : ox_io_sync_co(w->io);
+	r = ox_io_pwrite_co(w->v.io, sector, sizeof(sector), 0, 0);
+	return r < 0 ? r : ox_io_sync_co(w->v.io);
 }
 
 static int replace_co(struct table *t, bool *ret_again)
@@ -453,11 +454,11 @@ static uint64_t count_lost(const struct table *t)
 	const struct ox_walk *w = t->w;
 	uint64_t good = 0;
 
-	if (w->faults.found[OX_QCOW2_FAULT_SNAPSHOTS])
-		return is_counted(w) ? w->faults.snapshot_count : MOST_FOUND;
+	if (w->v.faults.found[OX_QCOW2_FAULT_SNAPSHOTS])
+		return is_counted(w) ? w->v.faults.snapshot_count : MOST_FOUND;
 	for (size_t i = 0; i < t->old_count; i++)
 		good += !is_hopeless(w, &t->records[i].s);
-	return w->h.snapshot_count - good;
+	return w->v.h.snapshot_count - good;
 }
 
 static int mend_co(struct table *t, bool *ret_again)
@@ -474,7 +475,8 @@ static int mend_co(struct table *t, bool *ret_again)
 	/* Which of too many they are cannot be told; nor what leaked, where none is found. */
 	if (r < 0 || t->found.count > most)
 		return r;
-	if (t->w->faults.found[OX_QCOW2_FAULT_SNAPSHOTS] && t->found.count == 0 && t->w->leaks > 0)
+	if (t->w->v.faults.found[OX_QCOW2_FAULT_SNAPSHOTS] && t->found.count == 0 &&
+	    t->w->leaks > 0)
 		return 0;
 	if (t->lost > t->found.count && !may_give_up(t))
 		return 0;
@@ -489,16 +491,16 @@ int ox_mend_snapshots_co(struct ox_walk *w, bool *ret_again)
 	int r;
 
 	for (size_t i = 0; i < OX_QCOW2_FAULT_COUNT; i++) {
-		if (w->faults.found[i] && i != OX_QCOW2_FAULT_SNAPSHOTS)
+		if (w->v.faults.found[i] && i != OX_QCOW2_FAULT_SNAPSHOTS)
 			return 0;
 	}
 	/* The file must not grow beneath what names a place past its end. */
-	if (w->past_end > w->past_end_snapshots)
+	if (ox_seen_past_end(w->j) > w->v.past_end_snapshots)
 		return 0;
 	if (w->stale > 0) {
 		*ret_again = true;
 		r = ox_walk_drop_stale_co(w);
-		return r < 0 ? r : ox_io_sync_co(w->io);
+		return r < 0 ? r : ox_io_sync_co(w->v.io);
 	}
 	r = mend_co(&t, ret_again);
 	table_free(&t);

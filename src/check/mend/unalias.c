@@ -67,12 +67,12 @@ static int add_ref(struct ox_walk *w, struct ref ref)
 
 static int collect_stream(struct ox_walk *w, const struct ox_qcow2_entry *e)
 {
-	uint64_t last = (e->host.bytes + e->compressed_bytes - 1) / w->cluster_bytes;
+	uint64_t last = (e->host.bytes + e->compressed_bytes - 1) / w->v.cluster_bytes;
 
-	for (uint64_t c = e->host.bytes / w->cluster_bytes; c <= last; c++) {
+	for (uint64_t c = e->host.bytes / w->v.cluster_bytes; c <= last; c++) {
 		int r = 0;
 
-		if (ox_cell_is_broken(ox_counts_get(&w->counts, c)))
+		if (ox_cell_is_broken(ox_counts_get(&w->k.cells, c)))
 			r = add_ref(w, (struct ref){.host = c, .owner = true});
 		if (r < 0)
 			return r;
@@ -84,8 +84,8 @@ static int collect_stream(struct ox_walk *w, const struct ox_qcow2_entry *e)
 static int collect_data(struct ox_walk *w, const struct ox_place *place, size_t places, bool split,
 			uint64_t index, uint64_t host)
 {
-	bool broken = ox_cell_is_broken(ox_counts_get(&w->counts, host));
-	uint64_t entries = ox_qcow2_l2_entries(&w->h);
+	bool broken = ox_cell_is_broken(ox_counts_get(&w->k.cells, host));
+	uint64_t entries = ox_qcow2_l2_entries(&w->v.h);
 	uint64_t all_refs = 0;
 	int r = 0;
 
@@ -111,15 +111,16 @@ static int collect_table(struct ox_walk *w, uint64_t cluster, struct ox_cell cel
 	size_t places;
 	const struct ox_place *place = ox_places_find(&w->mend->places, cluster, &places);
 	bool split = is_split(cell, places);
-	unsigned words = ox_qcow2_l2_words(&w->h);
+	unsigned words = ox_qcow2_l2_words(&w->v.h);
 
-	for (uint64_t i = 0; place && i < ox_qcow2_l2_entries(&w->h); i++) {
-		struct ox_qcow2_entry e = ox_qcow2_l2_decode(&w->h, ox_be64_get(table[i * words]));
+	for (uint64_t i = 0; place && i < ox_qcow2_l2_entries(&w->v.h); i++) {
+		struct ox_qcow2_entry e =
+			ox_qcow2_l2_decode(&w->v.h, ox_be64_get(table[i * words]));
 		int r = 0;
 
 		if (e.kind == OX_QCOW2_ENTRY_DATA)
 			r = collect_data(w, place, places, split, i,
-					 e.host.bytes / w->cluster_bytes);
+					 e.host.bytes / w->v.cluster_bytes);
 		else if (e.kind == OX_QCOW2_ENTRY_COMPRESSED)
 			r = collect_stream(w, &e);
 		if (r < 0)
@@ -180,12 +181,12 @@ static bool is_metadata(struct ox_cell cell)
 /* What refers to its own copy is no reference of the cluster's any more. */
 static int forget_ref(struct ox_walk *w, const struct ref *ref)
 {
-	struct ox_cell cell = ox_counts_get(&w->counts, ref->host);
+	struct ox_cell cell = ox_counts_get(&w->k.cells, ref->host);
 
 	if (ox_cell_is_broken(cell))
 		return 0;
 	cell.count -= (uint32_t)ox_min_u64(cell.count, ref->refs);
-	return ox_counts_set(&w->counts, ref->host, cell);
+	return ox_counts_set(&w->k.cells, ref->host, cell);
 }
 
 static void decide_data(const struct ox_walk *w)
@@ -195,7 +196,7 @@ static void decide_data(const struct ox_walk *w)
 
 	for (size_t i = 0; i < u->count; i++) {
 		struct ref *ref = &u->refs[i];
-		struct ox_cell cell = ox_counts_get(&w->counts, ref->host);
+		struct ox_cell cell = ox_counts_get(&w->k.cells, ref->host);
 
 		if (keeper && keeper->host != ref->host)
 			keeper = NULL;
@@ -216,44 +217,30 @@ static void decide_tables(const struct ox_walk *w)
 		struct ox_place *p = &places->items[i];
 
 		if (p->cluster == p[-1].cluster &&
-		    ox_cell_is_broken(ox_counts_get(&w->counts, p->cluster)))
+		    ox_cell_is_broken(ox_counts_get(&w->k.cells, p->cluster)))
 			p->copy = w->mend->unalias->next++;
 	}
-}
-
-int ox_mend_count_new(struct ox_walk *w, uint64_t cluster, unsigned state, uint64_t refs)
-{
-	uint64_t index = cluster / w->block_entries;
-	struct ox_cell cell = {
-		.state = state,
-		.count = (uint32_t)ox_min_u64(refs, OX_COUNT_MAX),
-	};
-
-	if (index < w->index_count)
-		w->blocks[index].raise = true;
-	return ox_counts_set(&w->counts, cluster, cell);
 }
 
 static int count_copies(struct ox_walk *w)
 {
 	const struct ox_unalias *u = w->mend->unalias;
 	const struct ox_places *places = &w->mend->places;
-	int r = ox_counts_extend(&w->counts, ox_max_u64(u->next, w->counts.limit));
+	int r = ox_ledger_grow(&w->k, u->next);
 
 	for (size_t i = 0; i < u->count && r == 0; i++) {
 		if (!u->refs[i].copy)
 			continue;
 		r = forget_ref(w, &u->refs[i]);
 		if (r == 0)
-			r = ox_mend_count_new(w, u->refs[i].copy, OX_CELL_DATA, u->refs[i].refs);
+			r = ox_ledger_add(&w->k, u->refs[i].copy, OX_CELL_DATA, u->refs[i].refs);
 	}
 	for (size_t i = 0; i < places->count && r == 0; i++) {
 		if (places->items[i].copy)
-			r = ox_mend_count_new(w, places->items[i].copy, OX_CELL_L2,
-					      places->items[i].refs);
+			r = ox_ledger_add(&w->k, places->items[i].copy, OX_CELL_L2,
+					  places->items[i].refs);
 	}
-	w->grown_from = u->base;
-	w->grown_end = u->next;
+	ox_ledger_note_grown(&w->k, u->base, u->next);
 	return r;
 }
 
@@ -261,11 +248,11 @@ static int count_copies(struct ox_walk *w)
  * for, and then, at worst, a block for each of them and a table twice as large. */
 static bool has_broken_block(const struct ox_walk *w, uint64_t base, uint64_t end)
 {
-	uint64_t most = end + (end - base) + 2 * (uint64_t)w->h.reftable_clusters + 2;
-	uint64_t last = ox_min_u64(most / w->block_entries + 1, w->index_count);
+	uint64_t most = end + (end - base) + 2 * (uint64_t)w->k.rc.clusters + 2;
+	uint64_t last = ox_min_u64(most / w->k.rc.block_entries + 1, w->k.rc.index_count);
 
-	for (uint64_t i = base / w->block_entries; i < last; i++) {
-		if (w->blocks[i].state != OX_BLOCK_NONE && !ox_walk_block_is_own(w, i))
+	for (uint64_t i = base / w->k.rc.block_entries; i < last; i++) {
+		if (w->k.rc.blocks[i].state != OX_BLOCK_NONE && !ox_ledger_block_is_own(&w->k, i))
 			return true;
 	}
 	return false;
@@ -274,10 +261,10 @@ static bool has_broken_block(const struct ox_walk *w, uint64_t base, uint64_t en
 /* Whether an entry can be written to the refcount table without harm to something else. */
 static bool table_is_own(const struct ox_walk *w)
 {
-	uint64_t first = w->h.reftable_offset / w->cluster_bytes;
+	uint64_t first = w->k.rc.offset / w->v.cluster_bytes;
 
-	for (uint64_t c = first; c < first + w->h.reftable_clusters; c++) {
-		if (ox_counts_get(&w->counts, c).state != OX_CELL_META)
+	for (uint64_t c = first; c < first + w->k.rc.clusters; c++) {
+		if (ox_counts_get(&w->k.cells, c).state != OX_CELL_META)
 			return false;
 	}
 	return true;
@@ -295,7 +282,7 @@ static bool is_feasible(const struct ox_walk *w)
 
 	if (u->too_many || u->next - u->base > u->budget)
 		return false;
-	if (!w->io->can_grow && u->next > w->file_bytes / w->cluster_bytes)
+	if (!w->v.io->can_grow && u->next > w->v.file_bytes / w->v.cluster_bytes)
 		return false;
 	return ox_mend_can_count(w, u->base, u->next);
 }
@@ -315,7 +302,7 @@ static bool has_narrow_copy(struct ox_walk *w)
 		if (places->items[i].copy)
 			most = ox_max_u64(most, places->items[i].refs);
 	}
-	if (most <= ox_qcow2_refcount_max(w->h.refcount_order))
+	if (most <= ox_qcow2_refcount_max(w->k.rc.order))
 		return false;
 	w->narrow_copies = true;
 	w->most_refs = ox_max_u64(w->most_refs, most);
@@ -341,12 +328,12 @@ static int copy_data_co(struct ox_walk *w, uint8_t *bytes)
 		if (!ref->copy)
 			continue;
 		if (read != ref->host)
-			r = ox_io_pread_co(w->io, bytes, w->cluster_bytes,
-					   ref->host * w->cluster_bytes);
+			r = ox_io_pread_co(w->v.io, bytes, w->v.cluster_bytes,
+					   ref->host * w->v.cluster_bytes);
 		read = r == 0 ? ref->host : 0;
 		if (r == 0)
-			r = ox_edit_write_data_co(w->io, bytes, w->cluster_bytes,
-						  ref->copy * w->cluster_bytes);
+			r = ox_edit_write_data_co(w->v.io, bytes, w->v.cluster_bytes,
+						  ref->copy * w->v.cluster_bytes);
 	}
 	return r;
 }
@@ -355,18 +342,20 @@ static int copy_data_co(struct ox_walk *w, uint8_t *bytes)
 static void divert_table(const struct ox_walk *w, const struct ox_place *place,
 			 struct ox_be64 *table)
 {
-	uint64_t entries = ox_qcow2_l2_entries(&w->h);
-	unsigned words = ox_qcow2_l2_words(&w->h);
+	uint64_t entries = ox_qcow2_l2_entries(&w->v.h);
+	unsigned words = ox_qcow2_l2_words(&w->v.h);
 
 	for (uint64_t i = 0; i < entries; i++) {
-		struct ox_qcow2_entry e = ox_qcow2_l2_decode(&w->h, ox_be64_get(table[i * words]));
-		const struct ref *ref = find_copy(w->mend->unalias, e.host.bytes / w->cluster_bytes,
-						  place->index * entries + i);
+		struct ox_qcow2_entry e =
+			ox_qcow2_l2_decode(&w->v.h, ox_be64_get(table[i * words]));
+		const struct ref *ref =
+			find_copy(w->mend->unalias, e.host.bytes / w->v.cluster_bytes,
+				  place->index * entries + i);
 
 		if (e.kind == OX_QCOW2_ENTRY_ZERO_ALLOC)
 			table[i * words] = ox_be64(OX_QCOW2_ZERO);
 		else if (e.kind == OX_QCOW2_ENTRY_DATA && ref)
-			table[i * words] = ox_be64(ref->copy * w->cluster_bytes |
+			table[i * words] = ox_be64(ref->copy * w->v.cluster_bytes |
 						   copied_bit(place->tree == 0, ref->refs));
 	}
 }
@@ -381,18 +370,20 @@ static int copy_tables_co(struct ox_walk *w, struct ox_be64 *table)
 
 		if (!p->copy)
 			continue;
-		r = ox_io_pread_co(w->io, table, w->cluster_bytes, p->cluster * w->cluster_bytes);
+		r = ox_io_pread_co(w->v.io, table, w->v.cluster_bytes,
+				   p->cluster * w->v.cluster_bytes);
 		if (r < 0)
 			return r;
 		divert_table(w, p, table);
-		r = ox_io_pwrite_co(w->io, table, w->cluster_bytes, p->copy * w->cluster_bytes, 0);
+		r = ox_io_pwrite_co(w->v.io, table, w->v.cluster_bytes,
+				    p->copy * w->v.cluster_bytes, 0);
 	}
 	return r;
 }
 
 static int write_copies_co(struct ox_walk *w)
 {
-	uint8_t *bytes = ox_io_buffer(w->cluster_bytes);
+	uint8_t *bytes = ox_io_buffer(w->v.cluster_bytes);
 	int r;
 
 	if (!bytes)
@@ -408,25 +399,26 @@ static int write_copies_co(struct ox_walk *w)
 
 static int divert_l1_entry(struct ox_walk *w, uint64_t tree, uint64_t index, struct ox_be64 *entry)
 {
-	struct ox_qcow2_l1_entry e = ox_qcow2_l1_decode(&w->h, ox_be64_get(*entry));
-	uint64_t range_bytes = ox_qcow2_l2_entries(&w->h) * w->cluster_bytes;
+	struct ox_qcow2_l1_entry e = ox_qcow2_l1_decode(&w->v.h, ox_be64_get(*entry));
+	uint64_t range_bytes = ox_qcow2_l2_entries(&w->v.h) * w->v.cluster_bytes;
 	const struct ox_place *place;
 	size_t places;
 
 	if (e.bad || e.l2.bytes == 0)
 		return 0;
-	place = ox_places_find(&w->mend->places, e.l2.bytes / w->cluster_bytes, &places);
+	place = ox_places_find(&w->mend->places, e.l2.bytes / w->v.cluster_bytes, &places);
 	for (size_t p = 0; p < places; p++) {
 		if (place[p].index != index || !place[p].copy)
 			continue;
-		*entry = ox_be64(place[p].copy * w->cluster_bytes |
+		*entry = ox_be64(place[p].copy * w->v.cluster_bytes |
 				 copied_bit(tree == 0, place[p].refs));
 		w->mend->changes++;
-		ox_walk_mended(w, OX_FOUND_CROSS_LINK_L2,
-			       OX_FOUND(.a = place->cluster, .b = place->index, .c = index,
-					.host_offset = e.l2.bytes, .tree = tree, .fate = in_doubt,
-					.guest_offset = index * range_bytes,
-					.guest_length = range_bytes));
+		ox_journal_mended(w->j, OX_FOUND_CROSS_LINK_L2,
+				  OX_FOUND(.a = place->cluster, .b = place->index, .c = index,
+					   .host_offset = e.l2.bytes,
+					   .snapshot = ox_view_name_of(&w->v, tree),
+					   .fate = in_doubt, .guest_offset = index * range_bytes,
+					   .guest_length = range_bytes));
 	}
 	return 0;
 }
@@ -434,43 +426,44 @@ static int divert_l1_entry(struct ox_walk *w, uint64_t tree, uint64_t index, str
 static void tell_data(struct ox_walk *w, const struct ox_place *place, uint64_t index,
 		      const struct ref *ref)
 {
-	uint64_t offset = ref->host * w->cluster_bytes;
+	uint64_t offset = ref->host * w->v.cluster_bytes;
 	struct ox_found what = OX_FOUND(.host_offset = offset, .fate = in_doubt);
 
 	ox_mend_at_entry(w, place, index, &what);
 	if (ref->first == UINT64_MAX) {
 		what.word = "Data cluster";
 		what.a = offset;
-		what.b = w->cluster_bytes;
-		ox_walk_mended(w, OX_FOUND_OVERLAP, what);
+		what.b = w->v.cluster_bytes;
+		ox_journal_mended(w->j, OX_FOUND_OVERLAP, what);
 	} else {
 		what.a = ref->host;
-		what.b = ref->first * w->cluster_bytes;
-		what.c = ref->guest * w->cluster_bytes;
-		ox_walk_mended(w, OX_FOUND_CROSS_LINK, what);
+		what.b = ref->first * w->v.cluster_bytes;
+		what.c = ref->guest * w->v.cluster_bytes;
+		ox_journal_mended(w->j, OX_FOUND_CROSS_LINK, what);
 	}
 }
 
 static int divert_l2_table(struct ox_walk *w, uint64_t cluster, struct ox_cell cell,
 			   struct ox_be64 *table)
 {
-	uint64_t entries = ox_qcow2_l2_entries(&w->h);
-	unsigned words = ox_qcow2_l2_words(&w->h);
+	uint64_t entries = ox_qcow2_l2_entries(&w->v.h);
+	unsigned words = ox_qcow2_l2_words(&w->v.h);
 	size_t places;
 	const struct ox_place *place = ox_places_find(&w->mend->places, cluster, &places);
 
 	for (uint64_t i = 0; place && i < entries; i++) {
-		struct ox_qcow2_entry e = ox_qcow2_l2_decode(&w->h, ox_be64_get(table[i * words]));
-		uint64_t host = e.host.bytes / w->cluster_bytes;
+		struct ox_qcow2_entry e =
+			ox_qcow2_l2_decode(&w->v.h, ox_be64_get(table[i * words]));
+		uint64_t host = e.host.bytes / w->v.cluster_bytes;
 		const struct ref *ref =
 			find_copy(w->mend->unalias, host, place->index * entries + i);
 
 		if (e.kind == OX_QCOW2_ENTRY_DATA && ref) {
-			table[i * words] = ox_be64(ref->copy * w->cluster_bytes |
+			table[i * words] = ox_be64(ref->copy * w->v.cluster_bytes |
 						   copied_bit((cell.state & 3u) != 0, ref->refs));
 			tell_data(w, place, i, ref);
 		} else if (e.kind == OX_QCOW2_ENTRY_ZERO_ALLOC &&
-			   ox_cell_is_broken(ox_counts_get(&w->counts, host))) {
+			   ox_cell_is_broken(ox_counts_get(&w->k.cells, host))) {
 			/* The place is given up, and still reads as zeroes. */
 			table[i * words] = ox_be64(OX_QCOW2_ZERO);
 		} else {
@@ -489,11 +482,11 @@ static int name_copies_co(struct ox_walk *w)
 	w->changes_entries = true;
 	r = ox_walk_l1_co(w, true, divert_l1_entry);
 	if (r == 0)
-		r = ox_io_sync_co(w->io);
+		r = ox_io_sync_co(w->v.io);
 	if (r == 0)
 		r = ox_walk_l2_co(w, false, divert_l2_table);
 	w->changes_entries = false;
-	return r < 0 ? r : ox_io_sync_co(w->io);
+	return r < 0 ? r : ox_io_sync_co(w->v.io);
 }
 
 /* ---- all of it ---- */
@@ -502,7 +495,8 @@ static int place_copies(struct ox_walk *w, bool *ret_feasible)
 {
 	struct ox_unalias *u = w->mend->unalias;
 
-	u->base = ox_max_u64(w->counts.end, w->io->can_grow ? w->file_clusters : w->stored_end);
+	u->base =
+		ox_max_u64(w->k.cells.end, w->v.io->can_grow ? w->v.file_clusters : w->stored_end);
 	u->next = u->base;
 	if (u->count > 0)
 		qsort(u->refs, u->count, sizeof(*u->refs), by_host);
@@ -528,7 +522,7 @@ static int make_copies_co(struct ox_walk *w)
 
 int ox_mend_aliases_co(struct ox_walk *w)
 {
-	struct ox_unalias u = {.budget = ox_max_u64(w->file_clusters, LEAST_BUDGET)};
+	struct ox_unalias u = {.budget = ox_max_u64(w->v.file_clusters, LEAST_BUDGET)};
 	bool feasible = false;
 	int r;
 

@@ -10,54 +10,20 @@
 
 #include "base/arith.h"
 #include "check/mend/mend.h"
-
-/* A refcount structure, as the walk knows one. */
-struct structure {
-	uint64_t offset; /* of the table; 0 clusters: there is none */
-	uint32_t clusters;
-	unsigned order;
-	struct ox_be64 *reftable;
-	struct ox_walk_block *blocks;
-	uint64_t index_count;
-	uint64_t table_entries;
-};
-
-/* The walk goes on with the other one. */
-static void exchange(struct ox_walk *w, struct structure *other)
-{
-	struct structure mine = {
-		.offset = w->h.reftable_offset,
-		.clusters = w->h.reftable_clusters,
-		.order = w->h.refcount_order,
-		.reftable = w->reftable,
-		.blocks = w->blocks,
-		.index_count = w->index_count,
-		.table_entries = w->table_entries,
-	};
-
-	w->h.reftable_offset = other->offset;
-	w->h.reftable_clusters = other->clusters;
-	w->h.refcount_order = other->order;
-	w->block_entries = ox_qcow2_refblock_entries(&w->h);
-	w->reftable = other->reftable;
-	w->blocks = other->blocks;
-	w->index_count = other->index_count;
-	w->table_entries = other->table_entries;
-	*other = mine;
-}
+#include "check/mend/seen.h"
 
 /* ---- whether ---- */
 
 /* A cross-link is no obstacle where it waits for wider counts itself. */
 static bool is_due(const struct ox_walk *w)
 {
-	uint64_t others = w->structural - w->overflows;
+	uint64_t others = w->j->structural - w->j->seen[OX_FOUND_OVERFLOW];
 
-	if (w->overflows == 0 && !w->narrow_copies)
+	if (w->j->seen[OX_FOUND_OVERFLOW] == 0 && !w->narrow_copies)
 		return false;
-	if (w->h.version < 3 || w->is_foreign || w->most_refs >= OX_COUNT_MAX)
+	if (w->v.h.version < 3 || w->v.is_foreign || w->most_refs >= OX_COUNT_MAX)
 		return false;
-	return others == 0 || (w->narrow_copies && others == w->cross_links);
+	return others == 0 || (w->narrow_copies && others == ox_seen_cross_links(w->j));
 }
 
 static unsigned order_for(uint64_t count)
@@ -72,35 +38,39 @@ static unsigned order_for(uint64_t count)
 /* ---- what stays as it is ---- */
 
 /* What is not to be lowered is kept as if it were named so often. */
-static int keep_count(struct ox_walk *w, struct ox_walk_slot *slot)
+static int keep_count(void *arg, struct ox_slot *slot)
 {
+	struct ox_walk *w = arg;
 	struct ox_cell cell = slot->cell;
 
-	if (slot->stored <= cell.count || slot->cluster >= w->counts.limit)
+	if (slot->stored <= cell.count || slot->cluster >= w->k.cells.limit)
 		return 0;
-	if (w->structural == w->overflows && !ox_walk_keeps_leak(w, slot->cluster, cell))
+	if (w->j->structural == w->j->seen[OX_FOUND_OVERFLOW] &&
+	    !ox_walk_keeps_leak(w, slot->cluster, cell))
 		return 0;
 	if (cell.state == OX_CELL_NONE)
 		cell.state = OX_CELL_META;
 	cell.count = (uint32_t)ox_min_u64(slot->stored, OX_COUNT_MAX);
-	return ox_counts_set(&w->counts, slot->cluster, cell);
+	return ox_counts_set(&w->k.cells, slot->cluster, cell);
 }
 
 /* ---- telling ---- */
 
-static int tell_slot(struct ox_walk *w, struct ox_walk_slot *slot)
+static int tell_slot(void *arg, struct ox_slot *slot)
 {
+	struct ox_walk *w = arg;
 	struct ox_found what = {
 		.a = slot->cluster,
 		.b = slot->stored,
 		.c = slot->cell.count,
-		.host_offset = slot->cluster * w->cluster_bytes,
+		.host_offset = slot->cluster * w->v.cluster_bytes,
 	};
 
-	if (slot->stored == slot->cell.count || ox_walk_is_grown(w, slot->cluster) ||
-	    ox_cell_is_broken(slot->cell) || ox_walk_overflows(w, slot->cell))
+	if (slot->stored == slot->cell.count || ox_ledger_is_grown(&w->k, slot->cluster) ||
+	    ox_cell_is_broken(slot->cell) || ox_ledger_overflows(&w->k, slot->cell))
 		return 0;
-	ox_walk_mended(w, slot->stored > slot->cell.count ? OX_FOUND_LEAK : OX_FOUND_TOO_LOW, what);
+	ox_journal_mended(w->j, slot->stored > slot->cell.count ? OX_FOUND_LEAK : OX_FOUND_TOO_LOW,
+			  what);
 	return 0;
 }
 
@@ -111,30 +81,30 @@ static int tell_co(struct ox_walk *w)
 
 	for (uint64_t i = 0; i < w->suspect_count; i++) {
 		if (ox_walk_overflow_of(w, i, &what))
-			ox_walk_mended(w, OX_FOUND_OVERFLOW, what);
+			ox_journal_mended(w->j, OX_FOUND_OVERFLOW, what);
 	}
-	for (uint64_t i = 0; i < w->index_count; i++) {
-		if (w->blocks[i].state == OX_BLOCK_BROKEN)
-			ox_walk_mended(w, (enum ox_finding_id)w->blocks[i].found,
-				       OX_FOUND(.a = i, .b = ox_be64_get(w->reftable[i])));
+	for (uint64_t i = 0; i < w->k.rc.index_count; i++) {
+		if (w->k.rc.blocks[i].state == OX_BLOCK_BROKEN)
+			ox_journal_mended(w->j, (enum ox_finding_id)w->k.rc.blocks[i].found,
+					  OX_FOUND(.a = i, .b = ox_ledger_block_offset(&w->k, i)));
 	}
-	return ox_walk_slots_co(w, OX_BLOCKS_ALL, tell_slot);
+	return ox_slots_co(&w->k, OX_SLOTS_ALL, tell_slot, w);
 }
 
 /* ---- the new structure ---- */
 
 /* Its clusters are the old one's alone: nothing that overlaps is left where this is done. */
-static int uncount(struct ox_walk *w, const struct structure *old)
+static int uncount(struct ox_walk *w, const struct ox_refcounts *old)
 {
-	uint64_t table = old->offset / w->cluster_bytes;
+	uint64_t table = old->offset / w->v.cluster_bytes;
 	int r = 0;
 
 	for (uint64_t i = 0; i < old->clusters && r == 0; i++)
-		r = ox_counts_set(&w->counts, table + i, (struct ox_cell){0});
+		r = ox_counts_set(&w->k.cells, table + i, (struct ox_cell){0});
 	for (uint64_t i = 0; i < old->index_count && r == 0; i++) {
 		if (old->blocks[i].state == OX_BLOCK_SOUND)
-			r = ox_counts_set(&w->counts,
-					  ox_be64_get(old->reftable[i]) / w->cluster_bytes,
+			r = ox_counts_set(&w->k.cells,
+					  ox_be64_get(old->table[i]) / w->v.cluster_bytes,
 					  (struct ox_cell){0});
 	}
 	return r;
@@ -151,44 +121,53 @@ static int plan_new(struct ox_walk *w, struct ox_walk_plan *plan, bool *ret_fits
 }
 
 static int publish_co(struct ox_walk *w, const struct ox_walk_plan *plan,
-		      const struct structure *old)
+		      const struct ox_refcounts *old)
 {
 	int r = uncount(w, old);
 
 	if (r < 0)
 		return r;
 	/* All is new, and has been told of. */
-	w->grown_from = 0;
-	w->grown_end = UINT64_MAX;
+	ox_ledger_note_grown(&w->k, 0, UINT64_MAX);
 	return ox_walk_publish_counts_co(w, plan);
+}
+
+static struct ox_refcounts new_structure(const struct ox_walk *w)
+{
+	struct ox_qcow2_header h = w->v.h;
+
+	h.refcount_order = order_for(w->most_refs);
+	return (struct ox_refcounts){
+		.order = h.refcount_order,
+		.block_entries = ox_qcow2_refblock_entries(&h),
+	};
 }
 
 static int renew_co(struct ox_walk *w, bool *ret_again)
 {
-	struct structure other = {.order = order_for(w->most_refs)};
+	struct ox_refcounts other = new_structure(w);
 	struct ox_walk_plan plan = {0};
 	bool fits;
 	int r;
 
-	exchange(w, &other);
+	ox_ledger_exchange(&w->k, &other);
 	r = plan_new(w, &plan, &fits);
-	exchange(w, &other);
+	ox_ledger_exchange(&w->k, &other);
 	if (r == 0 && fits)
 		r = tell_co(w);
 	if (r == 0 && fits) {
-		exchange(w, &other);
+		ox_ledger_exchange(&w->k, &other);
 		r = publish_co(w, &plan, &other);
 		*ret_again = r == 0;
 	}
 	ox_walk_plan_free(&plan);
-	free(other.reftable);
-	free(other.blocks);
+	ox_refcounts_free(&other);
 	return r;
 }
 
 int ox_mend_width_co(struct ox_walk *w, bool *ret_again)
 {
-	uint64_t structural = w->structural;
+	uint64_t structural = w->j->structural;
 	int r = 0;
 
 	if (!is_due(w))
@@ -197,11 +176,11 @@ int ox_mend_width_co(struct ox_walk *w, bool *ret_again)
 	if (w->stale > 0) {
 		r = ox_walk_drop_stale_co(w);
 		if (r == 0)
-			r = ox_io_sync_co(w->io);
+			r = ox_io_sync_co(w->v.io);
 		w->stale = 0;
 	}
 	if (r == 0)
-		r = ox_walk_slots_co(w, OX_BLOCKS_ALL, keep_count);
+		r = ox_slots_co(&w->k, OX_SLOTS_ALL, keep_count, w);
 	/* Unless a block or table could suddenly not be read. */
-	return r == 0 && w->structural == structural ? renew_co(w, ret_again) : r;
+	return r == 0 && w->j->structural == structural ? renew_co(w, ret_again) : r;
 }

@@ -6,7 +6,7 @@
 
 #include "base/arith.h"
 #include "check/qed/qed.h"
-#include "check/walk/scan.h"
+#include "check/scan/scan.h"
 
 #define PIECE_BYTES (UINT64_C(64) << 10)
 #define SECTOR_BYTES 512u
@@ -95,8 +95,8 @@ static int visit_piece_co(void *arg, const struct ox_scan_item *item, uint8_t *b
 	uint64_t first = (item->offset - start) / 8;
 
 	if (error)
-		return ox_walk_unreadable(&q->w, p->is_l1 ? "L1 table" : "L2 table", item->offset,
-					  error);
+		return ox_journal_unreadable(q->w.j, p->is_l1 ? "L1 table" : "L2 table",
+					     item->offset, error);
 	if (p->before)
 		memcpy(p->before, bytes, item->size_bytes);
 	for (size_t i = 0; i < item->size_bytes / 8; i++) {
@@ -105,8 +105,8 @@ static int visit_piece_co(void *arg, const struct ox_scan_item *item, uint8_t *b
 		if (r < 0)
 			return r;
 	}
-	ox_walk_progress(&q->w, 1);
-	return p->before ? write_changes_co(q->w.io, p->before, bytes, item) : 0;
+	ox_journal_progress(q->w.j, 1);
+	return p->before ? write_changes_co(q->w.v.io, p->before, bytes, item) : 0;
 }
 
 static int pass_co(struct pass *p)
@@ -119,7 +119,7 @@ static int pass_co(struct pass *p)
 		if (!p->before)
 			return -ENOMEM;
 	}
-	r = ox_scan_co(p->q->w.io, p->q->w.cluster_bytes, &ops, p);
+	r = ox_scan_co(p->q->w.v.io, p->q->w.v.cluster_bytes, &ops, p);
 	free(p->before);
 	return r;
 }

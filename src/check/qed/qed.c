@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "check/check.h"
+#include "check/mend/mend.h"
 
 /* Each one ends with fewer findings than the last: an image needs a few. */
 #define MAX_ROUNDS 16u
@@ -12,12 +13,14 @@
 static void prepare(struct ox_qed *q, const struct ox_check_options *opts)
 {
 	*q = (struct ox_qed){
-		.w =
+		.w = {.j = &q->j, .asked = opts->repair},
+		.j =
 			{
 				.finding = opts->finding,
 				.progress = opts->progress,
 				.opaque = opts->opaque,
-				.asked = opts->repair,
+				.why_not = opts->repair == OX_REPAIR_NONE ? NULL : ox_mend_why_not,
+				.why_arg = &q->w,
 				.dry_run = opts->dry_run,
 			},
 	};
@@ -44,7 +47,7 @@ static int repair_co(struct ox_io *io, const struct ox_check_options *opts,
 
 		prepare(&q, opts);
 		q.w.repair = opts->repair;
-		q.w.quiet = true;
+		q.j.quiet = true;
 		again = false;
 		/* What a process left in the page cache is durable before it is judged (D9). */
 		if (round == 0)
@@ -56,7 +59,7 @@ static int repair_co(struct ox_io *io, const struct ox_check_options *opts,
 			if (r < 0)
 				ox_check_failed(io, "repair", r, err);
 		}
-		fixed->corruptions_fixed += q.w.result.corruptions_fixed;
+		fixed->corruptions_fixed += q.w.j->totals.corruptions_fixed;
 		ox_qed_close(&q);
 	}
 	return r;
@@ -66,15 +69,15 @@ static int repair_co(struct ox_io *io, const struct ox_check_options *opts,
 static int settle_co(struct ox_qed *q, const struct ox_check_options *opts,
 		     struct ox_check_result *ret)
 {
-	const struct ox_check_result *seen = &q->w.result;
+	const struct ox_journal_totals *seen = &q->j.totals;
 	int r = 0;
 
-	if (!q->w.dirty)
+	if (!q->w.v.dirty)
 		return 0;
 	if (opts->repair != OX_REPAIR_NONE && seen->corruptions == 0 && seen->check_errors == 0)
 		r = ox_qed_clear_need_check_co(q);
 	else
-		ox_walk_found(&q->w, OX_FOUND_QED_NEED_CHECK, OX_FOUND(.a = 0));
+		ox_journal_found(q->w.j, OX_FOUND_QED_NEED_CHECK, OX_FOUND(.a = 0));
 	ret->dirty_cleared = r == 0 && !(q->h.features & OX_QED_NEED_CHECK);
 	return r;
 }
@@ -101,6 +104,7 @@ int ox_check_qed_co(struct ox_io *io, const struct ox_check_options *opts,
 	cleared = fixed.dirty_cleared;
 	if (r == 0) {
 		*ret = q.w.result;
+		ox_journal_sum_up(&q.j, ret);
 		ret->corruptions_fixed += fixed.corruptions_fixed;
 		ret->dirty_cleared = cleared;
 		strcpy(ret->format, "qed");

@@ -39,6 +39,7 @@ struct ox_qed_mend;
 
 struct ox_qed {
 	struct ox_walk w; /* first: visitors find the rest by it */
+	struct ox_journal j;
 	struct ox_qed_header h;
 	uint64_t table_bytes;
 	uint64_t table_entries;
@@ -87,7 +88,7 @@ static inline uint64_t ox_qed_guest_offset(const struct ox_qed *q, uint64_t entr
 {
 	uint64_t offset;
 
-	return ox_mul_u64(entry, q->w.cluster_bytes, &offset) ? offset : UINT64_MAX;
+	return ox_mul_u64(entry, q->w.v.cluster_bytes, &offset) ? offset : UINT64_MAX;
 }
 
 /* Of an L1 entry; tables have so few entries that their numbers fit. */

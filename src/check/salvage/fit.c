@@ -23,7 +23,7 @@
 static int add_gap(struct ox_walk *w, struct ox_l1_gap gap)
 {
 	struct ox_salvage *s = w->salvage;
-	uint64_t at = w->trees[gap.tree].l1_offset + gap.index * 8;
+	uint64_t at = w->v.trees[gap.tree].l1_offset + gap.index * 8;
 
 	if (s->gap_count == OX_SALVAGE_MAX) {
 		s->too_many = true;
@@ -38,7 +38,7 @@ static int add_gap(struct ox_walk *w, struct ox_l1_gap gap)
 		s->gaps = more;
 		s->gap_room = room;
 	}
-	gap.is_fixed = ox_counts_get(&w->counts, at / w->cluster_bytes).state != OX_CELL_META;
+	gap.is_fixed = ox_counts_get(&w->k.cells, at / w->v.cluster_bytes).state != OX_CELL_META;
 	s->gaps[s->gap_count++] = gap;
 	return 0;
 }
@@ -46,13 +46,13 @@ static int add_gap(struct ox_walk *w, struct ox_l1_gap gap)
 /* Tables that are named at several indexes: which of them is right is not known. */
 static int note_crossed(struct ox_walk *w, uint64_t tree, uint64_t index, struct ox_be64 *entry)
 {
-	struct ox_qcow2_l1_entry e = ox_qcow2_l1_decode(&w->h, ox_be64_get(*entry));
-	uint64_t cluster = e.l2.bytes / w->cluster_bytes;
+	struct ox_qcow2_l1_entry e = ox_qcow2_l1_decode(&w->v.h, ox_be64_get(*entry));
+	uint64_t cluster = e.l2.bytes / w->v.cluster_bytes;
 	uint64_t place = ox_walk_place_of(w, cluster);
 
 	(void)tree;
 	if (e.bad || place == OX_WALK_NO_PLACE || ox_walk_place_index(place) == index ||
-	    !ox_cell_is_broken(ox_counts_get(&w->counts, cluster)))
+	    !ox_cell_is_broken(ox_counts_get(&w->k.cells, cluster)))
 		return 0;
 	return ox_counts_set(&w->salvage->crossed, cluster,
 			     (struct ox_cell){.state = OX_CELL_META, .count = 1});
@@ -61,7 +61,7 @@ static int note_crossed(struct ox_walk *w, uint64_t tree, uint64_t index, struct
 /* Whether an entry that can be followed leads to no table, or to what may be another entry's. */
 static bool leads_nowhere(const struct ox_walk *w, uint64_t cluster)
 {
-	return !ox_cell_is_l2(ox_counts_get(&w->counts, cluster)) ||
+	return !ox_cell_is_l2(ox_counts_get(&w->k.cells, cluster)) ||
 	       ox_walk_is_no_table(w, cluster) ||
 	       ox_counts_get(&w->salvage->crossed, cluster).state != OX_CELL_NONE;
 }
@@ -71,16 +71,16 @@ static int is_empty_co(struct ox_walk *w, uint64_t cluster)
 {
 	uint64_t stored = 0;
 	uint8_t *bytes;
-	int r = ox_stored_count_co(w, &w->salvage->stored, cluster, &stored);
+	int r = ox_stored_count_co(&w->k, &w->salvage->stored, cluster, &stored);
 
 	if (r <= 0 || stored > 0)
 		return r == -ENOMEM ? r : 0;
-	bytes = ox_io_buffer(w->cluster_bytes);
+	bytes = ox_io_buffer(w->v.cluster_bytes);
 	if (!bytes)
 		return -ENOMEM;
-	r = ox_io_pread_co(w->io, bytes, w->cluster_bytes, cluster * w->cluster_bytes);
+	r = ox_io_pread_co(w->v.io, bytes, w->v.cluster_bytes, cluster * w->v.cluster_bytes);
 	if (r == 0)
-		r = bytes[0] == 0 && memcmp(bytes, bytes + 1, w->cluster_bytes - 1) == 0;
+		r = bytes[0] == 0 && memcmp(bytes, bytes + 1, w->v.cluster_bytes - 1) == 0;
 	free(bytes);
 	return r < 0 && r != -ENOMEM ? 0 : r;
 }
@@ -89,16 +89,16 @@ static int judge_l1_entry_co(struct ox_walk *w, uint64_t tree, uint64_t index,
 			     struct ox_be64 *entry)
 {
 	uint64_t raw = ox_be64_get(*entry);
-	struct ox_qcow2_l1_entry e = ox_qcow2_l1_decode(&w->h, raw);
+	struct ox_qcow2_l1_entry e = ox_qcow2_l1_decode(&w->v.h, raw);
 	struct ox_l1_gap gap = {.tree = tree, .index = index, .raw = raw, .id = OX_FOUND_COUNT};
 	int r = 0;
 
 	w->salvage->used_entries += tree == 0;
-	if (e.bad || ox_walk_past_end(w, e.l2.bytes, w->cluster_bytes)) {
-		(void)ox_walk_bad_l1_entry(w, tree, index, raw, &gap.id);
-	} else if (!leads_nowhere(w, e.l2.bytes / w->cluster_bytes)) {
+	if (e.bad || ox_view_past_end(&w->v, e.l2.bytes, w->v.cluster_bytes)) {
+		(void)ox_view_bad_l1_entry(&w->v, tree, index, raw, &gap.id);
+	} else if (!leads_nowhere(w, e.l2.bytes / w->v.cluster_bytes)) {
 		if (w->too_low > 0)
-			r = is_empty_co(w, e.l2.bytes / w->cluster_bytes);
+			r = is_empty_co(w, e.l2.bytes / w->v.cluster_bytes);
 		if (r <= 0)
 			return r;
 		gap.is_empty = true;
@@ -127,8 +127,8 @@ bool ox_orphan_fits(const struct ox_orphan *o, const struct ox_l1_gap *gap)
 static unsigned distance(const struct ox_walk *w, const struct ox_orphan *o,
 			 const struct ox_l1_gap *gap)
 {
-	uint64_t numbers = (OX_QCOW2_OFFSET_MASK & ~(w->cluster_bytes - 1));
-	uint64_t flipped = (gap->raw & ~OX_QCOW2_COPIED) ^ o->cluster * w->cluster_bytes;
+	uint64_t numbers = (OX_QCOW2_OFFSET_MASK & ~(w->v.cluster_bytes - 1));
+	uint64_t flipped = (gap->raw & ~OX_QCOW2_COPIED) ^ o->cluster * w->v.cluster_bytes;
 	unsigned in_number = (unsigned)__builtin_popcountll(flipped & numbers);
 	unsigned in_all = (unsigned)__builtin_popcountll(flipped);
 
@@ -137,7 +137,7 @@ static unsigned distance(const struct ox_walk *w, const struct ox_orphan *o,
 	/* A number that agrees speaks for itself. Another one near the file may be a neighbour's by
 	 * chance; one that a single bit put far away, with counts that speak for it, is not. */
 	if (in_number > 0 &&
-	    (in_all > 1 || flipped / FAR < w->file_bytes || !ox_orphan_is_sure(o, gap->tree)))
+	    (in_all > 1 || flipped / FAR < w->v.file_bytes || !ox_orphan_is_sure(o, gap->tree)))
 		return NEVER;
 	return 64 * in_number + in_all;
 }
@@ -181,7 +181,7 @@ static bool is_contender(const struct ox_walk *w, const struct ox_orphan *o,
 	bool is_of_tree = gap->tree == 0 ? o->copied + o->streams > 0 : o->copied == 0;
 
 	return ox_orphan_fits(o, gap) && is_of_tree && !o->is_placed && !gap->orphan &&
-	       (w->dirty || o->stored > 0);
+	       (w->v.dirty || o->stored > 0);
 }
 
 /* The one orphan that fits a gap, if it fits no other gap; else NULL. */
@@ -210,11 +210,11 @@ static int is_unexplained_co(struct ox_walk *w, uint64_t cluster)
 	uint64_t stored = 0;
 	int r;
 
-	if (cluster == 0 || cluster >= w->file_clusters ||
-	    ox_counts_get(&w->counts, cluster).state != OX_CELL_NONE ||
+	if (cluster == 0 || cluster >= w->v.file_clusters ||
+	    ox_counts_get(&w->k.cells, cluster).state != OX_CELL_NONE ||
 	    ox_counts_get(&w->salvage->kept, cluster).state != OX_CELL_NONE)
 		return 0;
-	r = ox_stored_count_co(w, &w->salvage->stored, cluster, &stored);
+	r = ox_stored_count_co(&w->k, &w->salvage->stored, cluster, &stored);
 	return r == -ENOMEM ? r : r > 0 && stored > 0;
 }
 
@@ -224,22 +224,22 @@ static int is_unexplained_co(struct ox_walk *w, uint64_t cluster)
  */
 static int tells_of_another_co(struct ox_walk *w, const struct ox_l1_gap *gap)
 {
-	uint64_t cluster = (gap->raw & OX_QCOW2_OFFSET_MASK) / w->cluster_bytes;
-	struct ox_cell cell = ox_counts_get(&w->counts, cluster);
+	uint64_t cluster = (gap->raw & OX_QCOW2_OFFSET_MASK) / w->v.cluster_bytes;
+	struct ox_cell cell = ox_counts_get(&w->k.cells, cluster);
 	uint64_t stored = 0;
 	int r = 0;
 
-	if (gap->id != OX_FOUND_COUNT && cluster < w->file_clusters)
+	if (gap->id != OX_FOUND_COUNT && cluster < w->v.file_clusters)
 		return is_unexplained_co(w, cluster);
-	for (unsigned bit = w->h.cluster_bits; bit < 56 && gap->id != OX_FOUND_COUNT; bit++) {
-		r = is_unexplained_co(w, cluster ^ UINT64_C(1) << (bit - w->h.cluster_bits));
+	for (unsigned bit = w->v.h.cluster_bits; bit < 56 && gap->id != OX_FOUND_COUNT; bit++) {
+		r = is_unexplained_co(w, cluster ^ UINT64_C(1) << (bit - w->v.h.cluster_bits));
 		if (r != 0)
 			return r;
 	}
 	/* Its cluster is counted for it, and no orphan's data: what it held was overwritten. */
 	if (gap->id == OX_FOUND_COUNT && ox_cell_is_l2(cell) && !ox_cell_is_broken(cell) &&
 	    ox_counts_get(&w->salvage->kept, cluster).state == OX_CELL_NONE)
-		r = ox_stored_count_co(w, &w->salvage->stored, cluster, &stored);
+		r = ox_stored_count_co(&w->k, &w->salvage->stored, cluster, &stored);
 	return r == -ENOMEM ? r : r > 0 && stored >= cell.count;
 }
 
@@ -331,9 +331,9 @@ int ox_salvage_fit_co(struct ox_walk *w)
 	int r = ox_walk_place_tables_co(w);
 
 	/* An L1 table that cannot be read has been told of. */
-	if (r == 0 && w->result.check_errors == 0)
+	if (r == 0 && w->j->totals.check_errors == 0)
 		r = ox_walk_l1_co(w, true, note_crossed);
-	if (r == 0 && w->result.check_errors == 0)
+	if (r == 0 && w->j->totals.check_errors == 0)
 		r = ox_walk_l1_co(w, true, judge_l1_entry_co);
 	return r == 0 ? choose_co(w) : r;
 }

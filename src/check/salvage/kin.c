@@ -40,16 +40,16 @@ typedef int (*entry_fn)(struct ox_walk *w, struct ox_orphan *o, uint64_t index, 
 static int read_orphan_co(struct ox_walk *w, struct ox_orphan *o, struct ox_be64 *table,
 			  entry_fn visit, void *arg)
 {
-	unsigned words = ox_qcow2_l2_words(&w->h);
-	int r = ox_io_pread_co(w->io, table, w->cluster_bytes, o->cluster * w->cluster_bytes);
+	unsigned words = ox_qcow2_l2_words(&w->v.h);
+	int r = ox_io_pread_co(w->v.io, table, w->v.cluster_bytes, o->cluster * w->v.cluster_bytes);
 
 	if (r < 0)
 		return r == -ENOMEM ? r : 0;
-	for (uint64_t i = 0; i < ox_qcow2_l2_entries(&w->h) && r == 0; i++) {
+	for (uint64_t i = 0; i < ox_qcow2_l2_entries(&w->v.h) && r == 0; i++) {
 		struct ox_orphan_entry entry = ox_salvage_entry(w, o->cluster, &table[i * words]);
 
 		if (entry.names && entry.e.kind != OX_QCOW2_ENTRY_COMPRESSED)
-			r = visit(w, o, i, entry.e.host.bytes / w->cluster_bytes, arg);
+			r = visit(w, o, i, entry.e.host.bytes / w->v.cluster_bytes, arg);
 	}
 	return r;
 }
@@ -152,7 +152,7 @@ static int note_shared(struct ox_walk *w, struct ox_orphan *o, uint64_t index, u
 	struct ox_salvage_shared *all = arg;
 	size_t before = all->count;
 
-	if (ox_counts_get(&w->counts, host).state == OX_CELL_NONE ||
+	if (ox_counts_get(&w->k.cells, host).state == OX_CELL_NONE ||
 	    (before >= MAX_SHARED && all->items[before - MAX_SHARED].orphan == o))
 		return 0;
 	if ((before & (before - 1)) == 0) {
@@ -196,12 +196,13 @@ static int meet_named(struct ox_walk *w, uint64_t cluster, struct ox_cell cell,
 {
 	const struct ox_salvage_shared *all = w->salvage->shared;
 	uint64_t place = ox_walk_place_of(w, cluster);
-	unsigned words = ox_qcow2_l2_words(&w->h);
+	unsigned words = ox_qcow2_l2_words(&w->v.h);
 
 	(void)cell;
-	for (uint64_t i = 0; i < ox_qcow2_l2_entries(&w->h) && place != OX_WALK_NO_PLACE; i++) {
-		struct ox_qcow2_entry e = ox_qcow2_l2_decode(&w->h, ox_be64_get(table[i * words]));
-		uint64_t host = e.host.bytes / w->cluster_bytes;
+	for (uint64_t i = 0; i < ox_qcow2_l2_entries(&w->v.h) && place != OX_WALK_NO_PLACE; i++) {
+		struct ox_qcow2_entry e =
+			ox_qcow2_l2_decode(&w->v.h, ox_be64_get(table[i * words]));
+		uint64_t host = e.host.bytes / w->v.cluster_bytes;
 
 		if (e.kind != OX_QCOW2_ENTRY_DATA && e.kind != OX_QCOW2_ENTRY_ZERO_ALLOC)
 			continue;
@@ -225,7 +226,7 @@ static int tell_places_co(struct ox_walk *w, struct ox_be64 *table)
 			r = read_orphan_co(w, &s->orphans[i], table, note_shared, &all);
 	}
 	/* A table that cannot be read has been told of, and keeps everything from being linked. */
-	if (r == 0 && all.count > 0 && w->result.check_errors == 0) {
+	if (r == 0 && all.count > 0 && w->j->totals.check_errors == 0) {
 		qsort(all.items, all.count, sizeof(*all.items), by_host);
 		s->shared = &all;
 		r = ox_walk_place_tables_co(w);
@@ -239,7 +240,7 @@ static int tell_places_co(struct ox_walk *w, struct ox_be64 *table)
 
 int ox_salvage_relate_co(struct ox_walk *w)
 {
-	struct ox_be64 *table = ox_io_buffer(w->cluster_bytes);
+	struct ox_be64 *table = ox_io_buffer(w->v.cluster_bytes);
 	int r;
 
 	if (!table)

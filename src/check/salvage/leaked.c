@@ -11,7 +11,7 @@
 
 #include "base/arith.h"
 #include "check/salvage/salvage.h"
-#include "check/walk/scan.h"
+#include "check/scan/scan.h"
 
 #define MOST_BYTES (UINT64_C(256) << 20)
 #define FIRST_BYTES UINT64_C(4096)
@@ -27,12 +27,13 @@ struct ox_salvage_look {
 
 /* ---- what leaked ---- */
 
-static int note_leak(struct ox_walk *w, struct ox_walk_slot *slot)
+static int note_leak(void *arg, struct ox_slot *slot)
 {
+	struct ox_walk *w = arg;
 	struct ox_salvage_look *look = w->salvage->look;
 
 	if (slot->cell.state != OX_CELL_NONE || slot->stored == 0 ||
-	    slot->cluster >= w->file_bytes / w->cluster_bytes)
+	    slot->cluster >= w->v.file_bytes / w->v.cluster_bytes)
 		return 0;
 	look->count++;
 	return ox_counts_set(&look->leaked, slot->cluster,
@@ -43,21 +44,22 @@ static int note_leak(struct ox_walk *w, struct ox_walk_slot *slot)
 static int leave_out_holes_co(struct ox_walk *w)
 {
 	struct ox_salvage_look *look = w->salvage->look;
-	uint64_t end = w->file_bytes / w->cluster_bytes;
+	uint64_t end = w->v.file_bytes / w->v.cluster_bytes;
 	struct ox_io_extent extent = {0};
 	uint64_t known_to = 0;
 	unsigned asked = 0;
 
 	for (uint64_t c = 0; (c = ox_counts_next(&look->leaked, c, end)) < end; c++) {
-		uint64_t offset = c * w->cluster_bytes;
+		uint64_t offset = c * w->v.cluster_bytes;
 
 		if (offset >= known_to) {
-			if (asked++ == MOST_EXTENTS || ox_io_extent_co(w->io, offset, &extent) < 0)
+			if (asked++ == MOST_EXTENTS ||
+			    ox_io_extent_co(w->v.io, offset, &extent) < 0)
 				return 0;
 			if (!ox_add_u64(offset, extent.length, &known_to))
 				known_to = UINT64_MAX;
 		}
-		if (!extent.zero || known_to - offset < w->cluster_bytes)
+		if (!extent.zero || known_to - offset < w->v.cluster_bytes)
 			continue;
 		look->count--;
 		if (ox_counts_set(&look->leaked, c, (struct ox_cell){0}) < 0)
@@ -68,7 +70,7 @@ static int leave_out_holes_co(struct ox_walk *w)
 
 static uint64_t first_bytes(const struct ox_walk *w)
 {
-	return ox_min_u64(FIRST_BYTES, w->cluster_bytes);
+	return ox_min_u64(FIRST_BYTES, w->v.cluster_bytes);
 }
 
 /* Of large clusters the beginning of one; else a run of whole ones. */
@@ -76,17 +78,17 @@ static bool next_leaked(void *arg, struct ox_scan_item *ret)
 {
 	struct ox_walk *w = arg;
 	struct ox_salvage_look *look = w->salvage->look;
-	uint64_t end = w->file_bytes / w->cluster_bytes;
+	uint64_t end = w->v.file_bytes / w->v.cluster_bytes;
 	uint64_t first = ox_counts_next(&look->leaked, look->next, end);
-	size_t most = w->cluster_bytes > FIRST_BYTES ? 1 : ox_scan_item_max(w->cluster_bytes);
+	size_t most = w->v.cluster_bytes > FIRST_BYTES ? 1 : ox_scan_item_max(w->v.cluster_bytes);
 
 	if (first >= end)
 		return false;
-	*ret = (struct ox_scan_item){.offset = first * w->cluster_bytes};
+	*ret = (struct ox_scan_item){.offset = first * w->v.cluster_bytes};
 	do {
 		ret->size_bytes += first_bytes(w);
 		first++;
-	} while (ret->size_bytes + w->cluster_bytes <= most &&
+	} while (ret->size_bytes + w->v.cluster_bytes <= most &&
 		 ox_counts_next(&look->leaked, first, first + 1) == first);
 	look->next = first;
 	return true;
@@ -102,7 +104,7 @@ static bool is_zero(const uint8_t *bytes, uint64_t count)
 /* Whether what it begins with can be, for the most part, entries of a table. */
 static bool begins_well(const struct ox_walk *w, uint64_t cluster, const struct ox_be64 *table)
 {
-	unsigned words = ox_qcow2_l2_words(&w->h);
+	unsigned words = ox_qcow2_l2_words(&w->v.h);
 	uint64_t entries = first_bytes(w) / 8 / words;
 	uint64_t damaged = 0;
 	uint64_t used = 0;
@@ -134,17 +136,17 @@ static int look_at_co(struct ox_walk *w, uint64_t cluster, const uint8_t *bytes)
 
 	if (!begins_zero && !begins_well(w, cluster, (const struct ox_be64 *)bytes))
 		return 0;
-	if (w->cluster_bytes <= FIRST_BYTES)
+	if (w->v.cluster_bytes <= FIRST_BYTES)
 		return begins_zero ? 0 : judge_co(w, cluster, bytes);
-	look->read_bytes += w->cluster_bytes;
+	look->read_bytes += w->v.cluster_bytes;
 	if (look->read_bytes > MOST_BYTES) {
 		w->salvage->unsearched = look->count;
 		return 0;
 	}
-	r = ox_io_pread_co(w->io, look->whole, w->cluster_bytes, cluster * w->cluster_bytes);
+	r = ox_io_pread_co(w->v.io, look->whole, w->v.cluster_bytes, cluster * w->v.cluster_bytes);
 	if (r < 0)
 		return r == -ENOMEM ? r : 0;
-	return begins_zero && is_zero(look->whole, w->cluster_bytes)
+	return begins_zero && is_zero(look->whole, w->v.cluster_bytes)
 		       ? 0
 		       : judge_co(w, cluster, look->whole);
 }
@@ -154,14 +156,14 @@ static int look_at_item_co(void *arg, const struct ox_scan_item *item, uint8_t *
 	struct ox_walk *w = arg;
 	int r = error == -ENOMEM ? error : 0;
 
-	for (uint64_t at = 0; at < item->size_bytes && r == 0; at += w->cluster_bytes) {
-		int failed =
-			error ? ox_io_pread_co(w->io, bytes + at, first_bytes(w), item->offset + at)
-			      : 0;
+	for (uint64_t at = 0; at < item->size_bytes && r == 0; at += w->v.cluster_bytes) {
+		int failed = error ? ox_io_pread_co(w->v.io, bytes + at, first_bytes(w),
+						    item->offset + at)
+				   : 0;
 
 		/* Nobody misses what nothing names. */
 		if (failed == 0)
-			r = look_at_co(w, (item->offset + at) / w->cluster_bytes, bytes + at);
+			r = look_at_co(w, (item->offset + at) / w->v.cluster_bytes, bytes + at);
 		else if (failed == -ENOMEM)
 			r = failed;
 	}
@@ -174,7 +176,7 @@ static int search_co(struct ox_walk *w)
 {
 	static const struct ox_scan_ops ops = {.next = next_leaked, .visit_co = look_at_item_co};
 	struct ox_salvage_look *look = w->salvage->look;
-	int r = ox_walk_slots_co(w, OX_BLOCKS_LOWER, note_leak);
+	int r = ox_slots_co(&w->k, OX_SLOTS_LOWER, note_leak, w);
 
 	if (r == 0)
 		r = leave_out_holes_co(w);
@@ -185,10 +187,10 @@ static int search_co(struct ox_walk *w)
 		w->salvage->unsearched = look->count;
 		return 0;
 	}
-	look->whole = ox_io_buffer(w->cluster_bytes);
+	look->whole = ox_io_buffer(w->v.cluster_bytes);
 	r = look->whole ? ox_salvage_prepare(w) : -ENOMEM;
 	if (r == 0)
-		r = ox_scan_co(w->io, w->cluster_bytes, &ops, w);
+		r = ox_scan_co(w->v.io, w->v.cluster_bytes, &ops, w);
 	ox_salvage_finish(w);
 	if (w->salvage->too_many)
 		w->salvage->unsearched = look->count;
@@ -208,12 +210,12 @@ static int leave_sure_co(struct ox_walk *w)
 	}
 	s->count = sure;
 	ox_counts_free(&s->kept);
-	r = ox_counts_init(&s->kept, w->file_clusters + 1);
+	r = ox_counts_init(&s->kept, w->v.file_clusters + 1);
 	for (size_t i = 0; i < s->count && r == 0; i++) {
 		uint64_t cluster = s->orphans[i].cluster;
 
-		r = ox_io_pread_co(w->io, s->look->whole, w->cluster_bytes,
-				   cluster * w->cluster_bytes);
+		r = ox_io_pread_co(w->v.io, s->look->whole, w->v.cluster_bytes,
+				   cluster * w->v.cluster_bytes);
 		if (r == 0)
 			r = ox_salvage_keep(w, cluster, (const struct ox_be64 *)s->look->whole);
 		s->has_damaged |= s->orphans[i].damaged > 0;
@@ -228,8 +230,8 @@ static int leave_sure_co(struct ox_walk *w)
 static bool is_worth_it(const struct ox_walk *w)
 {
 	/* A table, and what it names. */
-	return w->leaks > 1 && w->structural == w->overflows && !w->is_foreign &&
-	       !w->has_data_file && !w->dirty;
+	return w->leaks > 1 && w->j->structural == w->j->seen[OX_FOUND_OVERFLOW] &&
+	       !w->v.is_foreign && !w->v.has_data_file && !w->v.dirty;
 }
 
 int ox_salvage_look_co(struct ox_walk *w, struct ox_salvage *s)
@@ -245,9 +247,9 @@ int ox_salvage_look_co(struct ox_walk *w, struct ox_salvage *s)
 		return 0;
 	w->salvage = s;
 	s->look = &look;
-	r = ox_counts_init(&s->kept, w->file_clusters + 1);
+	r = ox_counts_init(&s->kept, w->v.file_clusters + 1);
 	if (r == 0)
-		r = ox_counts_init(&look.leaked, w->file_clusters + 1);
+		r = ox_counts_init(&look.leaked, w->v.file_clusters + 1);
 	if (r == 0)
 		r = search_co(w);
 	if (r == 0 && s->count > 0)

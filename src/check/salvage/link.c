@@ -10,6 +10,7 @@
 #include <string.h>
 
 #include "base/arith.h"
+#include "check/mend/seen.h"
 #include "check/salvage/salvage.h"
 
 struct link {
@@ -36,7 +37,7 @@ static void tell_table(const struct ox_walk *w, const struct ox_orphan *o,
 {
 	const struct ox_check_options *opts = w->salvage->opts;
 	struct ox_lost_table table = {
-		.host_offset = o->cluster * w->cluster_bytes,
+		.host_offset = o->cluster * w->v.cluster_bytes,
 		.guest_clusters = ox_orphan_named(o),
 		.compressed = o->streams,
 		.zero_clusters = o->zeros,
@@ -50,7 +51,7 @@ static void tell_table(const struct ox_walk *w, const struct ox_orphan *o,
 		.is_sure = ox_orphan_is_sure(o, gap ? gap->tree : 0),
 		.fits = fits,
 		.l1_index = gap ? gap->index : UINT64_MAX,
-		.snapshot = gap && gap->tree ? w->trees[gap->tree].name : NULL,
+		.snapshot = gap && gap->tree ? w->v.trees[gap->tree].name : NULL,
 		.linked = linked,
 	};
 
@@ -60,26 +61,26 @@ static void tell_table(const struct ox_walk *w, const struct ox_orphan *o,
 
 static void tell_linked(struct ox_walk *w, const struct link *link)
 {
-	uint64_t span = ox_walk_l1_span(w);
-	struct ox_found what = {.a = link->cluster * w->cluster_bytes,
+	uint64_t span = ox_view_l1_span(&w->v);
+	struct ox_found what = {.a = link->cluster * w->v.cluster_bytes,
 				.b = ox_orphan_named(&link->orphan),
-				.host_offset = link->cluster * w->cluster_bytes};
+				.host_offset = link->cluster * w->v.cluster_bytes};
 	enum ox_finding_id id = link->gap.id;
 	char text[64];
 
 	snprintf(text, sizeof(text), "L1 entry %" PRIu64 " names it again", link->gap.index);
 	what.word = text;
 	if (id == OX_FOUND_COUNT) {
-		ox_walk_set_range(w, &what, link->gap.tree, link->gap.index * span, span);
+		ox_view_set_range(&w->v, &what, link->gap.tree, link->gap.index * span, span);
 		what.fate = "in doubt";
 	} else {
-		struct ox_found entry = ox_walk_bad_l1_entry(w, link->gap.tree, link->gap.index,
+		struct ox_found entry = ox_view_bad_l1_entry(&w->v, link->gap.tree, link->gap.index,
 							     link->gap.raw, &id);
 
 		entry.fate = "in doubt";
-		ox_walk_mended(w, id, entry);
+		ox_journal_mended(w->j, id, entry);
 	}
-	ox_walk_mended(w, OX_FOUND_ORPHAN_TABLE, what);
+	ox_journal_mended(w->j, OX_FOUND_ORPHAN_TABLE, what);
 	tell_table(w, &link->orphan, &link->gap, 1, true);
 	w->salvage->linked++;
 }
@@ -88,7 +89,7 @@ static void describe_place(const struct ox_walk *w, const struct ox_orphan *o,
 			   const struct ox_l1_gap *gap, uint64_t fits, char *to, size_t room)
 {
 	const char *whose = gap && gap->tree ? " of a snapshot" : "";
-	uint64_t empty = w->trees[0].l1_entries - w->salvage->used_entries;
+	uint64_t empty = w->v.trees[0].l1_entries - w->salvage->used_entries;
 
 	if (!w->salvage->opts->salvage)
 		snprintf(to, room, "the counts tell that something named it");
@@ -105,7 +106,7 @@ static void describe_place(const struct ox_walk *w, const struct ox_orphan *o,
 	else
 		snprintf(to, room,
 			 "it fits no damaged L1 entry; %" PRIu64 " of %" PRIu32 " are empty", empty,
-			 w->trees[0].l1_entries);
+			 w->v.trees[0].l1_entries);
 }
 
 static void describe(const struct ox_walk *w, const struct ox_orphan *o,
@@ -125,12 +126,12 @@ void ox_salvage_report(struct ox_walk *w)
 	const struct ox_salvage *s = w->salvage;
 
 	if (s->unsearched > 0)
-		ox_walk_found(w, OX_FOUND_LEAKS_UNSEARCHED, OX_FOUND(.a = s->unsearched));
+		ox_journal_found(w->j, OX_FOUND_LEAKS_UNSEARCHED, OX_FOUND(.a = s->unsearched));
 	for (size_t i = 0; i < s->count; i++) {
 		const struct ox_orphan *o = &s->orphans[i];
-		struct ox_found what = {.a = o->cluster * w->cluster_bytes,
+		struct ox_found what = {.a = o->cluster * w->v.cluster_bytes,
 					.b = ox_orphan_named(o),
-					.host_offset = o->cluster * w->cluster_bytes};
+					.host_offset = o->cluster * w->v.cluster_bytes};
 		const struct ox_l1_gap *gap = NULL;
 		uint64_t fits = 0;
 		char text[128];
@@ -142,7 +143,7 @@ void ox_salvage_report(struct ox_walk *w)
 		}
 		describe(w, o, gap, fits, text, sizeof(text));
 		what.word = text;
-		ox_walk_found(w, OX_FOUND_ORPHAN_TABLE, what);
+		ox_journal_found(w->j, OX_FOUND_ORPHAN_TABLE, what);
 		tell_table(w, o, gap, fits, false);
 	}
 }
@@ -152,14 +153,14 @@ void ox_salvage_report(struct ox_walk *w)
 /* Why nothing can be; NULL where it can. */
 static const char *why_none(const struct ox_walk *w)
 {
-	if (w->is_foreign)
+	if (w->v.is_foreign)
 		return "the image has features that are not known";
-	if (w->has_data_file)
+	if (w->v.has_data_file)
 		return "its clusters lie in another file";
-	if (w->hides_trees)
+	if (ox_seen_hides_trees(w->j))
 		return "there are tables that cannot be seen, and it may be theirs";
 	for (size_t i = 0; i < OX_QCOW2_FAULT_COUNT; i++) {
-		if (w->faults.found[i])
+		if (w->v.faults.found[i])
 			return "the header is damaged";
 	}
 	return NULL;
@@ -169,15 +170,15 @@ static const char *why_none(const struct ox_walk *w)
 static int take_entry_co(struct ox_walk *w, uint64_t index, struct ox_l1_gap *ret,
 			 struct ox_error **err)
 {
-	uint64_t at = w->trees[0].l1_offset + index * 8;
+	uint64_t at = w->v.trees[0].l1_offset + index * 8;
 	const struct ox_l1_gap *gap = ox_salvage_gap(w->salvage, 0, index);
 	struct ox_be64 raw;
 	int r;
 
-	if (index >= w->trees[0].l1_entries)
+	if (index >= w->v.trees[0].l1_entries)
 		return ox_error_set(err, -EINVAL, "There is no L1 entry %" PRIu64, index);
 	*ret = (struct ox_l1_gap){.index = index, .id = OX_FOUND_COUNT};
-	r = ox_io_pread_co(w->io, &raw, sizeof(raw), at);
+	r = ox_io_pread_co(w->v.io, &raw, sizeof(raw), at);
 	if (r < 0)
 		return ox_error_set_errno(err, r, "Could not read L1 entry %" PRIu64, index);
 	if (gap)
@@ -186,7 +187,7 @@ static int take_entry_co(struct ox_walk *w, uint64_t index, struct ox_l1_gap *re
 		return ox_error_set(err, -EINVAL,
 				    "L1 entry %" PRIu64 " names a table, which is not replaced",
 				    index);
-	if (ox_counts_get(&w->counts, at / w->cluster_bytes).state != OX_CELL_META)
+	if (ox_counts_get(&w->k.cells, at / w->v.cluster_bytes).state != OX_CELL_META)
 		return ox_error_set(err, -EINVAL,
 				    "L1 entry %" PRIu64 " lies on something else, and is not "
 				    "written",
@@ -197,23 +198,23 @@ static int take_entry_co(struct ox_walk *w, uint64_t index, struct ox_l1_gap *re
 static int refuse(const struct ox_walk *w, uint64_t cluster, const char *why, struct ox_error **err)
 {
 	return ox_error_set(err, -EINVAL, "The cluster at 0x%" PRIx64 " is not linked: %s",
-			    cluster * w->cluster_bytes, why);
+			    cluster * w->v.cluster_bytes, why);
 }
 
 static int add_by_hand_co(struct links *l, const struct ox_table_link *asked, struct ox_error **err)
 {
 	struct ox_walk *w = l->w;
-	struct link link = {.cluster = asked->host_offset / w->cluster_bytes, .by_hand = true};
+	struct link link = {.cluster = asked->host_offset / w->v.cluster_bytes, .by_hand = true};
 	const char *why = why_none(w);
 	int r;
 
-	if (asked->host_offset % w->cluster_bytes != 0)
+	if (asked->host_offset % w->v.cluster_bytes != 0)
 		return ox_error_set(err, -EINVAL, "No cluster begins at 0x%" PRIx64,
 				    asked->host_offset);
 	if (!why &&
-	    asked->host_offset > w->file_bytes - ox_min_u64(w->file_bytes, w->cluster_bytes))
+	    asked->host_offset > w->v.file_bytes - ox_min_u64(w->v.file_bytes, w->v.cluster_bytes))
 		why = "it lies past the end of the file";
-	if (!why && ox_counts_get(&w->counts, link.cluster).state != OX_CELL_NONE)
+	if (!why && ox_counts_get(&w->k.cells, link.cluster).state != OX_CELL_NONE)
 		why = "it is in use";
 	if (why)
 		return refuse(w, link.cluster, why, err);
@@ -259,25 +260,23 @@ static int list_co(struct links *l, struct ox_error **err)
 /* Whether a count is one when all that is counted now is durable; its block then raises it. */
 static int is_single_co(struct ox_walk *w, uint64_t cluster, bool *ret)
 {
-	uint64_t index = cluster / w->block_entries;
 	uint64_t stored = 0;
-	int r = ox_stored_count_co(w, &w->salvage->stored, cluster, &stored);
+	int r = ox_stored_count_co(&w->k, &w->salvage->stored, cluster, &stored);
 
 	if (r == -ENOMEM)
 		return r;
-	if (index < w->index_count)
-		w->blocks[index].raise = true;
-	*ret = ox_max_u64(stored, ox_counts_get(&w->counts, cluster).count) == 1;
+	ox_ledger_mark(&w->k, cluster, true, false);
+	*ret = ox_max_u64(stored, ox_counts_get(&w->k.cells, cluster).count) == 1;
 	return 0;
 }
 
 /* Gives the entries of a table of the disk the COPIED bits that the counts call for (D2). */
 static int settle_copied_co(struct ox_walk *w, const struct link *link, struct ox_be64 *table)
 {
-	unsigned words = ox_qcow2_l2_words(&w->h);
+	unsigned words = ox_qcow2_l2_words(&w->v.h);
 	bool changed = false;
 
-	for (uint64_t i = 0; i < ox_qcow2_l2_entries(&w->h); i++) {
+	for (uint64_t i = 0; i < ox_qcow2_l2_entries(&w->v.h); i++) {
 		struct ox_orphan_entry entry =
 			ox_salvage_entry(w, link->cluster, &table[i * words]);
 		uint64_t raw = ox_be64_get(table[i * words]);
@@ -290,11 +289,11 @@ static int settle_copied_co(struct ox_walk *w, const struct link *link, struct o
 		if (e.kind == OX_QCOW2_ENTRY_COMPRESSED) {
 			uint64_t last = e.host.bytes + e.compressed_bytes - 1;
 
-			r = is_single_co(w, e.host.bytes / w->cluster_bytes, &single);
+			r = is_single_co(w, e.host.bytes / w->v.cluster_bytes, &single);
 			if (r == 0)
-				r = is_single_co(w, last / w->cluster_bytes, &single);
+				r = is_single_co(w, last / w->v.cluster_bytes, &single);
 		} else {
-			r = is_single_co(w, e.host.bytes / w->cluster_bytes, &single);
+			r = is_single_co(w, e.host.bytes / w->v.cluster_bytes, &single);
 			if (link->gap.tree == 0 && single != e.copied) {
 				table[i * words] = ox_be64(raw ^ OX_QCOW2_COPIED);
 				changed = true;
@@ -305,19 +304,20 @@ static int settle_copied_co(struct ox_walk *w, const struct link *link, struct o
 	}
 	if (!changed)
 		return 0;
-	return ox_io_pwrite_co(w->io, table, w->cluster_bytes, link->cluster * w->cluster_bytes, 0);
+	return ox_io_pwrite_co(w->v.io, table, w->v.cluster_bytes,
+			       link->cluster * w->v.cluster_bytes, 0);
 }
 
 /* What is no table was named by the entry that is about to change: it is not to be counted. */
 static int forget_old(struct ox_walk *w, const struct ox_l1_gap *gap)
 {
-	uint64_t cluster = (gap->raw & OX_QCOW2_OFFSET_MASK) / w->cluster_bytes;
-	struct ox_cell cell = ox_counts_get(&w->counts, cluster);
+	uint64_t cluster = (gap->raw & OX_QCOW2_OFFSET_MASK) / w->v.cluster_bytes;
+	struct ox_cell cell = ox_counts_get(&w->k.cells, cluster);
 
 	if (gap->id != OX_FOUND_COUNT || !ox_cell_is_l2(cell) || ox_cell_is_broken(cell) ||
 	    cell.count > 1)
 		return 0;
-	return ox_counts_set(&w->counts, cluster, (struct ox_cell){0});
+	return ox_counts_set(&w->k.cells, cluster, (struct ox_cell){0});
 }
 
 /* From here on the walk knows the table as if it had been named. */
@@ -327,7 +327,7 @@ static int count_table_co(struct links *l, struct link *link)
 	unsigned flags = link->gap.tree == 0 ? OX_CELL_COPIED : 0;
 	struct ox_cell cell = {.state = OX_CELL_L2 | flags, .count = 1};
 	bool single = false;
-	int r = ox_walk_refer(w, link->cluster, cell.state, 1);
+	int r = ox_counts_refer(&w->k.cells, link->cluster, cell.state, 1);
 
 	if (r > 0)
 		r = ox_walk_count_l2_table_co(w, link->cluster, cell, l->table);
@@ -335,7 +335,7 @@ static int count_table_co(struct links *l, struct link *link)
 		r = is_single_co(w, link->cluster, &single);
 	if (r == 0)
 		r = settle_copied_co(w, link, l->table);
-	link->raw = link->cluster * w->cluster_bytes |
+	link->raw = link->cluster * w->v.cluster_bytes |
 		    (link->gap.tree == 0 && single ? OX_QCOW2_COPIED : 0);
 	link->is_ready = r == 0;
 	return r;
@@ -348,7 +348,9 @@ static bool can_count(const struct links *l, const struct ox_orphan *o)
 	const struct ox_walk *w = l->w;
 	bool grows = o->lacks_block || l->lacks_block;
 
-	return !grows || o->past_end + w->past_end + w->stale + w->broken_blocks + w->aliases == 0;
+	return !grows || o->past_end + ox_seen_past_end(w->j) + w->stale + w->k.broken_blocks +
+					 ox_seen_aliases(w->j) ==
+				 0;
 }
 
 /* Judges a table as it is now that those before it are counted. */
@@ -358,10 +360,10 @@ static int make_ready_co(struct links *l, struct link *link, struct ox_error **e
 	const char *why = "it is in use";
 	int r = 0;
 
-	if (ox_counts_get(&w->counts, link->cluster).state == OX_CELL_NONE) {
+	if (ox_counts_get(&w->k.cells, link->cluster).state == OX_CELL_NONE) {
 		why = "it cannot be read";
-		r = ox_io_pread_co(w->io, l->table, w->cluster_bytes,
-				   link->cluster * w->cluster_bytes);
+		r = ox_io_pread_co(w->v.io, l->table, w->v.cluster_bytes,
+				   link->cluster * w->v.cluster_bytes);
 		if (r == 0)
 			r = ox_salvage_judge_co(w, link->cluster, l->table, &link->orphan, &why);
 	}
@@ -375,7 +377,7 @@ static int make_ready_co(struct links *l, struct link *link, struct ox_error **e
 		return link->by_hand ? refuse(w, link->cluster, why, err) : 0;
 	l->lacks_block |= link->orphan.lacks_block;
 	r = count_table_co(l, link);
-	return r < 0 ? ox_error_set_errno(err, r, "Could not salvage '%s'", w->io->name) : 0;
+	return r < 0 ? ox_error_set_errno(err, r, "Could not salvage '%s'", w->v.io->name) : 0;
 }
 
 /* ---- all of them ---- */
@@ -407,10 +409,10 @@ static int write_entries_co(struct links *l)
 
 		if (link->is_ready)
 			r = ox_io_pwrite_co(
-				w->io, &raw, sizeof(raw),
-				w->trees[link->gap.tree].l1_offset + 8 * link->gap.index, 0);
+				w->v.io, &raw, sizeof(raw),
+				w->v.trees[link->gap.tree].l1_offset + 8 * link->gap.index, 0);
 	}
-	return r < 0 ? r : ox_io_sync_co(w->io);
+	return r < 0 ? r : ox_io_sync_co(w->v.io);
 }
 
 static int link_all_co(struct links *l, bool *ret_again, struct ox_error **err)
@@ -433,7 +435,7 @@ static int link_all_co(struct links *l, bool *ret_again, struct ox_error **err)
 	if (r == 0)
 		r = write_entries_co(l);
 	if (r < 0)
-		return ox_error_set_errno(err, r, "Could not repair '%s'", l->w->io->name);
+		return ox_error_set_errno(err, r, "Could not repair '%s'", l->w->v.io->name);
 	for (size_t i = 0; i < l->count; i++) {
 		if (l->items[i].is_ready)
 			tell_linked(l->w, &l->items[i]);
@@ -447,7 +449,7 @@ static int link_all_co(struct links *l, bool *ret_again, struct ox_error **err)
 
 int ox_salvage_link_co(struct ox_walk *w, bool *ret_again, struct ox_error **err)
 {
-	struct links l = {.w = w, .table = ox_io_buffer(w->cluster_bytes)};
+	struct links l = {.w = w, .table = ox_io_buffer(w->v.cluster_bytes)};
 	int r = l.table ? ox_salvage_prepare(w) : -ENOMEM;
 
 	if (r < 0)

@@ -6,7 +6,8 @@
 #include <stdlib.h>
 
 #include "base/arith.h"
-#include "check/walk/scan.h"
+#include "check/mend/seen.h"
+#include "check/scan/scan.h"
 
 /* ---- one cluster's bytes ---- */
 
@@ -16,11 +17,11 @@
 struct ox_orphan_entry ox_salvage_entry(const struct ox_walk *w, uint64_t cluster,
 					const struct ox_be64 *entry)
 {
-	struct ox_orphan_entry r = {.e = ox_qcow2_l2_decode(&w->h, ox_be64_get(entry[0]))};
-	uint64_t subclusters = ox_qcow2_l2_words(&w->h) == 2 ? ox_be64_get(entry[1]) : 0;
+	struct ox_orphan_entry r = {.e = ox_qcow2_l2_decode(&w->v.h, ox_be64_get(entry[0]))};
+	uint64_t subclusters = ox_qcow2_l2_words(&w->v.h) == 2 ? ox_be64_get(entry[1]) : 0;
 	bool is_stream = r.e.kind == OX_QCOW2_ENTRY_COMPRESSED;
-	uint64_t size_bytes = is_stream ? r.e.compressed_bytes : w->cluster_bytes;
-	uint64_t limit_bytes = ox_walk_limit_of(w, cluster);
+	uint64_t size_bytes = is_stream ? r.e.compressed_bytes : w->v.cluster_bytes;
+	uint64_t limit_bytes = ox_view_limit_of(&w->v, cluster);
 	uint64_t end_bytes = r.e.host.bytes + size_bytes;
 
 	r.is_damaged = r.e.kind == OX_QCOW2_ENTRY_BAD ||
@@ -30,11 +31,11 @@ struct ox_orphan_entry ox_salvage_entry(const struct ox_walk *w, uint64_t cluste
 	if (!is_stream && r.e.kind != OX_QCOW2_ENTRY_DATA && r.e.kind != OX_QCOW2_ENTRY_ZERO_ALLOC)
 		return r;
 	r.is_past_end = r.e.host.bytes >= limit_bytes ||
-			(end_bytes > limit_bytes && end_bytes - limit_bytes >= w->cluster_bytes);
-	r.is_damaged |= r.is_past_end || r.e.host.bytes < w->cluster_bytes;
+			(end_bytes > limit_bytes && end_bytes - limit_bytes >= w->v.cluster_bytes);
+	r.is_damaged |= r.is_past_end || r.e.host.bytes < w->v.cluster_bytes;
 	/* As the walk has it that counts the table once it is named. */
-	r.names = r.e.host.bytes >= w->cluster_bytes &&
-		  (!r.is_past_end || (!w->dirty && end_bytes - limit_bytes < w->cluster_bytes));
+	r.names = r.e.host.bytes >= w->v.cluster_bytes &&
+		  (!r.is_past_end || (!w->v.dirty && end_bytes - limit_bytes < w->v.cluster_bytes));
 	return r;
 }
 
@@ -90,8 +91,8 @@ static const char *why_damaged(const struct ox_orphan_entry *entry)
 static const char *judge_bytes(struct ox_walk *w, uint64_t cluster, const struct ox_be64 *table,
 			       struct ox_orphan *o)
 {
-	unsigned words = ox_qcow2_l2_words(&w->h);
-	uint64_t entries = ox_qcow2_l2_entries(&w->h);
+	unsigned words = ox_qcow2_l2_words(&w->v.h);
+	uint64_t entries = ox_qcow2_l2_entries(&w->v.h);
 	uint64_t most = ox_min_u64(LOST_BYTES / 8 / words, entries / 2);
 	uint64_t *hosts = w->salvage->hosts;
 	const char *why = NULL;
@@ -110,7 +111,7 @@ static const char *judge_bytes(struct ox_walk *w, uint64_t cluster, const struct
 			why = why_damaged(&entry);
 		if (!entry.names || entry.e.kind == OX_QCOW2_ENTRY_COMPRESSED)
 			continue;
-		hosts[data] = entry.e.host.bytes / w->cluster_bytes;
+		hosts[data] = entry.e.host.bytes / w->v.cluster_bytes;
 		if (hosts[data++] == cluster)
 			return "it names itself as data";
 	}
@@ -138,8 +139,8 @@ struct claim {
 static int weigh_cluster_co(struct ox_walk *w, uint64_t cluster, struct ox_orphan *o,
 			    struct claim *claim)
 {
-	struct ox_cell cell = ox_counts_get(&w->counts, cluster);
-	uint64_t index = cluster / w->block_entries;
+	struct ox_cell cell = ox_counts_get(&w->k.cells, cluster);
+	uint64_t index = cluster / w->k.rc.block_entries;
 	uint64_t stored = 0;
 	bool missing;
 	int r;
@@ -153,10 +154,13 @@ static int weigh_cluster_co(struct ox_walk *w, uint64_t cluster, struct ox_orpha
 		return 0;
 	}
 	/* Without a refcount table nothing is counted, and that says nothing. */
-	r = w->index_count > 0 ? ox_stored_count_co(w, &w->salvage->stored, cluster, &stored) : 0;
+	r = w->k.rc.index_count > 0
+		    ? ox_stored_count_co(&w->k, &w->salvage->stored, cluster, &stored)
+		    : 0;
 	if (r == -ENOMEM)
 		return r;
-	o->lacks_block |= index >= w->index_count || w->blocks[index].state == OX_BLOCK_NONE;
+	o->lacks_block |=
+		index >= w->k.rc.index_count || w->k.rc.blocks[index].state == OX_BLOCK_NONE;
 	missing = r > 0 && stored > cell.count && !ox_cell_is_broken(cell);
 	claim->unshared &= cell.state == OX_CELL_NONE;
 	claim->counted &= missing;
@@ -170,11 +174,11 @@ static int weigh_entry_co(struct ox_walk *w, const struct ox_orphan_entry *entry
 {
 	const struct ox_qcow2_entry *e = &entry->e;
 	bool is_stream = e->kind == OX_QCOW2_ENTRY_COMPRESSED;
-	uint64_t size_bytes = is_stream ? e->compressed_bytes : w->cluster_bytes;
-	uint64_t last = (e->host.bytes + size_bytes - 1) / w->cluster_bytes;
+	uint64_t size_bytes = is_stream ? e->compressed_bytes : w->v.cluster_bytes;
+	uint64_t last = (e->host.bytes + size_bytes - 1) / w->v.cluster_bytes;
 	struct claim claim = {.unshared = true, .counted = true, .is_single = true};
 
-	for (uint64_t c = e->host.bytes / w->cluster_bytes; c <= last && !claim.why; c++) {
+	for (uint64_t c = e->host.bytes / w->v.cluster_bytes; c <= last && !claim.why; c++) {
 		int r = weigh_cluster_co(w, c, o, &claim);
 
 		if (r < 0)
@@ -195,10 +199,10 @@ static int weigh_entry_co(struct ox_walk *w, const struct ox_orphan_entry *entry
 static int weigh_table_co(struct ox_walk *w, const struct ox_be64 *table, struct ox_orphan *o,
 			  const char **ret_why)
 {
-	unsigned words = ox_qcow2_l2_words(&w->h);
+	unsigned words = ox_qcow2_l2_words(&w->v.h);
 	int r = 0;
 
-	for (uint64_t i = 0; i < ox_qcow2_l2_entries(&w->h) && r == 0 && !*ret_why; i++) {
+	for (uint64_t i = 0; i < ox_qcow2_l2_entries(&w->v.h) && r == 0 && !*ret_why; i++) {
 		struct ox_orphan_entry entry = ox_salvage_entry(w, o->cluster, &table[i * words]);
 
 		if (entry.names)
@@ -217,7 +221,7 @@ static const char *judge_whole(const struct ox_walk *w, const struct ox_orphan *
 	    (2 * o->unshared <= named && 2 * o->counted <= named))
 		return "it is an old copy of another table: what it names is in use";
 	/* A list of clusters that is not the disk's: a bitmap's, a refcount table. */
-	if (w->tree_count == 1 && !w->hides_trees && o->copied + o->streams == 0)
+	if (w->v.tree_count == 1 && !ox_seen_hides_trees(w->j) && o->copied + o->streams == 0)
 		return "none of its entries has COPIED, and no snapshot can have owned it";
 	return NULL;
 }
@@ -231,7 +235,7 @@ static const char *judge_damage(const struct ox_walk *w, const struct ox_orphan 
 	bool is_slight = 8 * o->damaged <= o->used && ox_orphan_is_telling(o);
 
 	if (o->damaged == 0 || ox_orphan_is_sure(o, 0) || ox_orphan_is_sure(o, 1) ||
-	    (is_slight && (w->dirty || (is_counted && 2 * o->counted > named))))
+	    (is_slight && (w->v.dirty || (is_counted && 2 * o->counted > named))))
 		return NULL;
 	return "parts of it are no entries, and too little speaks for the rest";
 }
@@ -249,8 +253,8 @@ int ox_salvage_judge_co(struct ox_walk *w, uint64_t cluster, const struct ox_be6
 	if (r == 0 && !why) {
 		o.stored = OX_STORED_UNKNOWN;
 		r = weigh_cluster_co(w, cluster, &o, &own);
-		if (r == 0 && w->index_count > 0)
-			r = ox_stored_count_co(w, &w->salvage->stored, cluster, &o.stored);
+		if (r == 0 && w->k.rc.index_count > 0)
+			r = ox_stored_count_co(&w->k, &w->salvage->stored, cluster, &o.stored);
 		if (r != -ENOMEM)
 			r = 0;
 		why = judge_whole(w, &o);
@@ -272,7 +276,7 @@ int ox_salvage_judge_co(struct ox_walk *w, uint64_t cluster, const struct ox_be6
 static uint64_t next_unnamed(const struct ox_walk *w, uint64_t from, uint64_t end)
 {
 	while (from < end) {
-		struct ox_counts_mask mask = ox_counts_mask(&w->counts, ox_align_down(from, 64));
+		struct ox_counts_mask mask = ox_counts_mask(&w->k.cells, ox_align_down(from, 64));
 		uint64_t free_cells = ~(mask.once | mask.other) >> from % 64;
 
 		if (free_cells)
@@ -288,17 +292,17 @@ static bool salvage_next(void *arg, struct ox_scan_item *ret)
 	struct ox_walk *w = arg;
 	struct ox_salvage *s = w->salvage;
 	uint64_t end = s->end;
-	uint64_t most = ox_scan_item_max(w->cluster_bytes) / w->cluster_bytes;
+	uint64_t most = ox_scan_item_max(w->v.cluster_bytes) / w->v.cluster_bytes;
 	uint64_t first = next_unnamed(w, s->next, end);
 	uint64_t last;
 
 	if (first >= end)
 		return false;
-	last = ox_counts_next(&w->counts, first, ox_min_u64(end, first + most));
+	last = ox_counts_next(&w->k.cells, first, ox_min_u64(end, first + most));
 	s->next = last;
 	*ret = (struct ox_scan_item){
-		.offset = first * w->cluster_bytes,
-		.size_bytes = (last - first) * w->cluster_bytes,
+		.offset = first * w->v.cluster_bytes,
+		.size_bytes = (last - first) * w->v.cluster_bytes,
 	};
 	return true;
 }
@@ -315,19 +319,19 @@ static int keep(struct ox_salvage *s, uint64_t cluster, unsigned state)
 
 int ox_salvage_keep(struct ox_walk *w, uint64_t cluster, const struct ox_be64 *table)
 {
-	unsigned words = ox_qcow2_l2_words(&w->h);
+	unsigned words = ox_qcow2_l2_words(&w->v.h);
 	int r = keep(w->salvage, cluster, OX_CELL_META);
 
-	for (uint64_t i = 0; i < ox_qcow2_l2_entries(&w->h) && r == 0; i++) {
+	for (uint64_t i = 0; i < ox_qcow2_l2_entries(&w->v.h) && r == 0; i++) {
 		struct ox_orphan_entry entry = ox_salvage_entry(w, cluster, &table[i * words]);
 		struct ox_qcow2_entry *e = &entry.e;
 		uint64_t size_bytes = e->kind == OX_QCOW2_ENTRY_COMPRESSED ? e->compressed_bytes
-									   : w->cluster_bytes;
+									   : w->v.cluster_bytes;
 
 		if (!entry.names)
 			continue;
-		for (uint64_t c = e->host.bytes / w->cluster_bytes;
-		     c <= (e->host.bytes + size_bytes - 1) / w->cluster_bytes && r == 0; c++)
+		for (uint64_t c = e->host.bytes / w->v.cluster_bytes;
+		     c <= (e->host.bytes + size_bytes - 1) / w->v.cluster_bytes && r == 0; c++)
 			r = keep(w->salvage, c, OX_CELL_DATA);
 	}
 	return r;
@@ -371,19 +375,19 @@ static int salvage_item_co(void *arg, const struct ox_scan_item *item, uint8_t *
 	struct ox_walk *w = arg;
 	int r = 0;
 
-	for (uint64_t at = 0; at < item->size_bytes && r == 0; at += w->cluster_bytes) {
-		int failed = error ? ox_io_pread_co(w->io, bytes + at, w->cluster_bytes,
+	for (uint64_t at = 0; at < item->size_bytes && r == 0; at += w->v.cluster_bytes) {
+		int failed = error ? ox_io_pread_co(w->v.io, bytes + at, w->v.cluster_bytes,
 						    item->offset + at)
 				   : 0;
 
 		/* Nobody misses what nothing names. */
 		if (failed == 0)
-			r = salvage_cluster_co(w, (item->offset + at) / w->cluster_bytes,
+			r = salvage_cluster_co(w, (item->offset + at) / w->v.cluster_bytes,
 					       bytes + at);
 		else if (failed == -ENOMEM)
 			r = failed;
 	}
-	ox_walk_progress(w, 1);
+	ox_journal_progress(w->j, 1);
 	return r;
 }
 
@@ -393,7 +397,7 @@ int ox_salvage_prepare(struct ox_walk *w)
 {
 	struct ox_salvage *s = w->salvage;
 
-	s->hosts = reallocarray(NULL, ox_qcow2_l2_entries(&w->h), sizeof(*s->hosts));
+	s->hosts = reallocarray(NULL, ox_qcow2_l2_entries(&w->v.h), sizeof(*s->hosts));
 	return s->hosts ? 0 : -ENOMEM;
 }
 
@@ -440,15 +444,15 @@ static uint64_t count_items(struct ox_walk *w, uint64_t from, uint64_t end)
  * holes are read as what lies around them is. */
 static uint64_t stretch_end_co(struct ox_walk *w, uint64_t from, uint64_t end, bool *ret_hole)
 {
-	uint64_t at = from * w->cluster_bytes;
+	uint64_t at = from * w->v.cluster_bytes;
 	struct ox_io_extent extent;
 
 	*ret_hole = false;
-	while (at < end * w->cluster_bytes) {
-		uint64_t first = ox_div_up(at, w->cluster_bytes);
+	while (at < end * w->v.cluster_bytes) {
+		uint64_t first = ox_div_up(at, w->v.cluster_bytes);
 		bool is_hole;
 
-		if (ox_io_extent_co(w->io, at, &extent) < 0)
+		if (ox_io_extent_co(w->v.io, at, &extent) < 0)
 			return end;
 		is_hole = extent.zero && extent.length >= LARGE_HOLE_BYTES;
 		if (is_hole && first > from)
@@ -457,7 +461,7 @@ static uint64_t stretch_end_co(struct ox_walk *w, uint64_t from, uint64_t end, b
 		if (!ox_add_u64(at, extent.length, &at))
 			return end;
 		if (is_hole)
-			return ox_min_u64(at / w->cluster_bytes, end);
+			return ox_min_u64(at / w->v.cluster_bytes, end);
 	}
 	return end;
 }
@@ -465,22 +469,22 @@ static uint64_t stretch_end_co(struct ox_walk *w, uint64_t from, uint64_t end, b
 static int scan_co(struct ox_walk *w)
 {
 	static const struct ox_scan_ops ops = {.next = salvage_next, .visit_co = salvage_item_co};
-	uint64_t end = w->file_bytes / w->cluster_bytes;
+	uint64_t end = w->v.file_bytes / w->v.cluster_bytes;
 	uint64_t to;
 	bool is_hole;
 	int r;
 
-	w->work_total += count_items(w, 0, end);
+	ox_journal_expect(w->j, count_items(w, 0, end));
 	r = ox_salvage_prepare(w);
 	for (uint64_t from = 0; from < end && r == 0; from = to) {
 		to = stretch_end_co(w, from, end, &is_hole);
 		if (is_hole) {
-			ox_walk_progress(w, count_items(w, from, to));
+			ox_journal_progress(w->j, count_items(w, from, to));
 			continue;
 		}
 		w->salvage->next = from;
 		w->salvage->end = to;
-		r = ox_scan_co(w->io, w->cluster_bytes, &ops, w);
+		r = ox_scan_co(w->v.io, w->v.cluster_bytes, &ops, w);
 	}
 	ox_salvage_finish(w);
 	return r;
@@ -493,11 +497,11 @@ int ox_salvage_find_co(struct ox_walk *w)
 
 	ox_salvage_forget(s);
 	/* What such entries mean is not known, or lies in another file. */
-	if (s->is_over || w->is_foreign || w->has_data_file)
+	if (s->is_over || w->v.is_foreign || w->v.has_data_file)
 		return 0;
-	r = ox_counts_init(&s->kept, w->file_clusters + 1);
+	r = ox_counts_init(&s->kept, w->v.file_clusters + 1);
 	if (r == 0)
-		r = ox_counts_init(&s->crossed, w->file_clusters + 1);
+		r = ox_counts_init(&s->crossed, w->v.file_clusters + 1);
 	if (r == 0)
 		r = scan_co(w);
 	if (r == 0 && s->count > 0)

@@ -25,7 +25,7 @@
 #define OX_CHECK_SALVAGE_H
 
 #include "base/error.h"
-#include "check/counts/stored.h"
+#include "check/ledger/stored.h"
 #include "check/walk/walk.h"
 #include "oxbow.h"
 

@@ -5,8 +5,6 @@
 #include <stdlib.h>
 
 #include "base/arith.h"
-#include "check/walk/walk.h"
-
 /* Where clusters are scattered, fetching cells from memory would take most of the time. */
 #define PREFETCH_RUNS 8u
 
@@ -22,7 +20,7 @@ void ox_digest_clear(struct ox_digest *d)
 /* The table that is being taken apart. */
 struct table {
 	struct ox_digest *d;
-	const struct ox_walk *w;
+	const struct ox_view *v;
 	const struct ox_be64 *entries;
 	uint64_t whole_clusters;  /* those that an entry may name */
 	uint64_t next_contiguous; /* where the next data cluster would continue the last one */
@@ -69,9 +67,9 @@ static bool names_data(enum ox_qcow2_entry_kind kind)
 /* How many entries, of room, go on as the first one begins: in the next clusters, and all alike. */
 static uint64_t run_length(const struct table *t, uint64_t index, uint64_t room)
 {
-	unsigned words = ox_qcow2_l2_words(&t->w->h);
+	unsigned words = ox_qcow2_l2_words(&t->v->h);
 	const struct ox_be64 *entry = &t->entries[index * words];
-	uint64_t step = t->w->cluster_bytes;
+	uint64_t step = t->v->cluster_bytes;
 	uint64_t raw = ox_be64_get(entry[0]);
 	uint64_t run = 1;
 
@@ -88,9 +86,9 @@ static uint64_t run_length(const struct table *t, uint64_t index, uint64_t room)
 
 static int add_run(struct table *t, uint64_t index, const struct ox_qcow2_entry *e, uint64_t *ret)
 {
-	const struct ox_walk *w = t->w;
-	uint64_t cluster = e->host.bytes / w->cluster_bytes;
-	uint64_t room = ox_min_u64(ox_qcow2_l2_entries(&w->h) - index, t->whole_clusters - cluster);
+	const struct ox_view *v = t->v;
+	uint64_t cluster = e->host.bytes / v->cluster_bytes;
+	uint64_t room = ox_min_u64(ox_qcow2_l2_entries(&v->h) - index, t->whole_clusters - cluster);
 	struct ox_run *run = new_run(t->d);
 
 	if (!run)
@@ -114,8 +112,8 @@ static void tally(struct table *t, const struct ox_qcow2_entry *e, uint64_t run)
 	if (names_data(e->kind)) {
 		d->allocated += (uint32_t)run;
 		d->fragmented += t->next_contiguous && t->next_contiguous != e->host.bytes;
-		t->next_contiguous = e->host.bytes + run * t->w->cluster_bytes;
-	} else if (e->kind == OX_QCOW2_ENTRY_COMPRESSED && !t->w->has_data_file) {
+		t->next_contiguous = e->host.bytes + run * t->v->cluster_bytes;
+	} else if (e->kind == OX_QCOW2_ENTRY_COMPRESSED && !t->v->has_data_file) {
 		d->allocated++;
 		d->fragmented++;
 		d->compressed++;
@@ -125,18 +123,18 @@ static void tally(struct table *t, const struct ox_qcow2_entry *e, uint64_t run)
 /* Takes the entry at index, and those that continue it. */
 static int take_entries(struct table *t, uint64_t index, uint64_t *ret)
 {
-	const struct ox_walk *w = t->w;
-	unsigned words = ox_qcow2_l2_words(&w->h);
+	const struct ox_view *v = t->v;
+	unsigned words = ox_qcow2_l2_words(&v->h);
 	const struct ox_be64 *entry = &t->entries[index * words];
 	uint64_t raw = ox_be64_get(entry[0]);
 	uint64_t subclusters = words == 2 ? ox_be64_get(entry[1]) : 0;
-	struct ox_qcow2_entry e = ox_qcow2_l2_decode(&w->h, raw);
+	struct ox_qcow2_entry e = ox_qcow2_l2_decode(&v->h, raw);
 	bool valid = ox_qcow2_subclusters_valid(e.kind, subclusters);
 	int r = 0;
 
 	*ret = 1;
-	if (names_data(e.kind) && valid && !w->has_data_file &&
-	    e.host.bytes / w->cluster_bytes < t->whole_clusters)
+	if (names_data(e.kind) && valid && !v->has_data_file &&
+	    e.host.bytes / v->cluster_bytes < t->whole_clusters)
 		r = add_run(t, index, &e, ret);
 	else if (!valid || (e.kind != OX_QCOW2_ENTRY_ZERO && e.kind != OX_QCOW2_ENTRY_UNALLOCATED))
 		r = add_odd(t->d, index, raw, subclusters);
@@ -144,21 +142,21 @@ static int take_entries(struct table *t, uint64_t index, uint64_t *ret)
 	return r;
 }
 
-int ox_digest_table(struct ox_digest *d, const struct ox_walk *w, uint64_t cluster,
+int ox_digest_table(struct ox_digest *d, const struct ox_view *v, uint64_t cluster,
 		    const struct ox_be64 *entries)
 {
 	struct table t = {
 		.d = d,
-		.w = w,
+		.v = v,
 		.entries = entries,
-		.whole_clusters = ox_walk_limit_of(w, cluster) / w->cluster_bytes,
+		.whole_clusters = ox_view_limit_of(v, cluster) / v->cluster_bytes,
 	};
-	unsigned words = ox_qcow2_l2_words(&w->h);
+	unsigned words = ox_qcow2_l2_words(&v->h);
 	int r = 0;
 
 	d->run_count = d->odd_count = d->left = 0;
 	d->used = d->allocated = d->fragmented = d->compressed = 0;
-	for (uint64_t i = 0, run; i < ox_qcow2_l2_entries(&w->h) && r == 0; i += run) {
+	for (uint64_t i = 0, run; i < ox_qcow2_l2_entries(&v->h) && r == 0; i += run) {
 		const struct ox_be64 *entry = &entries[i * words];
 
 		run = 1;
@@ -237,7 +235,7 @@ static int by_index(const void *one, const void *other)
 	return (a->index > b->index) - (a->index < b->index);
 }
 
-int ox_digest_leave(struct ox_digest *d, const struct ox_walk *w)
+int ox_digest_leave(struct ox_digest *d, const struct ox_view *v)
 {
 	if (d->left == 0)
 		return 0;
@@ -245,7 +243,7 @@ int ox_digest_leave(struct ox_digest *d, const struct ox_walk *w)
 		struct ox_run *run = &d->runs[i];
 
 		for (; run->length > 0; skip(run, 1)) {
-			uint64_t raw = run->cluster * w->cluster_bytes |
+			uint64_t raw = run->cluster * v->cluster_bytes |
 				       (run->copied ? OX_QCOW2_COPIED : 0);
 
 			if (add_odd(d, run->index, raw, 0) < 0)

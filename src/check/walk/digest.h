@@ -10,9 +10,7 @@
 #include <stdint.h>
 
 #include "base/endian.h"
-#include "check/counts/counts.h"
-
-struct ox_walk;
+#include "check/view/view.h"
 
 /* Entries that name one data cluster after the other. */
 struct ox_run {
@@ -45,7 +43,7 @@ struct ox_digest {
 };
 
 /* 0 or -ENOMEM. */
-int ox_digest_table(struct ox_digest *d, const struct ox_walk *w, uint64_t cluster,
+int ox_digest_table(struct ox_digest *d, const struct ox_view *v, uint64_t cluster,
 		    const struct ox_be64 *entries);
 void ox_digest_clear(struct ox_digest *d);
 
@@ -54,6 +52,6 @@ void ox_digest_clear(struct ox_digest *d);
  * 0 or -ENOMEM. */
 int ox_digest_count(struct ox_digest *d, struct ox_counts *k, struct ox_cell table_cell);
 /* Makes odd entries of what is left of the runs. 0 or -ENOMEM. */
-int ox_digest_leave(struct ox_digest *d, const struct ox_walk *w);
+int ox_digest_leave(struct ox_digest *d, const struct ox_view *v);
 
 #endif

@@ -28,8 +28,8 @@ uint64_t ox_walk_find(const uint64_t *values, uint64_t count, uint64_t value)
 /* The active tree is visited first: a table that it shares with a snapshot is its own. */
 static int note_place(struct ox_walk *w, uint64_t tree, uint64_t index, struct ox_be64 *entry)
 {
-	struct ox_qcow2_l1_entry e = ox_qcow2_l1_decode(&w->h, ox_be64_get(*entry));
-	uint64_t at = ox_walk_find(w->l2_clusters, w->l2_count, e.l2.bytes / w->cluster_bytes);
+	struct ox_qcow2_l1_entry e = ox_qcow2_l1_decode(&w->v.h, ox_be64_get(*entry));
+	uint64_t at = ox_walk_find(w->l2_clusters, w->l2_count, e.l2.bytes / w->v.cluster_bytes);
 
 	if (!e.bad && at < w->l2_count && w->l2_places[at] == OX_WALK_NO_PLACE)
 		w->l2_places[at] = tree << 32 | index;
@@ -55,34 +55,23 @@ uint64_t ox_walk_place_of(const struct ox_walk *w, uint64_t l2_cluster)
 	return at < w->l2_count ? w->l2_places[at] : OX_WALK_NO_PLACE;
 }
 
-void ox_walk_set_range(const struct ox_walk *w, struct ox_found *what, uint64_t tree,
-		       uint64_t offset, uint64_t length)
-{
-	/* Past the end of a disk lies a snapshot's machine state. */
-	if (tree == 0 && offset < w->h.size_bytes)
-		length = ox_min_u64(length, w->h.size_bytes - offset);
-	what->tree = tree;
-	what->guest_offset = offset;
-	what->guest_length = length;
-}
-
 int ox_walk_found_in_l2_co(struct ox_walk *w, uint64_t l2_cluster, uint64_t index,
 			   enum ox_finding_id id, struct ox_found what)
 {
 	uint64_t place;
 
-	if (w->finding && !w->quiet) {
+	if (ox_journal_listens(w->j)) {
 		int r = ox_walk_place_tables_co(w);
 
 		if (r < 0)
 			return r;
 		place = ox_walk_place_of(w, l2_cluster);
 		if (place != OX_WALK_NO_PLACE)
-			ox_walk_set_range(w, &what, ox_walk_place_tree(place),
-					  ox_walk_place_index(place) * ox_walk_l1_span(w) +
-						  index * w->cluster_bytes,
-					  w->cluster_bytes);
+			ox_view_set_range(&w->v, &what, ox_walk_place_tree(place),
+					  ox_walk_place_index(place) * ox_view_l1_span(&w->v) +
+						  index * w->v.cluster_bytes,
+					  w->v.cluster_bytes);
 	}
-	ox_walk_found(w, id, what);
+	ox_journal_found(w->j, id, what);
 	return 0;
 }

@@ -11,46 +11,7 @@ static unsigned copied_flag(bool copied)
 	return copied ? OX_CELL_COPIED : OX_CELL_PLAIN;
 }
 
-uint64_t ox_walk_limit_of(const struct ox_walk *w, uint64_t l2_cluster)
-{
-	return l2_cluster * w->cluster_bytes < w->fence_bytes ? w->fence_bytes : w->file_bytes;
-}
-
-bool ox_walk_entry_is_stale(const struct ox_walk *w, uint64_t l2_cluster, struct ox_cell l2_cell,
-			    uint64_t host_offset)
-{
-	return w->dirty && (l2_cell.state & 3u) != 0 && l2_cell.count == 1 &&
-	       host_offset >= ox_walk_limit_of(w, l2_cluster);
-}
-
 /* ---- L1 ---- */
-
-static enum ox_finding_id l1_fault(const struct ox_walk *w, uint64_t raw)
-{
-	uint64_t offset = raw & OX_QCOW2_OFFSET_MASK;
-
-	if (raw == OX_QCOW2_COPIED)
-		return OX_FOUND_L1_COPIED_EMPTY;
-	return ox_is_aligned(offset, w->cluster_bytes) ? OX_FOUND_L1_RESERVED
-						       : OX_FOUND_L1_UNALIGNED;
-}
-
-struct ox_found ox_walk_bad_l1_entry(const struct ox_walk *w, uint64_t tree, uint64_t index,
-				     uint64_t raw, enum ox_finding_id *ret_id)
-{
-	struct ox_qcow2_l1_entry e = ox_qcow2_l1_decode(&w->h, raw);
-	enum ox_finding_id id = e.bad ? l1_fault(w, raw) : OX_FOUND_PAST_END;
-	uint64_t offset = raw & OX_QCOW2_OFFSET_MASK;
-	struct ox_found what = {.a = offset, .b = w->cluster_bytes, .host_offset = offset};
-
-	if (id == OX_FOUND_L1_COPIED_EMPTY)
-		what.a = index;
-	else if (id == OX_FOUND_L1_RESERVED)
-		what.a = raw;
-	ox_walk_set_range(w, &what, tree, index * ox_walk_l1_span(w), ox_walk_l1_span(w));
-	*ret_id = id;
-	return what;
-}
 
 static int list_l2_table(struct ox_walk *w, uint64_t cluster)
 {
@@ -70,34 +31,35 @@ static int list_l2_table(struct ox_walk *w, uint64_t cluster)
 static int refer_to_l2(struct ox_walk *w, uint64_t tree, const struct ox_qcow2_l1_entry *e,
 		       struct ox_found what)
 {
-	uint64_t cluster = e->l2.bytes / w->cluster_bytes;
-	bool is_new = ox_counts_get(&w->counts, cluster).state == OX_CELL_NONE;
-	int r = ox_walk_refer(w, cluster, OX_CELL_L2 | (tree == 0 ? copied_flag(e->copied) : 0), 1);
+	uint64_t cluster = e->l2.bytes / w->v.cluster_bytes;
+	bool is_new = ox_counts_get(&w->k.cells, cluster).state == OX_CELL_NONE;
+	int r = ox_counts_refer(&w->k.cells, cluster,
+				OX_CELL_L2 | (tree == 0 ? copied_flag(e->copied) : 0), 1);
 
 	what.word = "L2 table";
 	if (r == 0) {
 		w->bad_l1_entries++;
-		ox_walk_found(w, OX_FOUND_OVERLAP, what);
+		ox_journal_found(w->j, OX_FOUND_OVERLAP, what);
 	}
 	return r == 1 && is_new ? list_l2_table(w, cluster) : r < 0 ? r : 0;
 }
 
 static int count_l1_entry(struct ox_walk *w, uint64_t tree, uint64_t index, struct ox_be64 *entry)
 {
-	struct ox_qcow2_l1_entry e = ox_qcow2_l1_decode(&w->h, ox_be64_get(*entry));
+	struct ox_qcow2_l1_entry e = ox_qcow2_l1_decode(&w->v.h, ox_be64_get(*entry));
 	enum ox_finding_id id;
-	struct ox_found what = ox_walk_bad_l1_entry(w, tree, index, ox_be64_get(*entry), &id);
+	struct ox_found what = ox_view_bad_l1_entry(&w->v, tree, index, ox_be64_get(*entry), &id);
 
-	if (!e.bad && !ox_walk_past_end(w, e.l2.bytes, w->cluster_bytes))
+	if (!e.bad && !ox_view_past_end(&w->v, e.l2.bytes, w->v.cluster_bytes))
 		return refer_to_l2(w, tree, &e, what);
 	/* The active table is its image's own: no snapshot shares it. */
-	if (!e.bad && tree == 0 && w->dirty) {
+	if (!e.bad && tree == 0 && w->v.dirty) {
 		w->stale++;
 		id = OX_FOUND_STALE_ENTRY;
 	} else {
 		w->bad_l1_entries++;
 	}
-	ox_walk_found(w, id, what);
+	ox_journal_found(w->j, id, what);
 	return 0;
 }
 
@@ -118,7 +80,7 @@ static void sort_l2_tables(struct ox_walk *w)
 		i++;
 	if (i < w->l2_count)
 		qsort(w->l2_clusters, w->l2_count, sizeof(*w->l2_clusters), compare_clusters);
-	w->work_total += w->l2_count;
+	ox_journal_expect(w->j, w->l2_count);
 }
 
 /* ---- L2 ---- */
@@ -153,14 +115,14 @@ static bool is_past_end(const struct l2_count *t, uint64_t offset, uint64_t size
 	if (!ox_add_u64(offset, size_bytes, &end))
 		return true;
 	/* A stream's last sectors may, but it begins in the file. */
-	if (t->w->dirty && offset >= t->limit_bytes)
+	if (t->w->v.dirty && offset >= t->limit_bytes)
 		return true;
-	return end > t->limit_bytes && end - t->limit_bytes >= t->w->cluster_bytes;
+	return end > t->limit_bytes && end - t->limit_bytes >= t->w->v.cluster_bytes;
 }
 
 static int past_end_co(struct l2_count *t, uint64_t offset, uint64_t size_bytes)
 {
-	bool stale = ox_walk_entry_is_stale(t->w, t->cluster, t->cell, offset);
+	bool stale = ox_view_entry_is_stale(&t->w->v, t->cluster, t->cell, offset);
 
 	t->w->stale += stale;
 	t->bad += !stale;
@@ -171,8 +133,8 @@ static int past_end_co(struct l2_count *t, uint64_t offset, uint64_t size_bytes)
 static int count_compressed_co(struct l2_count *t, const struct ox_qcow2_entry *e)
 {
 	struct ox_walk *w = t->w;
-	uint64_t first = e->host.bytes / w->cluster_bytes;
-	uint64_t last = (e->host.bytes + e->compressed_bytes - 1) / w->cluster_bytes;
+	uint64_t first = e->host.bytes / w->v.cluster_bytes;
+	uint64_t last = (e->host.bytes + e->compressed_bytes - 1) / w->v.cluster_bytes;
 	int r = 0;
 
 	if (e->copied) {
@@ -186,11 +148,11 @@ static int count_compressed_co(struct l2_count *t, const struct ox_qcow2_entry *
 		return past_end_co(t, e->host.bytes, e->compressed_bytes);
 	/* No stream begins in the header: the entry is wrong, and not the header. */
 	if (first == 0) {
-		w->bad_entries++;
+		w->header_streams++;
 		return overlap_co(t, "Compressed cluster", e->host.bytes, e->compressed_bytes);
 	}
 	for (uint64_t c = first; c <= last; c++) {
-		r = ox_walk_refer(w, c, OX_CELL_COMPRESSED, t->cell.count);
+		r = ox_counts_refer(&w->k.cells, c, OX_CELL_COMPRESSED, t->cell.count);
 		if (r < 0)
 			return r;
 		if (r == 0)
@@ -205,11 +167,11 @@ static int count_data_co(struct l2_count *t, const struct ox_qcow2_entry *e)
 	struct ox_walk *w = t->w;
 	int r;
 
-	if (is_past_end(t, e->host.bytes, w->cluster_bytes))
-		return past_end_co(t, e->host.bytes, w->cluster_bytes);
-	r = ox_walk_refer(w, e->host.bytes / w->cluster_bytes,
-			  OX_CELL_DATA | (t->active ? copied_flag(e->copied) : 0), t->cell.count);
-	return r == 0 ? overlap_co(t, "Data cluster", e->host.bytes, w->cluster_bytes) : r;
+	if (is_past_end(t, e->host.bytes, w->v.cluster_bytes))
+		return past_end_co(t, e->host.bytes, w->v.cluster_bytes);
+	r = ox_counts_refer(&w->k.cells, e->host.bytes / w->v.cluster_bytes,
+			    OX_CELL_DATA | (t->active ? copied_flag(e->copied) : 0), t->cell.count);
+	return r == 0 ? overlap_co(t, "Data cluster", e->host.bytes, w->v.cluster_bytes) : r;
 }
 
 /* A cluster of the data file lies at its guest offset, and no count tells of it. */
@@ -221,7 +183,7 @@ static int count_elsewhere_co(struct l2_count *t, const struct ox_qcow2_entry *e
 
 	if (place == OX_WALK_NO_PLACE)
 		return 0;
-	guest = ox_walk_place_index(place) * ox_walk_l1_span(w) + t->index * w->cluster_bytes;
+	guest = ox_walk_place_index(place) * ox_view_l1_span(&w->v) + t->index * w->v.cluster_bytes;
 	if (e->host.bytes == guest)
 		return 0;
 	return found_co(t, OX_FOUND_DATA_FILE_OFFSET, OX_FOUND(.a = e->host.bytes, .b = guest));
@@ -234,7 +196,7 @@ static int bad_l2_entry_co(struct l2_count *t, uint64_t raw)
 	t->bad++;
 	if (raw == OX_QCOW2_COPIED)
 		return found_co(t, OX_FOUND_L2_COPIED_EMPTY, OX_FOUND(.a = raw));
-	if (!(raw & OX_QCOW2_COMPRESSED) && !ox_is_aligned(offset, t->w->cluster_bytes))
+	if (!(raw & OX_QCOW2_COMPRESSED) && !ox_is_aligned(offset, t->w->v.cluster_bytes))
 		return found_co(t, OX_FOUND_L2_UNALIGNED, OX_FOUND(.a = offset));
 	return found_co(t, OX_FOUND_L2_RESERVED, OX_FOUND(.a = raw));
 }
@@ -242,7 +204,7 @@ static int bad_l2_entry_co(struct l2_count *t, uint64_t raw)
 static int count_l2_entry_co(struct l2_count *t, uint64_t raw, uint64_t subclusters)
 {
 	struct ox_walk *w = t->w;
-	struct ox_qcow2_entry e = ox_qcow2_l2_decode(&w->h, raw);
+	struct ox_qcow2_entry e = ox_qcow2_l2_decode(&w->v.h, raw);
 
 	if (subclusters && e.kind != OX_QCOW2_ENTRY_BAD &&
 	    !ox_qcow2_subclusters_valid(e.kind, subclusters)) {
@@ -257,9 +219,9 @@ static int count_l2_entry_co(struct l2_count *t, uint64_t raw, uint64_t subclust
 		return 0;
 	case OX_QCOW2_ENTRY_DATA:
 	case OX_QCOW2_ENTRY_ZERO_ALLOC:
-		return w->has_data_file ? count_elsewhere_co(t, &e) : count_data_co(t, &e);
+		return w->v.has_data_file ? count_elsewhere_co(t, &e) : count_data_co(t, &e);
 	case OX_QCOW2_ENTRY_COMPRESSED:
-		if (!w->has_data_file)
+		if (!w->v.has_data_file)
 			return count_compressed_co(t, &e);
 		break;
 	case OX_QCOW2_ENTRY_BAD:
@@ -306,7 +268,7 @@ int ox_walk_settle_digest_co(struct ox_walk *w, const struct ox_digest *d, uint6
 		.w = w,
 		.cell = cell,
 		.cluster = cluster,
-		.limit_bytes = ox_walk_limit_of(w, cluster),
+		.limit_bytes = ox_view_limit_of(&w->v, cluster),
 		.active = (cell.state & 3u) != 0,
 	};
 
@@ -333,7 +295,7 @@ int ox_walk_count_l1_co(struct ox_walk *w)
 	if (r == 0)
 		sort_l2_tables(w);
 	/* Whether a cluster of the data file is in its place is asked of every entry. */
-	if (r == 0 && w->has_data_file)
+	if (r == 0 && w->v.has_data_file)
 		r = ox_walk_place_tables_co(w);
 	return r;
 }

@@ -9,20 +9,20 @@
 #include <stdlib.h>
 
 #include "base/arith.h"
-#include "check/walk/crew.h"
-#include "check/walk/scan.h"
+#include "check/scan/crew.h"
+#include "check/scan/scan.h"
 #include "check/walk/walk.h"
 
 int ox_walk_count_l2_table_co(struct ox_walk *w, uint64_t cluster, struct ox_cell cell,
 			      struct ox_be64 *table)
 {
 	struct ox_digest *d = &w->digest;
-	int r = ox_digest_table(d, w, cluster, table);
+	int r = ox_digest_table(d, &w->v, cluster, table);
 
 	if (r == 0)
-		r = ox_digest_count(d, &w->counts, cell);
+		r = ox_digest_count(d, &w->k.cells, cell);
 	if (r == 0)
-		r = ox_digest_leave(d, w);
+		r = ox_digest_leave(d, &w->v);
 	return r == 0 ? ox_walk_settle_digest_co(w, d, cluster, cell) : r;
 }
 
@@ -52,25 +52,25 @@ struct tables {
 static bool is_plain_stream(const struct ox_walk *w, uint64_t limit_bytes,
 			    const struct ox_odd_entry *odd)
 {
-	struct ox_qcow2_entry e = ox_qcow2_l2_decode(&w->h, odd->raw);
-	uint64_t first = e.host.bytes / w->cluster_bytes;
+	struct ox_qcow2_entry e = ox_qcow2_l2_decode(&w->v.h, odd->raw);
+	uint64_t first = e.host.bytes / w->v.cluster_bytes;
 	uint64_t end;
 
 	if (e.kind != OX_QCOW2_ENTRY_COMPRESSED || e.copied || odd->subclusters || first == 0 ||
-	    w->has_data_file || !ox_range_within(e.host.bytes, e.compressed_bytes, limit_bytes))
+	    w->v.has_data_file || !ox_range_within(e.host.bytes, e.compressed_bytes, limit_bytes))
 		return false;
-	end = ox_div_up(e.host.bytes + e.compressed_bytes, w->cluster_bytes);
-	return ox_counts_is_none(&w->counts, first, end - first);
+	end = ox_div_up(e.host.bytes + e.compressed_bytes, w->v.cluster_bytes);
+	return ox_counts_is_none(&w->k.cells, first, end - first);
 }
 
 /* Whether everything that a table names is named by data and compressed entries alone. The walk's
  * own counts hold no other entry of an L2 table yet. */
 static bool is_plain(const struct ox_walk *w, uint64_t cluster, const struct ox_digest *d)
 {
-	uint64_t limit_bytes = ox_walk_limit_of(w, cluster);
+	uint64_t limit_bytes = ox_view_limit_of(&w->v, cluster);
 
 	for (uint32_t i = 0; i < d->run_count; i++) {
-		if (!ox_counts_is_none(&w->counts, d->runs[i].cluster, d->runs[i].length))
+		if (!ox_counts_is_none(&w->k.cells, d->runs[i].cluster, d->runs[i].length))
 			return false;
 	}
 	for (uint32_t i = 0; i < d->odd_count; i++) {
@@ -85,10 +85,10 @@ static int count_streams(const struct ox_walk *w, struct seat *s, struct ox_cell
 	struct ox_cell cell = {.state = OX_CELL_COMPRESSED, .count = table_cell.count};
 
 	for (uint32_t i = 0; i < s->digest.odd_count; i++) {
-		struct ox_qcow2_entry e = ox_qcow2_l2_decode(&w->h, s->digest.odd[i].raw);
-		uint64_t last = (e.host.bytes + e.compressed_bytes - 1) / w->cluster_bytes;
+		struct ox_qcow2_entry e = ox_qcow2_l2_decode(&w->v.h, s->digest.odd[i].raw);
+		uint64_t last = (e.host.bytes + e.compressed_bytes - 1) / w->v.cluster_bytes;
 
-		for (uint64_t c = e.host.bytes / w->cluster_bytes; c <= last; c++) {
+		for (uint64_t c = e.host.bytes / w->v.cluster_bytes; c <= last; c++) {
 			struct ox_cell old = ox_counts_get(&s->counts, c);
 			int r = ox_counts_set(&s->counts, c, ox_cell_add(old, cell));
 
@@ -113,8 +113,8 @@ static uint64_t neighbours(const struct ox_walk *w, uint64_t index, uint64_t mos
 static bool read_tables(const struct ox_walk *w, struct seat *s, uint64_t first, uint64_t count)
 {
 	s->table_count = 0;
-	if (!ox_io_read_cached(w->io, s->tables, count * w->cluster_bytes,
-			       first * w->cluster_bytes))
+	if (!ox_io_read_cached(w->v.io, s->tables, count * w->v.cluster_bytes,
+			       first * w->v.cluster_bytes))
 		return false;
 	s->first_cluster = first;
 	s->table_count = count;
@@ -125,14 +125,14 @@ static bool read_tables(const struct ox_walk *w, struct seat *s, uint64_t first,
 static const struct ox_be64 *find_table(const struct ox_walk *w, struct seat *s, uint64_t index)
 {
 	uint64_t cluster = w->l2_clusters[index];
-	uint64_t most = ox_scan_item_max(w->cluster_bytes) / w->cluster_bytes;
+	uint64_t most = ox_scan_item_max(w->v.cluster_bytes) / w->v.cluster_bytes;
 	bool has_it = cluster - s->first_cluster < s->table_count;
 
 	if (!has_it && !read_tables(w, s, cluster, neighbours(w, index, most)) &&
 	    !read_tables(w, s, cluster, 1))
 		return NULL;
 	return (const struct ox_be64 *)(s->tables +
-					(cluster - s->first_cluster) * w->cluster_bytes);
+					(cluster - s->first_cluster) * w->v.cluster_bytes);
 }
 
 /* All of the table, or nothing. */
@@ -142,7 +142,7 @@ static int try_table(void *arg, unsigned seat, uint64_t index)
 	const struct ox_walk *w = t->w;
 	struct seat *s = &t->seats[seat];
 	uint64_t cluster = w->l2_clusters[index];
-	struct ox_cell cell = ox_counts_get(&w->counts, cluster);
+	struct ox_cell cell = ox_counts_get(&w->k.cells, cluster);
 	const struct ox_be64 *table = NULL;
 	int r;
 
@@ -150,7 +150,7 @@ static int try_table(void *arg, unsigned seat, uint64_t index)
 		table = find_table(w, s, index);
 	if (!table)
 		return 0;
-	r = ox_digest_table(&s->digest, w, cluster, table);
+	r = ox_digest_table(&s->digest, &w->v, cluster, table);
 	if (r < 0 || !is_plain(w, cluster, &s->digest))
 		return r;
 	r = ox_digest_count(&s->digest, &s->counts, cell);
@@ -168,7 +168,7 @@ static void tables_done(void *arg, uint64_t count)
 {
 	struct tables *t = arg;
 
-	ox_walk_progress(t->w, count);
+	ox_journal_progress(t->w->j, count);
 }
 
 static int take_seats(struct tables *t)
@@ -176,12 +176,13 @@ static int take_seats(struct tables *t)
 	const struct ox_walk *w = t->w;
 
 	for (unsigned i = 0; i < t->seat_count; i++) {
-		t->seats[i].tables = malloc(ox_scan_item_max(w->cluster_bytes));
-		if (!t->seats[i].tables || ox_counts_init(&t->seats[i].counts, w->counts.limit) < 0)
+		t->seats[i].tables = malloc(ox_scan_item_max(w->v.cluster_bytes));
+		if (!t->seats[i].tables ||
+		    ox_counts_init(&t->seats[i].counts, w->k.cells.limit) < 0)
 			return -ENOMEM;
 	}
 	/* Beyond their bit a cluster the seats have together what another bit a cluster takes. */
-	t->wide_max = ox_max_u64(WIDE_BYTES_MIN, w->file_clusters / 8) / t->seat_count;
+	t->wide_max = ox_max_u64(WIDE_BYTES_MIN, w->v.file_clusters / 8) / t->seat_count;
 	return 0;
 }
 
@@ -192,7 +193,7 @@ static int leave_seats(struct tables *t, int r)
 		struct seat *s = &t->seats[i];
 
 		if (r == 0)
-			r = ox_counts_merge(&t->w->counts, &s->counts);
+			r = ox_counts_merge(&t->w->k.cells, &s->counts);
 		t->w->result.allocated_clusters += s->allocated;
 		t->w->result.fragmented_clusters += s->fragmented;
 		t->w->result.compressed_clusters += s->compressed;
@@ -209,7 +210,7 @@ static int count_cached_co(struct ox_walk *w, uint64_t **ret_done)
 	struct tables t = {.w = w, .seat_count = ox_crew_seats(w->l2_count)};
 	int r;
 
-	if (t.seat_count == 0 || !w->io->ops->read_cached)
+	if (t.seat_count == 0 || !w->v.io->ops->read_cached)
 		return 0;
 	r = take_seats(&t);
 	if (r == 0)

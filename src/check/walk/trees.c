@@ -5,8 +5,8 @@
 #include <string.h>
 
 #include "base/arith.h"
-#include "check/walk/crew.h"
-#include "check/walk/scan.h"
+#include "check/scan/crew.h"
+#include "check/scan/scan.h"
 #include "check/walk/walk.h"
 
 #define SECTOR_BYTES UINT64_C(512)
@@ -34,7 +34,7 @@ static int write_changes_co(struct ox_walk *w, const uint8_t *before, const uint
 	}
 	if (last == 0)
 		return 0;
-	return ox_io_pwrite_co(w->io, table + first, last - first, offset + first, 0);
+	return ox_io_pwrite_co(w->v.io, table + first, last - first, offset + first, 0);
 }
 
 /* ---- L1 ---- */
@@ -51,16 +51,16 @@ struct l1_pass {
 static bool l1_next(void *arg, struct ox_scan_item *ret)
 {
 	struct l1_pass *p = arg;
-	const struct ox_walk_tree *t;
+	const struct ox_view_tree *t;
 	size_t entries;
 
-	while (p->tree < p->tree_end && p->index >= p->w->trees[p->tree].l1_entries) {
+	while (p->tree < p->tree_end && p->index >= p->w->v.trees[p->tree].l1_entries) {
 		p->tree++;
 		p->index = 0;
 	}
 	if (p->tree >= p->tree_end)
 		return false;
-	t = &p->w->trees[p->tree];
+	t = &p->w->v.trees[p->tree];
 	entries = ox_min_u64(t->l1_entries - p->index, MAX_ITEM_ENTRIES);
 	*ret = (struct ox_scan_item){
 		.offset = t->l1_offset + p->index * 8,
@@ -73,17 +73,17 @@ static bool l1_next(void *arg, struct ox_scan_item *ret)
 
 static bool is_only_meta(const struct ox_walk *w, uint64_t offset)
 {
-	return ox_counts_get(&w->counts, offset / w->cluster_bytes).state == OX_CELL_META;
+	return ox_counts_get(&w->k.cells, offset / w->v.cluster_bytes).state == OX_CELL_META;
 }
 
 static int l1_item_co(void *arg, const struct ox_scan_item *item, uint8_t *bytes, int error)
 {
 	struct l1_pass *p = arg;
 	struct ox_be64 *table = (struct ox_be64 *)bytes;
-	uint64_t first = (item->offset - p->w->trees[item->tag].l1_offset) / 8;
+	uint64_t first = (item->offset - p->w->v.trees[item->tag].l1_offset) / 8;
 
 	if (error)
-		return ox_walk_unreadable(p->w, "L1 table", item->offset, error);
+		return ox_journal_unreadable(p->w->j, "L1 table", item->offset, error);
 	if (p->before)
 		memcpy(p->before, bytes, item->size_bytes);
 	for (size_t i = 0; i < item->size_bytes / 8; i++) {
@@ -108,7 +108,7 @@ int ox_walk_l1_co(struct ox_walk *w, bool all_trees, ox_walk_l1_fn visit_co)
 	struct l1_pass p = {
 		.w = w,
 		.visit_co = visit_co,
-		.tree_end = all_trees ? w->tree_count : ox_min_u64(w->tree_count, 1),
+		.tree_end = all_trees ? w->v.tree_count : ox_min_u64(w->v.tree_count, 1),
 	};
 	int r;
 
@@ -117,7 +117,7 @@ int ox_walk_l1_co(struct ox_walk *w, bool all_trees, ox_walk_l1_fn visit_co)
 		if (!p.before)
 			return -ENOMEM;
 	}
-	r = ox_scan_co(w->io, w->cluster_bytes, &ops, &p);
+	r = ox_scan_co(w->v.io, w->v.cluster_bytes, &ops, &p);
 	free(p.before);
 	return r;
 }
@@ -139,7 +139,7 @@ static bool l2_wanted(const struct l2_pass *p, uint64_t index)
 
 	if (ox_crew_is_done(p->done, index))
 		return false;
-	return !p->active_only || (ox_counts_get(&p->w->counts, cluster).state & 3u) != 0;
+	return !p->active_only || (ox_counts_get(&p->w->k.cells, cluster).state & 3u) != 0;
 }
 
 /* A run of neighbouring tables. */
@@ -147,7 +147,7 @@ static bool l2_next(void *arg, struct ox_scan_item *ret)
 {
 	struct l2_pass *p = arg;
 	const struct ox_walk *w = p->w;
-	uint64_t most = ox_scan_item_max(w->cluster_bytes) / w->cluster_bytes;
+	uint64_t most = ox_scan_item_max(w->v.cluster_bytes) / w->v.cluster_bytes;
 	uint64_t first, run;
 
 	while (p->next < w->l2_count && !l2_wanted(p, p->next))
@@ -160,8 +160,8 @@ static bool l2_next(void *arg, struct ox_scan_item *ret)
 			break;
 	}
 	*ret = (struct ox_scan_item){
-		.offset = first * w->cluster_bytes,
-		.size_bytes = run * w->cluster_bytes,
+		.offset = first * w->v.cluster_bytes,
+		.size_bytes = run * w->v.cluster_bytes,
 	};
 	return true;
 }
@@ -169,23 +169,23 @@ static bool l2_next(void *arg, struct ox_scan_item *ret)
 static int l2_table_co(struct l2_pass *p, uint64_t offset, uint8_t *bytes)
 {
 	struct ox_walk *w = p->w;
-	uint64_t cluster = offset / w->cluster_bytes;
+	uint64_t cluster = offset / w->v.cluster_bytes;
 	int r;
 
 	if (p->before)
-		memcpy(p->before, bytes, w->cluster_bytes);
-	r = p->visit_co(w, cluster, ox_counts_get(&w->counts, cluster), (struct ox_be64 *)bytes);
-	ox_walk_progress(w, 1);
+		memcpy(p->before, bytes, w->v.cluster_bytes);
+	r = p->visit_co(w, cluster, ox_counts_get(&w->k.cells, cluster), (struct ox_be64 *)bytes);
+	ox_journal_progress(w->j, 1);
 	if (r < 0 || !p->before)
 		return r;
-	return write_changes_co(w, p->before, bytes, w->cluster_bytes, offset);
+	return write_changes_co(w, p->before, bytes, w->v.cluster_bytes, offset);
 }
 
 static int unreadable_l2(struct ox_walk *w, uint64_t offset, int error)
 {
-	int r = ox_walk_unreadable(w, "L2 table", offset, error);
+	int r = ox_journal_unreadable(w->j, "L2 table", offset, error);
 
-	return r < 0 ? r : ox_walk_note_no_table(w, offset / w->cluster_bytes);
+	return r < 0 ? r : ox_walk_note_no_table(w, offset / w->v.cluster_bytes);
 }
 
 static int l2_item_co(void *arg, const struct ox_scan_item *item, uint8_t *bytes, int error)
@@ -193,20 +193,21 @@ static int l2_item_co(void *arg, const struct ox_scan_item *item, uint8_t *bytes
 	struct l2_pass *p = arg;
 	struct ox_walk *w = p->w;
 
-	for (uint64_t at = 0; at < item->size_bytes; at += w->cluster_bytes) {
+	for (uint64_t at = 0; at < item->size_bytes; at += w->v.cluster_bytes) {
 		int r = 0;
 
 		/* One bad table of a run does not take its neighbours with it. */
 		if (error)
-			r = ox_io_pread_co(w->io, bytes + at, w->cluster_bytes, item->offset + at);
+			r = ox_io_pread_co(w->v.io, bytes + at, w->v.cluster_bytes,
+					   item->offset + at);
 		if (r < 0)
 			r = unreadable_l2(w, item->offset + at, r);
 		else
 			r = l2_table_co(p, item->offset + at, bytes + at);
 		if (r < 0)
 			return r;
-		if (w->pause_co)
-			w->pause_co(w);
+		if (w->v.pause_co)
+			w->v.pause_co(w->v.pause_arg);
 	}
 	return 0;
 }
@@ -218,11 +219,11 @@ static int l2_pass_co(struct l2_pass *p)
 	int r;
 
 	if (w->changes_entries) {
-		p->before = malloc(w->cluster_bytes);
+		p->before = malloc(w->v.cluster_bytes);
 		if (!p->before)
 			return -ENOMEM;
 	}
-	r = ox_scan_co(w->io, w->cluster_bytes, &ops, p);
+	r = ox_scan_co(w->v.io, w->v.cluster_bytes, &ops, p);
 	free(p->before);
 	return r;
 }

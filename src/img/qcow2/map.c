@@ -252,7 +252,7 @@ int ox_map_set_co(struct ox_qcow2 *q, struct ox_guest guest, uint64_t count,
 	if (r < 0)
 		return r;
 	slice = slice_of(q, table, guest, &index);
-	r = ox_cache_get_co(&q->map, slice, &b);
+	r = ox_cache_edit_co(&q->map, slice, &b);
 	if (r < 0)
 		return r;
 	e.copied = kind == OX_QCOW2_ENTRY_DATA || kind == OX_QCOW2_ENTRY_ZERO_ALLOC;

@@ -20,7 +20,7 @@ static int l1_store_co(struct ox_qcow2 *q, uint64_t index, struct ox_host table,
 	struct ox_block *b;
 	int r;
 
-	r = ox_cache_get_co(&q->map, slice, &b);
+	r = ox_cache_edit_co(&q->map, slice, &b);
 	if (r < 0)
 		return r;
 	((struct ox_be64 *)(void *)b->data)[(at - slice) / 8] = ox_be64(ox_qcow2_l1_encode(&e));

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * The qcow2 engine's parts. Each file owns the struct of its own name; struct ox_qcow2 only holds
- * them. docs/durability.md tells how they keep D1-D9 together.
+ * them. docs/durability.md tells how they keep D1-D9 and S1 together.
  *
  * Locks, in the order in which they are taken:
  *   guest range lock (per request) > table_lock > alloc.lock > header.lock
@@ -446,12 +446,17 @@ int ox_qcow2_flush_co(struct ox_image *img, bool durable);
 int ox_qcow2_extent_co(struct ox_image *img, uint64_t offset, uint64_t length,
 		       struct ox_extent *ret);
 int ox_qcow2_resize_co(struct ox_image *img, uint64_t new_bytes, struct ox_error **err);
-/* The writer's inner part, for a caller that holds the range exclusively. fua: a commit follows. */
+/*
+ * The writer's inner part, for a caller that holds the range exclusively from *done on. fua: a
+ * commit follows. It begins at *done, and sets it to where it stopped: a caller that gives up its
+ * lock and calls again does not write a byte twice.
+ */
 int ox_qcow2_write_locked_co(struct ox_qcow2 *q, const struct iovec *iov, int n, uint64_t offset,
-			     uint64_t length, bool fua);
+			     uint64_t length, bool fua, uint64_t *done);
 /* Zeroes, and for a shrinking disk removal of what lies past its new end, for a caller that holds
- * the range exclusively (zero.c). */
-int ox_qcow2_zero_locked_co(struct ox_qcow2 *q, uint64_t offset, uint64_t length, unsigned flags);
+ * the range exclusively (zero.c). *done grows by what is carried out. */
+int ox_qcow2_zero_locked_co(struct ox_qcow2 *q, uint64_t offset, uint64_t length, unsigned flags,
+			    uint64_t *done);
 int ox_qcow2_drop_locked_co(struct ox_qcow2 *q, uint64_t offset, uint64_t length);
 /* Reads the host cluster of a compressed run into a cluster-sized buffer. */
 int ox_qcow2_unpack_co(struct ox_qcow2 *q, const struct ox_map_run *run, uint8_t *cluster);

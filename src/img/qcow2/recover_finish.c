@@ -119,7 +119,7 @@ static int scrub_table_co(struct ox_qcow2 *q, struct ox_host table)
 	int r;
 
 	for (uint64_t at = 0; at < q->cluster_bytes; at += q->slice_bytes) {
-		r = ox_cache_get_co(&q->map, table.bytes + at, &b);
+		r = ox_cache_edit_co(&q->map, table.bytes + at, &b);
 		if (r < 0)
 			return r;
 		if (ox_recover_scrub(q, table, (struct ox_be64 *)(void *)b->data,

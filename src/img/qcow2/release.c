@@ -84,7 +84,8 @@ static int release_run_co(struct ox_qcow2 *q, uint64_t start, uint64_t n, uint64
 		return ox_refcount_set_co(q, start, n, value - 1);
 	if (at < q->io->length) {
 		r = ox_io_punch_co(q->io, at, ox_min_u64(bytes, q->io->length - at));
-		if (r < 0 && r != -EOPNOTSUPP)
+		/* Without a hole it is free all the same: whoever takes it sees to its bytes. */
+		if (r < 0 && r != -EOPNOTSUPP && !ox_io_is_full(r))
 			return r;
 	}
 	r = ox_refcount_set_co(q, start, n, 0);

@@ -66,12 +66,13 @@ static int grow_l1_co(struct ox_qcow2 *q, uint64_t new_bytes, uint64_t entries)
 	/* On a store that cannot grow the clusters may have held an L2 table before. */
 	ox_cache_forget_co(&q->map, to, clusters * q->cluster_bytes);
 	r = copy_l1_co(q, to, clusters * q->cluster_bytes);
-	if (r == 0)
-		r = write_size_co(q, new_bytes, to, entries);
 	if (r < 0) {
-		/* After a failed header write nobody knows which table it names: leak. */
+		ox_alloc_free_later(q, ox_host(to), clusters * q->cluster_bytes);
 		return r;
 	}
+	r = write_size_co(q, new_bytes, to, entries);
+	if (r < 0) /* nobody knows which table the header names: leak */
+		return r;
 	ox_cache_forget_co(&q->map, ox_align_down(old_offset, q->slice_bytes), old_bytes);
 	if (old_bytes > 0)
 		ox_alloc_free_later(q, ox_host(old_offset), old_bytes);
@@ -84,7 +85,9 @@ static int grow_l1_co(struct ox_qcow2 *q, uint64_t new_bytes, uint64_t entries)
  */
 static int zero_new_part_co(struct ox_qcow2 *q, uint64_t from, uint64_t to)
 {
-	return ox_qcow2_zero_locked_co(q, from, to - from, OX_REQ_MAY_UNMAP);
+	uint64_t done = 0;
+
+	return ox_qcow2_zero_locked_co(q, from, to - from, OX_REQ_MAY_UNMAP, &done);
 }
 
 static int grow_co(struct ox_qcow2 *q, uint64_t new_bytes, struct ox_error **err)

@@ -11,6 +11,9 @@
  *
  * Without backing bytes, UNALLOCATED serves as ZERO. Version 2 has no zero entries: zeroes over
  * backing bytes are written, and a discard there does nothing, rather than expose them.
+ *
+ * *done grows by what is carried out, also where an error follows: a request that gives up its lock
+ * goes on behind that, as others may have written there since.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -23,6 +26,7 @@ static int zero_part_co(struct ox_qcow2 *q, uint64_t offset, uint64_t length, bo
 {
 	struct ox_map_run run;
 	struct iovec v;
+	uint64_t done = 0; /* all or nothing: it is one cluster */
 	int r;
 
 	r = ox_map_lookup_co(q, ox_guest(offset), length, &run);
@@ -38,23 +42,27 @@ static int zero_part_co(struct ox_qcow2 *q, uint64_t offset, uint64_t length, bo
 	if (!v.iov_base)
 		return -ENOMEM;
 	memset(v.iov_base, 0, length);
-	r = ox_qcow2_write_locked_co(q, &v, 1, offset, length, false);
+	r = ox_qcow2_write_locked_co(q, &v, 1, offset, length, false, &done);
 	free(v.iov_base);
 	return r;
 }
 
-static int zero_bytes_co(struct ox_qcow2 *q, uint64_t offset, uint64_t length, bool fast)
+static int zero_bytes_co(struct ox_qcow2 *q, uint64_t offset, uint64_t length, bool fast,
+			 uint64_t *done)
 {
 	uint64_t n;
-	int r = 0;
+	int r;
 
-	while (r == 0 && length > 0) {
+	while (length > 0) {
 		n = ox_min_u64(length, q->cluster_bytes - (offset & (q->cluster_bytes - 1)));
 		r = zero_part_co(q, offset, n, fast);
+		if (r < 0)
+			return r;
+		*done += n;
 		offset += n;
 		length -= n;
 	}
-	return r;
+	return 0;
 }
 
 /* The entry that lets the run read as zeroes. False: there is nothing to change. */
@@ -101,24 +109,25 @@ static void free_run(struct ox_qcow2 *q, const struct ox_map_run *run, uint64_t 
 
 /* Gives the whole clusters of the run the entry kind, and frees what the old entries named. */
 static int set_run_co(struct ox_qcow2 *q, const struct ox_map_run *run, uint64_t offset,
-		      enum ox_qcow2_entry_kind kind)
+		      enum ox_qcow2_entry_kind kind, uint64_t *done)
 {
 	uint64_t left = run->length >> q->cluster_bits;
 	struct ox_host host = run->host;
 	uint64_t before = 0;
-	uint64_t done;
+	uint64_t n;
 	int r;
 
 	while (left > 0) {
-		r = ox_map_set_co(q, ox_guest(offset), left, kind, host, OX_TICKET_NONE, &done);
+		r = ox_map_set_co(q, ox_guest(offset), left, kind, host, OX_TICKET_NONE, &n);
 		if (r < 0)
 			return r;
 		if (kind != OX_QCOW2_ENTRY_ZERO_ALLOC)
-			free_run(q, run, before, done);
-		before += done;
-		left -= done;
-		offset += done * q->cluster_bytes;
-		host.bytes += done * q->cluster_bytes;
+			free_run(q, run, before, n);
+		before += n;
+		left -= n;
+		*done += n * q->cluster_bytes;
+		offset += n * q->cluster_bytes;
+		host.bytes += n * q->cluster_bytes;
 	}
 	return 0;
 }
@@ -138,28 +147,33 @@ static bool needs_bytes(const struct ox_qcow2 *q, const struct ox_map_run *run, 
 
 /* Whole clusters: offset and length are cluster-aligned. */
 static int zero_clusters_co(struct ox_qcow2 *q, uint64_t offset, uint64_t length,
-			    enum purpose purpose, bool fast)
+			    enum purpose purpose, bool fast, uint64_t *done)
 {
+	uint64_t end = *done + length;
+	uint64_t from = offset - *done;
 	enum ox_qcow2_entry_kind kind;
 	struct ox_map_run run;
 	int r = 0;
 
-	for (uint64_t done = 0; r == 0 && done < length; done += run.length) {
-		uint64_t at = offset + done;
+	while (r == 0 && *done < end) {
+		uint64_t at = from + *done;
 
-		r = ox_map_lookup_co(q, ox_guest(at), length - done, &run);
+		r = ox_map_lookup_co(q, ox_guest(at), end - *done, &run);
 		if (r < 0)
 			break;
+		if (run.kind == OX_QCOW2_ENTRY_UNALLOCATED)
+			run.length = ox_min_u64(run.length, UINT64_C(1) << 30);
 		if (needs_bytes(q, &run, at, purpose)) {
 			run.length = ox_min_u64(run.length, q->cluster_bytes);
 			if (purpose != PURPOSE_DISCARD)
-				r = zero_bytes_co(q, at, run.length, fast);
-			continue;
+				r = zero_bytes_co(q, at, run.length, fast, done);
+			else
+				*done += run.length;
+		} else if (zero_entry_for(q, &run, at, purpose != PURPOSE_ZERO, &kind)) {
+			r = set_run_co(q, &run, at, kind, done);
+		} else {
+			*done += run.length;
 		}
-		if (run.kind == OX_QCOW2_ENTRY_UNALLOCATED)
-			run.length = ox_min_u64(run.length, UINT64_C(1) << 30);
-		if (zero_entry_for(q, &run, at, purpose != PURPOSE_ZERO, &kind))
-			r = set_run_co(q, &run, at, kind);
 	}
 	return r;
 }
@@ -178,7 +192,8 @@ static void split_range(const struct ox_qcow2 *q, uint64_t offset, uint64_t leng
 		*ret_start = *ret_end = 0;
 }
 
-int ox_qcow2_zero_locked_co(struct ox_qcow2 *q, uint64_t offset, uint64_t length, unsigned flags)
+int ox_qcow2_zero_locked_co(struct ox_qcow2 *q, uint64_t offset, uint64_t length, unsigned flags,
+			    uint64_t *done)
 {
 	enum purpose purpose = flags & OX_REQ_MAY_UNMAP ? PURPOSE_UNMAP : PURPOSE_ZERO;
 	bool fast = flags & OX_REQ_FAST_ZERO;
@@ -188,12 +203,12 @@ int ox_qcow2_zero_locked_co(struct ox_qcow2 *q, uint64_t offset, uint64_t length
 
 	split_range(q, offset, length, &start, &end);
 	if (start == end)
-		return zero_bytes_co(q, offset, length, fast);
-	r = zero_bytes_co(q, offset, start - offset, fast);
+		return zero_bytes_co(q, offset, length, fast, done);
+	r = zero_bytes_co(q, offset, start - offset, fast, done);
 	if (r == 0)
-		r = zero_clusters_co(q, start, end - start, purpose, fast);
+		r = zero_clusters_co(q, start, end - start, purpose, fast, done);
 	if (r == 0 && offset + length > end)
-		r = zero_bytes_co(q, end, offset + length - end, fast);
+		r = zero_bytes_co(q, end, offset + length - end, fast, done);
 	return r;
 }
 
@@ -203,22 +218,22 @@ int ox_qcow2_zero_locked_co(struct ox_qcow2 *q, uint64_t offset, uint64_t length
 int ox_qcow2_zero_co(struct ox_image *img, uint64_t offset, uint64_t length, unsigned flags)
 {
 	struct ox_qcow2 *q = ox_qcow2_of(img);
+	uint64_t end = offset + length;
 	struct ox_range range;
+	uint64_t done;
 	uint64_t n;
 	int r;
 
 	r = ox_qcow2_prepare_write_co(q);
-	while (r == 0 && length > 0) {
-		n = ox_min_u64(length, STEP_BYTES - offset % STEP_BYTES);
+	while (r == 0 && offset < end) {
+		n = ox_min_u64(end - offset, STEP_BYTES - offset % STEP_BYTES);
+		done = 0;
 		ox_qcow2_lock_co(q, &range, offset, n, true);
-		r = ox_qcow2_zero_locked_co(q, offset, n, flags);
+		r = ox_qcow2_zero_locked_co(q, offset, n, flags, &done);
 		ox_rangelock_release(&q->guest, &range);
-		if (ox_recover_restart_co(q, r)) {
+		offset += done;
+		if (ox_recover_restart_co(q, r))
 			r = 0;
-			continue;
-		}
-		offset += n;
-		length -= n;
 	}
 	if (r == 0 && (flags & OX_REQ_FUA))
 		r = ox_commit_co(q);
@@ -230,6 +245,7 @@ int ox_qcow2_discard_co(struct ox_image *img, uint64_t offset, uint64_t length)
 	struct ox_qcow2 *q = ox_qcow2_of(img);
 	struct ox_range range;
 	uint64_t start;
+	uint64_t done;
 	uint64_t end;
 	uint64_t n;
 	int r;
@@ -240,14 +256,13 @@ int ox_qcow2_discard_co(struct ox_image *img, uint64_t offset, uint64_t length)
 	r = ox_qcow2_prepare_write_co(q);
 	while (r == 0 && start < end) {
 		n = ox_min_u64(end - start, STEP_BYTES - start % STEP_BYTES);
+		done = 0;
 		ox_qcow2_lock_co(q, &range, start, n, true);
-		r = zero_clusters_co(q, start, n, PURPOSE_DISCARD, false);
+		r = zero_clusters_co(q, start, n, PURPOSE_DISCARD, false, &done);
 		ox_rangelock_release(&q->guest, &range);
-		if (ox_recover_restart_co(q, r)) {
+		start += done;
+		if (ox_recover_restart_co(q, r))
 			r = 0;
-			continue;
-		}
-		start += n;
 	}
 	return r;
 }
@@ -256,12 +271,16 @@ int ox_qcow2_discard_co(struct ox_image *img, uint64_t offset, uint64_t length)
 static int drop_clusters_co(struct ox_qcow2 *q, uint64_t start, uint64_t length)
 {
 	struct ox_map_run run;
+	uint64_t end = start + length;
 	int r = 0;
 
-	for (uint64_t done = 0; r == 0 && done < length; done += run.length) {
-		r = ox_map_lookup_co(q, ox_guest(start + done), length - done, &run);
+	while (r == 0 && start < end) {
+		uint64_t done = 0;
+
+		r = ox_map_lookup_co(q, ox_guest(start), end - start, &run);
 		if (r == 0 && run.kind != OX_QCOW2_ENTRY_UNALLOCATED)
-			r = set_run_co(q, &run, start + done, OX_QCOW2_ENTRY_UNALLOCATED);
+			r = set_run_co(q, &run, start, OX_QCOW2_ENTRY_UNALLOCATED, &done);
+		start += run.length;
 	}
 	return r;
 }
@@ -270,9 +289,10 @@ int ox_qcow2_drop_locked_co(struct ox_qcow2 *q, uint64_t offset, uint64_t length
 {
 	uint64_t start = ox_align_up(offset, q->cluster_bytes);
 	uint64_t end = ox_align_up(offset + length, q->cluster_bytes);
+	uint64_t done = 0;
 	int r;
 
-	r = zero_bytes_co(q, offset, ox_min_u64(start, offset + length) - offset, false);
+	r = zero_bytes_co(q, offset, ox_min_u64(start, offset + length) - offset, false, &done);
 	if (r == 0 && start < end)
 		r = drop_clusters_co(q, start, end - start);
 	return r;

@@ -5,7 +5,7 @@
 
 #include <stdint.h>
 
-#include "check/walk/walk.h"
+#include "check/ledger/ledger.h"
 
 #define OX_STORED_BLOCKS 8
 
@@ -19,7 +19,8 @@ struct ox_stored {
 };
 
 /* 1 and the count on disk; 0 where no block tells it; or a negative errno. */
-int ox_stored_count_co(struct ox_walk *w, struct ox_stored *cache, uint64_t cluster, uint64_t *ret);
+int ox_stored_count_co(const struct ox_ledger *k, struct ox_stored *cache, uint64_t cluster,
+		       uint64_t *ret);
 void ox_stored_free(struct ox_stored *cache);
 
 #endif

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-#include "check/walk/scan.h"
+#include "check/scan/scan.h"
 
 #include <errno.h>
 #include <stdlib.h>

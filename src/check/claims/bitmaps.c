@@ -4,8 +4,8 @@
 #include <stdlib.h>
 
 #include "base/arith.h"
-#include "check/walk/scan.h"
-#include "check/walk/walk.h"
+#include "check/scan/scan.h"
+#include "check/claims/claims.h"
 
 #define READ_BYTES UINT64_C(65536)
 #define SECTOR_BYTES 512u
@@ -14,7 +14,8 @@
 #define BITMAP_ALL_ONES UINT64_C(1)
 
 struct bitmap_pass {
-	struct ox_walk *w;
+	struct ox_view *v;
+	struct ox_ledger *k;
 	uint64_t number;
 	uint64_t offset; /* of what is left of the table */
 	uint64_t left_bytes;
@@ -39,22 +40,22 @@ static void set_ones(struct bitmap_pass *p, enum ox_finding_id id, struct ox_fou
 {
 	struct ox_be64 ones = ox_be64(BITMAP_ALL_ONES);
 
-	ox_walk_patch(p->w, id, what, entry_at, &ones, sizeof(ones));
+	ox_view_patch(p->v, id, what, entry_at, &ones, sizeof(ones));
 }
 
 static int claim_bitmap_entry(struct bitmap_pass *p, uint64_t raw, uint64_t entry_at)
 {
 	uint64_t offset = raw & OX_QCOW2_OFFSET_MASK;
 	struct ox_found what = OX_FOUND(.word = "Bitmap data", .a = offset,
-					.b = p->w->cluster_bytes, .host_offset = offset);
-	struct ox_cell cell = ox_counts_get(&p->w->counts, offset / p->w->cluster_bytes);
+					.b = p->v->cluster_bytes, .host_offset = offset);
+	struct ox_cell cell = ox_counts_get(&p->k->cells, offset / p->v->cluster_bytes);
 
 	if ((raw & ~(OX_QCOW2_OFFSET_MASK | BITMAP_ALL_ONES)) ||
-	    !ox_is_aligned(offset, p->w->cluster_bytes) || (offset && (raw & BITMAP_ALL_ONES))) {
+	    !ox_is_aligned(offset, p->v->cluster_bytes) || (offset && (raw & BITMAP_ALL_ONES))) {
 		set_ones(p, OX_FOUND_BITMAP_ENTRY, OX_FOUND(.a = p->number, .b = raw), entry_at);
 		return 0;
 	}
-	if (offset && ox_walk_past_end(p->w, offset, p->w->cluster_bytes)) {
+	if (offset && ox_view_past_end(p->v, offset, p->v->cluster_bytes)) {
 		set_ones(p, OX_FOUND_TABLE_PAST_END, what, entry_at);
 		return 0;
 	}
@@ -62,7 +63,7 @@ static int claim_bitmap_entry(struct bitmap_pass *p, uint64_t raw, uint64_t entr
 		set_ones(p, OX_FOUND_OVERLAP, what, entry_at);
 		return 0;
 	}
-	return offset ? ox_walk_claim(p->w, "Bitmap data", offset, p->w->cluster_bytes) : 0;
+	return offset ? ox_ledger_claim(p->k, "Bitmap data", offset, p->v->cluster_bytes) : 0;
 }
 
 static int bitmap_item_co(void *arg, const struct ox_scan_item *item, uint8_t *bytes, int error)
@@ -71,7 +72,7 @@ static int bitmap_item_co(void *arg, const struct ox_scan_item *item, uint8_t *b
 	const struct ox_be64 *table = (const struct ox_be64 *)bytes;
 
 	if (error)
-		return ox_walk_unreadable(p->w, "Bitmap table", item->offset, error);
+		return ox_journal_unreadable(p->v->j, "Bitmap table", item->offset, error);
 	for (size_t i = 0; i < item->size_bytes / 8; i++) {
 		int r = table[i].raw
 				? claim_bitmap_entry(p, ox_be64_get(table[i]), item->offset + 8 * i)
@@ -85,7 +86,7 @@ static int bitmap_item_co(void *arg, const struct ox_scan_item *item, uint8_t *b
 
 /* The directory ends before a bitmap that cannot be followed; where that is the first one, none is
  * vouched for any more. */
-static void cut_directory(struct ox_walk *w, enum ox_finding_id id, struct ox_found what,
+static void cut_directory(struct ox_view *v, enum ox_finding_id id, struct ox_found what,
 			  uint32_t count, uint64_t size_bytes)
 {
 	struct {
@@ -93,21 +94,22 @@ static void cut_directory(struct ox_walk *w, enum ox_finding_id id, struct ox_fo
 		struct ox_be32 reserved;
 		struct ox_be64 directory_bytes;
 	} __attribute__((packed)) fields = {ox_be32(count), ox_be32(0), ox_be64(size_bytes)};
-	struct ox_be64 autoclear = ox_be64(w->h.autoclear & ~(uint64_t)OX_QCOW2_AUTOCLEAR_BITMAPS);
+	struct ox_be64 autoclear = ox_be64(v->h.autoclear & ~(uint64_t)OX_QCOW2_AUTOCLEAR_BITMAPS);
 
-	if (count == 0 || w->bitmaps_at % SECTOR_BYTES + sizeof(fields) > SECTOR_BYTES)
-		ox_walk_patch(w, id, what, AUTOCLEAR_AT, &autoclear, sizeof(autoclear));
+	if (count == 0 || v->bitmaps_at % SECTOR_BYTES + sizeof(fields) > SECTOR_BYTES)
+		ox_view_patch(v, id, what, AUTOCLEAR_AT, &autoclear, sizeof(autoclear));
 	else
-		ox_walk_patch(w, id, what, w->bitmaps_at, &fields, sizeof(fields));
+		ox_view_patch(v, id, what, v->bitmaps_at, &fields, sizeof(fields));
 }
 
 /* at: where the record of the bitmap is in the directory. */
-static int claim_bitmap_co(struct ox_walk *w, uint32_t number, uint64_t at,
+static int claim_bitmap_co(struct ox_view *v, struct ox_ledger *k, uint32_t number, uint64_t at,
 			   const struct ox_qcow2_bitmap *bitmap)
 {
 	static const struct ox_scan_ops ops = {.next = bitmap_next, .visit_co = bitmap_item_co};
 	struct bitmap_pass p = {
-		.w = w,
+		.v = v,
+		.k = k,
 		.number = number,
 		.offset = bitmap->table_offset,
 		.left_bytes = UINT64_C(8) * bitmap->table_entries,
@@ -116,36 +118,38 @@ static int claim_bitmap_co(struct ox_walk *w, uint32_t number, uint64_t at,
 					.host_offset = p.offset);
 	int r;
 
-	if (!ox_is_aligned(p.offset, w->cluster_bytes)) {
-		cut_directory(w, OX_FOUND_BITMAP_DIRECTORY, what, number, at);
+	if (!ox_is_aligned(p.offset, v->cluster_bytes)) {
+		cut_directory(v, OX_FOUND_BITMAP_DIRECTORY, what, number, at);
 		return 0;
 	}
-	if (ox_walk_past_end(w, p.offset, p.left_bytes)) {
+	if (ox_view_past_end(v, p.offset, p.left_bytes)) {
 		what = OX_FOUND(.word = "Bitmap table", .a = p.offset, .b = p.left_bytes,
 				.host_offset = p.offset);
-		cut_directory(w, OX_FOUND_TABLE_PAST_END, what, number, at);
+		cut_directory(v, OX_FOUND_TABLE_PAST_END, what, number, at);
 		return 0;
 	}
-	r = ox_walk_claim(w, "Bitmap table", p.offset, p.left_bytes);
+	r = ox_ledger_claim(k, "Bitmap table", p.offset, p.left_bytes);
 	/* One that lies in another table is not followed. */
-	return r == 1 && p.left_bytes > 0 ? ox_scan_co(w->io, w->cluster_bytes, &ops, &p) : r;
+	return r == 1 && p.left_bytes > 0 ? ox_scan_co(v->io, v->cluster_bytes, &ops, &p) : r;
 }
 
-static void judge_record(struct ox_walk *w, uint64_t number, const struct ox_qcow2_bitmap *bitmap)
+static void judge_record(const struct ox_view *v, uint64_t number,
+			 const struct ox_qcow2_bitmap *bitmap)
 {
-	uint64_t bits = ox_div_up(w->h.size_bytes, UINT64_C(1) << bitmap->granularity_bits);
-	uint64_t needed = ox_div_up(ox_div_up(bits, 8), w->cluster_bytes);
+	uint64_t bits = ox_div_up(v->h.size_bytes, UINT64_C(1) << bitmap->granularity_bits);
+	uint64_t needed = ox_div_up(ox_div_up(bits, 8), v->cluster_bytes);
 
 	/* One that was not saved says nothing true, whatever its size. */
 	if (bitmap->flags & OX_QCOW2_BITMAP_IN_USE)
-		ox_walk_found(w, OX_FOUND_BITMAP_IN_USE, OX_FOUND(.a = number));
+		ox_journal_found(v->j, OX_FOUND_BITMAP_IN_USE, OX_FOUND(.a = number));
 	else if (bitmap->table_entries != needed)
-		ox_walk_found(w, OX_FOUND_BITMAP_TABLE_SIZE,
-			      OX_FOUND(.a = number, .b = bitmap->table_entries, .c = needed));
+		ox_journal_found(v->j, OX_FOUND_BITMAP_TABLE_SIZE,
+				 OX_FOUND(.a = number, .b = bitmap->table_entries, .c = needed));
 }
 
-static int claim_directory_co(struct ox_walk *w, const struct ox_qcow2_bitmaps_ext *ext,
-			      const uint8_t *bytes, struct ox_walk_names *names)
+static int claim_directory_co(struct ox_view *v, struct ox_ledger *k,
+			      const struct ox_qcow2_bitmaps_ext *ext, const uint8_t *bytes,
+			      struct ox_names *names)
 {
 	size_t pos = 0;
 
@@ -153,20 +157,20 @@ static int claim_directory_co(struct ox_walk *w, const struct ox_qcow2_bitmaps_e
 		struct ox_qcow2_bitmap bitmap;
 		struct ox_error *err = NULL;
 		size_t at = pos;
-		int r = ox_qcow2_bitmap_decode(&w->h, bytes, ext->directory_bytes, &pos, &bitmap,
+		int r = ox_qcow2_bitmap_decode(&v->h, bytes, ext->directory_bytes, &pos, &bitmap,
 					       &err);
 
 		if (r == -EINVAL)
-			cut_directory(w, OX_FOUND_BITMAP_DIRECTORY,
+			cut_directory(v, OX_FOUND_BITMAP_DIRECTORY,
 				      OX_FOUND(.word = ox_error_message(err), .a = i), i, at);
 		ox_error_free(err);
 		if (r < 0)
 			return r == -EINVAL ? 0 : r;
-		judge_record(w, i, &bitmap);
-		r = ox_walk_names_add(names, bitmap.name, i);
+		judge_record(v, i, &bitmap);
+		r = ox_names_add(names, bitmap.name, i);
 		bitmap.name = NULL;
 		if (r == 0)
-			r = claim_bitmap_co(w, i, at, &bitmap);
+			r = claim_bitmap_co(v, k, i, at, &bitmap);
 		ox_qcow2_bitmap_free(&bitmap);
 		if (r < 0)
 			return r;
@@ -174,30 +178,31 @@ static int claim_directory_co(struct ox_walk *w, const struct ox_qcow2_bitmaps_e
 	return 0;
 }
 
-int ox_walk_claim_bitmaps_co(struct ox_walk *w, const struct ox_qcow2_bitmaps_ext *ext)
+int ox_claims_bitmaps_co(struct ox_view *v, struct ox_ledger *k,
+			 const struct ox_qcow2_bitmaps_ext *ext)
 {
-	struct ox_walk_names names = {0};
+	struct ox_names names = {0};
 	uint8_t *bytes;
 	int r;
 
 	if (ext->directory_bytes > MAX_DIRECTORY_BYTES) {
-		ox_walk_found(w, OX_FOUND_TABLE_PAST_END,
-			      OX_FOUND(.word = "Bitmap directory", .a = ext->directory_offset,
-				       .b = ext->directory_bytes));
+		ox_journal_found(v->j, OX_FOUND_TABLE_PAST_END,
+				 OX_FOUND(.word = "Bitmap directory", .a = ext->directory_offset,
+					  .b = ext->directory_bytes));
 		return 0;
 	}
-	r = ox_walk_claim(w, "Bitmap directory", ext->directory_offset, ext->directory_bytes);
+	r = ox_ledger_claim(k, "Bitmap directory", ext->directory_offset, ext->directory_bytes);
 	if (r <= 0)
 		return r;
 	bytes = malloc(ox_max_u64(ext->directory_bytes, 1));
 	if (!bytes)
 		return -ENOMEM;
-	r = ox_io_pread_co(w->io, bytes, ext->directory_bytes, ext->directory_offset);
+	r = ox_io_pread_co(v->io, bytes, ext->directory_bytes, ext->directory_offset);
 	if (r < 0)
-		r = ox_walk_unreadable(w, "Bitmap directory", ext->directory_offset, r);
+		r = ox_journal_unreadable(v->j, "Bitmap directory", ext->directory_offset, r);
 	else
-		r = claim_directory_co(w, ext, bytes, &names);
-	ox_walk_names_judge(w, &names, OX_FOUND_BITMAP_NAME);
+		r = claim_directory_co(v, k, ext, bytes, &names);
+	ox_names_judge(&names, v->j, OX_FOUND_BITMAP_NAME);
 	free(bytes);
 	return r;
 }

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-#include "check/walk/crew.h"
+#include "check/scan/crew.h"
 
 #include <errno.h>
 #include <stdlib.h>

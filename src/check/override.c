@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-#include "check/header/override.h"
+#include "check/override.h"
 
 #include <errno.h>
 #include <inttypes.h>

@@ -8,7 +8,7 @@
 #include <string.h>
 
 #include "base/arith.h"
-#include "check/walk/walk.h"
+#include "check/view/view.h"
 
 #define HEADER_BYTES 8u /* of an extension: type and length */
 #define BITMAPS_BYTES 24u
@@ -20,7 +20,7 @@
 #define RESERVED_AT 4u /* within the data of the bitmaps' extension */
 
 struct list {
-	struct ox_walk *w;
+	struct ox_view *v;
 	uint8_t *cluster;
 	uint64_t end; /* of the area */
 };
@@ -139,7 +139,7 @@ static void set_words(struct list *l, const char *error, uint64_t at, uint32_t t
 {
 	struct ox_be32 words[2] = {ox_be32(type), ox_be32((uint32_t)length)};
 
-	ox_walk_patch(l->w, OX_FOUND_EXTENSIONS, OX_FOUND(.word = error), at, words, sizeof(words));
+	ox_view_patch(l->v, OX_FOUND_EXTENSIONS, OX_FOUND(.word = error), at, words, sizeof(words));
 	memcpy(l->cluster + at, words, sizeof(words));
 }
 
@@ -159,7 +159,7 @@ static bool find_known(const struct list *l, uint64_t at, uint64_t *ret_at)
 static bool mend_unknown(struct list *l, const char *error, uint64_t at)
 {
 	uint64_t length = format_length(l, at + HEADER_BYTES);
-	const struct ox_qcow2_header *h = &l->w->h;
+	const struct ox_qcow2_header *h = &l->v->h;
 	uint64_t next;
 
 	if (find_known(l, at + HEADER_BYTES, &next)) {
@@ -174,8 +174,8 @@ static bool mend_unknown(struct list *l, const char *error, uint64_t at)
 	}
 	/* The end of the list, where nothing is in it that the image cannot do without: a backing
 	 * file whose format is lost would be probed. */
-	if (l->w->has_data_file || h->crypt_method == OX_QCOW2_CRYPT_LUKS ||
-	    h->backing_offset != 0 || l->w->faults.found[OX_QCOW2_FAULT_BACKING])
+	if (l->v->has_data_file || h->crypt_method == OX_QCOW2_CRYPT_LUKS ||
+	    h->backing_offset != 0 || l->v->faults.found[OX_QCOW2_FAULT_BACKING])
 		return false;
 	set_words(l, error, at, OX_QCOW2_EXT_END, 0);
 	return true;
@@ -204,7 +204,7 @@ static bool decodes(const struct list *l, const struct ox_qcow2_header *h)
 {
 	struct ox_qcow2_extensions ext;
 
-	if (ox_qcow2_extensions_decode(h, l->cluster, l->w->cluster_bytes, &ext, NULL) < 0)
+	if (ox_qcow2_extensions_decode(h, l->cluster, l->v->cluster_bytes, &ext, NULL) < 0)
 		return false;
 	ox_qcow2_extensions_free(&ext);
 	return true;
@@ -213,15 +213,15 @@ static bool decodes(const struct list *l, const struct ox_qcow2_header *h)
 /* What is reserved is zero, or else the bitmaps are not vouched for any more. */
 static bool mend_bitmap_fields(struct list *l, const char *error, uint64_t data)
 {
-	struct ox_qcow2_header without = l->w->h;
+	struct ox_qcow2_header without = l->v->h;
 	struct ox_be32 zero = ox_be32(0);
 	struct ox_be32 reserved;
 	struct ox_be64 autoclear;
 
 	memcpy(&reserved, l->cluster + data + RESERVED_AT, sizeof(reserved));
 	memcpy(l->cluster + data + RESERVED_AT, &zero, sizeof(zero));
-	if (decodes(l, &l->w->h)) {
-		ox_walk_patch(l->w, OX_FOUND_EXTENSIONS, OX_FOUND(.word = error),
+	if (decodes(l, &l->v->h)) {
+		ox_view_patch(l->v, OX_FOUND_EXTENSIONS, OX_FOUND(.word = error),
 			      data + RESERVED_AT, &zero, sizeof(zero));
 		return true;
 	}
@@ -229,9 +229,9 @@ static bool mend_bitmap_fields(struct list *l, const char *error, uint64_t data)
 	without.autoclear &= ~(uint64_t)OX_QCOW2_AUTOCLEAR_BITMAPS;
 	if (!decodes(l, &without))
 		return false;
-	l->w->h.autoclear = without.autoclear;
+	l->v->h.autoclear = without.autoclear;
 	autoclear = ox_be64(without.autoclear);
-	ox_walk_patch(l->w, OX_FOUND_EXTENSIONS, OX_FOUND(.word = error), AUTOCLEAR_AT, &autoclear,
+	ox_view_patch(l->v, OX_FOUND_EXTENSIONS, OX_FOUND(.word = error), AUTOCLEAR_AT, &autoclear,
 		      sizeof(autoclear));
 	return true;
 }
@@ -239,7 +239,7 @@ static bool mend_bitmap_fields(struct list *l, const char *error, uint64_t data)
 /* Where the first of a type is in the list, as far as it can be followed; 0: there is none. */
 static uint64_t find_type(const struct list *l, uint32_t type)
 {
-	uint64_t at = l->w->h.header_length;
+	uint64_t at = l->v->h.header_length;
 
 	while (at != 0 && at < l->end && l->end - at >= HEADER_BYTES && word_at(l, at) != type) {
 		if (word_at(l, at) == OX_QCOW2_EXT_END)
@@ -261,97 +261,61 @@ static bool mend_bitmaps(struct list *l, const char *error)
 		set_words(l, error, at, OX_QCOW2_EXT_BITMAPS, BITMAPS_BYTES);
 		return true;
 	}
-	if (!(l->w->h.autoclear & OX_QCOW2_AUTOCLEAR_BITMAPS))
+	if (!(l->v->h.autoclear & OX_QCOW2_AUTOCLEAR_BITMAPS))
 		return false;
 	return mend_bitmap_fields(l, error, at + HEADER_BYTES);
 }
 
-static struct list list_of(struct ox_walk *w, uint8_t *cluster)
+static struct list list_of(struct ox_view *v, uint8_t *cluster)
 {
 	return (struct list){
-		.w = w,
+		.v = v,
 		.cluster = cluster,
-		.end = w->h.backing_offset ? w->h.backing_offset : w->cluster_bytes,
+		.end = v->h.backing_offset ? v->h.backing_offset : v->cluster_bytes,
 	};
 }
 
-bool ox_walk_mend_extensions(struct ox_walk *w, uint8_t *cluster, const char *error)
+bool ox_view_mend_extensions(struct ox_view *v, uint8_t *cluster, const char *error)
 {
-	struct list l = list_of(w, cluster);
+	struct list l = list_of(v, cluster);
 	unsigned known;
-	uint64_t at = follow(&l, w->h.header_length, &known);
+	uint64_t at = follow(&l, v->h.header_length, &known);
 
 	return at != 0 ? mend_at(&l, error, at) : mend_bitmaps(&l, error);
 }
 
-uint64_t ox_walk_find_extension(struct ox_walk *w, uint8_t *cluster, uint32_t type)
+uint64_t ox_view_find_extension(struct ox_view *v, uint8_t *cluster, uint32_t type)
 {
-	struct list l = list_of(w, cluster);
+	struct list l = list_of(v, cluster);
 	uint64_t at = find_type(&l, type);
 
 	return at != 0 ? at + HEADER_BYTES : 0;
 }
 
-/* ---- bitmaps ---- */
-
-/* Whether what stands at a place can be the bitmaps' extension under another type: as long, and its
- * reserved field zero. */
-static bool looks_like_bitmaps(const struct list *l, uint64_t at)
+uint64_t ox_view_find_length(struct ox_view *v, uint8_t *cluster, uint32_t bytes, uint64_t from)
 {
-	return !is_known(word_at(l, at)) && word_at(l, at + 4) == BITMAPS_BYTES &&
-	       l->end - at >= HEADER_BYTES + BITMAPS_BYTES &&
-	       word_at(l, at + HEADER_BYTES + RESERVED_AT) == 0;
-}
+	struct list l = list_of(v, cluster);
+	uint64_t at = v->h.header_length;
 
-/* The type of an extension that leads to a directory of bitmaps, and says that it is something
- * else.
- */
-static int mend_type_co(struct list *l)
-{
-	struct ox_be32 type = ox_be32(OX_QCOW2_EXT_BITMAPS);
-	uint64_t at = l->w->h.header_length;
-	int r = 0;
-
-	while (at != 0 && at < l->end && l->end - at >= HEADER_BYTES) {
-		if (looks_like_bitmaps(l, at))
-			r = ox_walk_is_directory_co(l->w, l->cluster + at + HEADER_BYTES);
-		if (r != 0 || word_at(l, at) == OX_QCOW2_EXT_END)
-			break;
-		at = next_of(l, at);
+	while (at != 0 && at < l.end && l.end - at >= HEADER_BYTES) {
+		if (at >= from && !is_known(word_at(&l, at)) && word_at(&l, at + 4) == bytes &&
+		    l.end - at >= HEADER_BYTES + bytes)
+			return at + HEADER_BYTES;
+		if (word_at(&l, at) == OX_QCOW2_EXT_END)
+			return 0;
+		at = next_of(&l, at);
 	}
-	if (r <= 0)
-		return r;
-	ox_walk_patch(l->w, OX_FOUND_HEADER_AUTOCLEAR,
-		      OX_FOUND(.word = "the extension of the bitmaps that are vouched for has "
-				       "another type"),
-		      at, &type, sizeof(type));
-	memcpy(l->cluster + at, &type, sizeof(type));
 	return 0;
 }
 
-int ox_walk_judge_bitmaps_co(struct ox_walk *w, uint8_t *cluster)
+void ox_view_judge_list_end(struct ox_view *v, uint8_t *cluster, uint64_t end_offset)
 {
-	struct list l = list_of(w, cluster);
-	uint64_t at = find_type(&l, OX_QCOW2_EXT_BITMAPS);
-
-	if (!(w->h.autoclear & OX_QCOW2_AUTOCLEAR_BITMAPS))
-		return 0;
-	if (at == 0)
-		return mend_type_co(&l);
-	w->bitmaps_at = at + HEADER_BYTES;
-	if (word_at(&l, at + 4) != BITMAPS_BYTES || l.end - at < HEADER_BYTES + BITMAPS_BYTES)
-		return 0;
-	return ox_walk_mend_directory_co(w, cluster + w->bitmaps_at);
-}
-
-void ox_walk_judge_list_end(struct ox_walk *w, uint8_t *cluster, uint64_t end_offset)
-{
-	struct list l = list_of(w, cluster);
+	struct list l = list_of(v, cluster);
 	struct ox_be32 length = ox_be32(0);
 
 	/* Other programs refuse an image for that. */
 	if (end_offset != 0 && next_of(&l, end_offset) == 0)
-		ox_walk_patch(w, OX_FOUND_EXTENSIONS,
+		ox_view_patch(v, OX_FOUND_EXTENSIONS,
 			      OX_FOUND(.word = "the one that ends the list is too large",
 				       .is_apart = true),
 			      end_offset + 4, &length, sizeof(length));
@@ -360,16 +324,16 @@ void ox_walk_judge_list_end(struct ox_walk *w, uint8_t *cluster, uint64_t end_of
 /* Whether nothing but zeroes follows, up to the end of the cluster. */
 static bool is_blank(const struct list *l, uint64_t at)
 {
-	while (at < l->w->cluster_bytes && l->cluster[at] == 0)
+	while (at < l->v->cluster_bytes && l->cluster[at] == 0)
 		at++;
-	return at == l->w->cluster_bytes;
+	return at == l->v->cluster_bytes;
 }
 
 /* A name stands behind the list of extensions. */
-bool ox_walk_mend_backing(struct ox_walk *w, uint8_t *cluster,
+bool ox_view_mend_backing(struct ox_view *v, uint8_t *cluster,
 			  const struct ox_qcow2_extensions *ext)
 {
-	struct list l = list_of(w, cluster);
+	struct list l = list_of(v, cluster);
 	uint64_t at = ext->end_offset + HEADER_BYTES;
 	uint64_t length = ext->end_offset != 0 ? text_length(&l, at) : 0;
 	struct {
@@ -387,18 +351,18 @@ bool ox_walk_mend_backing(struct ox_walk *w, uint8_t *cluster,
 		   (!ext->backing_format && word_at(&l, BACKING_AT + 8) != length)) {
 		return false;
 	}
-	ox_walk_patch(w, OX_FOUND_HEADER_BACKING,
-		      OX_FOUND(.word = w->faults.text[OX_QCOW2_FAULT_BACKING],
-			       .guest_length = w->h.size_bytes),
+	ox_view_patch(v, OX_FOUND_HEADER_BACKING,
+		      OX_FOUND(.word = v->faults.text[OX_QCOW2_FAULT_BACKING],
+			       .guest_length = v->h.size_bytes),
 		      BACKING_AT, &name, sizeof(name));
 	return true;
 }
 
 /* The lengths that programs write: one with the compression type, and one without. */
-bool ox_walk_mend_header_length(struct ox_walk *w, uint8_t *cluster)
+bool ox_view_mend_header_length(struct ox_view *v, uint8_t *cluster)
 {
 	static const uint32_t lengths[] = {112, OX_QCOW2_HEADER_V3_BYTES};
-	struct list l = list_of(w, cluster);
+	struct list l = list_of(v, cluster);
 	uint32_t found = 0;
 	struct ox_be32 length;
 	unsigned most = 0;
@@ -417,10 +381,10 @@ bool ox_walk_mend_header_length(struct ox_walk *w, uint8_t *cluster)
 	}
 	if (found == 0)
 		return false;
-	w->h.header_length = found;
+	v->h.header_length = found;
 	length = ox_be32(found);
-	ox_walk_patch(w, OX_FOUND_HEADER_LENGTH,
-		      OX_FOUND(.word = w->faults.text[OX_QCOW2_FAULT_LENGTH]), LENGTH_AT, &length,
+	ox_view_patch(v, OX_FOUND_HEADER_LENGTH,
+		      OX_FOUND(.word = v->faults.text[OX_QCOW2_FAULT_LENGTH]), LENGTH_AT, &length,
 		      sizeof(length));
 	return true;
 }

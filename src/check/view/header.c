@@ -6,7 +6,7 @@
 #include <errno.h>
 
 #include "base/arith.h"
-#include "check/walk/walk.h"
+#include "check/view/view.h"
 
 #define SECTOR_BYTES 512
 #define SNAPSHOTS_OFFSET_AT 64
@@ -31,59 +31,59 @@ static const enum ox_finding_id finding_of_fault[OX_QCOW2_FAULT_COUNT] = {
 	[OX_QCOW2_FAULT_L1_SMALL] = OX_FOUND_L1_TOO_SMALL,
 };
 
-int ox_walk_read_header_co(struct ox_walk *w, struct ox_error **err)
+int ox_view_read_header_co(struct ox_view *v, struct ox_error **err)
 {
 	uint8_t bytes[SECTOR_BYTES];
-	size_t count = ox_min_u64(w->io->length, sizeof(bytes));
-	int r = ox_io_pread_co(w->io, bytes, count, 0);
+	size_t count = ox_min_u64(v->io->length, sizeof(bytes));
+	int r = ox_io_pread_co(v->io, bytes, count, 0);
 
 	if (r < 0)
-		r = ox_error_set_errno(err, r, "Could not read the header of '%s'", w->io->name);
+		r = ox_error_set_errno(err, r, "Could not read the header of '%s'", v->io->name);
 	else
-		r = ox_qcow2_header_load(bytes, count, &w->h, err);
+		r = ox_qcow2_header_load(bytes, count, &v->h, err);
 	if (r == 0)
-		r = ox_qcow2_header_judge(&w->h, count, &w->faults, err);
+		r = ox_qcow2_header_judge(&v->h, count, &v->faults, err);
 	/* What the table leads to is of no known width: a new one is made, of the usual one. */
-	if (r == 0 && w->faults.found[OX_QCOW2_FAULT_REFCOUNT_ORDER]) {
-		w->h.reftable_offset = 0;
-		w->h.reftable_clusters = 0;
+	if (r == 0 && v->faults.found[OX_QCOW2_FAULT_REFCOUNT_ORDER]) {
+		v->h.reftable_offset = 0;
+		v->h.reftable_clusters = 0;
 	}
 	/* -ENOTSUP says "this format has no check". */
 	return r == -ENOTSUP ? -EINVAL : r;
 }
 
 /* The guest bytes that a fault costs. */
-static struct ox_found range_of(const struct ox_walk *w, enum ox_qcow2_fault fault)
+static struct ox_found range_of(const struct ox_view *v, enum ox_qcow2_fault fault)
 {
-	struct ox_found what = {.word = w->faults.text[fault]};
-	uint64_t mapped = w->h.l1_entries * ox_walk_l1_span(w);
+	struct ox_found what = {.word = v->faults.text[fault]};
+	uint64_t mapped = v->h.l1_entries * ox_view_l1_span(v);
 
 	if (fault == OX_QCOW2_FAULT_L1_OFFSET || fault == OX_QCOW2_FAULT_BACKING) {
-		what.guest_length = w->h.size_bytes;
-	} else if (fault == OX_QCOW2_FAULT_L1_SMALL && mapped < w->h.size_bytes) {
+		what.guest_length = v->h.size_bytes;
+	} else if (fault == OX_QCOW2_FAULT_L1_SMALL && mapped < v->h.size_bytes) {
 		what.guest_offset = mapped;
-		what.guest_length = w->h.size_bytes - mapped;
+		what.guest_length = v->h.size_bytes - mapped;
 	}
 	return what;
 }
 
-void ox_walk_mended_fault(struct ox_walk *w, enum ox_qcow2_fault fault)
+void ox_view_mended_fault(const struct ox_view *v, enum ox_qcow2_fault fault)
 {
-	if (w->faults.found[fault])
-		ox_walk_mended(w, finding_of_fault[fault], range_of(w, fault));
+	if (v->faults.found[fault])
+		ox_journal_mended(v->j, finding_of_fault[fault], range_of(v, fault));
 }
 
 /* Without the feature bit there is one type alone. */
-static bool is_untyped(const struct ox_walk *w)
+static bool is_untyped(const struct ox_view *v)
 {
-	return w->h.compression_type > OX_QCOW2_ZSTD &&
-	       !(w->h.incompatible & OX_QCOW2_INCOMPAT_COMPRESSION);
+	return v->h.compression_type > OX_QCOW2_ZSTD &&
+	       !(v->h.incompatible & OX_QCOW2_INCOMPAT_COMPRESSION);
 }
 
 /* Why programs refuse a place of the snapshot table even where there are no snapshots; or NULL. */
-static const char *why_no_place(const struct ox_walk *w, uint64_t offset)
+static const char *why_no_place(const struct ox_view *v, uint64_t offset)
 {
-	if (!ox_is_aligned(offset, w->cluster_bytes))
+	if (!ox_is_aligned(offset, v->cluster_bytes))
 		return "the place of the snapshot table is not cluster aligned, and there are no "
 		       "snapshots";
 	if (offset > INT64_MAX)
@@ -92,54 +92,54 @@ static const char *why_no_place(const struct ox_walk *w, uint64_t offset)
 }
 
 /* What programs refuse in fields that mean nothing. */
-static void judge_details(struct ox_walk *w)
+static void judge_details(struct ox_view *v)
 {
 	struct ox_be64 autoclear =
-		ox_be64(w->h.autoclear & ~(uint64_t)OX_QCOW2_AUTOCLEAR_DATA_FILE_RAW);
+		ox_be64(v->h.autoclear & ~(uint64_t)OX_QCOW2_AUTOCLEAR_DATA_FILE_RAW);
 	struct ox_found what = {.is_apart = true};
 	struct ox_be64 none = ox_be64(0);
 	uint8_t type = OX_QCOW2_ZLIB;
 
-	if ((w->h.autoclear & OX_QCOW2_AUTOCLEAR_DATA_FILE_RAW) && !w->has_data_file)
-		ox_walk_patch(w, OX_FOUND_HEADER_AUTOCLEAR,
+	if ((v->h.autoclear & OX_QCOW2_AUTOCLEAR_DATA_FILE_RAW) && !v->has_data_file)
+		ox_view_patch(v, OX_FOUND_HEADER_AUTOCLEAR,
 			      OX_FOUND(.word = "the data file is said to be raw, and there is none",
 				       .is_apart = true),
 			      AUTOCLEAR_AT, &autoclear, sizeof(autoclear));
-	if (w->faults.found[OX_QCOW2_FAULT_COMPRESSION] && is_untyped(w))
-		ox_walk_patch(w, OX_FOUND_HEADER_COMPRESSION,
-			      OX_FOUND(.word = w->faults.text[OX_QCOW2_FAULT_COMPRESSION]),
+	if (v->faults.found[OX_QCOW2_FAULT_COMPRESSION] && is_untyped(v))
+		ox_view_patch(v, OX_FOUND_HEADER_COMPRESSION,
+			      OX_FOUND(.word = v->faults.text[OX_QCOW2_FAULT_COMPRESSION]),
 			      COMPRESSION_AT, &type, sizeof(type));
-	if (w->h.snapshot_count == 0 && !w->faults.found[OX_QCOW2_FAULT_SNAPSHOTS])
-		what.word = why_no_place(w, w->h.snapshots_offset);
+	if (v->h.snapshot_count == 0 && !v->faults.found[OX_QCOW2_FAULT_SNAPSHOTS])
+		what.word = why_no_place(v, v->h.snapshots_offset);
 	if (what.word)
-		ox_walk_patch(w, OX_FOUND_HEADER_SNAPSHOTS, what, SNAPSHOTS_OFFSET_AT, &none,
+		ox_view_patch(v, OX_FOUND_HEADER_SNAPSHOTS, what, SNAPSHOTS_OFFSET_AT, &none,
 			      sizeof(none));
 }
 
 /* Whether a fault is for later: how long the header is, and where the backing file's name, the
  * extensions tell; how many snapshots, and where, their table; a type that there is not, the
  * feature bit. */
-static bool is_told_elsewhere(const struct ox_walk *w, enum ox_qcow2_fault fault)
+static bool is_told_elsewhere(const struct ox_view *v, enum ox_qcow2_fault fault)
 {
 	return fault == OX_QCOW2_FAULT_LENGTH || fault == OX_QCOW2_FAULT_BACKING ||
 	       fault == OX_QCOW2_FAULT_SNAPSHOTS ||
-	       (fault == OX_QCOW2_FAULT_COMPRESSION && is_untyped(w));
+	       (fault == OX_QCOW2_FAULT_COMPRESSION && is_untyped(v));
 }
 
-void ox_walk_judge_header(struct ox_walk *w)
+void ox_view_judge_header(struct ox_view *v)
 {
-	uint64_t unknown = w->h.incompatible & ~KNOWN_INCOMPATIBLE;
+	uint64_t unknown = v->h.incompatible & ~KNOWN_INCOMPATIBLE;
 
 	for (unsigned i = 0; i < OX_QCOW2_FAULT_COUNT; i++) {
-		if (w->faults.found[i] && !is_told_elsewhere(w, i))
-			ox_walk_found(w, finding_of_fault[i], range_of(w, i));
+		if (v->faults.found[i] && !is_told_elsewhere(v, i))
+			ox_journal_found(v->j, finding_of_fault[i], range_of(v, i));
 	}
-	judge_details(w);
-	if (w->h.crypt_method > OX_QCOW2_CRYPT_LUKS)
-		ox_walk_found(w, OX_FOUND_HEADER_CRYPT,
-			      OX_FOUND(.word = "unknown encryption method",
-				       .guest_length = w->h.size_bytes));
-	w->is_foreign = unknown != 0;
+	judge_details(v);
+	if (v->h.crypt_method > OX_QCOW2_CRYPT_LUKS)
+		ox_journal_found(v->j, OX_FOUND_HEADER_CRYPT,
+				 OX_FOUND(.word = "unknown encryption method",
+					  .guest_length = v->h.size_bytes));
+	v->is_foreign = unknown != 0;
 	if (unknown)
-		ox_walk_found(w, OX_FOUND_UNKNOWN_FEATURE, OX_FOUND(.a = unknown));
+		ox_journal_found(v->j, OX_FOUND_UNKNOWN_FEATURE, OX_FOUND(.a = unknown));
 }
