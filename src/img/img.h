@@ -119,8 +119,12 @@ struct ox_image {
 	enum ox_cache_mode cache;
 	unsigned open_flags; /* enum ox_open_flags */
 	bool read_only;
-	void *state;		/* the format's: struct ox_qcow2 * */
-	struct ox_context *ctx; /* set by lib */
+	void *state; /* the format's: struct ox_qcow2 * */
+	/* lib's: */
+	struct ox_context *ctx;
+	struct ox_list queues; /* struct ox_queue */
+	unsigned jobs;	       /* of its control plane, under way or not ended */
+	bool reopening;
 	void (*warn)(void *opaque, const char *message);
 	void (*progress)(void *opaque, uint64_t done, uint64_t total);
 	void *opaque;

@@ -7,8 +7,7 @@
 #include "check/check.h"
 #include "check/override.h"
 #include "check/undo/edit.h"
-#include "fmt/qcow2.h"
-#include "fmt/qed.h"
+#include "img/probe.h"
 #include "lib/context.h"
 #include "lib/options.h"
 #include "lib/source.h"
@@ -28,14 +27,13 @@ struct check_job {
  * that is stated need not be there. */
 static int probe_co(struct ox_io *io, bool states_header, bool *ret_is_qed, struct ox_error **err)
 {
-	uint8_t magic[4];
-	int r = ox_io_pread_co(io, magic, sizeof(magic), 0);
+	const char *format;
+	int r = ox_img_probe_co(io, &format, err);
 
 	if (r < 0)
-		return ox_error_set_errno(err, r,
-					  "Could not read image for determining its format");
-	*ret_is_qed = ox_qed_probe(magic, sizeof(magic));
-	if (!states_header && !*ret_is_qed && !ox_qcow2_probe(magic, sizeof(magic)))
+		return r;
+	*ret_is_qed = strcmp(format, "qed") == 0;
+	if (!states_header && !*ret_is_qed && strcmp(format, "qcow2") != 0)
 		return ox_error_set(err, -ENOTSUP, "This image format does not support checks");
 	return 0;
 }
@@ -81,10 +79,12 @@ static void check_job_co(void *arg)
 
 static int refuse_options(const struct ox_check_options *opts, struct ox_error **err)
 {
-	if (opts->format && strcmp(opts->format, "raw") == 0)
+	const char *format = opts->format;
+
+	if (format && !ox_formats_find(format))
+		return ox_error_set(err, -EINVAL, "Unknown driver '%s'", format);
+	if (format && strcmp(format, "qcow2") != 0 && strcmp(format, "qed") != 0)
 		return ox_error_set(err, -ENOTSUP, "This image format does not support checks");
-	if (opts->format && strcmp(opts->format, "qcow2") != 0 && strcmp(opts->format, "qed") != 0)
-		return ox_error_set(err, -EINVAL, "Unknown driver '%s'", opts->format);
 	if (opts->header && opts->repair == OX_REPAIR_LEAKS)
 		return ox_error_set(err, -EINVAL, "A header is restored by a repair of everything");
 	if (opts->header && opts->repair != OX_REPAIR_NONE && !opts->dry_run && !opts->undo_path)

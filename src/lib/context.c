@@ -42,7 +42,8 @@ OX_EXPORT void ox_context_free(struct ox_context *ctx)
 {
 	if (!ctx)
 		return;
-	ox_assert(ctx->images == 0);
+	/* under an engine that failed no job ends any more */
+	ox_assert(ctx->images == 0 && (ctx->jobs == 0 || ox_reactor_has_failed(ctx->reactor)));
 	ox_reactor_destroy(ctx->reactor);
 	free(ctx);
 }
@@ -65,6 +66,11 @@ OX_EXPORT int ox_context_poll(struct ox_context *ctx)
 OX_EXPORT int ox_context_wait(struct ox_context *ctx)
 {
 	return ox_reactor_run(ctx->reactor, true);
+}
+
+OX_EXPORT void ox_context_set_polled(struct ox_context *ctx, bool polled)
+{
+	ox_reactor_set_polled(ctx->reactor, polled);
 }
 
 static const char *const cache_names[] = {

@@ -12,12 +12,15 @@
 struct ox_context {
 	struct ox_reactor *reactor;
 	unsigned images; /* open */
+	unsigned jobs;	 /* not ended */
 };
 
 /* Flags for the store that opts ask for. */
 unsigned ox_store_flags(const struct ox_open_options *opts);
 
-/* Carries out one request of the public API and stores its result. */
-void ox_request_run_co(struct ox_image *image, struct ox_request *req);
+/* Whether every request of the image's queues was reaped. */
+bool ox_queues_are_idle(const struct ox_image *image);
+/* The image goes: its queues can only be freed from now on. */
+void ox_queues_detach(struct ox_image *image);
 
 #endif

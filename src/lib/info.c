@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "img/probe.h"
 #include "lib/options.h"
 #include "lib/source.h"
 
@@ -14,23 +15,10 @@ struct job {
 	struct ox_io *io;
 	struct ox_image *image; /* whose io is; NULL: io is a file of its own */
 	const char *filename;
-	bool probe;
 	struct ox_info_facts *facts;
 	struct ox_error **err;
 	int result;
 };
-
-static int probe_co(struct ox_io *io, bool *ret_is_qcow2, struct ox_error **err)
-{
-	uint8_t magic[4];
-	int r = ox_io_pread_co(io, magic, sizeof(magic), 0);
-
-	if (r < 0)
-		return ox_error_set_errno(err, r,
-					  "Could not read image for determining its format");
-	*ret_is_qcow2 = ox_qcow2_probe(magic, sizeof(magic));
-	return 0;
-}
 
 static int read_co(struct job *job)
 {
@@ -41,11 +29,13 @@ static int read_co(struct job *job)
 	r = ox_io_file_actual_bytes(job->io, &facts->actual_bytes);
 	if (r < 0)
 		return ox_error_set_errno(job->err, r, "Could not look at '%s'", job->filename);
-	if (job->probe)
-		r = probe_co(job->io, &facts->is_qcow2, job->err);
-	if (r == 0 && facts->is_qcow2)
-		r = ox_info_read_qcow2_co(job->io, job->filename, facts, job->err);
-	return r;
+	if (!facts->format)
+		r = ox_img_probe_co(job->io, &facts->format, job->err);
+	if (r < 0 || strcmp(facts->format, "raw") == 0)
+		return r;
+	if (strcmp(facts->format, "qcow2") == 0)
+		return ox_info_read_qcow2_co(job->io, job->filename, facts, job->err);
+	return ox_info_read_recognised_co(job->io, facts, job->err);
 }
 
 static void read_job_co(void *arg)
@@ -60,18 +50,17 @@ static void read_job_co(void *arg)
 		image->ops->hold_header_co(image, false);
 }
 
-/* Whether the format is to be probed, or which of the two it is. */
-static int choose_format(const struct ox_open_options *opts, bool *ret_probe, bool *ret_qcow2,
+/* NULL: it is to be probed. */
+static int choose_format(const struct ox_open_options *opts, const char **ret_format,
 			 struct ox_error **err)
 {
 	const char *format = opts->format;
 
-	if (format && strcmp(format, "qcow2") != 0 && strcmp(format, "raw") != 0)
-		return ox_error_set(err, -EINVAL, "Unknown driver '%s'", format);
 	if (!format && !(opts->flags & OX_OPEN_PROBE))
 		return ox_error_set(err, -EINVAL, "No image format is stated");
-	*ret_probe = !format;
-	*ret_qcow2 = format && strcmp(format, "qcow2") == 0;
+	*ret_format = format ? ox_formats_find(format) : NULL;
+	if (format && !*ret_format)
+		return ox_error_set(err, -EINVAL, "Unknown driver '%s'", format);
 	return 0;
 }
 
@@ -107,7 +96,7 @@ static int read_source(struct ox_context *ctx, const struct ox_source *source,
 	int r = ox_options_take(&ox_open_options_type, given, &opts, err);
 
 	if (r == 0)
-		r = choose_format(&opts, &job.probe, &facts.is_qcow2, err);
+		r = choose_format(&opts, &facts.format, err);
 	if (r < 0)
 		return r;
 	if (opts.flags & OX_OPEN_FORCE_SHARE)
@@ -141,7 +130,7 @@ OX_EXPORT int ox_image_info_read_fd(struct ox_context *ctx, int fd, const char *
 OX_EXPORT int ox_image_info_get(struct ox_image *image, struct ox_image_info **ret_info,
 				struct ox_error **err)
 {
-	struct ox_info_facts facts = {.is_qcow2 = strcmp(image->ops->format, "qcow2") == 0};
+	struct ox_info_facts facts = {.format = image->ops->format};
 	struct job job = {
 		.io = image->io,
 		.image = image,

@@ -5,6 +5,7 @@
 
 #include "base/arith.h"
 #include "check/check.h"
+#include "img/probe.h"
 #include "lib/context.h"
 #include "lib/options.h"
 #include "lib/source.h"
@@ -20,10 +21,25 @@ struct layout_job {
 	int result;
 };
 
+/* What is no qcow2 image is refused by its name; one whose header is damaged says so itself. */
+static int probe_co(struct layout_job *job)
+{
+	const char *format;
+	int r = ox_img_probe_co(job->io, &format, job->err);
+
+	if (r < 0 || strcmp(format, "qcow2") == 0 || strcmp(format, "raw") == 0)
+		return r;
+	return ox_error_set(job->err, -ENOTSUP, "An image in %s format has no layout that is known",
+			    format);
+}
+
 static void layout_job_co(void *arg)
 {
 	struct layout_job *job = arg;
 
+	job->result = job->opts->format ? 0 : probe_co(job);
+	if (job->result < 0)
+		return;
 	job->result = ox_check_layout_co(job->io, job->opts, &job->layout, job->err);
 }
 
@@ -46,6 +62,10 @@ static int read_source(struct ox_context *ctx, const struct ox_source *source,
 		return r;
 	if (opts.format && strcmp(opts.format, "raw") == 0)
 		return ox_error_set(err, -ENOTSUP, "A raw image has no layout of its own");
+	if (opts.format && strcmp(opts.format, "qcow2") != 0 && ox_formats_find(opts.format))
+		return ox_error_set(err, -ENOTSUP,
+				    "An image in %s format has no layout that is known",
+				    opts.format);
 	if (opts.format && strcmp(opts.format, "qcow2") != 0)
 		return ox_error_set(err, -EINVAL, "Unknown driver '%s'", opts.format);
 	opts.bins = bins_of(opts.bins);

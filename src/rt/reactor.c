@@ -134,6 +134,11 @@ int ox_reactor_fd(const struct ox_reactor *r)
 	return r->ops->fd(r);
 }
 
+bool ox_reactor_has_failed(const struct ox_reactor *r)
+{
+	return r->failed < 0;
+}
+
 unsigned ox_reactor_tasks(const struct ox_reactor *r)
 {
 	return r->tasks;
@@ -291,7 +296,23 @@ static void enter(struct ox_reactor *r)
 	ox_assert(!ox_co_self() && !r->running);
 	ox_assert(pthread_equal(r->thread, pthread_self()));
 	r->running = true;
+	r->kicked = false;
 	r->ops->enter(r);
+}
+
+static void kick(struct ox_reactor *r)
+{
+	if (!r->kicked)
+		r->ops->kick(r);
+	r->kicked = true;
+}
+
+/* The end of a run: the program must not sleep over what is left to do, or to take. */
+static void leave(struct ox_reactor *r, bool more)
+{
+	if (more || (r->results > 0 && !r->polled))
+		kick(r);
+	r->running = false;
 }
 
 /* Whether the loop may be left: nothing ready, every timer set, and the descriptor tells of the
@@ -309,7 +330,7 @@ int ox_reactor_run(struct ox_reactor *r, bool wait)
 	if (code < 0)
 		return code;
 	enter(r);
-	wait = wait && !is_ready(r);
+	wait = wait && !is_ready(r) && r->results == 0;
 	for (unsigned i = 0; code == 0 && !quiet; i++) {
 		if (i == TURNS_A_RUN_MAX && !r->simulated)
 			break;
@@ -317,10 +338,35 @@ int ox_reactor_run(struct ox_reactor *r, bool wait)
 		wait = false;
 		quiet = code < 0 || is_quiet(r);
 	}
-	if (!quiet)
-		r->ops->kick(r);
-	r->running = false;
+	leave(r, !quiet);
 	return code;
+}
+
+void ox_reactor_kick(struct ox_reactor *r)
+{
+	ox_assert(pthread_equal(r->thread, pthread_self()));
+	if (!r->running && !r->polled)
+		kick(r);
+}
+
+void ox_reactor_results_add(struct ox_reactor *r)
+{
+	r->results++;
+}
+
+void ox_reactor_results_taken(struct ox_reactor *r, size_t n)
+{
+	ox_assert(pthread_equal(r->thread, pthread_self()));
+	ox_assert(n <= r->results);
+	r->results -= n;
+}
+
+void ox_reactor_set_polled(struct ox_reactor *r, bool polled)
+{
+	r->polled = polled;
+	/* what was not told while it was true */
+	if (!polled && (is_ready(r) || r->results > 0))
+		ox_reactor_kick(r);
 }
 
 struct call {
@@ -351,8 +397,6 @@ int ox_reactor_call(struct ox_reactor *r, ox_co_fn fn, void *arg)
 	while (code == 0 && !call.ended)
 		code = turn(r, true, &call.ended);
 	/* Other tasks may have more to do, perhaps without end: theirs is the next run. */
-	if (code == 0 && !is_quiet(r))
-		r->ops->kick(r);
-	r->running = false;
+	leave(r, code == 0 && !is_quiet(r));
 	return code;
 }

@@ -9,8 +9,12 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <pthread.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "oxbow.h"
@@ -291,6 +295,354 @@ static void there_is_no_engine_and_no_cache_mode_of_another_number(void **state)
 	assert_int_equal(mode, OX_CACHE_UNSAFE);
 }
 
+/* ---- requests ---- */
+
+static struct ox_image *open_disk(void)
+{
+	struct ox_open_options opts = good_open();
+	struct ox_image *image;
+
+	assert_int_equal(ox_image_open(ctx, "disk.qcow2", &opts, &image, NULL), 0);
+	return image;
+}
+
+static struct ox_queue *queue_of(struct ox_image *image)
+{
+	struct ox_queue *queue;
+
+	assert_int_equal(ox_queue_new(image, &queue), 0);
+	return queue;
+}
+
+static void close_disk(struct ox_image *image)
+{
+	assert_int_equal(ox_image_close(image, NULL), 0);
+}
+
+/* Neither a queue nor a synchronous call takes it. */
+static void request_refused(struct ox_image *image, struct ox_queue *queue,
+			    const struct ox_request *request)
+{
+	struct ox_request copy = *request;
+	int r;
+
+	copy.result = 1;
+	assert_int_equal(ox_queue_submit(queue, &copy), -EINVAL);
+	assert_int_equal(ox_queue_pending(queue), 0);
+	assert_int_equal(copy.result, 1);
+	switch (request->op) {
+	case OX_OP_READ:
+		r = ox_preadv(image, request->iov, request->iov_count, request->offset);
+		break;
+	case OX_OP_WRITE:
+		r = ox_pwritev(image, request->iov, request->iov_count, request->offset,
+			       request->flags);
+		break;
+	case OX_OP_WRITE_ZEROES:
+		r = ox_write_zeroes(image, request->offset, request->length, request->flags);
+		break;
+	case OX_OP_EXTENT:
+		r = ox_extent_at(image, request->offset, request->length, request->extent);
+		break;
+	default: /* what has no synchronous call that takes as much */
+		return;
+	}
+	assert_int_equal(r, -EINVAL);
+}
+
+static void vectors_that_are_none_are_refused(void **state)
+{
+	char buf[8192];
+	struct iovec good = {buf, 512};
+	struct iovec wraps[] = {{buf, SIZE_MAX}, {buf, 4097}};
+	struct iovec wraps_late[] = {{buf, 512}, {buf, SIZE_MAX - 511}, {buf, 4096}};
+	struct iovec too_much[] = {{buf, SIZE_MAX / 2}, {buf, SIZE_MAX / 2}};
+	struct iovec nowhere = {NULL, 512};
+	const struct {
+		const struct iovec *iov;
+		int count;
+	} cases[] = {
+		{&good, -1}, {&good, INT32_MIN}, {NULL, 1},	{NULL, -1},
+		{wraps, 2},  {wraps_late, 3},	 {too_much, 2}, {&nowhere, 1},
+	};
+	struct ox_image *image = open_disk();
+	struct ox_queue *queue = queue_of(image);
+
+	(void)state;
+	for (size_t i = 0; i < COUNT(cases); i++) {
+		struct ox_request request = {.iov = cases[i].iov, .iov_count = cases[i].count};
+		struct ox_request *done;
+
+		request.op = OX_OP_READ;
+		if (cases[i].iov == too_much) { /* a number that there is, past the end */
+			assert_int_equal(ox_preadv(image, too_much, 2, 0), -EINVAL);
+			assert_int_equal(ox_queue_submit(queue, &request), 0);
+			assert_int_equal(ox_context_poll(ctx), 0);
+			assert_int_equal(ox_queue_reap(queue, &done, 1), 1);
+			assert_int_equal(done->result, -EINVAL);
+			continue;
+		}
+		request_refused(image, queue, &request);
+		request.op = OX_OP_WRITE;
+		request_refused(image, queue, &request);
+	}
+	ox_queue_free(queue);
+	close_disk(image);
+}
+
+static void operations_and_flags_that_are_none_are_refused(void **state)
+{
+	struct ox_image *image = open_disk();
+	struct ox_queue *queue = queue_of(image);
+	struct ox_extent extent;
+	char buf[512];
+	struct iovec iov = {buf, sizeof(buf)};
+	const unsigned taken[] = {
+		[OX_OP_READ] = 0,
+		[OX_OP_WRITE] = OX_REQ_FUA,
+		[OX_OP_WRITE_ZEROES] = OX_REQ_FUA | OX_REQ_MAY_UNMAP | OX_REQ_FAST_ZERO,
+		[OX_OP_DISCARD] = OX_REQ_FUA,
+		[OX_OP_FLUSH] = 0,
+		[OX_OP_EXTENT] = 0,
+	};
+
+	(void)state;
+	for (unsigned op = 0; op < COUNT(taken); op++) {
+		for (unsigned bit = 1; bit; bit <<= 1) {
+			struct ox_request request = {
+				.op = (enum ox_op)op,
+				.flags = bit,
+				.length = 512,
+				.iov = &iov,
+				.iov_count = 1,
+				.extent = &extent,
+			};
+
+			if (!(bit & taken[op]) && (op != OX_OP_READ && op != OX_OP_EXTENT))
+				request_refused(image, queue, &request);
+			else if (!(bit & taken[op]))
+				assert_int_equal(ox_queue_submit(queue, &request), -EINVAL);
+		}
+	}
+	request_refused(image, queue, &(struct ox_request){.op = (enum ox_op)6});
+	request_refused(image, queue, &(struct ox_request){.op = (enum ox_op) - 1});
+	request_refused(image, queue, &(struct ox_request){.op = OX_OP_EXTENT, .length = 512});
+	ox_queue_free(queue);
+	close_disk(image);
+}
+
+static struct ox_request *reap_one(struct ox_queue *queue)
+{
+	struct ox_request *done;
+
+	while (ox_queue_reap(queue, &done, 1) == 0)
+		assert_int_equal(ox_context_wait(ctx), 0);
+	return done;
+}
+
+static void a_request_that_is_held_is_not_taken_again(void **state)
+{
+	struct ox_image *image = open_disk();
+	struct ox_queue *queue = queue_of(image);
+	struct ox_queue *other = queue_of(image);
+	struct ox_request request = {.op = OX_OP_FLUSH};
+	struct ox_request copy;
+
+	(void)state;
+	for (unsigned round = 0; round < 3; round++) {
+		assert_int_equal(ox_queue_submit(queue, &request), 0);
+		assert_int_equal(ox_queue_submit(queue, &request), -EBUSY);
+		assert_int_equal(ox_queue_submit(other, &request), -EBUSY);
+		copy = request; /* is another request, whatever it was copied from */
+		assert_int_equal(ox_queue_submit(other, &copy), 0);
+		assert_int_equal(ox_queue_pending(queue), 1);
+		assert_int_equal(ox_context_poll(ctx), 0);
+		assert_int_equal(ox_queue_submit(queue, &request), -EBUSY);
+		assert_ptr_equal(reap_one(queue), &request);
+		assert_int_equal(request.result, 0);
+		assert_ptr_equal(reap_one(other), &copy);
+		assert_int_equal(ox_queue_pending(queue) + ox_queue_pending(other), 0);
+	}
+	memset(request.reserved, 0xa5, sizeof(request.reserved)); /* whatever lay there before */
+	assert_int_equal(ox_queue_submit(queue, &request), 0);
+	assert_ptr_equal(reap_one(queue), &request);
+	ox_queue_free(queue);
+	ox_queue_free(other);
+	close_disk(image);
+}
+
+/* ---- lives ---- */
+
+static void an_image_with_pending_requests_is_not_closed(void **state)
+{
+	struct ox_image *image = open_disk();
+	struct ox_queue *queue = queue_of(image);
+	struct ox_request request = {.op = OX_OP_FLUSH};
+	struct ox_error *err = NULL;
+	struct ox_job *job = (void *)dir;
+
+	(void)state;
+	assert_int_equal(ox_queue_submit(queue, &request), 0);
+	for (unsigned i = 0; i < 2; i++) { /* not begun; then complete and not reaped */
+		assert_refused(ox_image_close(image, &err), -EBUSY, &err, "pending");
+		assert_refused(ox_image_close_start(image, &job, &err), -EBUSY, &err, "pending");
+		assert_refused(ox_image_reopen(image, true, &err), -EBUSY, &err, "pending");
+		assert_refused(ox_image_reopen_start(image, true, &job, &err), -EBUSY, &err,
+			       "pending");
+		assert_ptr_equal(job, dir);
+		assert_int_equal(ox_resize(image, (2 + i) * DISK_BYTES, NULL), 0);
+	}
+	assert_ptr_equal(reap_one(queue), &request);
+	assert_int_equal(request.result, 0);
+	close_disk(image);
+	ox_queue_free(queue);
+}
+
+static void one_job_at_a_time_is_on_an_image(void **state)
+{
+	struct ox_image *image = open_disk();
+	struct ox_queue *queue = queue_of(image);
+	struct ox_request request = {.op = OX_OP_FLUSH};
+	struct ox_error *err = NULL;
+	struct ox_job *second = (void *)dir;
+	struct ox_job *job;
+
+	(void)state;
+	assert_int_equal(ox_image_reopen_start(image, true, &job, NULL), 0);
+	for (unsigned i = 0; i < 2; i++) { /* not begun; then done and not ended */
+		assert_refused(ox_image_close(image, &err), -EBUSY, &err, "job");
+		assert_refused(ox_image_reopen(image, false, &err), -EBUSY, &err, "job");
+		assert_refused(ox_resize(image, MIB, &err), -EBUSY, &err, "job");
+		assert_refused(ox_resize_start(image, MIB, &second, &err), -EBUSY, &err, "job");
+		assert_int_equal(ox_queue_submit(queue, &request), -EBUSY);
+		assert_int_equal(ox_flush(image), -EBUSY);
+		while (!ox_job_is_done(job))
+			assert_int_equal(ox_context_wait(ctx), 0);
+	}
+	assert_ptr_equal(second, dir);
+	assert_int_equal(ox_job_end(job, NULL, NULL), 0);
+	assert_true(ox_image_is_read_only(image));
+	assert_int_equal(ox_flush(image), 0);
+	ox_queue_free(queue);
+	close_disk(image);
+}
+
+/* ---- what stops the program ---- */
+
+/* Runs fn in a process of its own, which has to end by abort(3). */
+static void assert_stops(void (*fn)(void))
+{
+	const struct rlimit none = {0, 0};
+	pid_t pid = fork();
+	int status;
+
+	assert_true(pid >= 0);
+	if (pid == 0) {
+		int null_fd = open("/dev/null", O_WRONLY);
+
+		dup2(null_fd, STDERR_FILENO);
+		setrlimit(RLIMIT_CORE, &none);
+		signal(SIGABRT, SIG_DFL);
+		if (ox_context_new(OX_ENGINE_DEFAULT, &ctx, NULL) == 0)
+			fn();
+		_exit(0);
+	}
+	assert_int_equal(waitpid(pid, &status, 0), pid);
+	assert_true(WIFSIGNALED(status));
+	assert_int_equal(WTERMSIG(status), SIGABRT);
+}
+
+static void free_context_of_an_open_image(void)
+{
+	open_disk();
+	ox_context_free(ctx);
+}
+
+static void free_context_with_a_job(void)
+{
+	struct ox_open_options opts = good_open();
+	struct ox_job *job;
+
+	(void)!ox_image_open_start(ctx, "disk.qcow2", &opts, &job, NULL);
+	ox_context_free(ctx);
+}
+
+static struct ox_request flush = {.op = OX_OP_FLUSH};
+
+static void free_queue_with_a_request(void)
+{
+	struct ox_queue *queue = queue_of(open_disk());
+
+	(void)!ox_queue_submit(queue, &flush);
+	ox_queue_free(queue);
+}
+
+static void submit_to_the_queue_of_a_closed_image(void)
+{
+	struct ox_image *image = open_disk();
+	struct ox_queue *queue = queue_of(image);
+
+	close_disk(image);
+	(void)!ox_queue_submit(queue, &flush);
+}
+
+static void end_a_job_that_is_not_done(void)
+{
+	struct ox_job *job;
+
+	(void)!ox_resize_start(open_disk(), MIB, &job, NULL);
+	(void)!ox_job_end(job, NULL, NULL);
+}
+
+static void call_from_a_callback(void *opaque, uint64_t done, uint64_t total)
+{
+	(void)opaque;
+	(void)done;
+	(void)total;
+	(void)!ox_context_poll(ctx);
+}
+
+static void check_with_a_callback_that_polls(void)
+{
+	struct ox_check_options opts = OX_CHECK_OPTIONS_INIT;
+	struct ox_check_result result;
+
+	opts.progress = call_from_a_callback;
+	(void)!ox_image_check(ctx, "disk.qcow2", &opts, &result, NULL);
+}
+
+static void *poll_elsewhere(void *opaque)
+{
+	(void)!ox_context_poll(ctx);
+	return opaque;
+}
+
+static void poll_from_another_thread(void)
+{
+	pthread_t thread;
+
+	if (pthread_create(&thread, NULL, poll_elsewhere, NULL) == 0)
+		pthread_join(thread, NULL);
+}
+
+static void name_a_cache_mode_that_is_none(void)
+{
+	(void)ox_cache_mode_name((enum ox_cache_mode)99);
+}
+
+static void mistakes_that_no_error_can_answer_stop_the_program(void **state)
+{
+	(void)state;
+	assert_stops(free_context_of_an_open_image);
+	assert_stops(free_context_with_a_job);
+	assert_stops(free_queue_with_a_request);
+	assert_stops(submit_to_the_queue_of_a_closed_image);
+	assert_stops(end_a_job_that_is_not_done);
+	assert_stops(check_with_a_callback_that_polls);
+	assert_stops(poll_from_another_thread);
+	assert_stops(name_a_cache_mode_that_is_none);
+}
+
 #define TEST(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
 
 int main(void)
@@ -303,6 +655,12 @@ int main(void)
 		TEST(what_is_not_named_is_not_looked_for),
 		TEST(caches_of_absurd_sizes_do_no_harm),
 		TEST(there_is_no_engine_and_no_cache_mode_of_another_number),
+		TEST(vectors_that_are_none_are_refused),
+		TEST(operations_and_flags_that_are_none_are_refused),
+		TEST(a_request_that_is_held_is_not_taken_again),
+		TEST(an_image_with_pending_requests_is_not_closed),
+		TEST(one_job_at_a_time_is_on_an_image),
+		TEST(mistakes_that_no_error_can_answer_stop_the_program),
 	};
 
 	return cmocka_run_group_tests_name("misuse", tests, enter_dir, leave_dir);

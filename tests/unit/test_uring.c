@@ -159,6 +159,26 @@ static void a_hint_that_is_true_is_followed(void **state)
 	assert_false(fd_is_readable(0));
 }
 
+/* However much is submitted before the next run: one system call. */
+static void kicks_of_one_turn_of_the_program_cost_one_write(void **state)
+{
+	eventfd_t count = 0;
+
+	(void)state;
+	for (unsigned i = 0; i < 5; i++)
+		ox_reactor_kick(reactor);
+	assert_int_equal(eventfd_read(ox_reactor_fd(reactor), &count), 0);
+	assert_int_equal(count, 1);
+	assert_int_equal(ox_reactor_run(reactor, false), 0);
+	ox_reactor_kick(reactor);
+	assert_true(fd_is_readable(0));
+	assert_int_equal(ox_reactor_run(reactor, false), 0);
+	assert_false(fd_is_readable(0));
+	ox_reactor_set_polled(reactor, true);
+	ox_reactor_kick(reactor);
+	assert_false(fd_is_readable(0));
+}
+
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 
 int main(void)
@@ -169,6 +189,7 @@ int main(void)
 		TEST(no_completion_is_missed_under_a_stale_hint),
 		TEST(a_wait_sleeps_under_a_stale_hint),
 		TEST(a_hint_that_is_true_is_followed),
+		TEST(kicks_of_one_turn_of_the_program_cost_one_write),
 	};
 
 	alarm(120); /* a run that does not end fails, rather than hang */

@@ -463,7 +463,9 @@ int ox_serve_nbd(struct ox_context *ctx, struct ox_image *image,
 	if (ret == 0)
 		ret = announce(&server, ret_error);
 	if (ret == 0) {
+		ox_context_set_polled(ctx, true); /* exchange does, in each turn */
 		ret = run(&server);
+		ox_context_set_polled(ctx, false);
 		if (ret < 0) {
 			fail(ret_error, ret, "The I/O engine failed");
 			ret_error->requests_lost = true;
