@@ -16,7 +16,7 @@ COLUMNS = 100
 # Pages that are yet to be wrapped; nothing wraps them by the way.
 UNWRAPPED = {"ARCHITECTURE.md", "CHANGELOG.md", "README.md", "docs/cache.md", "docs/check.md",
              "docs/durability.md", "docs/findings.md", "docs/performance.md", "docs/recovery.md",
-             "docs/runtime.md", "docs/testing.md", "man/oxbow.1", "man/oxbow.3"}
+             "docs/runtime.md", "docs/testing.md", "man/oxbow.1"}
 ITEM = re.compile(r"\s*(?:[-*+]|\d+[.)])\s+")
 # A heading, a quotation, a row of a table, HTML: what ends a paragraph and is not wrapped.
 OTHER = ("#", ">", "|", "<")
