@@ -156,10 +156,47 @@ def test_every_choice_flag_and_truth_of_the_options_is_checked():
     check_equal(missing, [], "options that are not checked")
 
 
-def test_the_manual_page_names_every_function():
-    page = (ROOT / "man" / "oxbow.3").read_text()
-    check_equal(sorted(name for name in declared_functions() if name not in page), [],
-                "functions that oxbow.3 does not name")
+def manual_page():
+    """oxbow.3: the text of its sections by name, of the subsections of DESCRIPTION as well."""
+    text = (ROOT / "man" / "oxbow.3").read_text()
+    parts = re.split(r"^\.S[hs] (.*)\n", text, flags=re.MULTILINE)
+    return dict(zip(parts[1::2], parts[2::2]))
+
+
+def test_the_manual_page_has_every_function_as_the_header_declares_it():
+    declared = {}
+    for kind, name, arguments in re.findall(
+            r"^([a-z][^#(){};]*?\*?)\b(ox_\w+)\(([^;]*?)\)\s*(?:OX_CHECKED)?;", header(),
+            flags=re.MULTILINE | re.DOTALL):
+        arguments = [" ".join(a.split()) for a in arguments.split(",")]
+        declared[name] = (" ".join(kind.split()), arguments)
+    check_equal(sorted(declared), sorted(declared_functions()), "what was found in the header")
+    synopsis = {}
+    for kind, name, arguments in re.findall(r"^\.Ft (.*)\n\.Fn (\w+)(.*)$", manual_page()["SYNOPSIS"],
+                                            flags=re.MULTILINE):
+        synopsis[name] = (kind, re.findall(r'"([^"]*)"', arguments) or [arguments.strip()])
+    check_equal(synopsis, declared, "prototypes of the page, and of the header")
+
+
+def test_the_manual_page_explains_every_function_field_and_value():
+    page = manual_page()
+    items = [item for text in page.values() for item in re.findall(r"^\.It Fn (\w+)$", text, re.M)]
+    check_equal(sorted(items), sorted(declared_functions()), "functions that are explained, once each")
+    for struct, fields in declared_structs().items():
+        text = page.get(f"struct {struct}", "")
+        explained = re.findall(r"^\.It Va (\w+)\n(?!\.It|\.El)", text, re.M)
+        check_equal(explained, [name for _, name in fields], f"fields of struct {struct}")
+    named = set(re.findall(r"\b(OX_[A-Z0-9_]+)\b", "".join(page.values())))
+    values = {value for values in declared_enums().values() for value in values}
+    values |= set(re.findall(r"^#define (OX_(?!CHECKED)\w+)", header(), re.M))
+    check_equal(sorted(values - named), [], "values and macros that oxbow.3 does not name")
+    check_equal(sorted(named - values), [], "those that it names, and that are none")
+
+
+def test_the_manual_page_lists_the_errors_that_the_header_speaks_of():
+    spoken = set(re.findall(r"-(E[A-Z0-9]+)\b", (ROOT / "include" / "oxbow.h").read_text()))
+    listed = set(re.findall(r"^\.It Bq Er -(E\w+)$", manual_page()["ERRORS"], re.M))
+    check_equal(sorted(spoken - listed), [], "errors that oxbow.3 does not list")
 
 
 def installing_lines():

@@ -153,6 +153,7 @@ static int zero_clusters_co(struct ox_qcow2 *q, uint64_t offset, uint64_t length
 	uint64_t from = offset - *done;
 	enum ox_qcow2_entry_kind kind;
 	struct ox_map_run run;
+	uint64_t upto;
 	int r = 0;
 
 	while (r == 0 && *done < end) {
@@ -163,6 +164,7 @@ static int zero_clusters_co(struct ox_qcow2 *q, uint64_t offset, uint64_t length
 			break;
 		if (run.kind == OX_QCOW2_ENTRY_UNALLOCATED)
 			run.length = ox_min_u64(run.length, UINT64_C(1) << 30);
+		upto = *done + run.length;
 		if (needs_bytes(q, &run, at, purpose)) {
 			run.length = ox_min_u64(run.length, q->cluster_bytes);
 			if (purpose != PURPOSE_DISCARD)
@@ -173,6 +175,12 @@ static int zero_clusters_co(struct ox_qcow2 *q, uint64_t offset, uint64_t length
 			r = set_run_co(q, &run, at, kind, done);
 		} else {
 			*done += run.length;
+		}
+		/* What needs a table of its own stays: on a full disk a trim still frees the rest.
+		 */
+		if (purpose == PURPOSE_DISCARD && ox_io_is_full(r)) {
+			*done = upto;
+			r = 0;
 		}
 	}
 	return r;
