@@ -92,6 +92,8 @@ static void init_parts(struct ox_qcow2 *q, const struct ox_open_options *opts)
 	ox_mutex_init(&q->table_lock);
 	ox_mutex_init(&q->unpack_lock);
 	ox_rangelock_init(&q->guest);
+	ox_mutex_init(&q->resize_lock);
+	ox_mutex_init(&q->long_lock);
 	ox_latch_init(&q->background);
 	ox_commit_init(q);
 	ox_lazy_init(q);

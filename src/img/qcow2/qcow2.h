@@ -4,8 +4,8 @@
  * them. docs/durability.md tells how they keep D1-D9 and S1 together.
  *
  * Locks, in the order in which they are taken:
- *   guest range lock (per request) > table_lock > alloc.lock > header.lock
- * and below all of them the caches' pins, of which a task holds one at most.
+ *   resize_lock > long_lock > guest range lock (per request) > table_lock > alloc.lock >
+ * header.lock and below all of them the caches' pins, of which a task holds one at most.
  */
 #ifndef OX_IMG_QCOW2_QCOW2_H
 #define OX_IMG_QCOW2_QCOW2_H
@@ -77,6 +77,7 @@ struct ox_alloc {
 	struct ox_list pending;
 	struct ox_list ready;
 	uint64_t pending_count;
+	uint64_t records; /* in both lists, and on their way between them */
 	bool releasing;
 };
 
@@ -164,6 +165,8 @@ struct ox_qcow2 {
 	struct ox_mutex table_lock; /* making and copying L2 tables */
 	uint64_t tables_left;	    /* L2 tables that gave way to a copy, ever */
 	struct ox_rangelock guest;
+	struct ox_mutex resize_lock;
+	struct ox_mutex long_lock; /* whose turn it is among the long requests (zero.c) */
 	struct ox_alloc alloc;
 	struct ox_commit commit;
 	struct ox_lazy lazy;
@@ -361,7 +364,9 @@ int ox_alloc_make_zero_co(struct ox_qcow2 *q, uint64_t start, uint64_t count, bo
 /* The entry that named these bytes is gone from the cache: one reference less for each cluster
  * under them once a commit has made that durable (D4). */
 void ox_alloc_free_later(struct ox_qcow2 *q, struct ox_host host, uint64_t bytes);
-/* Works through alloc.ready: punches, then lowers refcounts. */
+/* Keeps what one long request has freed from filling the memory: waits until it is released. */
+int ox_alloc_breathe_co(struct ox_qcow2 *q) __attribute__((warn_unused_result));
+/* Works through alloc.ready: punches, then lowers refcounts. Allocations get in between. */
 int ox_alloc_release_co(struct ox_qcow2 *q) __attribute__((warn_unused_result));
 /* The host has no room: what was freed is released now, and not at the guest's next flush. False:
  * there is nothing that would bring room. The caller may hold a guest range, and is not on its way
@@ -471,11 +476,10 @@ int ox_qcow2_resize_co(struct ox_image *img, uint64_t new_bytes, struct ox_error
  */
 int ox_qcow2_write_locked_co(struct ox_qcow2 *q, const struct iovec *iov, int n, uint64_t offset,
 			     uint64_t length, bool fua, uint64_t *done);
-/* Zeroes, and for a shrinking disk removal of what lies past its new end, for a caller that holds
- * the range exclusively (zero.c). *done grows by what is carried out. */
-int ox_qcow2_zero_locked_co(struct ox_qcow2 *q, uint64_t offset, uint64_t length, unsigned flags,
-			    uint64_t *done);
-int ox_qcow2_drop_locked_co(struct ox_qcow2 *q, uint64_t offset, uint64_t length);
+/* For a resize: zeroes what a larger disk will show, or removes what a smaller one no longer shows,
+ * piece by piece, for a caller that holds no range (zero.c). */
+int ox_qcow2_zero_new_co(struct ox_qcow2 *q, uint64_t offset, uint64_t end);
+int ox_qcow2_drop_co(struct ox_qcow2 *q, uint64_t offset, uint64_t end);
 /* Reads the host cluster of a compressed run into a cluster-sized buffer. */
 int ox_qcow2_unpack_co(struct ox_qcow2 *q, const struct ox_map_run *run, uint8_t *cluster);
 
