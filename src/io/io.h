@@ -107,6 +107,8 @@ int ox_io_zero_co(struct ox_io *io, uint64_t offset, uint64_t length);
 /* Writes zero bytes: works on every store. */
 int ox_io_fill_zero_co(struct ox_io *io, uint64_t offset, uint64_t length);
 int ox_io_reserve_co(struct ox_io *io, uint64_t offset, uint64_t length);
+/* Of a range that reads as zeroes: where the store cannot reserve, zeroes are written. */
+int ox_io_reserve_or_fill_co(struct ox_io *io, uint64_t offset, uint64_t length);
 int ox_io_set_length_co(struct ox_io *io, uint64_t length);
 int ox_io_extent_co(struct ox_io *io, uint64_t offset, struct ox_io_extent *ret);
 /* Gives up the store and its locks. NULL is allowed. Outside or inside a task. */

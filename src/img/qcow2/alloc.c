@@ -270,6 +270,28 @@ static void pop_reserve(struct ox_alloc *a, uint64_t want, struct ox_alloc_range
 		a->reserve[i] = a->reserve[i + 1];
 }
 
+void ox_alloc_give_back(struct ox_qcow2 *q, const struct ox_alloc_range *range)
+{
+	struct ox_alloc *a = &q->alloc;
+	struct ox_alloc_range *first = &a->reserve[0];
+
+	if (a->reserve_count > 0 && range->start + range->count == first->start &&
+	    range->zero == first->zero) {
+		first->start -= range->count;
+		first->count += range->count;
+		return;
+	}
+	if (a->reserve_count >= REFILL_RANGES) { /* the other slots are a refill's */
+		ox_alloc_free_later(q, ox_host(range->start * q->cluster_bytes),
+				    range->count * q->cluster_bytes);
+		return;
+	}
+	for (unsigned i = a->reserve_count; i > 0; i--)
+		a->reserve[i] = a->reserve[i - 1];
+	a->reserve[0] = *range;
+	a->reserve_count++;
+}
+
 static int take_locked_co(struct ox_qcow2 *q, uint64_t want, struct ox_alloc_range *ret)
 {
 	int r = 0;

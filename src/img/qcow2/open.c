@@ -366,7 +366,7 @@ static int qcow2_deactivate_co(struct ox_image *img, struct ox_error **err)
 	struct ox_range all;
 	int r;
 
-	ox_recover_wait_co(q);
+	ox_recover_end_co(q);
 	ox_rangelock_acquire_co(&q->guest, &all, 0, UINT64_MAX, true);
 	ox_idle_stop(q);
 	ox_latch_wait_co(&q->background);

@@ -128,12 +128,16 @@ struct ox_recover {
 	uint64_t limit_clusters; /* the file, as old tables may name it */
 	bool may_grow;		 /* the fence is durable, or nothing is stale any more */
 	bool no_room;		 /* there can be no fence: allocations wait */
-	bool scrubs;		 /* frozen tables may have lost stale entries in the cache */
-	bool task;		 /* the recovering task is alive */
+	bool lacks_room;	 /* RUNNING: the counts find no room, and wait for some */
+	bool told_room;
+	bool closing; /* it is not waited for any more */
+	bool scrubs;  /* frozen tables may have lost stale entries in the cache */
+	bool task;    /* the recovering task is alive */
 	uint64_t started_ns;
 	uint64_t tables_done;
 	uint64_t tables_total;
 	char obstacle[256]; /* FAILED: why */
+	struct ox_timer room;
 	struct ox_waitq changed;
 };
 
@@ -256,6 +260,9 @@ bool ox_recover_is_stale(const struct ox_qcow2 *q, struct ox_host table,
 bool ox_recover_is_stale_table(const struct ox_qcow2 *q, struct ox_host table);
 /* Whether COPIED in an entry that names the cluster is a lie, as far as is known by now (D2). */
 bool ox_recover_is_shared(const struct ox_qcow2 *q, struct ox_host host);
+/* How many stale entries the table's bytes have. */
+uint64_t ox_recover_stale_in(const struct ox_qcow2 *q, struct ox_host table,
+			     const struct ox_be64 *entries, uint64_t count);
 /* Takes the stale entries out of the table's bytes. Returns how many there were. */
 uint64_t ox_recover_scrub(const struct ox_qcow2 *q, struct ox_host table, struct ox_be64 *entries,
 			  uint64_t count);
@@ -270,8 +277,12 @@ void ox_recover_placed(struct ox_qcow2 *q, uint64_t count);
  * because it lacked a cluster that only the recovery can find. Waits for that.
  */
 bool ox_recover_restart_co(struct ox_qcow2 *q, int r);
-/* Until it has ended, well or not, for a caller that holds nothing it may need. */
+/* Until it has ended, well or not, or lacks room, for a caller that holds nothing it may need. */
 void ox_recover_wait_co(struct ox_qcow2 *q);
+/* The same for the image's close: a recovery that lacks room ends without success. */
+void ox_recover_end_co(struct ox_qcow2 *q);
+/* The counts found no room: waits until it may be worth another attempt. False: give up. */
+bool ox_recover_await_room_co(struct ox_qcow2 *q);
 /* Gives up what a failed recovery knows. */
 void ox_recover_fini(struct ox_qcow2 *q);
 
@@ -338,6 +349,9 @@ void ox_alloc_expect(struct ox_qcow2 *q, uint64_t clusters);
  */
 int ox_alloc_take_co(struct ox_qcow2 *q, uint64_t want, struct ox_alloc_range *ret)
 	__attribute__((warn_unused_result));
+/* Clusters that were taken and that no entry has named: the next request finds them. zero: nothing
+ * was written to them either. */
+void ox_alloc_give_back(struct ox_qcow2 *q, const struct ox_alloc_range *range);
 /* Whether the clusters hold the header or a table that is in use: no data, not to be freed. */
 bool ox_alloc_overlaps_metadata(const struct ox_qcow2 *q, uint64_t start, uint64_t count);
 /* Exactly count clusters in one piece, for tables that must be contiguous. */
@@ -354,6 +368,10 @@ void ox_alloc_free_later(struct ox_qcow2 *q, struct ox_host host, uint64_t bytes
 int ox_alloc_breathe_co(struct ox_qcow2 *q) __attribute__((warn_unused_result));
 /* Works through alloc.ready: punches, then lowers refcounts. Allocations get in between. */
 int ox_alloc_release_co(struct ox_qcow2 *q) __attribute__((warn_unused_result));
+/* The host has no room: what was freed is released now, and not at the guest's next flush. False:
+ * there is nothing that would bring room. The caller may hold a guest range, and is not on its way
+ * to a commit (ox_commit_enter). */
+bool ox_alloc_reclaim_co(struct ox_qcow2 *q);
 /* Starts the work on alloc.ready beside the caller, unless it is under way or has to wait. */
 void ox_alloc_start_release(struct ox_qcow2 *q);
 /* A cluster for a refcount block that is to describe cluster; the caller holds alloc.lock. */

@@ -164,12 +164,12 @@ static bool needs_bytes(const struct ox_qcow2 *q, const struct ox_map_run *run, 
 	return purpose == PURPOSE_ZERO && run->kind == OX_QCOW2_ENTRY_DATA;
 }
 
-/* Of an unallocated run, what has the same bytes behind it from end to end. */
+/* Of a run, what has the backing file behind it from end to end, or nowhere. */
 static void cut_at_backing_end(const struct ox_qcow2 *q, struct ox_map_run *run, uint64_t at)
 {
 	const struct ox_image *backing = q->img->backing;
 
-	if (run->kind == OX_QCOW2_ENTRY_UNALLOCATED && backing && at < backing->size_bytes)
+	if (backing && at < backing->size_bytes)
 		run->length = ox_min_u64(run->length,
 					 ox_align_up(backing->size_bytes - at, q->cluster_bytes));
 }
@@ -182,15 +182,17 @@ static int zero_clusters_co(struct ox_qcow2 *q, uint64_t offset, uint64_t length
 	uint64_t from = offset - *done;
 	enum ox_qcow2_entry_kind kind;
 	struct ox_map_run run;
+	uint64_t upto;
 	int r = 0;
 
-	while (r == 0 && *done<end && * steps> 0) {
+	while (r == 0 && *steps > 0 && *done < end) {
 		uint64_t at = from + *done;
 
 		r = ox_map_lookup_co(q, ox_guest(at), end - *done, &run);
 		if (r < 0)
 			break;
 		cut_at_backing_end(q, &run, at);
+		upto = *done + run.length;
 		if (needs_bytes(q, &run, at, purpose) && purpose != PURPOSE_DISCARD) {
 			run.length = ox_min_u64(run.length, q->cluster_bytes);
 			r = zero_bytes_co(q, at, run.length, fast, steps, done);
@@ -200,6 +202,12 @@ static int zero_clusters_co(struct ox_qcow2 *q, uint64_t offset, uint64_t length
 			r = set_run_co(q, &run, at, kind, steps, done);
 		} else {
 			*done += run.length;
+		}
+		/* What needs a table of its own stays: on a full disk a trim still frees the rest.
+		 */
+		if (purpose == PURPOSE_DISCARD && ox_io_is_full(r)) {
+			*done = upto;
+			r = 0;
 		}
 		spend(steps, 1);
 	}
@@ -215,7 +223,7 @@ static int drop_clusters_co(struct ox_qcow2 *q, uint64_t offset, uint64_t length
 	struct ox_map_run run;
 	int r = 0;
 
-	while (r == 0 && *done<end && * steps> 0) {
+	while (r == 0 && *steps > 0 && *done < end) {
 		uint64_t at = from + *done;
 
 		r = ox_map_lookup_co(q, ox_guest(at), end - *done, &run);
