@@ -136,7 +136,8 @@ struct ox_open_options {
 	uint64_t l2_cache_bytes;       /* 0: sized from the image (docs/cache.md) */
 	uint64_t refcount_cache_bytes; /* 0: the same */
 	/* Lazy refcounts: after so long without an allocation they are committed and the dirty bit
-	 * is cleared, as far as the context is polled. 0: 5000; UINT32_MAX: at close only. */
+	 * is cleared, as far as the context is polled. Other images give back what is held in
+	 * reserve. 0: 5000; UINT32_MAX: at close only. */
 	uint32_t lazy_idle_ms;
 	enum ox_backing_policy backing_policy;
 	const char *backing_dir;

@@ -68,10 +68,14 @@ struct ox_alloc {
 	struct ox_alloc_range reserve[OX_ALLOC_RESERVE_RANGES];
 	unsigned reserve_count;
 	uint64_t takes;	 /* allocations, ever: the idle task sees whether it moves */
+	uint64_t taken;	 /* clusters out of the reserve, ever */
 	uint64_t cursor; /* no cluster below it is known to be free */
-	uint64_t batch;	 /* clusters of the next refill */
+	uint64_t batch;	 /* clusters of the last refill, or of the first to come */
 	uint64_t batch_limit;
-	uint64_t floor; /* the file is not cut below this many clusters at close */
+	uint64_t refilled_ns; /* when that was */
+	bool refilled;	      /* since the guest was idle */
+	bool expected;	      /* ox_alloc_expect has said how many will be taken */
+	uint64_t floor;	      /* the file is not cut below this many clusters at close */
 	/* Clusters whose entry is gone from the cache: pending until the next commit has made that
 	 * durable, then ready to be released (D4). */
 	struct ox_list pending;
@@ -218,9 +222,10 @@ int ox_lazy_clear_co(struct ox_qcow2 *q) __attribute__((warn_unused_result));
 
 /* lazy_idle_ms: as in struct ox_open_options. */
 void ox_idle_init(struct ox_qcow2 *q, uint32_t lazy_idle_ms);
-/* The dirty bit has been set: watch for quiet. */
+/* The reserve has been filled, the dirty bit may be set: watch for quiet. */
 void ox_idle_start(struct ox_qcow2 *q);
-/* Commits the counts and clears the dirty bit, unless something was allocated since takes. */
+/* Gives back the reserve, commits the counts and clears the dirty bit, unless something was
+ * allocated since takes. */
 int ox_idle_commit_counts_co(struct ox_qcow2 *q, uint64_t takes)
 	__attribute__((warn_unused_result));
 /* Ends the watch, which is a background task, until ox_idle_allow. */
@@ -342,6 +347,10 @@ int ox_refcount_grow_table_co(struct ox_qcow2 *q, uint64_t need_blocks, uint64_t
 void ox_alloc_init(struct ox_qcow2 *q);
 /* So many clusters are going to be taken in one go: refills may be as large. 0: no longer. */
 void ox_alloc_expect(struct ox_qcow2 *q, uint64_t clusters);
+/* The guest is idle: the next batch is as small as the first. */
+void ox_alloc_calm(struct ox_qcow2 *q);
+/* Clusters in the reserve. */
+uint64_t ox_alloc_reserved(const struct ox_alloc *a);
 /*
  * Takes up to want clusters, contiguous, out of the reserve. They lie within the file's durable
  * length (D8), their refcounts are durable or covered by the dirty bit (D3, D5), and zero tells
