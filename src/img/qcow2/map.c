@@ -40,6 +40,7 @@ int ox_map_l1_co(struct ox_qcow2 *q, uint64_t index, struct ox_qcow2_l1_entry *r
 	uint64_t slice = ox_align_down(at, q->slice_bytes);
 	struct ox_qcow2_l1_entry e;
 	struct ox_block *b;
+	uint64_t raw;
 	bool durable;
 	int r;
 
@@ -47,17 +48,21 @@ int ox_map_l1_co(struct ox_qcow2 *q, uint64_t index, struct ox_qcow2_l1_entry *r
 	r = ox_cache_get_co(&q->map, slice, &b);
 	if (r < 0)
 		return r;
-	e = ox_qcow2_l1_decode(ox_qcow2_hdr(q),
-			       ox_be64_get(((struct ox_be64 *)(void *)b->data)[(at - slice) / 8]));
+	raw = ox_be64_get(((struct ox_be64 *)(void *)b->data)[(at - slice) / 8]);
+	e = ox_qcow2_l1_decode(ox_qcow2_hdr(q), raw);
 	durable = ox_cache_is_durable(&q->map, b);
 	ox_cache_put(&q->map, b);
-	if (e.bad || (e.l2.bytes == 0 && e.copied))
+	if (e.bad || (e.l2.bytes == 0 && e.copied)) {
+		ox_corrupt_l1(q, index, raw);
 		return -EIO;
+	}
 	if (ox_recover_is_stale_table(q, e.l2))
 		e = (struct ox_qcow2_l1_entry){0};
 	if (e.l2.bytes != 0 &&
-	    (!ox_map_host_ok(q, e.l2, q->cluster_bytes) || !ox_tables_unique(q, e.l2)))
+	    (!ox_map_host_ok(q, e.l2, q->cluster_bytes) || !ox_tables_unique(q, e.l2))) {
+		ox_corrupt_l1(q, index, raw);
 		return -EIO;
+	}
 	*ret = e;
 	*ret_durable = durable;
 	return 0;
@@ -229,9 +234,13 @@ int ox_map_lookup_co(struct ox_qcow2 *q, struct ox_guest guest, uint64_t length,
 		     guest.bytes & (q->cluster_bytes - 1), length, &run);
 	run.durable = run.durable && ox_cache_is_durable(&q->map, b);
 	ox_cache_put(&q->map, b);
-	if (r == 0)
-		*ret = run;
-	return r;
+	if (r < 0) {
+		struct ox_host at = ox_host(slice_of(q, l1.l2, guest, &index) + index * 8);
+
+		return ox_corrupt_l2(q, guest, at, run.entry);
+	}
+	*ret = run;
+	return 0;
 }
 
 int ox_map_set_co(struct ox_qcow2 *q, struct ox_guest guest, uint64_t count,
