@@ -170,7 +170,8 @@ bool ox_recover_await_room_co(struct ox_qcow2 *q)
 {
 	struct ox_recover *rec = &q->recover;
 
-	if (rec->no_room || rec->closing) /* requests may be waiting for the end */
+	/* Requests may be waiting for the end; and room does not heal a poisoned order (M3). */
+	if (rec->no_room || rec->closing || ox_order_error(&q->order))
 		return false;
 	if (!rec->told_room)
 		tell(q, "the recovery of the refcounts waits for room on the host");
