@@ -148,16 +148,6 @@ static int release_some_co(struct ox_qcow2 *q)
 	return r;
 }
 
-bool ox_alloc_reclaim_co(struct ox_qcow2 *q)
-{
-	struct ox_alloc *a = &q->alloc;
-
-	if (ox_recover_active(q) || /* R2 */
-	    (ox_list_empty(&a->pending) && ox_list_empty(&a->ready) && !a->releasing))
-		return false;
-	return ox_commit_co(q) == 0 && ox_alloc_release_co(q) == 0;
-}
-
 int ox_alloc_release_co(struct ox_qcow2 *q)
 {
 	int r = 0;
@@ -182,6 +172,16 @@ int ox_alloc_breathe_co(struct ox_qcow2 *q)
 	r = ox_alloc_release_co(q);
 	(void)r;
 	return 0;
+}
+
+bool ox_alloc_reclaim_co(struct ox_qcow2 *q)
+{
+	struct ox_alloc *a = &q->alloc;
+
+	if (ox_recover_active(q) || /* R2 */
+	    (ox_list_empty(&a->pending) && ox_list_empty(&a->ready) && !a->releasing))
+		return false;
+	return ox_commit_co(q) == 0 && ox_alloc_release_co(q) == 0;
 }
 
 static void drop_list(struct ox_qcow2 *q, struct ox_list *list)
