@@ -414,17 +414,18 @@ static int refuse_combination(const struct check *check)
 	if (check->source.image_opts && check->source.open.format)
 		ox_cli_error("--image-opts and --format are mutually exclusive");
 	else if (check->dry_run && check->repair == OX_REPAIR_NONE)
-		ox_cli_error("--dry-run shows what -r would do: say which");
+		ox_cli_error("--dry-run needs -r leaks or -r all, and shows what that would do");
 	else if (check->undo_path && check->repair == OX_REPAIR_NONE)
-		ox_cli_error("--undo saves what -r overwrites: say which");
+		ox_cli_error("--undo needs -r leaks or -r all, and keeps what that overwrites");
 	else if (check->salvage.asked && check->salvage.none)
-		ox_cli_error("--salvage=none frees what --salvage looks for");
+		ox_cli_error("--salvage and --salvage=none are mutually exclusive");
 	else if (check->salvage.link_count > 0 && check->repair != OX_REPAIR_ALL)
-		ox_cli_error("--salvage=L1INDEX:HOSTOFFSET is a part of -r all");
+		ox_cli_error("--salvage=L1INDEX:HOSTOFFSET needs -r all");
 	else if (check->progress_asked && check->progress_json)
 		ox_cli_error("-p and --progress=json are mutually exclusive");
 	else if (check->undo_path && check->dry_run)
-		ox_cli_error("--dry-run changes nothing: there would be nothing to undo");
+		ox_cli_error(
+			"--dry-run and --undo are mutually exclusive: a dry run writes nothing");
 	else
 		return 0;
 	return -EINVAL;

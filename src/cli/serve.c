@@ -288,14 +288,13 @@ static int take_option(struct arguments *arguments, int option, const char *valu
 static int check_arguments(const struct arguments *arguments, int images)
 {
 	if (images != 1) {
-		ox_cli_usage_error("serve",
-				   images == 0 ? "Which image? (oxbow serve --nbd ADDRESS IMAGE)"
-					       : "Just one image can be served");
+		ox_cli_usage_error("serve", images == 0 ? "No image is given"
+							: "Only one image can be served");
 		return -EINVAL;
 	}
 	if (!arguments->nbd.address) {
 		ox_cli_usage_error("serve",
-				   "Where? Say --nbd PATH for a unix socket, or --nbd HOST:PORT");
+				   "No address: say --nbd PATH (a unix socket) or --nbd HOST:PORT");
 		return -EINVAL;
 	}
 	if (strlen(arguments->nbd.export_name) > 4096 ||
