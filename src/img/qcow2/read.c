@@ -93,8 +93,11 @@ int ox_qcow2_unpack_co(struct ox_qcow2 *q, const struct ox_map_run *run, uint8_t
 		return -ENOMEM;
 	job.src = src;
 	r = ox_io_pread_co(q->io, src, bytes, run->host.bytes);
-	if (r == 0)
+	if (r == 0) {
 		r = ox_aio_work_co(unpack_job, &job);
+		if (r == -EIO)
+			ox_corrupt_stream(q, run->host, bytes);
+	}
 	free(src);
 	return r;
 }

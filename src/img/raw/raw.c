@@ -22,6 +22,13 @@ static int raw_preadv_co(struct ox_image *img, const struct iovec *iov, int n, u
 	return ox_io_preadv_co(img->io, iov, n, offset);
 }
 
+static int raw_error(const struct ox_image *img)
+{
+	const struct raw *raw = img->state;
+
+	return ox_order_error(&raw->order);
+}
+
 static int raw_finish_co(struct ox_image *img, int r, unsigned flags)
 {
 	struct raw *raw = img->state;
@@ -212,6 +219,7 @@ static const struct ox_img_ops raw_ops = {
 	.activate_co = raw_activate_co,
 	.deactivate_co = raw_deactivate_co,
 	.free = raw_free,
+	.error = raw_error,
 	.stats = raw_stats,
 };
 
