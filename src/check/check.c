@@ -138,6 +138,9 @@ static int find_again_co(struct ox_walk *w, bool *ret_again)
 		*ret_again = true;
 		return ox_walk_apply_patches_co(w);
 	}
+	/* What was cut off is nowhere else. */
+	if (ox_seen_cut(w->j))
+		return 0;
 	if (w->v.lost_bitmaps)
 		return ox_mend_lost_bitmaps_co(w, ret_again);
 	r = ox_mend_l1_offset_co(w, ret_again);
