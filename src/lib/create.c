@@ -26,7 +26,7 @@ static int raw_preallocate_co(struct ox_io *io, const struct ox_create_options *
 	case OX_PREALLOC_FULL:
 		return ox_io_fill_zero_co(io, 0, bytes);
 	case OX_PREALLOC_FALLOC:
-		return ox_io_reserve_co(io, 0, bytes);
+		return ox_io_reserve_or_fill_co(io, 0, bytes);
 	default:
 		return 0;
 	}

@@ -104,18 +104,26 @@ bool ox_alloc_overlaps_metadata(const struct ox_qcow2 *q, uint64_t start, uint64
 	return ox_tables_overlap(q, ox_host(from), bytes);
 }
 
+/* Clusters that the store may have. */
+static uint64_t host_limit(const struct ox_qcow2 *q)
+{
+	return (q->io->can_grow ? HOST_MAX_BYTES : q->io->length) / q->cluster_bytes;
+}
+
 /* The next free run, within the store's limit and off the tables. */
 static int next_free_co(struct ox_qcow2 *q, uint64_t most, uint64_t *ret_start, uint64_t *ret_count)
 {
-	uint64_t limit = q->io->can_grow ? HOST_MAX_BYTES : q->io->length;
+	uint64_t limit;
 	uint64_t start;
 	uint64_t count;
 	int r;
 
-	limit /= q->cluster_bytes;
 	r = ox_refcount_find_free_co(q, q->alloc.cursor, most, &start, &count);
 	if (r < 0)
 		return r;
+	limit = host_limit(q);
+	if (start >= limit && ox_io_has_grown_co(q->io))
+		limit = host_limit(q);
 	if (start >= limit)
 		return -ENOSPC;
 	count = ox_min_u64(count, limit - start);
@@ -270,6 +278,28 @@ static void pop_reserve(struct ox_alloc *a, uint64_t want, struct ox_alloc_range
 		a->reserve[i] = a->reserve[i + 1];
 }
 
+void ox_alloc_give_back(struct ox_qcow2 *q, const struct ox_alloc_range *range)
+{
+	struct ox_alloc *a = &q->alloc;
+	struct ox_alloc_range *first = &a->reserve[0];
+
+	if (a->reserve_count > 0 && range->start + range->count == first->start &&
+	    range->zero == first->zero) {
+		first->start -= range->count;
+		first->count += range->count;
+		return;
+	}
+	if (a->reserve_count >= REFILL_RANGES) { /* the other slots are a refill's */
+		ox_alloc_free_later(q, ox_host(range->start * q->cluster_bytes),
+				    range->count * q->cluster_bytes);
+		return;
+	}
+	for (unsigned i = a->reserve_count; i > 0; i--)
+		a->reserve[i] = a->reserve[i - 1];
+	a->reserve[0] = *range;
+	a->reserve_count++;
+}
+
 static int take_locked_co(struct ox_qcow2 *q, uint64_t want, struct ox_alloc_range *ret)
 {
 	int r = 0;
@@ -338,7 +368,6 @@ int ox_alloc_make_block_co(struct ox_qcow2 *q, uint64_t cluster)
 /* A run of count free clusters: behind the file's end, or anywhere on a store that cannot grow. */
 static int find_run_co(struct ox_qcow2 *q, uint64_t count, uint64_t *ret_start)
 {
-	uint64_t limit = (q->io->can_grow ? HOST_MAX_BYTES : q->io->length) / q->cluster_bytes;
 	uint64_t from = q->io->can_grow ? ox_div_up(q->io->length, q->cluster_bytes) : 1;
 	uint64_t have = 0;
 	uint64_t start;
@@ -349,7 +378,8 @@ static int find_run_co(struct ox_qcow2 *q, uint64_t count, uint64_t *ret_start)
 		r = ox_refcount_find_free_co(q, from + have, count - have, &start, &n);
 		if (r < 0)
 			return r;
-		if (start + n > limit)
+		if (start + n > host_limit(q) &&
+		    (!ox_io_has_grown_co(q->io) || start + n > host_limit(q)))
 			return -ENOSPC;
 		if (start != from + have) {
 			from = start;
