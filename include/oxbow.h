@@ -136,7 +136,8 @@ struct ox_open_options {
 	uint64_t l2_cache_bytes;       /* 0: sized from the image (docs/cache.md) */
 	uint64_t refcount_cache_bytes; /* 0: the same */
 	/* Lazy refcounts: after so long without an allocation they are committed and the dirty bit
-	 * is cleared, as far as the context is polled. 0: 5000; UINT32_MAX: at close only. */
+	 * is cleared, as far as the context is polled. Other images give back what is held in
+	 * reserve. 0: 5000; UINT32_MAX: at close only. */
 	uint32_t lazy_idle_ms;
 	enum ox_backing_policy backing_policy;
 	const char *backing_dir;
@@ -272,7 +273,8 @@ int ox_image_info_read(struct ox_context *ctx, const char *path, const struct ox
 int ox_image_info_read_fd(struct ox_context *ctx, int fd, const char *name,
 			  const struct ox_open_options *opts, struct ox_image_info **ret_info,
 			  struct ox_error **err) OX_CHECKED;
-/* The same of an open image, also while requests are in flight: what is on disk at that moment. */
+/* The same of an open image, also while requests are in flight: what is on disk at that moment.
+ * -EBUSY: it is being reopened. */
 int ox_image_info_get(struct ox_image *image, struct ox_image_info **ret_info,
 		      struct ox_error **err) OX_CHECKED;
 /* NULL is allowed. */
@@ -500,7 +502,7 @@ enum ox_finding_severity {
 	OX_FINDING_NOTE,
 };
 
-/* One inconsistency. The strings live during the callback. */
+/* One inconsistency. The strings live during the callback; name, fix and why_not for ever. */
 struct ox_finding {
 	const char *name; /* stable, of findings.def: "refcount-too-low" */
 	enum ox_finding_severity severity;

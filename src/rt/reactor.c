@@ -30,12 +30,12 @@ static int engine_choose(struct ox_reactor *r, enum ox_engine kind, struct ox_er
 	const char *env = kind == OX_ENGINE_DEFAULT ? getenv("OXBOW_IO") : NULL;
 	int code;
 
-	if (env && strcmp(env, "uring") == 0)
+	if (env && (strcmp(env, "uring") == 0 || strcmp(env, "io_uring") == 0))
 		kind = OX_ENGINE_IO_URING;
 	else if (env && strcmp(env, "threads") == 0)
 		kind = OX_ENGINE_THREAD_POOL;
 	else if (env && *env)
-		return ox_error_set(err, -EINVAL, "OXBOW_IO is '%s', not 'uring' or 'threads'",
+		return ox_error_set(err, -EINVAL, "OXBOW_IO is '%s', not 'io_uring' or 'threads'",
 				    env);
 	/* valgrind 3.19 runs one thread at a time and does not know that io_uring_enter sleeps:
 	 * the worker that it sleeps for would never run */

@@ -7,7 +7,7 @@
  * their tasks. Time and randomness come from here, so that a simulated run replays.
  *
  * Two engines carry requests: io_uring, and a pool of threads where io_uring is refused. The
- * environment variable OXBOW_IO=threads|uring forces one.
+ * environment variable OXBOW_IO=threads|io_uring forces one.
  *
  * A reactor belongs to the thread that made it; nothing here may be called from another one,
  * except by the engine's own worker threads inside.

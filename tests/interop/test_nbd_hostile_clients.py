@@ -1,5 +1,6 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: MIT
+# runtests: priority 60
 """Clients that break off, lie, flood or do not read harm nobody but themselves."""
 import random
 import resource

@@ -633,6 +633,7 @@ static void the_environment_chooses_the_engine(void **state)
 	(void)state;
 	assert_env_gives("threads", OX_ENGINE_THREAD_POOL);
 	assert_env_gives("uring", OX_ENGINE_IO_URING);
+	assert_env_gives("io_uring", OX_ENGINE_IO_URING);
 	assert_int_equal(setenv("OXBOW_IO", "floppy", 1), 0);
 	assert_int_equal(ox_reactor_create(OX_ENGINE_DEFAULT, &r, &err), -EINVAL);
 	assert_null(r);

@@ -92,6 +92,8 @@ static void init_parts(struct ox_qcow2 *q, const struct ox_open_options *opts)
 	ox_mutex_init(&q->table_lock);
 	ox_mutex_init(&q->unpack_lock);
 	ox_rangelock_init(&q->guest);
+	ox_mutex_init(&q->resize_lock);
+	ox_mutex_init(&q->long_lock);
 	ox_latch_init(&q->background);
 	ox_commit_init(q);
 	ox_lazy_init(q);
@@ -365,7 +367,7 @@ static int qcow2_deactivate_co(struct ox_image *img, struct ox_error **err)
 	struct ox_range all;
 	int r;
 
-	ox_recover_wait_co(q);
+	ox_recover_end_co(q);
 	ox_rangelock_acquire_co(&q->guest, &all, 0, UINT64_MAX, true);
 	ox_idle_stop(q);
 	ox_latch_wait_co(&q->background);
@@ -439,6 +441,7 @@ static void qcow2_hold_header_co(struct ox_image *img, bool hold)
 static const struct ox_img_ops qcow2_ops = {
 	.format = "qcow2",
 	.preadv_co = ox_qcow2_preadv_co,
+	.read_part_co = ox_qcow2_read_part_co,
 	.pwritev_co = ox_qcow2_pwritev_co,
 	.zero_co = ox_qcow2_zero_co,
 	.discard_co = ox_qcow2_discard_co,

@@ -4,6 +4,7 @@
 
 #include "base/arith.h"
 #include "base/assert.h"
+#include "base/iov.h"
 #include "img/img.h"
 #include "img/raw/guard.h"
 #include "meta/order.h"
@@ -27,6 +28,20 @@ static int raw_error(const struct ox_image *img)
 	const struct raw *raw = img->state;
 
 	return ox_order_error(&raw->order);
+}
+
+static int raw_read_part_co(struct ox_image *img, const struct iovec *iov, int n, uint64_t skip,
+			    uint64_t offset, uint64_t *length, bool *ret_below)
+{
+	struct ox_iov part;
+	int r = ox_iov_cut(&part, iov, n, skip, *length);
+
+	if (r < 0)
+		return r;
+	*ret_below = false;
+	r = ox_io_preadv_co(img->io, part.v, part.n, offset);
+	ox_iov_free(&part);
+	return r;
 }
 
 static int raw_finish_co(struct ox_image *img, int r, unsigned flags)
@@ -55,24 +70,62 @@ static int raw_pwritev_co(struct ox_image *img, const struct iovec *iov, int n, 
 	return raw_finish_co(img, r, flags);
 }
 
+/* A request on ranges may be for the whole disk: between two steps it may be cancelled. */
+#define STEP_BYTES (UINT64_C(64) << 20)
+
+static int in_steps_co(struct ox_image *img, uint64_t offset, uint64_t length, unsigned flags,
+		       int (*step_co)(struct ox_io *io, uint64_t offset, uint64_t length,
+				      unsigned flags))
+{
+	uint64_t n;
+	int r;
+
+	while (length > 0) {
+		if (ox_co_is_cancelled())
+			return -ECANCELED;
+		n = ox_min_u64(length, STEP_BYTES - offset % STEP_BYTES);
+		r = step_co(img->io, offset, n, flags);
+		if (r < 0)
+			return r;
+		offset += n;
+		length -= n;
+	}
+	return 0;
+}
+
+static int zero_step_co(struct ox_io *io, uint64_t offset, uint64_t length, unsigned flags)
+{
+	int r = -EOPNOTSUPP;
+
+	if (flags & OX_REQ_MAY_UNMAP)
+		r = ox_io_punch_co(io, offset, length);
+	if (r == -EOPNOTSUPP)
+		r = ox_io_zero_co(io, offset, length);
+	if (r != -EOPNOTSUPP)
+		return r;
+	return flags & OX_REQ_FAST_ZERO ? -ENOTSUP : ox_io_fill_zero_co(io, offset, length);
+}
+
+static int discard_step_co(struct ox_io *io, uint64_t offset, uint64_t length, unsigned flags)
+{
+	int r = ox_io_punch_co(io, offset, length);
+
+	(void)flags;
+	return r == -EOPNOTSUPP ? 0 : r;
+}
+
 static int raw_zero_co(struct ox_image *img, uint64_t offset, uint64_t length, unsigned flags)
 {
 	struct raw *raw = img->state;
-	int r = -EOPNOTSUPP;
 	int entered;
+	int r;
 
 	if (ox_order_error(&raw->order))
 		return -EIO;
 	entered = ox_raw_guard_enter_co(&raw->guard, OX_RAW_ZERO, NULL, 0, offset, length);
 	if (entered < 0)
 		return entered;
-	if (flags & OX_REQ_MAY_UNMAP)
-		r = ox_io_punch_co(img->io, offset, length);
-	if (r == -EOPNOTSUPP)
-		r = ox_io_zero_co(img->io, offset, length);
-	if (r == -EOPNOTSUPP)
-		r = flags & OX_REQ_FAST_ZERO ? -ENOTSUP
-					     : ox_io_fill_zero_co(img->io, offset, length);
+	r = in_steps_co(img, offset, length, flags, zero_step_co);
 	ox_raw_guard_leave(&raw->guard, entered);
 	return raw_finish_co(img, r, flags);
 }
@@ -88,9 +141,9 @@ static int raw_discard_co(struct ox_image *img, uint64_t offset, uint64_t length
 	entered = ox_raw_guard_enter_co(&raw->guard, OX_RAW_DISCARD, NULL, 0, offset, length);
 	if (entered < 0)
 		return entered;
-	r = ox_io_punch_co(img->io, offset, length);
+	r = in_steps_co(img, offset, length, 0, discard_step_co);
 	ox_raw_guard_leave(&raw->guard, entered);
-	return r == -EOPNOTSUPP ? 0 : r;
+	return r;
 }
 
 static int raw_flush_co(struct ox_image *img, bool durable)
@@ -172,6 +225,7 @@ static void raw_stats(const struct ox_image *img, struct ox_image_stats *ret)
 static const struct ox_img_ops raw_ops = {
 	.format = "raw",
 	.preadv_co = raw_preadv_co,
+	.read_part_co = raw_read_part_co,
 	.pwritev_co = raw_pwritev_co,
 	.zero_co = raw_zero_co,
 	.discard_co = raw_discard_co,
