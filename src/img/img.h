@@ -11,6 +11,7 @@
 
 #include "base/error.h"
 #include "base/offset.h"
+#include "img/notice.h"
 #include "io/io.h"
 #include "oxbow.h"
 
@@ -43,6 +44,11 @@ struct ox_img_ops {
 	/* Frees the format's state; the store is closed by img.c. deactivate_co came before. */
 	void (*free)(struct ox_image *img);
 	void (*stats)(const struct ox_image *img, struct ox_image_stats *ret);
+	/* The error since which nothing is written any more (M3); 0: none. */
+	int (*error)(const struct ox_image *img);
+	/* A request that was to change the range has ended with -EUCLEAN: it would have written
+	 * over metadata. NULL: there is none. */
+	void (*refused)(struct ox_image *img, uint64_t offset, uint64_t length);
 	/* NULL: the format knows no recovery. The message lives as long as the image is not used.
 	 */
 	void (*recovery)(const struct ox_image *img, struct ox_recovery_status *ret);
@@ -122,6 +128,7 @@ struct ox_image {
 	unsigned open_flags; /* enum ox_open_flags */
 	bool read_only;
 	void *state; /* the format's: struct ox_qcow2 * */
+	struct ox_notices notices;
 	/* lib's: */
 	struct ox_context *ctx;
 	struct ox_list queues; /* struct ox_queue */

@@ -16,21 +16,59 @@ static void assert_block_consistent(const struct ox_cache *c, const struct ox_bl
 	ox_assert(!b->dirty || b->dirty_seq > 0);
 }
 
+#define BLOCKS_MIN 2u
+#define BUCKETS_MIN 8u
+#define BUCKETS_MAX 65536u
+
+static size_t buckets_for(size_t blocks)
+{
+	size_t buckets = BUCKETS_MIN;
+
+	while (buckets < blocks && buckets < BUCKETS_MAX)
+		buckets *= 2;
+	return buckets;
+}
+
+/* All that a cache of so many blocks takes. */
+static uint64_t bytes_for(size_t slice_bytes, size_t blocks)
+{
+	return ox_slabs_bytes(slice_bytes, blocks) +
+	       ox_slabs_bytes(sizeof(struct ox_block), blocks) +
+	       buckets_for(blocks) * sizeof(struct ox_list);
+}
+
+/* The most blocks that max_bytes hold, by halving what is between too few and too many. */
+static size_t blocks_within(size_t slice_bytes, uint64_t max_bytes)
+{
+	size_t few = BLOCKS_MIN;
+	size_t many = (size_t)ox_min_u64(max_bytes / slice_bytes, SIZE_MAX / 4 / slice_bytes) + 1;
+
+	while (few + 1 < many) {
+		size_t middle = few + (many - few) / 2;
+
+		if (bytes_for(slice_bytes, middle) <= max_bytes)
+			few = middle;
+		else
+			many = middle;
+	}
+	return few;
+}
+
 int ox_cache_init(struct ox_cache *c, struct ox_io *io, struct ox_order *order, size_t slice_bytes,
 		  uint64_t max_bytes)
 {
-	uint64_t blocks = ox_max_u64(max_bytes / slice_bytes, 2);
-	size_t buckets = 64;
+	size_t blocks = blocks_within(slice_bytes, max_bytes);
+	size_t buckets = buckets_for(blocks);
 
 	ox_assert(ox_is_pow2(slice_bytes));
 	*c = (struct ox_cache){
 		.io = io,
 		.order = order,
 		.slice_bytes = slice_bytes,
-		.max_blocks = (size_t)ox_min_u64(blocks, SIZE_MAX / 2),
+		.max_blocks = blocks,
 	};
-	while (buckets < blocks && buckets < 65536)
-		buckets *= 2;
+	ox_slabs_init(&c->slices, slice_bytes, blocks);
+	ox_slabs_init(&c->blocks, sizeof(struct ox_block), blocks);
 	c->buckets = malloc(buckets * sizeof(*c->buckets));
 	if (!c->buckets)
 		return -ENOMEM;
@@ -50,8 +88,8 @@ static void block_free(struct ox_cache *c, struct ox_block *b)
 	ox_list_del(&b->hashed);
 	c->block_count--;
 	c->evicted_at = ox_max_u64(c->evicted_at, b->durable_at);
-	free(b->data);
-	free(b);
+	ox_slabs_give(&c->slices, b->data);
+	ox_slabs_give(&c->blocks, b);
 }
 
 void ox_cache_abandon(struct ox_cache *c)
@@ -72,6 +110,8 @@ void ox_cache_fini(struct ox_cache *c)
 	if (!c->buckets)
 		return;
 	ox_cache_abandon(c);
+	ox_slabs_fini(&c->slices);
+	ox_slabs_fini(&c->blocks);
 	free(c->buckets);
 	c->buckets = NULL;
 }
@@ -99,16 +139,17 @@ struct ox_block *ox_cache_find(struct ox_cache *c, uint64_t offset)
 
 static int block_new(struct ox_cache *c, uint64_t offset, struct ox_block **ret)
 {
-	struct ox_block *b = calloc(1, sizeof(*b));
+	struct ox_block *b = ox_slabs_take(&c->blocks);
+	uint8_t *data;
 
 	if (!b)
 		return -ENOMEM;
-	b->data = ox_io_buffer(c->slice_bytes);
-	if (!b->data) {
-		free(b);
+	data = ox_slabs_take(&c->slices);
+	if (!data) {
+		ox_slabs_give(&c->blocks, b);
 		return -ENOMEM;
 	}
-	b->offset = offset;
+	*b = (struct ox_block){.offset = offset, .data = data};
 	/* An earlier life of this block may have been written and not synced yet. */
 	b->durable_at = c->evicted_at;
 	ox_list_push_back(&c->lru, &b->lru);

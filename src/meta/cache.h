@@ -32,6 +32,7 @@
 #include "base/list.h"
 #include "io/io.h"
 #include "meta/order.h"
+#include "meta/slab.h"
 
 struct ox_block {
 	struct ox_list lru;	 /* in cache->lru, least recently used first */
@@ -59,6 +60,8 @@ struct ox_cache {
 	size_t slice_bytes;
 	size_t max_blocks;
 	size_t block_count;
+	struct ox_slabs slices; /* the blocks' data */
+	struct ox_slabs blocks;
 	struct ox_list *buckets;
 	size_t bucket_mask;
 	struct ox_list lru;
@@ -73,7 +76,9 @@ struct ox_cache {
 	uint64_t misses;
 };
 
-/* max_bytes is rounded to whole blocks, two at the least. 0 or -ENOMEM. */
+/* max_bytes bounds all that the cache takes for its blocks, data and bookkeeping; two blocks it has
+ * at the least. Memory is taken as blocks come, and given back when the last one goes. 0 or
+ * -ENOMEM. */
 int ox_cache_init(struct ox_cache *c, struct ox_io *io, struct ox_order *order, size_t slice_bytes,
 		  uint64_t max_bytes);
 /* Drops every block, dirty ones as well (the owner has flushed, or gives up). */

@@ -85,11 +85,11 @@ def test_a_corruption_has_exit_code_2_and_its_repair_0_or_3():
 def test_what_is_of_qcow2_alone_is_refused_and_nothing_is_written():
     make_disk()
     before = pathlib.Path("disk").read_bytes()
-    for args, message in ((("--salvage",), "Tables are salvaged in qcow2 images alone"),
-                          (("--data",), "holds nothing compressed"),
-                          (("--header", "size=1M"), "A header is restored in qcow2 images alone"),
+    for args, message in ((("--salvage",), "Tables can be salvaged in qcow2 images alone"),
+                          (("--data",), "has no compressed clusters"),
+                          (("--header", "size=1M"), "Header fields can be stated for qcow2 images alone"),
                           (("-r", "all", "--undo", "undo", "--header", "size=1M"),
-                           "A header is restored in qcow2 images alone")):
+                           "Header fields can be stated for qcow2 images alone")):
         for form in ((), ("-f", "qed")):
             expect_failure(oxbow_path(), "check", *args, *form, "disk", message=message)
             pathlib.Path("undo").unlink(missing_ok=True)
@@ -123,6 +123,22 @@ def test_an_undo_file_puts_everything_back():
     check_equal(pathlib.Path("disk").read_bytes() == before, False, "something was repaired")
     oxbow("undo", "undo", "disk")
     check_equal(pathlib.Path("disk").read_bytes() == before, True, "all is back")
+
+
+def test_an_undo_file_holds_the_length_of_a_file_that_grows():
+    # Cut within a cluster that is in use: alone, and where entries are mended first.
+    for cut, left in ((512, 1), (4608, 2)):
+        qemu_img("create", "-q", "-f", "qed", "-o", "cluster_size=4k,table_size=2", "disk", "6M")
+        qemu_io("-f", "qed", "-c", "write -q -P 1 0 4k", "-c", "write -q -P 2 4k 28k", "disk")
+        with open("disk", "r+b") as file:
+            file.truncate(os.path.getsize("disk") - cut)
+        before = pathlib.Path("disk").read_bytes()
+        result = oxbow("check", "-r", "all", "--undo", "undo", "disk")
+        check_equal(result.stderr.count("Repairing"), left, "what is repaired")
+        check_equal(os.path.getsize("disk") % 4096, 0, "the length in clusters")
+        oxbow("undo", "undo", "disk")
+        check_equal(pathlib.Path("disk").read_bytes() == before, True, "all is back")
+        os.remove("undo")
 
 
 def test_a_chain_that_is_not_there_does_not_matter():

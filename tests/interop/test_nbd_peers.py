@@ -1,5 +1,6 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: MIT
+# runtests: priority 20
 """Clients of others: libnbd's tools, QEMU's client, fio."""
 import hashlib
 

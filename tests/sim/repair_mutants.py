@@ -9,7 +9,7 @@ REPAIR_MUTANTS = [
        "\t\t\tw.done = 0;\n\t\t\tr = write_exclusive_co(q, &w);\n")],
      "a write that waited for the recovery begins anew, over later writes", "written_once"),
     ("zeroed_twice", "H11", "img/qcow2/zero.c",
-     [("\t\toffset += done;\n", "\t\toffset += r < 0 ? 0 : done;\n")],
+     [("\ts->offset += done;\n", "\ts->offset += r < 0 ? 0 : done;\n")],
      "zeroes that waited for the recovery begin anew, over later writes", "written_once"),
     # ---- salvage/link.c ----
     ("salvaged_before_counted", "D3", "check/salvage/link.c",
@@ -117,8 +117,8 @@ REPAIR_MUTANTS = [
      [("\treturn r <= 0 ? r : stored == refs;", "\treturn r <= 0 ? r : true;")],
      "an entry is led to a cluster that is counted another number of times", "repair"),
     ("entries_take_what_is_used", "D2", "check/mend/entries.c",
-     [("\t    ox_counts_get(&w->k.cells, cluster).state != OX_CELL_NONE ||\n\t    ox_salvage_keeps(w, cluster))\n",
-       "\t    ox_salvage_keeps(w, cluster))\n")],
+     [("\t       ox_counts_get(&w->k.cells, cluster).state == OX_CELL_NONE &&\n\t       !ox_salvage_keeps(w, cluster);\n",
+       "\t       !ox_salvage_keeps(w, cluster);\n")],
      "an entry is led to a cluster that somebody names", "repair"),
     # ---- mend/rebuild.c, mend/repair.c ----
     ("raised_and_not_synced", "D3", "check/mend/repair.c",

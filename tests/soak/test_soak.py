@@ -1,5 +1,6 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: MIT
+# runtests: priority 65
 import soak
 from watchdog import where_is
 

@@ -24,7 +24,7 @@ static int setup_blocks(size_t blocks)
 	io = watched_io_open(reactor, STORE_SLICES * SLICE);
 	ox_order_init(&order, io, false);
 	finished = 0;
-	return ox_cache_init(&cache, io, &order, SLICE, blocks * SLICE);
+	return ox_cache_init(&cache, io, &order, SLICE, 2 * blocks * SLICE);
 }
 
 static int setup(void **state)

@@ -200,7 +200,7 @@ def test_a_line_of_prose_of_101_columns_is_refused():
 
 
 def test_a_page_that_is_wrapped_is_named_as_unwrapped_no_longer():
-    for path in rules.UNWRAPPED:
+    for path in prose.UNWRAPPED:
         check_accepted(rules.prose_keeps_to_its_columns, path, f"{LONG}\n")
         check_refused(rules.prose_keeps_to_its_columns, path, "short\n", "need not be named")
 

@@ -94,7 +94,8 @@ static int make_table_co(struct ox_qcow2 *q, uint64_t index, const struct ox_qco
 			ox_tables_remove(q, table);
 	}
 	if (r < 0) {
-		ox_alloc_free_later(q, table, q->cluster_bytes);
+		range.zero = range.zero && old.bytes == 0;
+		ox_alloc_give_back(q, &range);
 		return r;
 	}
 	if (old.bytes != 0) {

@@ -4,8 +4,8 @@
  * them. docs/durability.md tells how they keep D1-D9 and S1 together.
  *
  * Locks, in the order in which they are taken:
- *   guest range lock (per request) > table_lock > alloc.lock > header.lock
- * and below all of them the caches' pins, of which a task holds one at most.
+ *   resize_lock > long_lock > guest range lock (per request) > table_lock > alloc.lock >
+ * header.lock and below all of them the caches' pins, of which a task holds one at most.
  */
 #ifndef OX_IMG_QCOW2_QCOW2_H
 #define OX_IMG_QCOW2_QCOW2_H
@@ -68,15 +68,20 @@ struct ox_alloc {
 	struct ox_alloc_range reserve[OX_ALLOC_RESERVE_RANGES];
 	unsigned reserve_count;
 	uint64_t takes;	 /* allocations, ever: the idle task sees whether it moves */
+	uint64_t taken;	 /* clusters out of the reserve, ever */
 	uint64_t cursor; /* no cluster below it is known to be free */
-	uint64_t batch;	 /* clusters of the next refill */
+	uint64_t batch;	 /* clusters of the last refill, or of the first to come */
 	uint64_t batch_limit;
-	uint64_t floor; /* the file is not cut below this many clusters at close */
+	uint64_t refilled_ns; /* when that was */
+	bool refilled;	      /* since the guest was idle */
+	bool expected;	      /* ox_alloc_expect has said how many will be taken */
+	uint64_t floor;	      /* the file is not cut below this many clusters at close */
 	/* Clusters whose entry is gone from the cache: pending until the next commit has made that
 	 * durable, then ready to be released (D4). */
 	struct ox_list pending;
 	struct ox_list ready;
 	uint64_t pending_count;
+	uint64_t records; /* in both lists, and on their way between them */
 	bool releasing;
 };
 
@@ -127,12 +132,16 @@ struct ox_recover {
 	uint64_t limit_clusters; /* the file, as old tables may name it */
 	bool may_grow;		 /* the fence is durable, or nothing is stale any more */
 	bool no_room;		 /* there can be no fence: allocations wait */
-	bool scrubs;		 /* frozen tables may have lost stale entries in the cache */
-	bool task;		 /* the recovering task is alive */
+	bool lacks_room;	 /* RUNNING: the counts find no room, and wait for some */
+	bool told_room;
+	bool closing; /* it is not waited for any more */
+	bool scrubs;  /* frozen tables may have lost stale entries in the cache */
+	bool task;    /* the recovering task is alive */
 	uint64_t started_ns;
 	uint64_t tables_done;
 	uint64_t tables_total;
 	char obstacle[256]; /* FAILED: why */
+	struct ox_timer room;
 	struct ox_waitq changed;
 };
 
@@ -151,6 +160,7 @@ struct ox_qcow2 {
 	size_t slice_bytes;
 	bool prepared; /* first write of this opening has been announced (prepare_write_co) */
 	bool reread;   /* another program may have changed the header since it was read */
+	bool refused;  /* something would have overwritten a table: no more changes (corrupt.c) */
 	struct ox_qcow2_extensions ext;
 	struct ox_header header;
 	struct ox_order order;
@@ -160,6 +170,8 @@ struct ox_qcow2 {
 	struct ox_mutex table_lock; /* making and copying L2 tables */
 	uint64_t tables_left;	    /* L2 tables that gave way to a copy, ever */
 	struct ox_rangelock guest;
+	struct ox_mutex resize_lock;
+	struct ox_mutex long_lock; /* whose turn it is among the long requests (zero.c) */
 	struct ox_alloc alloc;
 	struct ox_commit commit;
 	struct ox_lazy lazy;
@@ -211,9 +223,10 @@ int ox_lazy_clear_co(struct ox_qcow2 *q) __attribute__((warn_unused_result));
 
 /* lazy_idle_ms: as in struct ox_open_options. */
 void ox_idle_init(struct ox_qcow2 *q, uint32_t lazy_idle_ms);
-/* The dirty bit has been set: watch for quiet. */
+/* The reserve has been filled, the dirty bit may be set: watch for quiet. */
 void ox_idle_start(struct ox_qcow2 *q);
-/* Commits the counts and clears the dirty bit, unless something was allocated since takes. */
+/* Gives back the reserve, commits the counts and clears the dirty bit, unless something was
+ * allocated since takes. */
 int ox_idle_commit_counts_co(struct ox_qcow2 *q, uint64_t takes)
 	__attribute__((warn_unused_result));
 /* Ends the watch, which is a background task, until ox_idle_allow. */
@@ -253,6 +266,9 @@ bool ox_recover_is_stale(const struct ox_qcow2 *q, struct ox_host table,
 bool ox_recover_is_stale_table(const struct ox_qcow2 *q, struct ox_host table);
 /* Whether COPIED in an entry that names the cluster is a lie, as far as is known by now (D2). */
 bool ox_recover_is_shared(const struct ox_qcow2 *q, struct ox_host host);
+/* How many stale entries the table's bytes have. */
+uint64_t ox_recover_stale_in(const struct ox_qcow2 *q, struct ox_host table,
+			     const struct ox_be64 *entries, uint64_t count);
 /* Takes the stale entries out of the table's bytes. Returns how many there were. */
 uint64_t ox_recover_scrub(const struct ox_qcow2 *q, struct ox_host table, struct ox_be64 *entries,
 			  uint64_t count);
@@ -267,8 +283,12 @@ void ox_recover_placed(struct ox_qcow2 *q, uint64_t count);
  * because it lacked a cluster that only the recovery can find. Waits for that.
  */
 bool ox_recover_restart_co(struct ox_qcow2 *q, int r);
-/* Until it has ended, well or not, for a caller that holds nothing it may need. */
+/* Until it has ended, well or not, or lacks room, for a caller that holds nothing it may need. */
 void ox_recover_wait_co(struct ox_qcow2 *q);
+/* The same for the image's close: a recovery that lacks room ends without success. */
+void ox_recover_end_co(struct ox_qcow2 *q);
+/* The counts found no room: waits until it may be worth another attempt. False: give up. */
+bool ox_recover_await_room_co(struct ox_qcow2 *q);
 /* Gives up what a failed recovery knows. */
 void ox_recover_fini(struct ox_qcow2 *q);
 
@@ -328,6 +348,10 @@ int ox_refcount_grow_table_co(struct ox_qcow2 *q, uint64_t need_blocks, uint64_t
 void ox_alloc_init(struct ox_qcow2 *q);
 /* So many clusters are going to be taken in one go: refills may be as large. 0: no longer. */
 void ox_alloc_expect(struct ox_qcow2 *q, uint64_t clusters);
+/* The guest is idle: the next batch is as small as the first. */
+void ox_alloc_calm(struct ox_qcow2 *q);
+/* Clusters in the reserve. */
+uint64_t ox_alloc_reserved(const struct ox_alloc *a);
 /*
  * Takes up to want clusters, contiguous, out of the reserve. They lie within the file's durable
  * length (D8), their refcounts are durable or covered by the dirty bit (D3, D5), and zero tells
@@ -335,6 +359,9 @@ void ox_alloc_expect(struct ox_qcow2 *q, uint64_t clusters);
  */
 int ox_alloc_take_co(struct ox_qcow2 *q, uint64_t want, struct ox_alloc_range *ret)
 	__attribute__((warn_unused_result));
+/* Clusters that were taken and that no entry has named: the next request finds them. zero: nothing
+ * was written to them either. */
+void ox_alloc_give_back(struct ox_qcow2 *q, const struct ox_alloc_range *range);
 /* Whether the clusters hold the header or a table that is in use: no data, not to be freed. */
 bool ox_alloc_overlaps_metadata(const struct ox_qcow2 *q, uint64_t start, uint64_t count);
 /* Exactly count clusters in one piece, for tables that must be contiguous. */
@@ -347,8 +374,14 @@ int ox_alloc_make_zero_co(struct ox_qcow2 *q, uint64_t start, uint64_t count, bo
 /* The entry that named these bytes is gone from the cache: one reference less for each cluster
  * under them once a commit has made that durable (D4). */
 void ox_alloc_free_later(struct ox_qcow2 *q, struct ox_host host, uint64_t bytes);
-/* Works through alloc.ready: punches, then lowers refcounts. */
+/* Keeps what one long request has freed from filling the memory: waits until it is released. */
+int ox_alloc_breathe_co(struct ox_qcow2 *q) __attribute__((warn_unused_result));
+/* Works through alloc.ready: punches, then lowers refcounts. Allocations get in between. */
 int ox_alloc_release_co(struct ox_qcow2 *q) __attribute__((warn_unused_result));
+/* The host has no room: what was freed is released now, and not at the guest's next flush. False:
+ * there is nothing that would bring room. The caller may hold a guest range, and is not on its way
+ * to a commit (ox_commit_enter). */
+bool ox_alloc_reclaim_co(struct ox_qcow2 *q);
 /* Starts the work on alloc.ready beside the caller, unless it is under way or has to wait. */
 void ox_alloc_start_release(struct ox_qcow2 *q);
 /* A cluster for a refcount block that is to describe cluster; the caller holds alloc.lock. */
@@ -428,6 +461,22 @@ int ox_map_l1_co(struct ox_qcow2 *q, uint64_t index, struct ox_qcow2_l1_entry *r
  * top of the fixed tables. */
 bool ox_map_host_ok(const struct ox_qcow2 *q, struct ox_host host, uint64_t bytes);
 
+/* ---- corrupt.c: each tells what is wrong; the caller fails with -EIO ---- */
+
+/* The L1 entry of that index, or the L2 entry of guest, which is at that place, as it was read. The
+ * latter returns -EIO, or -EUCLEAN where it names metadata: a writer's refusal, as img.c knows. */
+void ox_corrupt_l1(struct ox_qcow2 *q, uint64_t index, uint64_t raw);
+int ox_corrupt_l2(struct ox_qcow2 *q, struct ox_guest guest, struct ox_host at, uint64_t raw);
+/* Something in the refcount structure, by the name of a finding. */
+void ox_corrupt_counts(struct ox_qcow2 *q, const char *finding, struct ox_host host,
+		       uint64_t bytes);
+void ox_corrupt_stream(struct ox_qcow2 *q, struct ox_host host, uint64_t bytes);
+/* The host range holds metadata and was about to be written over, or freed. */
+void ox_corrupt_refuse(struct ox_qcow2 *q, const char *finding, struct ox_host host,
+		       uint64_t bytes);
+/* The same, met by a request on the guest range (struct ox_img_ops). */
+void ox_qcow2_refused(struct ox_image *img, uint64_t offset, uint64_t length);
+
 /* ---- the request paths, one file each ---- */
 
 /* The first change of this opening: clears autoclear bits that we do not keep (D6's sibling for
@@ -455,11 +504,10 @@ int ox_qcow2_resize_co(struct ox_image *img, uint64_t new_bytes, struct ox_error
  */
 int ox_qcow2_write_locked_co(struct ox_qcow2 *q, const struct iovec *iov, int n, uint64_t offset,
 			     uint64_t length, bool fua, uint64_t *done);
-/* Zeroes, and for a shrinking disk removal of what lies past its new end, for a caller that holds
- * the range exclusively (zero.c). *done grows by what is carried out. */
-int ox_qcow2_zero_locked_co(struct ox_qcow2 *q, uint64_t offset, uint64_t length, unsigned flags,
-			    uint64_t *done);
-int ox_qcow2_drop_locked_co(struct ox_qcow2 *q, uint64_t offset, uint64_t length);
+/* For a resize: zeroes what a larger disk will show, or removes what a smaller one no longer shows,
+ * piece by piece, for a caller that holds no range (zero.c). */
+int ox_qcow2_zero_new_co(struct ox_qcow2 *q, uint64_t offset, uint64_t end);
+int ox_qcow2_drop_co(struct ox_qcow2 *q, uint64_t offset, uint64_t end);
 /* Reads the host cluster of a compressed run into a cluster-sized buffer. */
 int ox_qcow2_unpack_co(struct ox_qcow2 *q, const struct ox_map_run *run, uint8_t *cluster);
 

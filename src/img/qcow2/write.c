@@ -149,6 +149,19 @@ static void free_old(struct ox_qcow2 *q, const struct piece *p, uint64_t cluster
 	}
 }
 
+/* Fresh clusters that no entry names (H8); untouched: nor was anything written to them. */
+static void give_back(struct ox_qcow2 *q, const struct piece *p, bool untouched)
+{
+	struct ox_alloc_range range = {
+		.start = p->host.bytes >> q->cluster_bits,
+		.count = p->clusters,
+		.zero = p->host_zero && untouched,
+	};
+
+	if (p->host_fresh)
+		ox_alloc_give_back(q, &range);
+}
+
 /*
  * Names the written clusters. What could not be named is given back (H8); what was named stays, and
  * *ret_end is the guest's offset behind it.
@@ -167,8 +180,7 @@ static int link_piece_co(struct ox_qcow2 *q, const struct piece *p, uint64_t aft
 		r = ox_map_set_co(q, ox_guest(rest.start), rest.clusters, OX_QCOW2_ENTRY_DATA,
 				  rest.host, after, &done);
 		if (r < 0) {
-			if (rest.host_fresh)
-				ox_alloc_free_later(q, rest.host, rest.clusters * q->cluster_bytes);
+			give_back(q, &rest, after == OX_TICKET_NONE);
 			return r;
 		}
 		free_old(q, &rest, done);
@@ -189,8 +201,7 @@ static int write_then_link_co(struct ox_qcow2 *q, const struct piece *p, uint64_
 
 	if (r == 0)
 		return link_piece_co(q, p, ox_order_ticket(&q->order), ret_end); /* D1 */
-	if (p->host_fresh)
-		ox_alloc_free_later(q, p->host, p->clusters * q->cluster_bytes);
+	give_back(q, p, false);
 	return r;
 }
 
@@ -333,7 +344,25 @@ static int write_shared_co(struct ox_qcow2 *q, struct request *w)
 	return r;
 }
 
-/* What is left of the request, under an exclusive lock. A commit has to follow for FUA. */
+static int write_rest_co(struct ox_qcow2 *q, struct request *w)
+{
+	int r;
+
+	if (!ox_range_within(w->offset, w->length, q->img->size_bytes))
+		return -EINVAL; /* the disk was shrunk while this request waited */
+	if (w->fua)
+		ox_commit_enter(q);
+	r = ox_qcow2_write_locked_co(q, w->iov, w->n, w->offset, w->length, w->fua, &w->done);
+	if (w->fua)
+		ox_commit_leave(q);
+	return r;
+}
+
+/*
+ * What is left of the request, under an exclusive lock. A commit has to follow for FUA. On a full
+ * disk what the guest has freed may make room; nobody sees meanwhile what was written of the part
+ * that failed.
+ */
 static int write_exclusive_co(struct ox_qcow2 *q, struct request *w)
 {
 	struct ox_range range;
@@ -341,15 +370,9 @@ static int write_exclusive_co(struct ox_qcow2 *q, struct request *w)
 
 	w->durable = false;
 	ox_qcow2_lock_co(q, &range, w->offset + w->done, w->length - w->done, true);
-	if (w->fua)
-		ox_commit_enter(q);
-	if (ox_range_within(w->offset, w->length, q->img->size_bytes))
-		r = ox_qcow2_write_locked_co(q, w->iov, w->n, w->offset, w->length, w->fua,
-					     &w->done);
-	else
-		r = -EINVAL; /* the disk was shrunk while this request waited */
-	if (w->fua)
-		ox_commit_leave(q);
+	r = write_rest_co(q, w);
+	if (ox_io_is_full(r) && ox_alloc_reclaim_co(q))
+		r = write_rest_co(q, w);
 	ox_rangelock_release(&q->guest, &range);
 	return r;
 }

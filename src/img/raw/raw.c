@@ -23,6 +23,13 @@ static int raw_preadv_co(struct ox_image *img, const struct iovec *iov, int n, u
 	return ox_io_preadv_co(img->io, iov, n, offset);
 }
 
+static int raw_error(const struct ox_image *img)
+{
+	const struct raw *raw = img->state;
+
+	return ox_order_error(&raw->order);
+}
+
 static int raw_read_part_co(struct ox_image *img, const struct iovec *iov, int n, uint64_t skip,
 			    uint64_t offset, uint64_t *length, bool *ret_below)
 {
@@ -63,24 +70,62 @@ static int raw_pwritev_co(struct ox_image *img, const struct iovec *iov, int n, 
 	return raw_finish_co(img, r, flags);
 }
 
+/* A request on ranges may be for the whole disk: between two steps it may be cancelled. */
+#define STEP_BYTES (UINT64_C(64) << 20)
+
+static int in_steps_co(struct ox_image *img, uint64_t offset, uint64_t length, unsigned flags,
+		       int (*step_co)(struct ox_io *io, uint64_t offset, uint64_t length,
+				      unsigned flags))
+{
+	uint64_t n;
+	int r;
+
+	while (length > 0) {
+		if (ox_co_is_cancelled())
+			return -ECANCELED;
+		n = ox_min_u64(length, STEP_BYTES - offset % STEP_BYTES);
+		r = step_co(img->io, offset, n, flags);
+		if (r < 0)
+			return r;
+		offset += n;
+		length -= n;
+	}
+	return 0;
+}
+
+static int zero_step_co(struct ox_io *io, uint64_t offset, uint64_t length, unsigned flags)
+{
+	int r = -EOPNOTSUPP;
+
+	if (flags & OX_REQ_MAY_UNMAP)
+		r = ox_io_punch_co(io, offset, length);
+	if (r == -EOPNOTSUPP)
+		r = ox_io_zero_co(io, offset, length);
+	if (r != -EOPNOTSUPP)
+		return r;
+	return flags & OX_REQ_FAST_ZERO ? -ENOTSUP : ox_io_fill_zero_co(io, offset, length);
+}
+
+static int discard_step_co(struct ox_io *io, uint64_t offset, uint64_t length, unsigned flags)
+{
+	int r = ox_io_punch_co(io, offset, length);
+
+	(void)flags;
+	return r == -EOPNOTSUPP ? 0 : r;
+}
+
 static int raw_zero_co(struct ox_image *img, uint64_t offset, uint64_t length, unsigned flags)
 {
 	struct raw *raw = img->state;
-	int r = -EOPNOTSUPP;
 	int entered;
+	int r;
 
 	if (ox_order_error(&raw->order))
 		return -EIO;
 	entered = ox_raw_guard_enter_co(&raw->guard, OX_RAW_ZERO, NULL, 0, offset, length);
 	if (entered < 0)
 		return entered;
-	if (flags & OX_REQ_MAY_UNMAP)
-		r = ox_io_punch_co(img->io, offset, length);
-	if (r == -EOPNOTSUPP)
-		r = ox_io_zero_co(img->io, offset, length);
-	if (r == -EOPNOTSUPP)
-		r = flags & OX_REQ_FAST_ZERO ? -ENOTSUP
-					     : ox_io_fill_zero_co(img->io, offset, length);
+	r = in_steps_co(img, offset, length, flags, zero_step_co);
 	ox_raw_guard_leave(&raw->guard, entered);
 	return raw_finish_co(img, r, flags);
 }
@@ -96,9 +141,9 @@ static int raw_discard_co(struct ox_image *img, uint64_t offset, uint64_t length
 	entered = ox_raw_guard_enter_co(&raw->guard, OX_RAW_DISCARD, NULL, 0, offset, length);
 	if (entered < 0)
 		return entered;
-	r = ox_io_punch_co(img->io, offset, length);
+	r = in_steps_co(img, offset, length, 0, discard_step_co);
 	ox_raw_guard_leave(&raw->guard, entered);
-	return r == -EOPNOTSUPP ? 0 : r;
+	return r;
 }
 
 static int raw_flush_co(struct ox_image *img, bool durable)
@@ -190,6 +235,7 @@ static const struct ox_img_ops raw_ops = {
 	.activate_co = raw_activate_co,
 	.deactivate_co = raw_deactivate_co,
 	.free = raw_free,
+	.error = raw_error,
 	.stats = raw_stats,
 };
 
