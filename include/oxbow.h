@@ -473,6 +473,8 @@ struct ox_create_options {
 	/* Preallocation: done of total bytes. NULL: not told. */
 	void (*progress)(void *opaque, uint64_t done, uint64_t total);
 	void *opaque;
+	/* Asked often while space is preallocated; not 0: give up, with -EINTR. NULL: never. */
+	int (*interrupted)(void *opaque);
 };
 
 #define OX_CREATE_OPTIONS_INIT                                                                     \
@@ -480,8 +482,9 @@ struct ox_create_options {
 		.struct_size = sizeof(struct ox_create_options)                                    \
 	}
 
-/* Makes (or empties and remakes) the file. It is durable when this returns. A file that another
- * process has locked is left alone. On failure a file that did not exist before is removed. */
+/* Makes the file, or empties and remakes it in place. It is durable when this returns. Nothing is
+ * touched before the options are known to be right, nor if another process has the file locked.
+ * After a later failure a new file is removed again, and one that was there is left empty. */
 int ox_image_create(struct ox_context *ctx, const char *path, const struct ox_create_options *opts,
 		    struct ox_error **err) OX_CHECKED;
 /* The same in the file of a descriptor, as ox_image_open_fd takes it, which is emptied first. */
