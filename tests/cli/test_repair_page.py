@@ -16,12 +16,12 @@ COMMANDS = {"oxbow": oxbow_path(), "cp": "cp", "cmp": "cmp"}
 
 
 def new_disk(lines):
-    """A disk with three runs of data, damaged."""
+    """A disk with three runs of data, damaged. QEMU makes it: its layout stays as it is."""
     for path in pathlib.Path(".").iterdir():
         path.unlink()
-    oxbow("create", "-q", "-f", "qcow2", "disk.qcow2", "20G")
-    oxbow("io", "-f", "qcow2", "-c", "write -q -P 1 0 1M", "-c", "write -q -P 2 600M 1M",
-          "-c", "write -q -P 3 5G 512k", "disk.qcow2")
+    qemu_img("create", "-q", "-f", "qcow2", "disk.qcow2", "20G")
+    qemu_io("-c", "write -q -P 1 0 1M", "-c", "write -q -P 2 600M 1M", "-c", "write -q -P 3 5G 512k",
+            "disk.qcow2")
     for line in lines.splitlines():
         program, image, what = line.split(" ", 2)
         if program == "qemu-io":
