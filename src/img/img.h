@@ -20,6 +20,11 @@ struct ox_img_ops {
 	/* Ranges are within the image and longer than zero. */
 	int (*preadv_co)(struct ox_image *img, const struct iovec *iov, int n, uint64_t offset,
 			 uint64_t length);
+	/* Of an image that backs another: reads the beginning of the range out of this image alone,
+	 * into bytes skip and on of the list. *length becomes what was read; or, with *ret_below
+	 * true, what is to be read from the backing file instead. */
+	int (*read_part_co)(struct ox_image *img, const struct iovec *iov, int n, uint64_t skip,
+			    uint64_t offset, uint64_t *length, bool *ret_below);
 	int (*pwritev_co)(struct ox_image *img, const struct iovec *iov, int n, uint64_t offset,
 			  uint64_t length, unsigned flags);
 	int (*zero_co)(struct ox_image *img, uint64_t offset, uint64_t length, unsigned flags);
@@ -107,9 +112,6 @@ struct ox_recovery {
 struct ox_img_open {
 	const struct ox_open_options *opts;
 	const struct ox_recovery *recovery;
-	unsigned depth;			 /* 0: the image itself; backing files count up */
-	const struct ox_img_open *above; /* the layer that names this one; NULL at the top */
-	struct ox_io *io;		 /* this layer's store, for finding loops */
 };
 
 struct ox_image {
@@ -137,8 +139,9 @@ struct ox_image {
 	void *opaque;
 };
 
-/* Longest chain of backing files that is followed. */
-#define OX_IMG_MAX_CHAIN 100
+/* Images of the longest chain that is opened: about as many as a process may have files open. Every
+ * way along a chain is a loop, so that its length costs no stack. */
+#define OX_IMG_MAX_CHAIN 1000
 
 /* Takes the store over, on success alone. */
 int ox_img_open_co(struct ox_io *io, const struct ox_img_open *how, struct ox_image **ret,

@@ -74,8 +74,7 @@ int ox_map_l1_co(struct ox_qcow2 *q, uint64_t index, struct ox_qcow2_l1_entry *r
 	}
 	if (ox_recover_is_stale_table(q, e.l2))
 		e = (struct ox_qcow2_l1_entry){0};
-	if (e.l2.bytes != 0 &&
-	    (!ox_map_host_ok(q, e.l2, q->cluster_bytes) || !is_known(q, e.l2))) {
+	if (e.l2.bytes != 0 && (!ox_map_host_ok(q, e.l2, q->cluster_bytes) || !is_known(q, e.l2))) {
 		if (may_be_good_co(q))
 			return -EAGAIN;
 		ox_corrupt_l1(q, index, raw);
