@@ -6,6 +6,7 @@ test_repair_page.py --accept rewrites the page's: look at the difference before 
 
 A comment "<!-- example ... -->" begins with a new disk.qcow2, and damages it as its lines say; the
 console blocks up to the next such comment then run on it, one after the other."""
+import difflib
 import shlex
 
 from peers import *
@@ -58,7 +59,9 @@ def the_page_as_it_should_be():
 
 
 def test_the_examples_of_the_page_are_what_is_printed():
-    check_equal(the_page_as_it_should_be(), PAGE.read_text(), "docs/repair.md (see --accept)")
+    changes = difflib.unified_diff(PAGE.read_text().splitlines(),
+                                   the_page_as_it_should_be().splitlines(), n=0, lineterm="")
+    check_equal("\n".join(changes), "", "what docs/repair.md says and what is printed (--accept)")
 
 
 def examples_of_each_disk():
