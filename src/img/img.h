@@ -131,8 +131,10 @@ struct ox_image {
 	struct ox_notices notices;
 	/* lib's: */
 	struct ox_context *ctx;
-	struct ox_list queues; /* struct ox_queue */
-	unsigned jobs;	       /* of its control plane, under way or not ended */
+	struct ox_list queues;	/* struct ox_queue */
+	struct ox_list waiting; /* requests that have no task yet */
+	unsigned tasks;		/* of requests */
+	unsigned jobs;		/* of its control plane, under way or not ended */
 	bool reopening;
 	void (*warn)(void *opaque, const char *message);
 	void (*progress)(void *opaque, uint64_t done, uint64_t total);
