@@ -503,7 +503,7 @@ enum ox_finding_severity {
 	OX_FINDING_NOTE,
 };
 
-/* One inconsistency. The strings live during the callback. */
+/* One inconsistency. The strings live during the callback; name, fix and why_not for ever. */
 struct ox_finding {
 	const char *name; /* stable, of findings.def: "refcount-too-low" */
 	enum ox_finding_severity severity;

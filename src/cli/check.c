@@ -63,6 +63,7 @@ enum {
 /* The most that JSON lists: an image of garbage has one for every cluster. */
 #define MAX_FINDINGS ((size_t)65536)
 #define FINDINGS_BYTES ((size_t)65536)
+#define MAX_TOLD ((size_t)64)
 
 enum {
 	STATUS_CLEAN = 0,
@@ -86,6 +87,11 @@ struct check {
 	const char *undo_path;
 	const char *header;
 	struct ox_cli_salvage salvage;
+	struct told {
+		const char *name;
+		const char *why;
+	} told[MAX_TOLD]; /* of what is left */
+	size_t told_count;
 	json_t *findings; /* NULL until there is one */
 	uint64_t findings_left_out;
 };
@@ -132,11 +138,30 @@ static json_t *finding_json(const struct ox_finding *f)
 	return object;
 }
 
+/* Why a finding is left, once a kind and reason. */
+static void tell_why(struct check *check, const struct ox_finding *finding)
+{
+	for (size_t i = 0; i < check->told_count; i++) {
+		if (strcmp(check->told[i].name, finding->name) == 0 &&
+		    strcmp(check->told[i].why, finding->why_not) == 0)
+			return;
+	}
+	if (check->told_count == MAX_TOLD)
+		return;
+	/* Both live as long as the program. */
+	check->told[check->told_count].name = finding->name;
+	check->told[check->told_count].why = finding->why_not;
+	check->told_count++;
+	fprintf(stderr, "  not repaired: %s\n", finding->why_not);
+}
+
 static void take_finding(void *opaque, const struct ox_finding *finding)
 {
 	struct check *check = opaque;
 
 	fprintf(stderr, "%s\n", finding->message);
+	if (finding->why_not)
+		tell_why(check, finding);
 	if (check->output != OX_CLI_JSON)
 		return;
 	if (!check->findings)
