@@ -10,9 +10,10 @@
  * reopening and resizing can be left to such a loop as well, as jobs.
  *
  * Mistakes of the program that the library cannot answer with an error stop it, with a message and
- * abort(3): calls from another thread than the context's, or from within a callback; freeing a
- * context with open images or jobs, or a queue with requests; ending a job that is not done; using
- * a queue whose image was closed. Pointers are not NULL unless that is said to be allowed.
+ * abort(3): calls from another thread than the context's; turning the reactor (polling, waiting,
+ * any synchronous call) from within a callback; freeing a context with open images or jobs, or a
+ * queue with requests; ending a job that is not done; submitting to a queue whose image was closed.
+ * Pointers are not NULL unless that is said to be allowed.
  *
  * Conventions: functions that can fail return 0 or a negative errno. "ret_" outputs are untouched
  * on failure. A struct ox_error ** may be NULL; where it is not, it must point at NULL, and on
