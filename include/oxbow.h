@@ -273,7 +273,8 @@ int ox_image_info_read(struct ox_context *ctx, const char *path, const struct ox
 int ox_image_info_read_fd(struct ox_context *ctx, int fd, const char *name,
 			  const struct ox_open_options *opts, struct ox_image_info **ret_info,
 			  struct ox_error **err) OX_CHECKED;
-/* The same of an open image, also while requests are in flight: what is on disk at that moment. */
+/* The same of an open image, also while requests are in flight: what is on disk at that moment.
+ * -EBUSY: it is being reopened. */
 int ox_image_info_get(struct ox_image *image, struct ox_image_info **ret_info,
 		      struct ox_error **err) OX_CHECKED;
 /* NULL is allowed. */

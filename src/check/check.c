@@ -138,6 +138,8 @@ static int find_again_co(struct ox_walk *w, bool *ret_again)
 		*ret_again = true;
 		return ox_walk_apply_patches_co(w);
 	}
+	if (w->v.lost_bitmaps)
+		return ox_mend_lost_bitmaps_co(w, ret_again);
 	r = ox_mend_l1_offset_co(w, ret_again);
 	if (r == 0 && !*ret_again && ox_mend_bad_snapshots(w) > 0)
 		r = ox_mend_snapshots_co(w, ret_again);

@@ -117,8 +117,8 @@ REPAIR_MUTANTS = [
      [("\treturn r <= 0 ? r : stored == refs;", "\treturn r <= 0 ? r : true;")],
      "an entry is led to a cluster that is counted another number of times", "repair"),
     ("entries_take_what_is_used", "D2", "check/mend/entries.c",
-     [("\t    ox_counts_get(&w->k.cells, cluster).state != OX_CELL_NONE ||\n\t    ox_salvage_keeps(w, cluster))\n",
-       "\t    ox_salvage_keeps(w, cluster))\n")],
+     [("\t       ox_counts_get(&w->k.cells, cluster).state == OX_CELL_NONE &&\n\t       !ox_salvage_keeps(w, cluster);\n",
+       "\t       !ox_salvage_keeps(w, cluster);\n")],
      "an entry is led to a cluster that somebody names", "repair"),
     # ---- mend/rebuild.c, mend/repair.c ----
     ("raised_and_not_synced", "D3", "check/mend/repair.c",

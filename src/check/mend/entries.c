@@ -15,19 +15,71 @@ static const char in_doubt[] = "in doubt";
 
 /* ---- whether a cluster may be what an entry meant ---- */
 
-/* 1: nobody names it and it is counted refs times; 0 or a negative errno. */
-static int is_orphan_co(struct ox_walk *w, uint64_t offset, uint64_t refs)
+/* 1 and the count on disk; 0 where that says nothing: its block is lost, or the image was not
+ * closed and counts may be behind; or a negative errno. */
+static int count_of_co(struct ox_walk *w, uint64_t cluster, uint64_t *ret)
+{
+	uint64_t first = cluster / w->k.rc.block_entries * w->k.rc.block_entries;
+	uint64_t end = first + w->k.rc.block_entries;
+	int r = ox_stored_count_co(&w->k, &w->mend->stored, cluster, ret);
+
+	if (r <= 0 || *ret > 0)
+		return r;
+	if (w->v.dirty)
+		return 0;
+	/* No block, where clusters are in use: there was one. */
+	if (cluster / w->k.rc.block_entries >= w->k.rc.index_count ||
+	    w->k.rc.blocks[cluster / w->k.rc.block_entries].state == OX_BLOCK_NONE)
+		return ox_counts_next(&w->k.cells, first, end) >= end;
+	return 1;
+}
+
+/* Whether a cluster is in the file, and nobody names it. */
+static bool is_unnamed(const struct ox_walk *w, uint64_t offset)
 {
 	uint64_t cluster = offset / w->v.cluster_bytes;
+
+	return offset != 0 && !ox_view_past_end(&w->v, offset, w->v.cluster_bytes) &&
+	       ox_counts_get(&w->k.cells, cluster).state == OX_CELL_NONE &&
+	       !ox_salvage_keeps(w, cluster);
+}
+
+/* 1: nobody names the cluster, and it is counted refs times; 0 or a negative errno. */
+static int is_orphan_co(struct ox_walk *w, uint64_t offset, uint64_t refs)
+{
 	uint64_t stored = 0;
 	int r;
 
-	if (offset == 0 || ox_view_past_end(&w->v, offset, w->v.cluster_bytes) ||
-	    ox_counts_get(&w->k.cells, cluster).state != OX_CELL_NONE ||
-	    ox_salvage_keeps(w, cluster))
+	if (!is_unnamed(w, offset))
 		return 0;
-	r = ox_stored_count_co(&w->k, &w->mend->stored, cluster, &stored);
+	r = count_of_co(w, offset / w->v.cluster_bytes, &stored);
 	return r <= 0 ? r : stored == refs;
+}
+
+/* 1: what an entry itself still tells may be meant: nobody names it, and no count speaks against so
+ * many references; 0 or a negative errno. */
+static int is_told_co(struct ox_walk *w, uint64_t offset, uint64_t refs)
+{
+	uint64_t stored = 0;
+	int r;
+
+	if (!is_unnamed(w, offset))
+		return 0;
+	r = count_of_co(w, offset / w->v.cluster_bytes, &stored);
+	return r < 0 ? r : r == 0 || stored >= refs;
+}
+
+/* 1: so many references of a cluster are missing that others name; 0; -ENODATA where no count
+ * tells; or another negative errno. */
+static int lacks_refs_co(struct ox_walk *w, uint64_t cluster, uint64_t refs)
+{
+	struct ox_cell cell = ox_counts_get(&w->k.cells, cluster);
+	uint64_t stored = 0;
+	int r = count_of_co(w, cluster, &stored);
+
+	if (r <= 0)
+		return r < 0 ? r : -ENODATA;
+	return stored >= cell.count + refs;
 }
 
 /* Whether a sound entry of a table names what it may: a cluster of the file, or, of the data file,
@@ -98,6 +150,116 @@ static void changed(struct ox_walk *w, struct ox_be64 *entry, uint64_t raw, cons
 
 /* ---- L1 ---- */
 
+static int compare_clusters(const void *one, const void *other)
+{
+	const uint64_t *a = one;
+	const uint64_t *b = other;
+
+	return (*a > *b) - (*a < *b);
+}
+
+/* The clusters that a table names, each as often as it does. */
+static size_t list_named(const struct ox_walk *w, const struct ox_be64 *table, uint64_t *ret)
+{
+	unsigned words = ox_qcow2_l2_words(&w->v.h);
+	size_t count = 0;
+
+	for (uint64_t i = 0; i < ox_qcow2_l2_entries(&w->v.h); i++) {
+		struct ox_qcow2_entry e =
+			ox_qcow2_l2_decode(&w->v.h, ox_be64_get(table[i * words]));
+		uint64_t size_bytes = w->v.cluster_bytes;
+
+		if (e.kind == OX_QCOW2_ENTRY_COMPRESSED)
+			size_bytes = e.compressed_bytes;
+		else if (e.kind != OX_QCOW2_ENTRY_DATA && e.kind != OX_QCOW2_ENTRY_ZERO_ALLOC)
+			continue;
+		ret[count++] = e.host.bytes / w->v.cluster_bytes;
+		if ((e.host.bytes + size_bytes - 1) / w->v.cluster_bytes > ret[count - 1]) {
+			ret[count] = ret[count - 1] + 1;
+			count++;
+		}
+	}
+	qsort(ret, count, sizeof(*ret), compare_clusters);
+	return count;
+}
+
+/* 1: each cluster has room in its count for one more table that names it (D3); 0 or an error. */
+static int have_room_co(struct ox_walk *w, const uint64_t *clusters, size_t count)
+{
+	size_t times = 1;
+	int r = 1;
+
+	for (size_t i = 0; i < count && r == 1; i++) {
+		if (i + 1 < count && clusters[i + 1] == clusters[i]) {
+			times++;
+			continue;
+		}
+		r = lacks_refs_co(w, clusters[i], times);
+		if (r == -ENODATA)
+			r = 1;
+		times = 1;
+	}
+	return r;
+}
+
+/* 1: the counts of all that a table names have room for one more name of the table. */
+static int has_room_co(struct ox_walk *w, uint64_t offset)
+{
+	struct ox_be64 *table = malloc(w->v.cluster_bytes);
+	uint64_t *named = reallocarray(NULL, ox_qcow2_l2_entries(&w->v.h), 2 * sizeof(*named));
+	int r = table && named ? ox_io_pread_co(w->v.io, table, w->v.cluster_bytes, offset)
+			       : -ENOMEM;
+
+	if (r == 0)
+		r = have_room_co(w, named, list_named(w, table, named));
+	else if (r != -ENOMEM)
+		r = 0;
+	free(named);
+	free(table);
+	return r;
+}
+
+/*
+ * A snapshot shares tables with the disk, and with other snapshots, each at one index. So a table
+ * that another tree has at the index of an entry, and whose count tells of one more reference, is
+ * what the entry named: the one that it still tells, or else the only one. 1 and its place; 0; or
+ * an error.
+ */
+static int find_shared_table_co(struct ox_walk *w, uint64_t index, uint64_t told, uint64_t *ret)
+{
+	size_t count;
+	struct ox_place *const *at = ox_places_at(&w->mend->places, index, &count);
+	uint64_t found = 0;
+
+	for (size_t i = 0; i < count; i++) {
+		uint64_t offset = at[i]->cluster * w->v.cluster_bytes;
+		struct ox_cell cell = ox_counts_get(&w->k.cells, at[i]->cluster);
+		size_t places;
+		int r;
+
+		(void)ox_places_find(&w->mend->places, at[i]->cluster, &places);
+		if (places > 1 || ox_cell_is_broken(cell) || ox_walk_is_no_table(w, at[i]->cluster))
+			continue;
+		r = lacks_refs_co(w, at[i]->cluster, 1);
+		if (r == -ENODATA)
+			r = offset == told;
+		if (r < 0)
+			return r;
+		if (r == 0)
+			continue;
+		if (found != 0 && offset != told)
+			found = UINT64_MAX;
+		else
+			found = offset;
+		if (offset == told)
+			break;
+	}
+	if (found == 0 || found == UINT64_MAX)
+		return 0;
+	*ret = found;
+	return has_room_co(w, found);
+}
+
 static int mend_l1_entry_co(struct ox_walk *w, uint64_t tree, uint64_t index, struct ox_be64 *entry)
 {
 	uint64_t raw = ox_be64_get(*entry);
@@ -111,6 +273,7 @@ static int mend_l1_entry_co(struct ox_walk *w, uint64_t tree, uint64_t index, st
 			 .guest_offset = index * range_bytes, .guest_length = range_bytes,
 			 .snapshot = ox_view_name_of(&w->v, tree));
 	enum ox_finding_id id = OX_FOUND_PAST_END;
+	uint64_t shared = 0;
 	int r;
 
 	if (!e.bad && !past_end)
@@ -120,7 +283,7 @@ static int mend_l1_entry_co(struct ox_walk *w, uint64_t tree, uint64_t index, st
 	if (raw == OX_QCOW2_COPIED)
 		id = OX_FOUND_L1_COPIED_EMPTY;
 	what.a = id == OX_FOUND_L1_RESERVED ? raw : id == OX_FOUND_L1_COPIED_EMPTY ? index : offset;
-	r = e.bad ? is_orphan_co(w, aligned, 1) : 0;
+	r = e.bad ? is_told_co(w, aligned, 1) : 0;
 	if (r > 0)
 		r = holds_table_co(w, aligned, index);
 	if (r < 0)
@@ -128,6 +291,13 @@ static int mend_l1_entry_co(struct ox_walk *w, uint64_t tree, uint64_t index, st
 	if (r > 0) {
 		changed(w, entry, aligned | (tree == 0 ? OX_QCOW2_COPIED : 0), in_doubt, id, what);
 		return ox_counts_refer(&w->k.cells, aligned / w->v.cluster_bytes, OX_CELL_L2, 1);
+	}
+	r = find_shared_table_co(w, index, e.bad ? aligned : 0, &shared);
+	if (r < 0)
+		return r;
+	if (r > 0) {
+		changed(w, entry, shared, in_doubt, id, what);
+		return ox_counts_refer(&w->k.cells, shared / w->v.cluster_bytes, OX_CELL_L2, 1);
 	}
 	/* What lies in the file may be all that is left of a table: it is kept for another day. */
 	if ((aligned == 0 || past_end) && is_bottom(w) && !ox_salvage_awaits(w, tree, index)) {
@@ -139,6 +309,8 @@ static int mend_l1_entry_co(struct ox_walk *w, uint64_t tree, uint64_t index, st
 
 /* ---- L2 ---- */
 
+#define MOST_KIN ((size_t)16)
+
 /* The entry that is looked at. */
 struct l2_target {
 	struct ox_cell cell; /* of the table */
@@ -146,6 +318,12 @@ struct l2_target {
 	struct ox_be64 *table;
 	uint64_t index;
 	unsigned words;
+	/* Tables that other trees have there, once one was asked for; and how often they are named.
+	 */
+	struct ox_be64 *kin[MOST_KIN];
+	uint32_t kin_refs[MOST_KIN];
+	size_t kin_count;
+	bool has_kin;
 };
 
 static uint64_t guest_of(const struct ox_walk *w, const struct l2_target *t)
@@ -193,10 +371,115 @@ static int drop_l2_entry(struct ox_walk *w, const struct l2_target *t, bool read
 static int name_cluster(struct ox_walk *w, const struct l2_target *t, uint64_t offset,
 			uint64_t keep, enum ox_finding_id id, struct ox_found what)
 {
-	changed(w, entry_of(t), offset | keep | copied_of(t), in_doubt, id, what);
+	bool is_shared =
+		ox_counts_get(&w->k.cells, offset / w->v.cluster_bytes).state != OX_CELL_NONE;
+
+	changed(w, entry_of(t), offset | keep | (is_shared ? 0 : copied_of(t)), in_doubt, id, what);
 	return ox_counts_refer(&w->k.cells, offset / w->v.cluster_bytes, OX_CELL_DATA,
 			       t->cell.count);
 }
+
+/* ---- what other trees have at the same guest offset ---- */
+
+static void free_kin(struct l2_target *t)
+{
+	for (size_t i = 0; i < t->kin_count; i++)
+		free(t->kin[i]);
+}
+
+/* A table that cannot be read tells nothing. */
+static int read_kin_co(struct ox_walk *w, struct l2_target *t)
+{
+	size_t count;
+	struct ox_place *const *at = ox_places_at(&w->mend->places, t->place->index, &count);
+
+	if (t->has_kin)
+		return 0;
+	t->has_kin = true;
+	for (size_t i = 0; i < count && t->kin_count < MOST_KIN; i++) {
+		struct ox_be64 *table;
+		int r;
+
+		if (at[i]->cluster == t->place->cluster)
+			continue;
+		table = malloc(w->v.cluster_bytes);
+		if (!table)
+			return -ENOMEM;
+		r = ox_io_pread_co(w->v.io, table, w->v.cluster_bytes,
+				   at[i]->cluster * w->v.cluster_bytes);
+		if (r < 0) {
+			free(table);
+			if (r == -ENOMEM)
+				return r;
+			continue;
+		}
+		t->kin_refs[t->kin_count] = at[i]->refs;
+		t->kin[t->kin_count++] = table;
+	}
+	return 0;
+}
+
+/* The cluster that a table has at the entry's index, if it is a whole one in the file; 0. */
+static uint64_t kin_offset(const struct ox_walk *w, const struct l2_target *t, size_t i)
+{
+	uint64_t raw = ox_be64_get(t->kin[i][t->index * t->words]);
+	struct ox_qcow2_entry e = ox_qcow2_l2_decode(&w->v.h, raw);
+
+	if (e.kind != OX_QCOW2_ENTRY_DATA && e.kind != OX_QCOW2_ENTRY_ZERO_ALLOC)
+		return 0;
+	return ox_view_past_end(&w->v, e.host.bytes, w->v.cluster_bytes) ? 0 : e.host.bytes;
+}
+
+/* 1: all who name a cluster stand at the entry's guest offset, and so many references as the
+ * entry's table has are missing; where no count tells, it has to be told otherwise; 0 or an error.
+ */
+static int is_shared_here_co(struct ox_walk *w, const struct l2_target *t, uint64_t offset,
+			     bool is_told)
+{
+	uint64_t cluster = offset / w->v.cluster_bytes;
+	struct ox_cell cell = ox_counts_get(&w->k.cells, cluster);
+	uint64_t named = 0;
+	int r;
+
+	for (size_t i = 0; i < t->kin_count; i++) {
+		if (kin_offset(w, t, i) == offset)
+			named += t->kin_refs[i];
+	}
+	if (named == 0 || named != cell.count || !ox_cell_is_data(cell))
+		return 0;
+	r = lacks_refs_co(w, cluster, t->cell.count);
+	return r == -ENODATA ? is_told : r;
+}
+
+/*
+ * Snapshots share clusters at one guest offset each. So one that another tree has at the entry's
+ * offset and nowhere else, and whose count tells of as many references more as the table has, is
+ * what the entry named, if it is the only one. 1 and its place; 0; or an error.
+ */
+static int find_by_kin_co(struct ox_walk *w, struct l2_target *t, uint64_t *ret)
+{
+	uint64_t found = 0;
+	int r = read_kin_co(w, t);
+
+	for (size_t i = 0; i < t->kin_count && r == 0; i++) {
+		uint64_t offset = kin_offset(w, t, i);
+
+		if (offset == 0 || offset == found)
+			continue;
+		r = is_shared_here_co(w, t, offset, false);
+		if (r > 0 && found != 0)
+			return 0;
+		if (r > 0)
+			found = offset;
+		r = r < 0 ? r : 0;
+	}
+	if (r < 0 || found == 0)
+		return r;
+	*ret = found;
+	return 1;
+}
+
+/* ---- neighbours ---- */
 
 /* 1: the entry beside this one, step away, tells an orphan that continues its run; 0 or an error.
  */
@@ -237,18 +520,32 @@ static int find_by_neighbours_co(struct ox_walk *w, const struct l2_target *t, u
 }
 
 /* Takes an entry away, where nothing tells what it named. */
-static int give_up_entry_co(struct ox_walk *w, const struct l2_target *t, enum ox_finding_id id,
+static int give_up_entry_co(struct ox_walk *w, struct l2_target *t, enum ox_finding_id id,
 			    struct ox_found what)
 {
 	uint64_t offset = 0;
-	int r = find_by_neighbours_co(w, t, &offset);
+	int r = find_by_kin_co(w, t, &offset);
+
+	if (r == 0)
+		r = find_by_neighbours_co(w, t, &offset);
 
 	if (r == 1)
 		return name_cluster(w, t, offset, 0, id, what);
 	return r < 0 ? r : drop_l2_entry(w, t, false, id, what);
 }
 
-static int mend_bad_entry_co(struct ox_walk *w, const struct l2_target *t)
+/* 1: the cluster that a bad entry still tells may be meant; 0 or an error. */
+static int judge_told_co(struct ox_walk *w, struct l2_target *t, uint64_t offset)
+{
+	int r = is_told_co(w, offset, t->cell.count);
+
+	if (r != 0 || offset == 0 || ox_view_past_end(&w->v, offset, w->v.cluster_bytes))
+		return r;
+	r = read_kin_co(w, t);
+	return r < 0 ? r : is_shared_here_co(w, t, offset, true);
+}
+
+static int mend_bad_entry_co(struct ox_walk *w, struct l2_target *t)
 {
 	uint64_t raw = ox_be64_get(*entry_of(t));
 	uint64_t offset = raw & OX_QCOW2_OFFSET_MASK;
@@ -263,7 +560,7 @@ static int mend_bad_entry_co(struct ox_walk *w, const struct l2_target *t)
 		id = raw & ~(OX_QCOW2_COPIED | keep) ? id : OX_FOUND_L2_COPIED_EMPTY;
 	ox_mend_at_entry(w, t->place, t->index, &what);
 	if (!(raw & OX_QCOW2_COMPRESSED))
-		r = is_orphan_co(w, aligned, t->cell.count);
+		r = judge_told_co(w, t, aligned);
 	if (r < 0)
 		return r;
 	if (r == 0)
@@ -322,7 +619,7 @@ static void mend_subclusters(struct ox_walk *w, const struct l2_target *t,
 	changed(w, second, bits, gone ? lost : in_doubt, OX_FOUND_SUBCLUSTERS, what);
 }
 
-static int mend_l2_entry_co(struct ox_walk *w, const struct l2_target *t)
+static int mend_l2_entry_co(struct ox_walk *w, struct l2_target *t)
 {
 	struct ox_qcow2_entry e = ox_qcow2_l2_decode(&w->v.h, ox_be64_get(*entry_of(t)));
 	uint64_t size_bytes =
@@ -374,6 +671,7 @@ static int mend_l2_table_co(struct ox_walk *w, uint64_t cluster, struct ox_cell 
 {
 	struct l2_target t = {.cell = cell, .table = table, .words = ox_qcow2_l2_words(&w->v.h)};
 	size_t places;
+	int r = 0;
 
 	t.place = ox_places_find(&w->mend->places, cluster, &places);
 	/* A table that is something else too is told apart first. */
@@ -382,15 +680,16 @@ static int mend_l2_table_co(struct ox_walk *w, uint64_t cluster, struct ox_cell 
 	/* Of two places that one table has, only one can be where a data file has its clusters. */
 	if (w->v.has_data_file && places > 1)
 		return 0;
-	for (t.index = 0; t.index < ox_qcow2_l2_entries(&w->v.h); t.index++) {
+	for (t.index = 0; t.index < ox_qcow2_l2_entries(&w->v.h) && r == 0; t.index++) {
 		const struct ox_be64 *entry = entry_of(&t);
 		bool is_empty = !entry->raw && (t.words == 1 || !entry[1].raw);
-		int r = is_empty ? 0 : mend_l2_entry_co(w, &t);
 
-		if (r < 0)
-			return r;
+		if (!is_empty)
+			r = mend_l2_entry_co(w, &t);
+		r = r < 0 ? r : 0;
 	}
-	return 0;
+	free_kin(&t);
+	return r;
 }
 
 int ox_mend_entries_co(struct ox_walk *w)

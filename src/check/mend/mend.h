@@ -24,6 +24,7 @@ struct ox_place {
 /* By cluster, and by index where that is equal. */
 struct ox_places {
 	struct ox_place *items;
+	struct ox_place **indexed; /* the same by index */
 	size_t count;
 	size_t room;
 };
@@ -46,6 +47,9 @@ int ox_places_read_co(struct ox_walk *w);
 /* The places of a table, and how many; NULL: none. */
 struct ox_place *ox_places_find(const struct ox_places *places, uint64_t cluster,
 				size_t *ret_count);
+/* The tables that the trees have at an index, and how many. */
+struct ox_place *const *ox_places_at(const struct ox_places *places, uint64_t index,
+				     size_t *ret_count);
 void ox_places_free(struct ox_places *places);
 
 /* Adds to a finding the guest range of an L2 table's entry, and what became of it. */
@@ -80,6 +84,12 @@ int ox_mend_snapshots_co(struct ox_walk *w, bool *ret_again);
 
 /* Finds the disk's L1 table where the header leads to none. *ret_again: it did. */
 int ox_mend_l1_offset_co(struct ox_walk *w, bool *ret_again);
+
+/* ---- lost_bitmaps.c ---- */
+
+/* Finds the directory of the bitmaps that are vouched for, where no extension tells it, or gives
+ * them up. *ret_again: something was changed. */
+int ox_mend_lost_bitmaps_co(struct ox_walk *w, bool *ret_again);
 
 /* ---- why.c ---- */
 

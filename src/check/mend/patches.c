@@ -21,8 +21,10 @@ static int apply_one_co(struct ox_walk *w, const struct ox_view_patch *p)
 		return r;
 	memcpy(sector + (p->offset - start), p->bytes, p->size);
 	r = ox_io_pwrite_co(w->v.io, sector, sizeof(sector), start, 0);
-	if (r == 0)
+	if (r == 0) {
 		ox_journal_mended(w->j, p->id, ox_view_patch_found(p));
+		w->lost += p->what.loses;
+	}
 	return r;
 }
 

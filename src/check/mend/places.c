@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/arith.h"
 #include "check/mend/mend.h"
 
 static int by_place(const void *one, const void *other)
@@ -61,6 +62,27 @@ static void join_equal(struct ox_places *p)
 	p->count = kept;
 }
 
+static int by_index(const void *one, const void *other)
+{
+	const struct ox_place *a = *(struct ox_place *const *)one;
+	const struct ox_place *b = *(struct ox_place *const *)other;
+
+	if (a->index != b->index)
+		return a->index < b->index ? -1 : 1;
+	return a->cluster < b->cluster ? -1 : a->cluster > b->cluster;
+}
+
+static int sort_by_index(struct ox_places *p)
+{
+	p->indexed = reallocarray(NULL, ox_max_u64(p->count, 1), sizeof(struct ox_place *));
+	if (!p->indexed)
+		return -ENOMEM;
+	for (size_t i = 0; i < p->count; i++)
+		p->indexed[i] = &p->items[i];
+	qsort(p->indexed, p->count, sizeof(struct ox_place *), by_index);
+	return 0;
+}
+
 int ox_places_read_co(struct ox_walk *w)
 {
 	struct ox_places *p = &w->mend->places;
@@ -71,7 +93,28 @@ int ox_places_read_co(struct ox_walk *w)
 	if (p->count > 0)
 		qsort(p->items, p->count, sizeof(*p->items), by_place);
 	join_equal(p);
-	return 0;
+	return sort_by_index(p);
+}
+
+struct ox_place *const *ox_places_at(const struct ox_places *places, uint64_t index,
+				     size_t *ret_count)
+{
+	size_t low = 0;
+	size_t high = places->count;
+	size_t count = 0;
+
+	while (low < high) {
+		size_t mid = low + (high - low) / 2;
+
+		if (places->indexed[mid]->index < index)
+			low = mid + 1;
+		else
+			high = mid;
+	}
+	while (low + count < places->count && places->indexed[low + count]->index == index)
+		count++;
+	*ret_count = count;
+	return places->indexed + low;
 }
 
 struct ox_place *ox_places_find(const struct ox_places *places, uint64_t cluster, size_t *ret_count)
@@ -97,6 +140,7 @@ struct ox_place *ox_places_find(const struct ox_places *places, uint64_t cluster
 void ox_places_free(struct ox_places *places)
 {
 	free(places->items);
+	free(places->indexed);
 	*places = (struct ox_places){0};
 }
 

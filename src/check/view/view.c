@@ -85,6 +85,18 @@ void ox_view_set_list(struct ox_view *v, const struct ox_qcow2_extensions *ext, 
 	v->bitmaps_at = bitmaps_at;
 }
 
+struct ox_found ox_view_lost_bitmaps_found(void)
+{
+	return OX_FOUND(.word = "bitmaps are vouched for, and no header extension tells where they "
+				"are");
+}
+
+void ox_view_lose_bitmaps(struct ox_view *v)
+{
+	v->lost_bitmaps = true;
+	ox_journal_found(v->j, OX_FOUND_HEADER_AUTOCLEAR, ox_view_lost_bitmaps_found());
+}
+
 /* ---- places ---- */
 
 bool ox_view_past_end(const struct ox_view *v, uint64_t offset, uint64_t size_bytes)

@@ -132,18 +132,26 @@ bool ox_alloc_overlaps_metadata(const struct ox_qcow2 *q, uint64_t start, uint64
 	return ox_tables_overlap(q, ox_host(from), bytes);
 }
 
+/* Clusters that the store may have. */
+static uint64_t host_limit(const struct ox_qcow2 *q)
+{
+	return (q->io->can_grow ? HOST_MAX_BYTES : q->io->length) / q->cluster_bytes;
+}
+
 /* The next free run, within the store's limit and off the tables. */
 static int next_free_co(struct ox_qcow2 *q, uint64_t most, uint64_t *ret_start, uint64_t *ret_count)
 {
-	uint64_t limit = q->io->can_grow ? HOST_MAX_BYTES : q->io->length;
+	uint64_t limit;
 	uint64_t start;
 	uint64_t count;
 	int r;
 
-	limit /= q->cluster_bytes;
 	r = ox_refcount_find_free_co(q, q->alloc.cursor, most, &start, &count);
 	if (r < 0)
 		return r;
+	limit = host_limit(q);
+	if (start >= limit && ox_io_has_grown_co(q->io))
+		limit = host_limit(q);
 	if (start >= limit)
 		return -ENOSPC;
 	count = ox_min_u64(count, limit - start);
@@ -396,7 +404,6 @@ int ox_alloc_make_block_co(struct ox_qcow2 *q, uint64_t cluster)
 /* A run of count free clusters: behind the file's end, or anywhere on a store that cannot grow. */
 static int find_run_co(struct ox_qcow2 *q, uint64_t count, uint64_t *ret_start)
 {
-	uint64_t limit = (q->io->can_grow ? HOST_MAX_BYTES : q->io->length) / q->cluster_bytes;
 	uint64_t from = q->io->can_grow ? ox_div_up(q->io->length, q->cluster_bytes) : 1;
 	uint64_t have = 0;
 	uint64_t start;
@@ -407,7 +414,8 @@ static int find_run_co(struct ox_qcow2 *q, uint64_t count, uint64_t *ret_start)
 		r = ox_refcount_find_free_co(q, from + have, count - have, &start, &n);
 		if (r < 0)
 			return r;
-		if (start + n > limit)
+		if (start + n > host_limit(q) &&
+		    (!ox_io_has_grown_co(q->io) || start + n > host_limit(q)))
 			return -ENOSPC;
 		if (start != from + have) {
 			from = start;

@@ -33,6 +33,15 @@ static uint64_t l1_index_of(const struct ox_qcow2 *q, struct ox_guest guest)
 	return guest.bytes >> q->cluster_bits >> (q->cluster_bits - 3);
 }
 
+/* Whether one L1 entry alone names the table. Beside a writer one may have come since the tables
+ * were loaded. */
+static bool is_known(struct ox_qcow2 *q, struct ox_host table)
+{
+	if (q->img->read_only && !ox_tables_overlap(q, table, 1) && ox_tables_add(q, table) < 0)
+		return false;
+	return ox_tables_unique(q, table);
+}
+
 int ox_map_l1_co(struct ox_qcow2 *q, uint64_t index, struct ox_qcow2_l1_entry *ret,
 		 bool *ret_durable)
 {
@@ -55,8 +64,9 @@ int ox_map_l1_co(struct ox_qcow2 *q, uint64_t index, struct ox_qcow2_l1_entry *r
 		return -EIO;
 	if (ox_recover_is_stale_table(q, e.l2))
 		e = (struct ox_qcow2_l1_entry){0};
-	if (e.l2.bytes != 0 &&
-	    (!ox_map_host_ok(q, e.l2, q->cluster_bytes) || !ox_tables_unique(q, e.l2)))
+	if (e.l2.bytes != 0 && !ox_map_host_ok(q, e.l2, q->cluster_bytes))
+		return -EIO;
+	if (e.l2.bytes != 0 && !is_known(q, e.l2))
 		return -EIO;
 	*ret = e;
 	*ret_durable = durable;
@@ -239,7 +249,7 @@ static int lookup_slice_co(struct ox_qcow2 *q, struct ox_guest guest, struct ox_
 	}
 }
 
-int ox_map_lookup_co(struct ox_qcow2 *q, struct ox_guest guest, uint64_t length,
+static int lookup_co(struct ox_qcow2 *q, struct ox_guest guest, uint64_t length,
 		     struct ox_map_run *ret)
 {
 	struct ox_qcow2_l1_entry l1;
@@ -264,6 +274,17 @@ int ox_map_lookup_co(struct ox_qcow2 *q, struct ox_guest guest, uint64_t length,
 	ox_cache_put(&q->map, b);
 	if (r == 0)
 		*ret = run;
+	return r;
+}
+
+int ox_map_lookup_co(struct ox_qcow2 *q, struct ox_guest guest, uint64_t length,
+		     struct ox_map_run *ret)
+{
+	int r = lookup_co(q, guest, length, ret);
+
+	/* Past the end as it was known, it may have been written since (-U). */
+	if (r == -EIO && q->img->read_only && ox_io_has_grown_co(q->io))
+		r = lookup_co(q, guest, length, ret);
 	return r;
 }
 

@@ -66,20 +66,29 @@ static int unpack_job(void *arg)
 	return ox_codec_decompress(j->codec, j->dst, j->dst_bytes, j->src, j->src_bytes);
 }
 
+/* The last stream may claim sectors past the file's end; it does not need them. */
+static uint64_t stream_bytes_co(struct ox_qcow2 *q, const struct ox_map_run *run)
+{
+	uint64_t left = q->io->length - run->host.bytes;
+
+	if (run->compressed_bytes > left && ox_io_has_grown_co(q->io))
+		left = q->io->length - run->host.bytes;
+	return ox_min_u64(run->compressed_bytes, left);
+}
+
 int ox_qcow2_unpack_co(struct ox_qcow2 *q, const struct ox_map_run *run, uint8_t *cluster)
 {
 	bool zstd = ox_qcow2_hdr(q)->compression_type == OX_QCOW2_ZSTD;
-	/* The last stream may claim sectors past the file's end; it does not need them. */
-	uint64_t bytes = ox_min_u64(run->compressed_bytes, q->io->length - run->host.bytes);
 	struct unpack_job job = {
 		.codec = zstd ? OX_CODEC_ZSTD : OX_CODEC_DEFLATE,
 		.dst = cluster,
 		.dst_bytes = q->cluster_bytes,
-		.src_bytes = bytes,
 	};
+	uint64_t bytes = stream_bytes_co(q, run);
 	uint8_t *src = ox_io_buffer(bytes);
 	int r;
 
+	job.src_bytes = bytes;
 	if (!src)
 		return -ENOMEM;
 	job.src = src;

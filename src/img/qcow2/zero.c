@@ -316,7 +316,7 @@ static int skip_co(struct ox_qcow2 *q, struct stretch *s, uint64_t *steps)
 	struct ox_map_run run;
 	int r;
 
-	while (s->offset<s->end && * steps> 0) {
+	while (*steps > 0 && s->offset < s->end) {
 		if (!ox_is_aligned(s->offset, q->cluster_bytes))
 			return 0;
 		r = lookup_locked_co(q, s->offset, s->end - s->offset, &run);
