@@ -308,6 +308,41 @@ struct ox_recovery_status {
 
 void ox_image_recovery(const struct ox_image *image, struct ox_recovery_status *ret_status);
 
+/* ---- notices: what goes wrong while an image is in use ---- */
+
+enum ox_notice_kind {
+	OX_NOTICE_DAMAGE,   /* the image contradicts itself; what needs that part fails with -EIO */
+	OX_NOTICE_REFUSED,  /* believing it would have overwritten metadata: nothing was, the image
+			       is marked as corrupt, and takes no more writes */
+	OX_NOTICE_POISONED, /* a sync failed: every later write and flush fails */
+	OX_NOTICE_NO_SPACE, /* a write failed with -ENOSPC, -EDQUOT or -EFBIG */
+	OX_NOTICE_IO_ERROR, /* the host failed a request with -EIO */
+};
+
+struct ox_notice {
+	enum ox_notice_kind kind;
+	int error;	      /* negative errno */
+	const char *filename; /* of the image or the backing file that it is about */
+	const char *finding;  /* DAMAGE, REFUSED: as ox_image_check names it; else NULL */
+	uint64_t host_offset; /* of what is wrong */
+	uint64_t host_length; /* 0: not known */
+	uint64_t guest_offset;
+	uint64_t guest_length; /* 0: not known */
+	const char *message;   /* all of it as one line, without a newline and the file's name */
+};
+
+/*
+ * Calls notice for each, also for what a request of the image's own meets in the background: as
+ * often as it happens, so that a program which shows them has to limit that. The results of
+ * requests are what they are without it. The strings are valid during the call. NULL: no longer.
+ */
+void ox_image_set_notice(struct ox_image *image,
+			 void (*notice)(void *opaque, const struct ox_notice *notice),
+			 void *opaque);
+/* How many there were since the image was opened, whether anybody listened or not. Where there was
+ * one, *ret_last is the last, valid until the image is used again. ret_last may be NULL. */
+uint64_t ox_image_notices(const struct ox_image *image, struct ox_notice *ret_last);
+
 /* ---- data, synchronously ---- */
 
 enum ox_request_flags {
@@ -467,7 +502,7 @@ enum ox_finding_severity {
 	OX_FINDING_NOTE,
 };
 
-/* One inconsistency. The strings live during the callback. */
+/* One inconsistency. The strings live during the callback; name, fix and why_not for ever. */
 struct ox_finding {
 	const char *name; /* stable, of findings.def: "refcount-too-low" */
 	enum ox_finding_severity severity;

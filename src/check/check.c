@@ -138,6 +138,9 @@ static int find_again_co(struct ox_walk *w, bool *ret_again)
 		*ret_again = true;
 		return ox_walk_apply_patches_co(w);
 	}
+	/* What was cut off is nowhere else. */
+	if (ox_seen_cut(w->j))
+		return 0;
 	if (w->v.lost_bitmaps)
 		return ox_mend_lost_bitmaps_co(w, ret_again);
 	r = ox_mend_l1_offset_co(w, ret_again);
@@ -151,6 +154,7 @@ static int find_again_co(struct ox_walk *w, bool *ret_again)
 static int mend_structure_co(struct ox_walk *w, struct ox_salvage *salvage, bool *ret_again,
 			     struct ox_error **err)
 {
+	uint64_t lost = w->lost;
 	int r = 0;
 
 	if (!ox_walk_is_clean(w) && !w->v.is_foreign)
@@ -159,9 +163,15 @@ static int mend_structure_co(struct ox_walk *w, struct ox_salvage *salvage, bool
 		r = ox_salvage_link_co(w, ret_again, err);
 		if (r < 0)
 			return r;
+	} else if (r == 0 && !*ret_again && !ox_seen_hides_trees(w->j)) {
+		r = ox_salvage_link_sure_co(w, salvage, ret_again, err);
+		if (r < 0)
+			return r;
 	}
 	if (r == 0 && !*ret_again && !ox_walk_is_clean(w) && is_mendable(w))
 		r = ox_mend_co(w, ret_again);
+	/* The table that an entry named which is gone now may fit another one. */
+	salvage->is_unsettled |= w->lost > lost;
 	/* Counts that are made anew leave out what is not kept. */
 	if (r == 0 && !*ret_again && !w->salvage)
 		r = ox_salvage_look_co(w, salvage);

@@ -111,6 +111,20 @@ static struct ox_qcow2_header new_header(void)
 	};
 }
 
+/* Where no header is left: what is not stated is as in a new image of such a disk. */
+static int parse_new(struct ox_qcow2_header *h, const char *text, struct ox_error **err)
+{
+	int r = parse(h, text, err);
+
+	if (r < 0)
+		return r;
+	if (h->cluster_bits < OX_QCOW2_MIN_CLUSTER_BITS ||
+	    h->cluster_bits > OX_QCOW2_MAX_CLUSTER_BITS || h->refcount_order > 6)
+		return 0;
+	(void)ox_qcow2_layout_of(h);
+	return parse(h, text, err);
+}
+
 /* What the walk itself can make nothing of is refused before it is written. */
 static int judge(struct ox_qcow2_header h, struct ox_error **err)
 {
@@ -134,10 +148,13 @@ int ox_header_override_co(struct ox_io *io, const char *text, struct ox_error **
 
 	if (r < 0)
 		return ox_error_set_errno(err, r, "Could not read the header of '%s'", io->name);
-	if (ox_qcow2_probe(sector, sizeof(sector)))
+	if (!ox_qcow2_probe(sector, sizeof(sector))) {
+		r = parse_new(&h, text, err);
+	} else {
 		r = ox_qcow2_header_load(sector, sizeof(sector), &h, err);
-	if (r == 0)
-		r = parse(&h, text, err);
+		if (r == 0)
+			r = parse(&h, text, err);
+	}
 	if (r == 0)
 		r = judge(h, err);
 	if (r < 0)

@@ -8,17 +8,18 @@
 #include "cli/create_options.h"
 
 static const char help[] =
-	"usage: oxbow create [-q] [-f FMT] [-b BACKING_FILE -F BACKING_FMT] [-u] [-o OPTIONS] FILE "
-	"[SIZE]\n"
+	"usage: oxbow create [-q] [-f FMT] [-b BACKING_FILE -F BACKING_FMT] [-u] [-o OPTIONS]\n"
+	"                    FILE [SIZE]\n"
 	"Make a disk image.\n"
 	"\n"
 	"  -f FMT           format of the image: qcow2, or raw (the default)\n"
-	"  -b BACKING_FILE  image that holds what is not written yet; relative to FILE's folder\n"
+	"  -b BACKING_FILE  the image to read where nothing has been written yet; a relative name\n"
+	"                   begins in FILE's folder\n"
 	"  -F BACKING_FMT   format of the backing file: qcow2 or raw\n"
 	"  -u               do not look at the backing file; SIZE is then needed\n"
 	"  -o OPTIONS       NAME=VALUE[,NAME=VALUE...]; '-o help' lists them for the format\n"
-	"  -q               say nothing but errors\n"
-	"  -h, --help       this text\n"
+	"  -q, --quiet      print nothing but errors\n"
+	"  -h, --help       print this text\n"
 	"\n"
 	"SIZE is in bytes, or takes a suffix k, M, G, T, P or E (powers of 1024). Without it the\n"
 	"image is as large as its backing file.\n";

@@ -84,6 +84,14 @@ int ox_walk_compare_co(struct ox_walk *w)
 	return r;
 }
 
+/* Whether a cluster is counted that the file does not have, though it names more of the kind: then
+ * it had it. */
+static bool is_cut_off(const struct ox_walk *w, const struct ox_slot *slot)
+{
+	return slot->cluster >= w->v.file_clusters && slot->cell.count == 0 &&
+	       w->j->seen[OX_FOUND_TABLE_CUT] + w->j->seen[OX_FOUND_PAST_END] > 0;
+}
+
 static int report_slot(void *arg, struct ox_slot *slot)
 {
 	struct ox_walk *w = arg;
@@ -92,6 +100,10 @@ static int report_slot(void *arg, struct ox_slot *slot)
 	if (ox_cell_is_broken(slot->cell) || slot->stored == count ||
 	    ox_ledger_overflows(&w->k, slot->cell))
 		return 0;
+	if (is_cut_off(w, slot)) {
+		w->cut_off++;
+		return 0;
+	}
 	ox_journal_found(w->j, slot->stored > count ? OX_FOUND_LEAK : OX_FOUND_TOO_LOW,
 			 OX_FOUND(.a = slot->cluster, .b = slot->stored, .c = count,
 				  .host_offset = slot->cluster * w->v.cluster_bytes));
@@ -105,6 +117,9 @@ int ox_walk_report_co(struct ox_walk *w)
 	if (w->leaks + w->too_low > 0)
 		r = ox_slots_co(&w->k, OX_SLOTS_ALL, report_slot, w);
 	ox_journal_tell_run(w->j);
+	if (w->cut_off > 0)
+		ox_journal_found(w->j, OX_FOUND_FILE_CUT,
+				 OX_FOUND(.a = w->cut_off, .b = w->v.file_bytes));
 	if (r == 0 && w->copied_wrong > 0)
 		r = ox_walk_copied_co(w, OX_COPIED_REPORT);
 	return r;

@@ -79,7 +79,8 @@ static int raise_slot(void *arg, struct ox_slot *slot)
 /* What was lost may be in a cluster that nobody names. */
 bool ox_walk_keeps_leak(const struct ox_walk *w, uint64_t cluster, struct ox_cell cell)
 {
-	return (w->lost > 0 && cell.state == OX_CELL_NONE) || ox_salvage_keeps_count(w, cluster);
+	return (w->lost > 0 && cell.state == OX_CELL_NONE && cluster < w->v.file_clusters) ||
+	       ox_salvage_keeps_count(w, cluster);
 }
 
 static int lower_slot(void *arg, struct ox_slot *slot)

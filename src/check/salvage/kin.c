@@ -247,7 +247,7 @@ int ox_salvage_relate_co(struct ox_walk *w)
 		return -ENOMEM;
 	r = tell_nested_co(w, table);
 	/* Of no use to those who link nothing. */
-	if (r == 0 && w->salvage->opts->salvage)
+	if (r == 0 && (w->salvage->opts->salvage || w->salvage->tells_places))
 		r = tell_places_co(w, table);
 	free(table);
 	return r;

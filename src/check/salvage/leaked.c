@@ -234,20 +234,13 @@ static bool is_worth_it(const struct ox_walk *w)
 	       !w->v.is_foreign && !w->v.has_data_file && !w->v.dirty;
 }
 
-int ox_salvage_look_co(struct ox_walk *w, struct ox_salvage *s)
+static int look_co(struct ox_walk *w, struct ox_salvage *s)
 {
 	struct ox_salvage_look look = {0};
-	int r;
+	int r = ox_counts_init(&s->kept, w->v.file_clusters + 1);
 
-	ox_salvage_forget(s);
-	/* What an earlier walk of this repair freed without a search is told at the end. */
-	if (s->unsearched > 0)
-		w->salvage = s;
-	if (s->opts->free_lost_tables || !is_worth_it(w))
-		return 0;
 	w->salvage = s;
 	s->look = &look;
-	r = ox_counts_init(&s->kept, w->v.file_clusters + 1);
 	if (r == 0)
 		r = ox_counts_init(&look.leaked, w->v.file_clusters + 1);
 	if (r == 0)
@@ -260,6 +253,45 @@ int ox_salvage_look_co(struct ox_walk *w, struct ox_salvage *s)
 	free(look.whole);
 	s->look = NULL;
 	s->found = s->count;
+	return r;
+}
+
+int ox_salvage_look_co(struct ox_walk *w, struct ox_salvage *s)
+{
+	ox_salvage_forget(s);
+	/* What an earlier walk of this repair freed without a search is told at the end. */
+	if (s->unsearched > 0)
+		w->salvage = s;
+	if (s->opts->free_lost_tables || !is_worth_it(w))
+		return 0;
+	return look_co(w, s);
+}
+
+int ox_salvage_link_sure_co(struct ox_walk *w, struct ox_salvage *s, bool *ret_again,
+			    struct ox_error **err)
+{
+	uint64_t unsearched = s->unsearched;
+	int r;
+
+	if (s->opts->free_lost_tables || w->bad_l1_entries == 0 || w->leaks < 2 ||
+	    w->v.is_foreign || w->v.has_data_file)
+		return 0;
+	ox_salvage_forget(s);
+	s->tells_places = true;
+	r = look_co(w, s);
+	if (r == 0 && s->count > 0)
+		r = ox_counts_init(&s->crossed, w->v.file_clusters + 1);
+	if (r == 0 && s->count > 0)
+		r = ox_salvage_fit_co(w);
+	if (r < 0)
+		return ox_error_set_errno(err, r, "Could not salvage '%s'", w->v.io->name);
+	if (s->count > 0)
+		r = ox_salvage_link_co(w, ret_again, err);
+	/* What has a choice is as it would be without. */
+	ox_salvage_forget(s);
+	s->unsearched = unsearched;
+	s->found = 0;
+	w->salvage = NULL;
 	return r;
 }
 

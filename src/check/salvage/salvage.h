@@ -78,6 +78,7 @@ struct ox_salvage {
 	bool by_hand_done;
 	bool is_over;	   /* an earlier walk of this repair found no orphan */
 	bool is_unsettled; /* this repair changed L1 entries that may have named an orphan */
+	bool tells_places; /* of one walk: which L1 index an orphan stood at is asked */
 	uint64_t linked;
 	uint64_t found;	     /* and left, as the last walk saw it */
 	uint64_t unsearched; /* leaked clusters that were too many to look at */
@@ -151,6 +152,11 @@ void ox_salvage_forget(struct ox_salvage *s);
 /* Looks for lost tables that are SURE among what leaked, where a repair would free it. If there are
  * any, or the leaks are too many, the walk knows of s from then on. 0 or a negative errno. */
 int ox_salvage_look_co(struct ox_walk *w, struct ox_salvage *s);
+
+/* Links such tables to damaged L1 entries, where there is no choice, before these are taken away.
+ * *ret_again: the walk is to start anew. The walk knows of none afterwards. */
+int ox_salvage_link_sure_co(struct ox_walk *w, struct ox_salvage *s, bool *ret_again,
+			    struct ox_error **err);
 
 /* ---- kin.c: orphans beside each other and beside live tables ---- */
 

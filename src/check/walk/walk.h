@@ -69,6 +69,7 @@ struct ox_walk {
 	bool narrow_copies;
 	uint64_t lost; /* entries that this repair took away, with all its walks */
 	uint64_t leaks;
+	uint64_t cut_off; /* clusters that are counted, and that the file had */
 	uint64_t too_low;
 	uint64_t copied_wrong;	/* against the stored counts */
 	uint64_t copied_to_fix; /* against the counted ones */

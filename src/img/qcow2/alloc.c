@@ -155,8 +155,11 @@ static int next_free_co(struct ox_qcow2 *q, uint64_t most, uint64_t *ret_start, 
 	if (start >= limit)
 		return -ENOSPC;
 	count = ox_min_u64(count, limit - start);
-	if (ox_alloc_overlaps_metadata(q, start, count))
+	if (ox_alloc_overlaps_metadata(q, start, count)) {
+		ox_corrupt_refuse(q, "refcount-too-low", ox_host(start * q->cluster_bytes),
+				  count * q->cluster_bytes);
 		return -EIO;
+	}
 	*ret_start = start;
 	*ret_count = count;
 	return 0;
@@ -423,8 +426,11 @@ static int find_run_co(struct ox_qcow2 *q, uint64_t count, uint64_t *ret_start)
 		}
 		have += n;
 	}
-	if (ox_alloc_overlaps_metadata(q, from, count))
+	if (ox_alloc_overlaps_metadata(q, from, count)) {
+		ox_corrupt_refuse(q, "refcount-too-low", ox_host(from * q->cluster_bytes),
+				  count * q->cluster_bytes);
 		return -EIO;
+	}
 	*ret_start = from;
 	return 0;
 }

@@ -160,6 +160,7 @@ struct ox_qcow2 {
 	size_t slice_bytes;
 	bool prepared; /* first write of this opening has been announced (prepare_write_co) */
 	bool reread;   /* another program may have changed the header since it was read */
+	bool refused;  /* something would have overwritten a table: no more changes (corrupt.c) */
 	struct ox_qcow2_extensions ext;
 	struct ox_header header;
 	struct ox_order order;
@@ -460,11 +461,29 @@ int ox_map_l1_co(struct ox_qcow2 *q, uint64_t index, struct ox_qcow2_l1_entry *r
  * top of the fixed tables. */
 bool ox_map_host_ok(const struct ox_qcow2 *q, struct ox_host host, uint64_t bytes);
 
+/* ---- corrupt.c: each tells what is wrong; the caller fails with -EIO ---- */
+
+/* The L1 entry of that index, or the L2 entry of guest, which is at that place, as it was read. The
+ * latter returns -EIO, or -EUCLEAN where it names metadata: a writer's refusal, as img.c knows. */
+void ox_corrupt_l1(struct ox_qcow2 *q, uint64_t index, uint64_t raw);
+int ox_corrupt_l2(struct ox_qcow2 *q, struct ox_guest guest, struct ox_host at, uint64_t raw);
+/* Something in the refcount structure, by the name of a finding. */
+void ox_corrupt_counts(struct ox_qcow2 *q, const char *finding, struct ox_host host,
+		       uint64_t bytes);
+void ox_corrupt_stream(struct ox_qcow2 *q, struct ox_host host, uint64_t bytes);
+/* The host range holds metadata and was about to be written over, or freed. */
+void ox_corrupt_refuse(struct ox_qcow2 *q, const char *finding, struct ox_host host,
+		       uint64_t bytes);
+/* The same, met by a request on the guest range (struct ox_img_ops). */
+void ox_qcow2_refused(struct ox_image *img, uint64_t offset, uint64_t length);
+
 /* ---- the request paths, one file each ---- */
 
 /* The first change of this opening: clears autoclear bits that we do not keep (D6's sibling for
  * bitmaps), durably. */
 int ox_qcow2_prepare_write_co(struct ox_qcow2 *q) __attribute__((warn_unused_result));
+int ox_qcow2_read_part_co(struct ox_image *img, const struct iovec *iov, int n, uint64_t skip,
+			  uint64_t offset, uint64_t *length, bool *ret_below);
 int ox_qcow2_preadv_co(struct ox_image *img, const struct iovec *iov, int n, uint64_t offset,
 		       uint64_t length);
 /* What the guest reads there without taking a lock: for copy-on-write under the writer's lock. */
