@@ -520,6 +520,7 @@ struct ox_finding {
 	const char *fix;      /* what a repair does about it, or "None: " and why it does nothing */
 	const char *fate;     /* of the guest range after a repair: "lost", "in doubt"; or NULL */
 	const char *why_not;  /* why this repair leaves it; NULL: none was asked for, or repaired */
+	bool recovers; /* the next opening for writing settles it: the image was not closed */
 };
 
 /* An L2 table of a qcow2 image that nothing names. Its entries are counted, of those that name
@@ -608,6 +609,11 @@ struct ox_check_result {
 	 * keeps, or would. */
 	uint64_t lost_tables;
 	uint64_t linked_tables;
+	/* Of corruptions and leaks: what the next opening for writing settles, as the image was not
+	 * closed. It is no harm to data. */
+	uint64_t recoverable_corruptions;
+	uint64_t recoverable_leaks;
+	uint64_t uncounted_clusters; /* those that are counted then */
 };
 
 /* 0 when the check ran to its end, whatever it found; -ENOTSUP where the format has no check (raw);

@@ -30,6 +30,7 @@ static int look_co(struct ox_walk *w, struct ox_io *io, struct ox_error **err)
 
 	if (r < 0)
 		return r;
+	w->j->recovers = w->v.dirty && w->asked == OX_REPAIR_NONE;
 	r = ox_walk_count_co(w);
 	if (r == 0)
 		r = ox_walk_compare_co(w);
