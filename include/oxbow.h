@@ -6,13 +6,22 @@
  * images is made from that thread. A process may have as many contexts as it likes. An image is
  * used through synchronous calls (ox_pread and its kin, which turn the reactor until the call is
  * done) or through a queue (ox_queue_submit, ox_queue_reap), whose descriptor becomes readable
- * when there is something to do, for programs with an event loop of their own.
+ * when there is something to do, for programs with an event loop of their own. Opening, closing,
+ * reopening and resizing can be left to such a loop as well, as jobs.
+ *
+ * Mistakes of the program that the library cannot answer with an error stop it, with a message and
+ * abort(3): calls from another thread than the context's, or from within a callback; freeing a
+ * context with open images or jobs, or a queue with requests; ending a job that is not done; using
+ * a queue whose image was closed. Pointers are not NULL unless that is said to be allowed.
  *
  * Conventions: functions that can fail return 0 or a negative errno. "ret_" outputs are untouched
  * on failure. A struct ox_error ** may be NULL; where it is not, it must point at NULL, and on
  * failure receives a message to be freed with ox_error_free. Offsets and lengths are bytes. The
  * library never prints, never exits, and installs no signal handlers. Option structs begin with
- * their size and are set up by their _INIT macro, so that fields can be added later.
+ * their size and are set up by their _INIT macro, so that fields can be added later: an older
+ * program's shorter struct means zero for what it lacks, a newer one's longer struct is refused
+ * with -E2BIG unless what this library does not know is zero. Zero is the safe choice of every
+ * option. A value or flag that has no meaning is refused with -EINVAL.
  */
 #ifndef OXBOW_H
 #define OXBOW_H
@@ -55,16 +64,28 @@ enum ox_engine {
 
 int ox_context_new(enum ox_engine engine, struct ox_context **ret_ctx,
 		   struct ox_error **err) OX_CHECKED;
-/* Every image of the context must be closed. NULL is allowed. */
+/* Every image of the context must be closed, and every job ended. NULL is allowed. */
 void ox_context_free(struct ox_context *ctx);
 /* "io_uring" or "threads". */
 const char *ox_context_engine_name(const struct ox_context *ctx);
-/* For poll(2) and its kin alone: readable when ox_context_poll has work. With io_uring an eventfd,
- * with threads an epoll set. */
+/*
+ * For poll(2) and its kin alone: readable while ox_context_poll has work (something was submitted,
+ * is complete or due), and while completed requests or jobs wait to be taken. It may be readable
+ * for nothing; ox_context_poll makes it silent then. With io_uring an eventfd, with threads an
+ * epoll set.
+ */
 int ox_context_fd(const struct ox_context *ctx);
+/*
+ * For programs that, before each sleep, call ox_context_poll and take every result, again where
+ * that made new work: with polled true the descriptor does not tell them of what they know
+ * themselves (what they submitted, and left to be taken), which saves system calls. It is false at
+ * first.
+ */
+void ox_context_set_polled(struct ox_context *ctx, bool polled);
 /* Runs whatever is ready, without waiting. 0 or a negative errno of the I/O engine. */
 int ox_context_poll(struct ox_context *ctx) OX_CHECKED;
-/* As ox_context_poll, but first sleeps until something is ready. */
+/* As ox_context_poll, but first sleeps until something is ready, unless results wait to be taken.
+ */
 int ox_context_wait(struct ox_context *ctx) OX_CHECKED;
 
 /* ---- opening ---- */
@@ -89,13 +110,14 @@ enum ox_open_flags {
 	OX_OPEN_FORCE_SHARE = 1 << 1, /* with READ_ONLY: take no notice of others' locks (-U) */
 	OX_OPEN_NO_BACKING = 1 << 2,  /* do not open the backing chain; reads that need it: -EIO */
 	OX_OPEN_NO_DISCARD = 1 << 3,  /* discards are accepted and do nothing */
-	OX_OPEN_PROBE = 1 << 4,	      /* format NULL: look at the first bytes (never in servers) */
+	OX_OPEN_PROBE = 1 << 4,	      /* format NULL: look at the first and last bytes (never in
+					 servers) */
 };
 
 /* Names that an image bears are followed only as far as this says. */
 enum ox_backing_policy {
-	OX_BACKING_ALLOW, /* open what the image names */
 	OX_BACKING_DENY,  /* refuse an image that needs a backing file */
+	OX_BACKING_ALLOW, /* open what the image names: any file that this process can open */
 	OX_BACKING_UNDER, /* only files that lie under backing_dir, after resolving links */
 };
 
@@ -148,12 +170,46 @@ int ox_image_open_fd(struct ox_context *ctx, int fd, const char *name,
 /*
  * Ends a recovery, commits all metadata, clears the dirty bit where that is right, and releases the
  * image whatever happens. On failure the image on disk is still consistent, but dirty or leaking.
- * All requests must have completed.
+ * -EBUSY is the exception: requests of it were not reaped, or a job of it was not ended; then
+ * nothing has happened. Its queues can still be freed afterwards.
  */
 int ox_image_close(struct ox_image *image, struct ox_error **err);
-/* Turns a read-only image into a writable one (recovering it first if it is dirty) or back. All
- * requests must have completed. */
+/* Turns a read-only image into a writable one (recovering it first if it is dirty) or back. -EBUSY
+ * as with ox_image_close. */
 int ox_image_reopen(struct ox_image *image, bool read_only, struct ox_error **err) OX_CHECKED;
+
+/* ---- jobs: the same, left to the program's loop ---- */
+
+/*
+ * A job goes on as far as the context is polled, whose descriptor is readable once it is done. Each
+ * _start function takes what its synchronous twin takes and fails at once with what can be told at
+ * once; the path or name, and the strings of the options, stay valid until the job is done. An
+ * image has one job at a time (-EBUSY), and is not used any more once its closing has begun.
+ */
+struct ox_job;
+
+int ox_image_open_start(struct ox_context *ctx, const char *path,
+			const struct ox_open_options *opts, struct ox_job **ret_job,
+			struct ox_error **err) OX_CHECKED;
+int ox_image_open_fd_start(struct ox_context *ctx, int fd, const char *name,
+			   const struct ox_open_options *opts, struct ox_job **ret_job,
+			   struct ox_error **err) OX_CHECKED;
+int ox_image_close_start(struct ox_image *image, struct ox_job **ret_job,
+			 struct ox_error **err) OX_CHECKED;
+/* Until the job is ended requests are refused with -EBUSY. */
+int ox_image_reopen_start(struct ox_image *image, bool read_only, struct ox_job **ret_job,
+			  struct ox_error **err) OX_CHECKED;
+/* Requests may be in flight beside it. */
+int ox_resize_start(struct ox_image *image, uint64_t new_bytes, struct ox_job **ret_job,
+		    struct ox_error **err) OX_CHECKED;
+
+bool ox_job_is_done(const struct ox_job *job);
+/* Asks that an opening, reopening or resizing be given up; one that can be ends with -ECANCELED,
+ * and each job has to be ended all the same. A closing goes on. */
+void ox_job_cancel(struct ox_job *job);
+/* Takes the result of a job that is done, and frees it. ret_image: of an opening; else NULL is
+ * allowed. */
+int ox_job_end(struct ox_job *job, struct ox_image **ret_image, struct ox_error **err);
 
 /* ---- facts ---- */
 
@@ -182,11 +238,12 @@ struct ox_bitmap_info {
 
 struct ox_image_info {
 	const char *filename;
-	const char *format; /* "qcow2", "raw" */
-	uint64_t virtual_bytes;
-	uint64_t actual_bytes; /* taken on the host (st_blocks) */
-	uint64_t file_bytes;   /* the file's length */
-	/* qcow2 only from here on; zero or NULL otherwise */
+	const char *format;	 /* "qcow2", "raw", or what else is recognised (docs/formats.md) */
+	bool is_only_recognised; /* neither qcow2 nor raw: ox_image_open refuses it */
+	uint64_t virtual_bytes;	 /* UINT64_MAX: not known, of a format that is only recognised */
+	uint64_t actual_bytes;	 /* taken on the host (st_blocks) */
+	uint64_t file_bytes;	 /* the file's length */
+	/* qcow2 only from here on; zero or NULL otherwise. Of QED: cluster_bytes, dirty, backing */
 	uint32_t cluster_bytes;
 	unsigned version; /* 2: compat 0.10, 3: compat 1.1 */
 	unsigned refcount_bits;
@@ -211,6 +268,14 @@ struct ox_image_info {
  * describes images that ox_image_open refuses. Takes format and flags from opts. */
 int ox_image_info_read(struct ox_context *ctx, const char *path, const struct ox_open_options *opts,
 		       struct ox_image_info **ret_info, struct ox_error **err) OX_CHECKED;
+/* The same on a descriptor, as ox_image_open_fd takes it. */
+int ox_image_info_read_fd(struct ox_context *ctx, int fd, const char *name,
+			  const struct ox_open_options *opts, struct ox_image_info **ret_info,
+			  struct ox_error **err) OX_CHECKED;
+/* The same of an open image, also while requests are in flight: what is on disk at that moment. */
+int ox_image_info_get(struct ox_image *image, struct ox_image_info **ret_info,
+		      struct ox_error **err) OX_CHECKED;
+/* NULL is allowed. */
 void ox_image_info_free(struct ox_image_info *info);
 
 /* Counted I/O of one open image's own file since it was opened. */
@@ -244,12 +309,16 @@ void ox_image_recovery(const struct ox_image *image, struct ox_recovery_status *
 /* ---- data, synchronously ---- */
 
 enum ox_request_flags {
-	OX_REQ_FUA = 1 << 0,	   /* durable when it returns */
+	OX_REQ_FUA = 1 << 0,	   /* write, write zeroes, discard: durable when it returns */
 	OX_REQ_MAY_UNMAP = 1 << 1, /* write zeroes: the space may return to the host */
 	OX_REQ_FAST_ZERO = 1 << 2, /* write zeroes: fail with -ENOTSUP rather than write bytes */
 };
 
-/* All bytes or an error. Requests past the end: -EINVAL (nothing is transferred). */
+/*
+ * All bytes or an error. -EINVAL, and nothing is transferred: a request past the end, a flag that
+ * is not for this operation, a negative iov_count, lengths whose sum no number holds, or NULL where
+ * there should be bytes. -EBUSY: the image is being reopened.
+ */
 int ox_pread(struct ox_image *image, void *buf, size_t count, uint64_t offset) OX_CHECKED;
 int ox_pwrite(struct ox_image *image, const void *buf, size_t count, uint64_t offset,
 	      unsigned flags) OX_CHECKED;
@@ -262,7 +331,7 @@ int ox_write_zeroes(struct ox_image *image, uint64_t offset, uint64_t length,
 /* Advisory: what it covers reads as zeroes or as before; whole clusters return to the host. */
 int ox_discard(struct ox_image *image, uint64_t offset, uint64_t length) OX_CHECKED;
 int ox_flush(struct ox_image *image) OX_CHECKED;
-/* Grows or shrinks the virtual disk. */
+/* Grows or shrinks the virtual disk. -EBUSY: a job on the image was not ended. */
 int ox_resize(struct ox_image *image, uint64_t new_bytes, struct ox_error **err) OX_CHECKED;
 
 enum ox_extent_flags {
@@ -299,12 +368,13 @@ enum ox_op {
 };
 
 /*
- * A request. The caller owns it and everything it points at until it is reaped. The library keeps
- * its own state in the reserved part.
+ * A request. From its submission until it is reaped it is the library's: the program changes
+ * neither it nor what it points at. The library keeps its own state in the reserved part, which the
+ * program neither sets nor reads.
  */
 struct ox_request {
 	enum ox_op op;
-	unsigned flags; /* enum ox_request_flags */
+	unsigned flags; /* enum ox_request_flags: those that op takes */
 	uint64_t offset;
 	uint64_t length;	 /* for WRITE_ZEROES, DISCARD, EXTENT */
 	const struct iovec *iov; /* for READ, WRITE; stays valid as well */
@@ -322,10 +392,19 @@ int ox_queue_new(struct ox_image *image, struct ox_queue **ret_queue) OX_CHECKED
 void ox_queue_free(struct ox_queue *queue);
 /*
  * Accepts a request; it starts at the next ox_context_poll, so that many are handed to the kernel
- * at once. Requests complete in any order; a flush covers the writes that were reaped before it
- * was submitted. 0 or -ENOMEM.
+ * at once, and the descriptor becomes readable for that. Requests complete in any order; a flush
+ * covers the writes that were reaped before it was submitted.
+ * Not accepted: -EINVAL, what ox_pread and its kin refuse as well (but a range past the end, which
+ * is the request's result), an unknown op, or EXTENT without extent; -EBUSY, a request that was
+ * submitted before and not reaped, or the image is being reopened; -ENOMEM.
  */
 int ox_queue_submit(struct ox_queue *queue, struct ox_request *request) OX_CHECKED;
+/*
+ * Asks that a request be given up. It completes and is reaped as any other, once: with -ECANCELED
+ * where it had not begun, or was long work on ranges (write zeroes, discard) that stops between
+ * pieces, some of which are then done; else with its own result. -ENOENT: it is not this queue's.
+ */
+int ox_queue_cancel(struct ox_queue *queue, struct ox_request *request) OX_CHECKED;
 /* Takes up to max completed requests, without waiting or polling. Returns how many. */
 size_t ox_queue_reap(struct ox_queue *queue, struct ox_request **ret_requests, size_t max);
 /* Submitted and not reaped yet. */
@@ -368,6 +447,9 @@ struct ox_create_options {
  * process has locked is left alone. On failure a file that did not exist before is removed. */
 int ox_image_create(struct ox_context *ctx, const char *path, const struct ox_create_options *opts,
 		    struct ox_error **err) OX_CHECKED;
+/* The same in the file of a descriptor, as ox_image_open_fd takes it, which is emptied first. */
+int ox_image_create_fd(struct ox_context *ctx, int fd, const char *name,
+		       const struct ox_create_options *opts, struct ox_error **err) OX_CHECKED;
 
 /* ---- checking ---- */
 
@@ -491,6 +573,10 @@ struct ox_check_result {
  * another negative errno when it could not run. */
 int ox_image_check(struct ox_context *ctx, const char *path, const struct ox_check_options *opts,
 		   struct ox_check_result *ret_result, struct ox_error **err) OX_CHECKED;
+/* The same on a descriptor, as ox_image_open_fd takes it. */
+int ox_image_check_fd(struct ox_context *ctx, int fd, const char *name,
+		      const struct ox_check_options *opts, struct ox_check_result *ret_result,
+		      struct ox_error **err) OX_CHECKED;
 
 struct ox_undo_options {
 	size_t struct_size;
@@ -598,6 +684,10 @@ struct ox_layout_options {
 int ox_image_layout_read(struct ox_context *ctx, const char *path,
 			 const struct ox_layout_options *opts, struct ox_image_layout **ret_layout,
 			 struct ox_error **err) OX_CHECKED;
+/* The same on a descriptor, as ox_image_open_fd takes it. */
+int ox_image_layout_read_fd(struct ox_context *ctx, int fd, const char *name,
+			    const struct ox_layout_options *opts,
+			    struct ox_image_layout **ret_layout, struct ox_error **err) OX_CHECKED;
 /* NULL is allowed. */
 void ox_image_layout_free(struct ox_image_layout *layout);
 

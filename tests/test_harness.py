@@ -96,9 +96,9 @@ def test_a_server_that_exits_at_its_start_is_a_failure_with_its_stderr():
 
 
 def test_a_server_that_dies_unasked_is_a_failure():
-    fake_server("echo nbd://localhost:1/x; exit 3")
+    fake_server("echo nbd://127.0.0.1:1/x; exit 3")
     try:
-        with Server("--nbd", "localhost:1", "disk") as server:
+        with Server("--nbd", "127.0.0.1:1", "disk") as server:
             server.process.wait()
     except Failure as error:
         check_in("died with 3", str(error))

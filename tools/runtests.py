@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: MIT
 """Runs every test program of a build and counts the single tests in them.
 
-    tools/runtests.py [--build DIR] [--jobs N] [--timeout SECONDS] [--valgrind] [NAME...]
+    tools/runtests.py [--build DIR] [--jobs N] [--slower N] [--valgrind] [NAME...]
 
 Test programs are what meson knows as tests, and the Python files tests/**/test_*.py and
 tools/**/test_*.py. Each says `ok NAME` or `not ok NAME` a test (TAP, which cmocka speaks and
@@ -13,6 +13,15 @@ part of their name; NAME:TEST selects, for Python files, tests in them.
 The replays of the fuzz corpora run a second time under valgrind; with --valgrind, every compiled
 test does, and nothing else runs. Those that choose io_uring do not, as valgrind does not follow it, nor
 those that ask for their own process's name.
+
+A program may take 600 seconds, and those that take longest start first, so that none is left to run
+alone at the end. What differs is stated beside the test: with `timeout` and `priority` in a
+meson.build, and in a Python file by a line
+
+    # runtests: timeout 900, priority 60
+
+(one of the two, or both; the priority is about the seconds that it takes, 0 if not stated). --slower N
+gives all N times as long, for sanitizers.
 
 The output of each goes to DIR/test-logs; that of one that failed is shown. The last line is
 `N passed, N failed`; the exit code is 1 if one failed. A skip ("ok # SKIP") is reported before it.
@@ -31,6 +40,10 @@ import time
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 SHOWN_LINES = 120
+SLOWEST_SHOWN = 10
+TIMEOUT_SECONDS = 600
+# What a Python test file states of itself.
+STATED = re.compile(r"^# runtests: (\w+ \d+(?:, \w+ \d+)*)$", re.MULTILINE)
 NOT_UNDER_VALGRIND = ("io", "file_lock")
 VALGRIND = ["valgrind", "-q", "--error-exitcode=9", "--leak-check=full"]
 
@@ -38,10 +51,13 @@ VALGRIND = ["valgrind", "-q", "--error-exitcode=9", "--leak-check=full"]
 class Program:
     """One test program and, once it ran, what came of it."""
 
-    def __init__(self, name, argv, env=None):
+    def __init__(self, name, argv, env=None, timeout=0, priority=0):
         self.name = name
         self.argv = argv
         self.env = env or {}
+        # A shorter limit than all have would only fail on slow machines.
+        self.timeout = max(timeout, TIMEOUT_SECONDS)
+        self.priority = priority
         self.passed = []
         self.failed = []
         self.skipped = []
@@ -53,7 +69,8 @@ def parse_arguments(argv):
     parser = argparse.ArgumentParser()
     parser.add_argument("--build", default="build", type=pathlib.Path)
     parser.add_argument("--jobs", default=2, type=int)
-    parser.add_argument("--timeout", default=600, type=int, help="seconds a program may take")
+    parser.add_argument("--slower", default=1.0, type=float,
+                        help="how many times as long as usual a program may take")
     parser.add_argument("--valgrind", action="store_true",
                         help="only compiled tests, and those under valgrind")
     parser.add_argument("--no-valgrind", action="store_true",
@@ -72,17 +89,18 @@ def compiled_programs(build):
     plain, checked = [], []
     for test in json.loads(listing):
         name = test["name"].replace(" ", "-")
-        plain.append(Program(name, test["cmd"], test["env"]))
+        stated = (test["timeout"], test["priority"])
+        plain.append(Program(name, test["cmd"], test["env"], *stated))
         if name.endswith("-uring") or name in NOT_UNDER_VALGRIND:
             continue
         if not test["cmd"][0].endswith((".py", ".sh")):
             checked.append(Program("valgrind-" + name, VALGRIND + test["cmd"],
-                                   dict(test["env"], OXBOW_IO="threads")))
+                                   dict(test["env"], OXBOW_IO="threads"), *stated))
     return plain, checked
 
 
 def all_programs(options):
-    """Every program that could run, before names select."""
+    """Every program that could run, before names select; what takes longest first."""
     plain, checked = compiled_programs(options.build)
     if options.valgrind:
         return checked
@@ -90,17 +108,24 @@ def all_programs(options):
     scripts = {program.argv[1] for program in python}
     if options.no_valgrind:
         checked = []
-    return python + [program for program in plain if scripts.isdisjoint(program.argv)] \
+    programs = python + [program for program in plain if scripts.isdisjoint(program.argv)] \
         + [program for program in checked if program.name.startswith("valgrind-fuzz")]
+    return sorted(programs, key=lambda program: -program.priority)
 
 
 def python_programs(tree):
-    """The Python tests, the slower kinds first so that they do not end up last and alone."""
-    found = [path for folder in ("tests", "tools") for path in (tree / folder).rglob("test_*.py")]
-    order = {"interop": 0, "cli": 1}
-    found.sort(key=lambda path: (order.get(path.parent.name, 2), str(path)))
-    return [Program(str(path.relative_to(tree).with_suffix("")), ["/usr/bin/python3", str(path)])
-            for path in found]
+    found = sorted(path for folder in ("tests", "tools") for path in (tree / folder).rglob("test_*.py"))
+    return [Program(str(path.relative_to(tree).with_suffix("")), ["/usr/bin/python3", str(path)],
+                    **stated_in(path)) for path in found]
+
+
+def stated_in(path):
+    """The timeout and the priority that a Python test file states."""
+    found = STATED.search(path.read_text())
+    stated = dict(pair.split() for pair in found.group(1).split(", ")) if found else {}
+    if not stated.keys() <= {"timeout", "priority"}:
+        sys.exit(f"{path}: '{found.group()}' states what the runner does not know")
+    return {key: int(value) for key, value in stated.items()}
 
 
 def select(programs, names):
@@ -166,7 +191,7 @@ def run(program, options):
                                    stderr=subprocess.STDOUT, cwd=ROOT, start_new_session=True,
                                    env=dict(environment(options.build), **program.env))
         try:
-            code = process.wait(options.timeout)
+            code = process.wait(program.timeout * options.slower)
         except subprocess.TimeoutExpired:
             code = None
         try:
@@ -194,11 +219,20 @@ def show(program):
     sys.stdout.flush()
 
 
+def show_slowest(programs, seconds):
+    """Which programs took longest: whoever finds the run too long starts there."""
+    if len(programs) > SLOWEST_SHOWN:
+        slowest = sorted(programs, key=lambda program: -program.seconds)[:SLOWEST_SHOWN]
+        print("longest: " + ", ".join(f"{program.name} {program.seconds:.0f} s" for program in slowest))
+        print(f"{len(programs)} programs in {seconds / 60:.1f} min")
+
+
 def main(argv):
     options = parse_arguments(argv)
     programs = select(all_programs(options), options.names)
     (options.build / "test-logs").mkdir(parents=True, exist_ok=True)
     lock = threading.Lock()
+    began = time.monotonic()
 
     def run_and_show(program):
         run(program, options)
@@ -210,6 +244,7 @@ def main(argv):
             future.result()
     if not programs:
         print("no test is named like that")
+    show_slowest(programs, time.monotonic() - began)
     skipped = [f"{program.name}: {name}" for program in programs for name in program.skipped]
     for name in skipped:
         print(f"skipped: {name}")

@@ -102,3 +102,15 @@ void ox_iov_free(struct ox_iov *v)
 	v->v = v->local;
 	v->n = 0;
 }
+
+void ox_iov_to_buf(const struct iovec *iov, int n, uint64_t skip, void *buf, size_t count)
+{
+	struct cursor c = {iov, n, skip, count};
+	struct iovec piece;
+	char *to = buf;
+
+	while (cursor_next(&c, &piece)) {
+		memcpy(to, piece.iov_base, piece.iov_len);
+		to += piece.iov_len;
+	}
+}

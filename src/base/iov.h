@@ -17,6 +17,7 @@ struct ox_iov {
 uint64_t ox_iov_bytes(const struct iovec *iov, int n);
 void ox_iov_zero(const struct iovec *iov, int n, uint64_t skip, uint64_t count);
 void ox_iov_from_buf(const struct iovec *iov, int n, uint64_t skip, const void *buf, size_t count);
+void ox_iov_to_buf(const struct iovec *iov, int n, uint64_t skip, void *buf, size_t count);
 
 /*
  * Makes ret the list [head, head_bytes] + bytes skip..skip+count of iov + [tail, tail_bytes]; the

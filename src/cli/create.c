@@ -111,6 +111,7 @@ static int look_at_backing(struct ox_context *ctx, struct create *create, const 
 
 	opts.format = format;
 	opts.flags = OX_OPEN_READ_ONLY | (format ? 0 : OX_OPEN_PROBE);
+	opts.backing_policy = OX_BACKING_ALLOW;
 	opts.warn = ox_cli_warn;
 	r = ox_image_open(ctx, path, &opts, &image, &err);
 	if (r < 0) {

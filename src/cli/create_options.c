@@ -139,7 +139,7 @@ int ox_cli_create_set(struct ox_cli_create_values *values, const char *file, con
 		key = "compat";
 	i = find(values, key, strlen(key));
 	/* "nolazy_refcounts" is how the field also says "lazy_refcounts=off". */
-	if (i < 0 && !value && strncmp(key, "no", 2) == 0) {
+	if (i < 0 && !value && key[0] == 'n' && key[1] == 'o') {
 		i = find(values, key + 2, strlen(key + 2));
 		value = "off";
 	}

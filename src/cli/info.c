@@ -131,7 +131,9 @@ static json_t *info_json(const struct ox_image_info *info)
 				ox_cli_json_string(info->backing_format));
 	if (info->snapshot_count)
 		ox_cli_json_set(object, "snapshots", snapshots_json(info));
-	ox_cli_json_set(object, "virtual-size", json_integer((json_int_t)info->virtual_bytes));
+	if (info->virtual_bytes != UINT64_MAX)
+		ox_cli_json_set(object, "virtual-size",
+				json_integer((json_int_t)info->virtual_bytes));
 	ox_cli_json_set(object, "filename", ox_cli_json_string(info->filename));
 	if (info->cluster_bytes)
 		ox_cli_json_set(object, "cluster-size", json_integer(info->cluster_bytes));
@@ -148,6 +150,8 @@ static json_t *info_json(const struct ox_image_info *info)
 	if (info->encryption)
 		ox_cli_json_set(object, "encrypted", json_true());
 	ox_cli_json_set(object, "dirty-flag", json_boolean(info->dirty));
+	if (info->is_only_recognised)
+		ox_cli_json_set(object, "supported", json_false());
 	return object;
 }
 

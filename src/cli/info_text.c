@@ -85,11 +85,15 @@ static void print_snapshots(const struct ox_image_info *info)
 
 void ox_cli_info_print(const struct ox_image_info *info)
 {
-	char virtual_size[OX_CLI_SIZE_MAX], disk_size[OX_CLI_SIZE_MAX];
+	char size[OX_CLI_SIZE_MAX];
 
-	printf("image: %s\nfile format: %s\nvirtual size: %s (%" PRIu64 " bytes)\ndisk size: %s\n",
-	       info->filename, info->format, ox_cli_size_text(info->virtual_bytes, virtual_size),
-	       info->virtual_bytes, ox_cli_size_text(info->actual_bytes, disk_size));
+	printf("image: %s\nfile format: %s\n", info->filename, info->format);
+	if (info->virtual_bytes == UINT64_MAX)
+		printf("virtual size: unknown\n");
+	else
+		printf("virtual size: %s (%" PRIu64 " bytes)\n",
+		       ox_cli_size_text(info->virtual_bytes, size), info->virtual_bytes);
+	printf("disk size: %s\n", ox_cli_size_text(info->actual_bytes, size));
 	if (info->encryption)
 		printf("encrypted: yes\n");
 	if (info->cluster_bytes)
@@ -106,4 +110,8 @@ void ox_cli_info_print(const struct ox_image_info *info)
 	}
 	print_snapshots(info);
 	ox_cli_info_print_specific(info);
+	if (info->is_only_recognised)
+		printf("supported: no (%s)\n", strcmp(info->format, "qed") == 0
+						       ? "it can be checked, not opened"
+						       : "it is recognised, not opened");
 }

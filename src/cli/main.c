@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* The command: the table of verbs, and what it says of itself. */
 #include <getopt.h>
+#include <signal.h>
 #include <string.h>
 
 #include "cli/cli.h"
@@ -76,11 +77,21 @@ int ox_cli_help(int argc, char **argv)
 	return verb->run(2, arguments);
 }
 
+/* A limit that is met, or a reader who is gone, is an error of the call that met it (EFBIG, EPIPE),
+ * not the end of a process that may have an image open for writing. io_uring sends SIGXFSZ to the
+ * main thread, whatever threads of a pool block. */
+static void ignore_signals_of_limits(void)
+{
+	(void)signal(SIGXFSZ, SIG_IGN);
+	(void)signal(SIGPIPE, SIG_IGN);
+}
+
 int main(int argc, char **argv)
 {
 	static char help_verb[] = "help";
 	const struct verb *verb;
 
+	ignore_signals_of_limits();
 	if (argc < 2)
 		return ox_cli_usage_error(NULL, "Not enough arguments");
 	if (strcmp(argv[1], "--version") == 0 || strcmp(argv[1], "-V") == 0)

@@ -3,18 +3,29 @@
 #include <getopt.h>
 #include <stdarg.h>
 #include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
 
 #include "cli/cli.h"
+#include "cli/log.h"
 
 static void print_message(const char *format, va_list args) OX_CLI_PRINTF(1, 0);
 
 static void print_message(const char *format, va_list args)
 {
+	char *message;
+	char *line;
+
 	/* What was said before must stand before, also when both go to one file. */
 	fflush(stdout);
-	fputs("oxbow: ", stderr);
-	vfprintf(stderr, format, args);
-	fputc('\n', stderr);
+	if (vasprintf(&message, format, args) < 0)
+		return;
+	if (asprintf(&line, "oxbow: %s\n", message) >= 0) {
+		if (!ox_cli_log_take(line, strlen(line)))
+			fputs(line, stderr);
+		free(line);
+	}
+	free(message);
 }
 
 void ox_cli_error(const char *format, ...)

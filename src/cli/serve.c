@@ -1,11 +1,13 @@
 /* SPDX-License-Identifier: MIT */
 /* oxbow serve: one image, offered over NBD, in the foreground. */
 #include "cli/cli.h"
+#include "cli/deadline.h"
+#include "cli/log.h"
+#include "cli/pid_file.h"
 
 #include <errno.h>
 #include <getopt.h>
 #include <limits.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -16,16 +18,20 @@
 
 #define DEFAULT_CLIENTS 64
 #define MOST_CLIENTS 4096
+#define DEFAULT_DRAIN_MS 60000
+#define MOST_DRAIN_SECONDS 86400
 
 struct arguments {
 	const char *format;
 	const char *image;
-	const char *pid_file;
+	struct ox_cli_pid_file pid_file;
 	struct ox_open_options open;
 	struct ox_serve_nbd_options nbd;
 	struct ox_cli_progress progress; /* of a recovery before the opening returns */
 	struct ox_cli_recovery recovery; /* and after it */
 	bool opened;
+	bool closing;
+	bool memory_stated;
 	int fd; /* -1: the image is opened by its name */
 	bool quiet;
 	bool verbose;
@@ -36,10 +42,13 @@ enum long_option {
 	OPTION_CACHE = 't',
 	OPTION_EXPORT = 'x',
 	OPTION_ALLOW_BACKING = 256,
+	OPTION_BACKING_FORMAT,
 	OPTION_DISCARD,
+	OPTION_DRAIN,
 	OPTION_FD,
 	OPTION_L2_CACHE,
 	OPTION_LAZY_IDLE,
+	OPTION_MEMORY,
 	OPTION_NBD,
 	OPTION_PID_FILE,
 	OPTION_RECOVER,
@@ -49,9 +58,11 @@ enum long_option {
 
 static const struct option long_options[] = {
 	{"allow-backing", optional_argument, NULL, OPTION_ALLOW_BACKING},
+	{"backing-format", required_argument, NULL, OPTION_BACKING_FORMAT},
 	{"cache", required_argument, NULL, OPTION_CACHE},
 	{"description", required_argument, NULL, 'D'},
 	{"discard", required_argument, NULL, OPTION_DISCARD},
+	{"drain", required_argument, NULL, OPTION_DRAIN},
 	{"export", required_argument, NULL, OPTION_EXPORT},
 	{"export-name", required_argument, NULL, OPTION_EXPORT},
 	{"fd", required_argument, NULL, OPTION_FD},
@@ -60,6 +71,7 @@ static const struct option long_options[] = {
 	{"help", no_argument, NULL, 'h'},
 	{"l2-cache-size", required_argument, NULL, OPTION_L2_CACHE},
 	{"lazy-idle", required_argument, NULL, OPTION_LAZY_IDLE},
+	{"memory", required_argument, NULL, OPTION_MEMORY},
 	{"nbd", required_argument, NULL, OPTION_NBD},
 	{"pid-file", required_argument, NULL, OPTION_PID_FILE},
 	{"quiet", no_argument, NULL, 'q'},
@@ -77,8 +89,9 @@ static const char help_text[] =
 	"one\n"
 	"line with the URI for them is printed.\n"
 	"\n"
-	"  --nbd ADDRESS              a unix socket's path, or HOST:PORT, [IPv6]:PORT, :PORT\n"
-	"                             (port 0: any free one)\n"
+	"  --nbd ADDRESS              a unix socket's path, or for TCP HOST:PORT, [IPv6]:PORT,\n"
+	"                             :PORT (this host alone) or *:PORT (every address of this\n"
+	"                             host); port 0: any free one\n"
 	"  -f, --format FMT           qcow2 or raw. Never guessed: without it, qcow2\n"
 	"  -t, --cache MODE           writeback (default), writethrough, none, directsync, unsafe\n"
 	"  -r, --read-only            clients cannot write\n"
@@ -87,6 +100,8 @@ static const char help_text[] =
 	"  -D, --description TEXT     what clients are told of it\n"
 	"  --allow-backing[=DIR]      open the backing file that the image names (only if it lies\n"
 	"                             under DIR); without this, such an image is refused\n"
+	"  --backing-format FMT       qcow2 or raw: the backing file's, where the image does not "
+	"say\n"
 	"  --l2-cache-size SIZE       memory for L2 tables (default: from the image's size)\n"
 	"  --refcount-cache-size SIZE memory for refcount blocks (default: the same)\n"
 	"  --lazy-idle SECONDS|never  lazy refcounts: commit them, and clear the dirty bit, after\n"
@@ -97,11 +112,16 @@ static const char help_text[] =
 	"                             recovers it meanwhile, wait recovers it first, never refuses "
 	"it\n"
 	"  --shared N                 at most N clients at once (default: 64)\n"
+	"  --memory SIZE              for requests in flight, of all clients together (default: "
+	"256M)\n"
+	"  --drain SECONDS            at the end, how long to wait for an image's file that "
+	"answers\n"
+	"                             nothing (default: 60)\n"
 	"  --fd N                     the image is the inherited descriptor N; IMAGE is its name\n"
 	"  --pid-file FILE            holds the process id while clients can connect\n"
 	"  -U, --force-share          with -r: take no notice of others' locks on the image\n"
 	"  -q, --quiet                print neither the URI nor warnings\n"
-	"  -v, --verbose              tell of each client that comes or goes, on stderr\n"
+	"  -v, --verbose              tell of each client that comes or goes, and why, on stderr\n"
 	"  -h, --help                 this\n"
 	"\n"
 	"Sizes take the suffixes k, M, G, T. A second SIGTERM ends the wait for clients that do "
@@ -191,6 +211,11 @@ static int take_valued_option(struct arguments *arguments, int option, const cha
 		return 0;
 	case OPTION_DISCARD:
 		return take_discard(value, &arguments->open.flags);
+	case OPTION_DRAIN:
+		ret = take_count("--drain", value, 1, MOST_DRAIN_SECONDS, &number);
+		if (ret == 0)
+			arguments->nbd.drain_ms = (unsigned)number * 1000;
+		return ret;
 	case OPTION_FD:
 		ret = take_count("--fd", value, 0, INT_MAX, &number);
 		if (ret == 0)
@@ -201,6 +226,9 @@ static int take_valued_option(struct arguments *arguments, int option, const cha
 	case OPTION_REFCOUNT_CACHE:
 		return take_size("--refcount-cache-size", value,
 				 &arguments->open.refcount_cache_bytes);
+	case OPTION_MEMORY:
+		arguments->memory_stated = true;
+		return take_size("--memory", value, &arguments->nbd.memory_bytes);
 	case OPTION_LAZY_IDLE:
 		return take_idle(value, &arguments->open.lazy_idle_ms);
 	case OPTION_RECOVER:
@@ -248,7 +276,10 @@ static int take_option(struct arguments *arguments, int option, const char *valu
 		arguments->nbd.address = value;
 		break;
 	case OPTION_PID_FILE:
-		arguments->pid_file = value;
+		arguments->pid_file.path = value;
+		break;
+	case OPTION_BACKING_FORMAT:
+		arguments->open.backing_format = value;
 		break;
 	case OPTION_ALLOW_BACKING:
 		arguments->open.backing_policy = value ? OX_BACKING_UNDER : OX_BACKING_ALLOW;
@@ -277,6 +308,15 @@ static int check_arguments(const struct arguments *arguments, int images)
 	    (arguments->nbd.description && strlen(arguments->nbd.description) > 4096)) {
 		ox_cli_usage_error("serve",
 				   "An export's name and description have at most 4096 bytes");
+		return -EINVAL;
+	}
+	if (arguments->memory_stated &&
+	    arguments->nbd.memory_bytes < ox_serve_nbd_memory_min(arguments->nbd.max_clients)) {
+		ox_cli_usage_error(
+			"serve", "--memory: %u clients (--shared) need at least %llu KiB",
+			arguments->nbd.max_clients,
+			(unsigned long long)ox_serve_nbd_memory_min(arguments->nbd.max_clients) >>
+				10);
 		return -EINVAL;
 	}
 	if ((arguments->open.flags & OX_OPEN_FORCE_SHARE) &&
@@ -327,37 +367,36 @@ static void on_log(void *opaque, const char *message)
 	ox_cli_error("%s", message);
 }
 
-static void write_pid_file(const char *path)
+static int on_ready(void *opaque, const char *uri)
 {
-	FILE *file = fopen(path, "we");
-	bool failed;
+	struct arguments *arguments = opaque;
 
-	if (!file) {
-		ox_cli_error("Cannot write '%s': %s", path, strerror(errno));
-		return;
+	if (arguments->pid_file.path) {
+		int ret = ox_cli_pid_file_write(&arguments->pid_file);
+
+		if (ret < 0)
+			return ret;
 	}
-	failed = fprintf(file, "%ld\n", (long)getpid()) < 0;
-	failed |= fclose(file) != 0;
-	if (failed)
-		ox_cli_error("Cannot write '%s': %s", path, strerror(errno));
-}
-
-static void on_ready(void *opaque, const char *uri)
-{
-	const struct arguments *arguments = opaque;
-
-	if (arguments->pid_file)
-		write_pid_file(arguments->pid_file);
 	if (arguments->quiet)
-		return;
+		return 0;
 	if (printf("%s\n", uri) < 0 || fflush(stdout) != 0)
 		ox_cli_error("Cannot print the URI: %s", strerror(errno));
+	return 0;
+}
+
+/* A store that hangs keeps the library's close for good, and the process with it. */
+static void begin_close_deadline(const struct arguments *arguments)
+{
+	ox_cli_deadline_begin(arguments->nbd.drain_ms,
+			      "oxbow: The image's file does not answer: the image is not closed\n");
 }
 
 static void on_progress(void *opaque, uint64_t done, uint64_t total)
 {
 	struct arguments *arguments = opaque;
 
+	if (arguments->closing) /* a recovery comes first, which takes its time */
+		begin_close_deadline(arguments);
 	if (!arguments->opened)
 		ox_cli_progress_report(&arguments->progress, done, total);
 	else if (!arguments->quiet)
@@ -386,13 +425,18 @@ static int open_image(struct ox_context *ctx, struct arguments *arguments,
 	return ret;
 }
 
-static int close_image(struct ox_image *image, const char *name)
+static int close_image(struct ox_image *image, struct arguments *arguments)
 {
 	struct ox_error *error = NULL;
-	int ret = ox_image_close(image, &error);
+	int ret;
 
+	arguments->closing = true;
+	begin_close_deadline(arguments);
+	ret = ox_image_close(image, &error);
+	ox_cli_deadline_end();
 	if (ret < 0) {
-		ox_cli_error("Could not close '%s' cleanly: %s", name, ox_error_message(error));
+		ox_cli_error("Could not close '%s' cleanly: %s", arguments->image,
+			     ox_error_message(error));
 		ox_error_free(error);
 	}
 	return ret;
@@ -411,14 +455,13 @@ static int serve(struct ox_context *ctx, struct arguments *arguments)
 		return ret;
 	}
 	ret = ox_serve_nbd(ctx, image, &arguments->nbd, &error);
-	if (arguments->pid_file)
-		(void)unlink(arguments->pid_file);
 	if (ret < 0) {
-		ox_cli_error("%s", error.message);
+		if (error.message[0])
+			ox_cli_error("%s", error.message);
 		if (error.requests_lost)
 			return ret;
 	}
-	close_ret = close_image(image, arguments->image);
+	close_ret = close_image(image, arguments);
 	ox_context_free(ctx);
 	return ret < 0 ? ret : close_ret;
 }
@@ -429,11 +472,14 @@ int ox_cli_serve(int argc, char **argv)
 		.format = "qcow2",
 		.fd = -1,
 		.open = OX_OPEN_OPTIONS_INIT,
-		.nbd = {.export_name = "", .max_clients = DEFAULT_CLIENTS},
+		.nbd = {.export_name = "",
+			.max_clients = DEFAULT_CLIENTS,
+			.drain_ms = DEFAULT_DRAIN_MS},
 	};
 	struct ox_context *ctx;
+	int ret;
 
-	arguments.open.backing_policy = OX_BACKING_DENY;
+	arguments.open.backing_policy = OX_BACKING_DENY; /* until --allow-backing */
 	if (parse(argc, argv, &arguments) < 0)
 		return 1;
 	if (arguments.help) {
@@ -444,12 +490,21 @@ int ox_cli_serve(int argc, char **argv)
 	arguments.open.progress = on_progress;
 	arguments.open.opaque = &arguments;
 	arguments.nbd.ready = on_ready;
+	arguments.nbd.warn = on_warning;
 	arguments.nbd.log = arguments.verbose ? on_log : NULL;
 	arguments.nbd.opaque = &arguments;
 	/* Before the library has threads, so that none of them takes the signals. */
 	ox_serve_block_signals();
-	signal(SIGPIPE, SIG_IGN);
-	if (ox_cli_context_new(OX_ENGINE_DEFAULT, &ctx) < 0)
+	if (ox_cli_pid_file_open(&arguments.pid_file) < 0)
 		return 1;
-	return serve(ctx, &arguments) < 0 ? 1 : 0;
+	ret = ox_cli_log_start();
+	if (ret < 0)
+		ox_cli_error("Cannot start a thread for messages: %s", strerror(-ret));
+	if (ret == 0)
+		ret = ox_cli_context_new(OX_ENGINE_DEFAULT, &ctx);
+	if (ret == 0)
+		ret = serve(ctx, &arguments);
+	ox_cli_pid_file_remove(&arguments.pid_file);
+	ox_cli_log_end();
+	return ret < 0 ? 1 : 0;
 }

@@ -226,6 +226,7 @@ int ox_cli_source_set(struct ox_cli_source *source, const char *text)
 		source->open.flags |= OX_OPEN_FORCE_SHARE;
 	}
 	source->open.cache = combined_cache(source);
+	source->open.backing_policy = OX_BACKING_ALLOW; /* the user's own command on his image */
 	if (!source->open.format)
 		source->open.flags |= OX_OPEN_PROBE;
 	return 0;

@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "base/path.h"
+#include "rt/co.h"
 
 /* Opens path if, all links resolved, it lies under dir. */
 static int open_under(const char *dir, const char *path, int *ret_fd, struct ox_error **err)
@@ -100,8 +101,6 @@ static int check_policy(const struct ox_image *img, const struct ox_open_options
 				    "Image '%s' needs the backing file '%s', which is not allowed "
 				    "(see --allow-backing)",
 				    img->filename, img->backing_name);
-	if (opts->backing_policy == OX_BACKING_UNDER && !opts->backing_dir)
-		return ox_error_set(err, -EINVAL, "No directory for backing files was given");
 	return 0;
 }
 
@@ -133,6 +132,8 @@ int ox_chain_open_backing_co(struct ox_image *img, const struct ox_img_open *how
 
 	if (how->opts->flags & OX_OPEN_NO_BACKING)
 		return 0;
+	if (ox_co_is_cancelled())
+		return ox_error_set(err, -ECANCELED, "The opening was cancelled");
 	r = check_policy(img, how->opts, err);
 	if (r < 0)
 		return r;

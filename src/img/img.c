@@ -3,38 +3,54 @@
 #include "img/img.h"
 
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/arith.h"
 #include "base/assert.h"
 #include "base/iov.h"
-#include "fmt/qcow2.h"
 #include "img/chain.h"
+#include "img/probe.h"
 
 typedef int (*open_fn)(struct ox_image *img, const struct ox_img_open *how, struct ox_error **err);
+
+static void warn_of_guess(const struct ox_io *io, const struct ox_open_options *opts)
+{
+	char message[512];
+
+	if (io->read_only || !opts->warn)
+		return;
+	snprintf(message, sizeof(message),
+		 "the format of '%s' was not stated and is taken for raw; state it with -f raw: "
+		 "writes that would make it look like another format fail",
+		 io->name);
+	opts->warn(opts->opaque, message);
+}
 
 static int choose_format_co(struct ox_io *io, const struct ox_open_options *opts, open_fn *ret,
 			    struct ox_error **err)
 {
 	const char *format = opts->format;
-	uint8_t magic[8] = {0};
 	int r;
 
 	if (!format && !(opts->flags & OX_OPEN_PROBE))
 		return ox_error_set(err, -EINVAL, "The format of '%s' must be stated", io->name);
 	if (!format) {
-		r = ox_io_pread_co(io, magic, sizeof(magic), 0);
+		r = ox_img_probe_co(io, &format, err);
 		if (r < 0)
-			return ox_error_set_errno(err, r, "Could not read '%s'", io->name);
-		format = ox_qcow2_probe(magic, sizeof(magic)) ? "qcow2" : "raw";
+			return r;
 	}
 	if (strcmp(format, "qcow2") == 0)
 		*ret = ox_qcow2_open_co;
 	else if (strcmp(format, "raw") == 0)
 		*ret = ox_raw_open_co;
+	else if (ox_formats_find(format))
+		return ox_img_refuse_format(io, format, err);
 	else
 		return ox_error_set(err, -EINVAL, "Unknown driver '%s'", format);
+	if (*ret == ox_raw_open_co && !opts->format)
+		warn_of_guess(io, opts);
 	return 0;
 }
 

@@ -32,6 +32,9 @@ struct ox_img_ops {
 	/* The store has become writable (or is about to be read-only): recover, commit. */
 	int (*activate_co)(struct ox_image *img, struct ox_error **err);
 	int (*deactivate_co)(struct ox_image *img, struct ox_error **err);
+	/* Keeps the header as it is on disk until the same task lets go of it. NULL: it has none.
+	 */
+	void (*hold_header_co)(struct ox_image *img, bool hold);
 	/* Frees the format's state; the store is closed by img.c. deactivate_co came before. */
 	void (*free)(struct ox_image *img);
 	void (*stats)(const struct ox_image *img, struct ox_image_stats *ret);
@@ -116,8 +119,12 @@ struct ox_image {
 	enum ox_cache_mode cache;
 	unsigned open_flags; /* enum ox_open_flags */
 	bool read_only;
-	void *state;		/* the format's: struct ox_qcow2 * */
-	struct ox_context *ctx; /* set by lib */
+	void *state; /* the format's: struct ox_qcow2 * */
+	/* lib's: */
+	struct ox_context *ctx;
+	struct ox_list queues; /* struct ox_queue */
+	unsigned jobs;	       /* of its control plane, under way or not ended */
+	bool reopening;
 	void (*warn)(void *opaque, const char *message);
 	void (*progress)(void *opaque, uint64_t done, uint64_t total);
 	void *opaque;

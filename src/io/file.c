@@ -13,6 +13,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/statfs.h>
 #include <sys/uio.h>
 #include <unistd.h>
 
@@ -21,6 +22,9 @@
 #include "io/file_align.h"
 #include "io/file_lock.h"
 #include "io/io.h"
+
+#define SPACE_MIN_BYTES 512u
+#define SPACE_MAX_BYTES 4096u
 
 struct file_store {
 	struct ox_io io;
@@ -273,6 +277,20 @@ static int file_examine(struct file_store *f, struct ox_error **err)
 	return 0;
 }
 
+/* The file system's block. Some count in larger units than they allocate, so that more than the
+ * usual block is not believed; thin devices have larger pieces. */
+static uint32_t space_bytes_of(const struct file_store *f)
+{
+	struct statfs st;
+
+	if (f->is_block)
+		return SPACE_MAX_BYTES;
+	if (fstatfs(f->fd, &st) < 0 || st.f_frsize <= 0 || !ox_is_pow2((uint64_t)st.f_frsize))
+		return SPACE_MIN_BYTES;
+	return (uint32_t)ox_max_u64(ox_min_u64((uint64_t)st.f_frsize, SPACE_MAX_BYTES),
+				    SPACE_MIN_BYTES);
+}
+
 /* Takes the length and alignment: under the locks, as a writer could still change them before. */
 static int file_measure(struct file_store *f, struct ox_error **err)
 {
@@ -283,6 +301,7 @@ static int file_measure(struct file_store *f, struct ox_error **err)
 		return ox_error_set_errno(err, -errno, "Could not get the length of '%s'",
 					  f->io.name);
 	f->io.length = (uint64_t)end;
+	f->io.space_bytes = space_bytes_of(f);
 	r = ox_file_align_find(f->fd, f->direct, f->is_block, &f->io);
 	if (r < 0)
 		return ox_error_set_errno(err, r, "Could not find out the alignment of '%s'",
@@ -559,6 +578,17 @@ int ox_io_file_reopen(struct ox_io *io, bool read_only, struct ox_error **err)
 		return r;
 	f->open_flags = flags;
 	io->read_only = read_only;
+	return 0;
+}
+
+int ox_io_file_actual_bytes(const struct ox_io *io, uint64_t *ret)
+{
+	struct stat st;
+
+	ox_assert(io->ops == &file_ops);
+	if (fstat(file_of(io)->fd, &st) < 0)
+		return -errno;
+	*ret = (uint64_t)st.st_blocks * 512; /* the unit of st_blocks, whatever st_blksize says */
 	return 0;
 }
 

@@ -187,11 +187,26 @@ static int byte_test_patiently(int fd, int byte)
 	return r;
 }
 
-/* A kernel or file system that has no such locks; -ENOLCK, which a lock service that is down gives
- * as well, is not among them. */
-static bool is_unsupported(int code)
+/*
+ * Whether the user goes on without locks: where the kernel or the file system has none. -ENOLCK
+ * is given by a lock service that is down as well, and others may have locks then: only one who
+ * refuses nothing to them goes on.
+ */
+static bool can_do_without(int code, struct ox_file_lock want)
 {
-	return code == -EINVAL || code == -EOPNOTSUPP || code == -ENOSYS;
+	return code == -EINVAL || code == -EOPNOTSUPP || code == -ENOSYS ||
+	       (code == -ENOLCK && want.unshared == 0);
+}
+
+static int lock_failed(const char *name, int code, struct ox_error **err)
+{
+	if (code != -ENOLCK)
+		return ox_error_set_errno(err, code, "Failed to lock '%s'", name);
+	return ox_error_set(err, code,
+			    "Failed to lock '%s': %s\n"
+			    "The file system has no locks, or its lock service does not answer. "
+			    "The image can be read without: -U, or file.locking=off",
+			    name, strerror(-code));
 }
 
 /* Sets (F_RDLCK) or clears (F_UNLCK) the bytes of perms. On failure some are set. */
@@ -279,14 +294,13 @@ int ox_file_lock_take(int fd, const char *name, struct ox_file_lock *have, struc
 
 	ox_assert((want.held | want.unshared) < 1U << PERM_COUNT);
 	ox_assert((have->held & ~want.held) == 0 && (have->unshared & ~want.unshared) == 0);
-	if (is_unsupported(byte_test(fd, 0)))
+	if (can_do_without(byte_test(fd, 0), want))
 		return 0;
 	/* Lock first, then test: of two that come at once at least one sees the other. */
 	r = locks_set(fd, more);
 	if (r < 0) {
 		locks_clear(fd, more);
-		return is_unsupported(r) ? 0
-					 : ox_error_set_errno(err, r, "Failed to lock '%s'", name);
+		return can_do_without(r, want) ? 0 : lock_failed(name, r, err);
 	}
 	r = locks_test(fd, name, want, err);
 	if (r < 0) {

@@ -35,7 +35,7 @@ struct ox_file_lock {
  * all of want against other users. want includes *have, and *have is want afterwards. Where others
  * are in the way: -EAGAIN, with QEMU's words and the other process where it can be found. On
  * failure *have and the locks are as before. Where the file system has no such locks: 0, with
- * *have as before.
+ * *have as before. Where it says ENOLCK, the same only if want refuses nothing to others.
  */
 int ox_file_lock_take(int fd, const char *name, struct ox_file_lock *have, struct ox_file_lock want,
 		      struct ox_error **err) __attribute__((warn_unused_result));

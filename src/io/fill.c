@@ -27,3 +27,10 @@ int ox_io_fill_zero_co(struct ox_io *io, uint64_t offset, uint64_t length)
 	free(buf);
 	return r;
 }
+
+int ox_io_reserve_or_fill_co(struct ox_io *io, uint64_t offset, uint64_t length)
+{
+	int r = ox_io_reserve_co(io, offset, length);
+
+	return r == -EOPNOTSUPP ? ox_io_fill_zero_co(io, offset, length) : r;
+}

@@ -12,6 +12,7 @@
 #ifndef OX_IO_IO_H
 #define OX_IO_IO_H
 
+#include <errno.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -65,6 +66,10 @@ struct ox_io {
 	uint32_t align_bytes;	   /* of offset and of each iovec's length; 1 = any */
 	uint32_t mem_align_bytes;  /* of each iovec's base, at most 4096; 0: as align_bytes */
 	uint32_t zero_align_bytes; /* of punch_co and zero_co; 0: as align_bytes */
+	/* Of the smallest piece that takes space of its own: one with a byte that is not zero has
+	 * it, so that overwriting it cannot fail for want of room. 0: what lies within the length
+	 * has. */
+	uint32_t space_bytes;
 	bool read_only;
 	bool can_grow;		 /* false: a block device */
 	struct ox_rangelock rmw; /* writes that are not aligned, against all writes (H5) */
@@ -102,6 +107,8 @@ int ox_io_zero_co(struct ox_io *io, uint64_t offset, uint64_t length);
 /* Writes zero bytes: works on every store. */
 int ox_io_fill_zero_co(struct ox_io *io, uint64_t offset, uint64_t length);
 int ox_io_reserve_co(struct ox_io *io, uint64_t offset, uint64_t length);
+/* Of a range that reads as zeroes: where the store cannot reserve, zeroes are written. */
+int ox_io_reserve_or_fill_co(struct ox_io *io, uint64_t offset, uint64_t length);
 int ox_io_set_length_co(struct ox_io *io, uint64_t length);
 int ox_io_extent_co(struct ox_io *io, uint64_t offset, struct ox_io_extent *ret);
 /* Gives up the store and its locks. NULL is allowed. Outside or inside a task. */
@@ -109,6 +116,12 @@ void ox_io_close(struct ox_io *io);
 
 /* Buffers that satisfy any store's memory alignment (4096). Freed with free(). */
 void *ox_io_buffer(size_t size_bytes);
+
+/* Whether the error says that there is no room, and that there may be some later. */
+static inline bool ox_io_is_full(int error)
+{
+	return error == -ENOSPC || error == -EDQUOT;
+}
 
 /* ---- implementations ---- */
 
@@ -140,6 +153,10 @@ int ox_io_file_reopen(struct ox_io *io, bool read_only, struct ox_error **err)
 	__attribute__((warn_unused_result));
 /* Device and inode numbers, to find loops in backing chains. False for memory. */
 bool ox_io_file_identity(const struct ox_io *io, uint64_t *ret_dev, uint64_t *ret_ino);
+
+/* The space that a file takes on its file system (st_blocks). 0 or -errno. */
+int ox_io_file_actual_bytes(const struct ox_io *io, uint64_t *ret)
+	__attribute__((warn_unused_result));
 
 /* A growing store in memory, zero-filled. */
 int ox_io_memory_open(struct ox_reactor *r, uint64_t length, struct ox_io **ret)

@@ -7,9 +7,10 @@
 #include "check/check.h"
 #include "check/override.h"
 #include "check/undo/edit.h"
-#include "fmt/qcow2.h"
-#include "fmt/qed.h"
+#include "img/probe.h"
 #include "lib/context.h"
+#include "lib/options.h"
+#include "lib/source.h"
 
 struct check_job {
 	struct ox_io *image;
@@ -26,14 +27,13 @@ struct check_job {
  * that is stated need not be there. */
 static int probe_co(struct ox_io *io, bool states_header, bool *ret_is_qed, struct ox_error **err)
 {
-	uint8_t magic[4];
-	int r = ox_io_pread_co(io, magic, sizeof(magic), 0);
+	const char *format;
+	int r = ox_img_probe_co(io, &format, err);
 
 	if (r < 0)
-		return ox_error_set_errno(err, r,
-					  "Could not read image for determining its format");
-	*ret_is_qed = ox_qed_probe(magic, sizeof(magic));
-	if (!states_header && !*ret_is_qed && !ox_qcow2_probe(magic, sizeof(magic)))
+		return r;
+	*ret_is_qed = strcmp(format, "qed") == 0;
+	if (!states_header && !*ret_is_qed && strcmp(format, "qcow2") != 0)
 		return ox_error_set(err, -ENOTSUP, "This image format does not support checks");
 	return 0;
 }
@@ -79,10 +79,12 @@ static void check_job_co(void *arg)
 
 static int refuse_options(const struct ox_check_options *opts, struct ox_error **err)
 {
-	if (opts->format && strcmp(opts->format, "raw") == 0)
+	const char *format = opts->format;
+
+	if (format && !ox_formats_find(format))
+		return ox_error_set(err, -EINVAL, "Unknown driver '%s'", format);
+	if (format && strcmp(format, "qcow2") != 0 && strcmp(format, "qed") != 0)
 		return ox_error_set(err, -ENOTSUP, "This image format does not support checks");
-	if (opts->format && strcmp(opts->format, "qcow2") != 0 && strcmp(opts->format, "qed") != 0)
-		return ox_error_set(err, -EINVAL, "Unknown driver '%s'", opts->format);
 	if (opts->header && opts->repair == OX_REPAIR_LEAKS)
 		return ox_error_set(err, -EINVAL, "A header is restored by a repair of everything");
 	if (opts->header && opts->repair != OX_REPAIR_NONE && !opts->dry_run && !opts->undo_path)
@@ -90,6 +92,9 @@ static int refuse_options(const struct ox_check_options *opts, struct ox_error *
 	if (opts->link_count > 0 && (!opts->salvage || opts->repair != OX_REPAIR_ALL))
 		return ox_error_set(err, -EINVAL,
 				    "Tables are linked by a repair of everything that salvages");
+	if (opts->link_count > 0 && !opts->links)
+		return ox_error_set(err, -EINVAL, "link_count says %zu, and there are no links",
+				    opts->link_count);
 	if (opts->salvage && opts->free_lost_tables)
 		return ox_error_set(err, -EINVAL,
 				    "What is looked for in order to be salvaged is not freed");
@@ -131,8 +136,8 @@ static int open_undo(struct ox_context *ctx, struct check_job *job, struct ox_er
 	return r < 0 ? ox_error_set_errno(err, r, "Could not write '%s'", path) : 0;
 }
 
-static int open_stores(struct ox_context *ctx, const char *path, struct check_job *job,
-		       struct ox_error **err)
+static int open_stores(struct ox_context *ctx, const struct ox_source *source,
+		       struct check_job *job, struct ox_error **err)
 {
 	const struct ox_check_options *opts = job->opts;
 	struct ox_open_options how = OX_OPEN_OPTIONS_INIT;
@@ -142,7 +147,7 @@ static int open_stores(struct ox_context *ctx, const char *path, struct check_jo
 	how.cache = opts->cache;
 	if (opts->repair == OX_REPAIR_NONE || opts->dry_run)
 		how.flags |= OX_OPEN_READ_ONLY;
-	r = ox_io_file_open(ctx->reactor, path, ox_store_flags(&how), &job->image, err);
+	r = ox_source_open(ctx, source, ox_store_flags(&how), &job->image, err);
 	if (r < 0)
 		return r;
 	job->io = job->image;
@@ -152,29 +157,31 @@ static int open_stores(struct ox_context *ctx, const char *path, struct check_jo
 	if (r == 0 && (opts->undo_path || opts->dry_run || opts->header)) {
 		r = ox_edit_open(job->image, job->log, &job->io);
 		if (r < 0)
-			r = ox_error_set_errno(err, r, "Could not check '%s'", path);
+			r = ox_error_set_errno(err, r, "Could not check '%s'", source->name);
 	}
 	return r;
 }
 
-OX_EXPORT int ox_image_check(struct ox_context *ctx, const char *path,
-			     const struct ox_check_options *given,
-			     struct ox_check_result *ret_result, struct ox_error **err)
+static int check_source(struct ox_context *ctx, const struct ox_source *source,
+			const struct ox_check_options *given, struct ox_check_result *ret_result,
+			struct ox_error **err)
 {
 	struct ox_check_options opts;
 	struct ox_check_result result = {0};
 	struct check_job job = {.opts = &opts, .ret = &result, .err = err};
 	int r;
 
-	ox_options_copy(&opts, sizeof(opts), given, given ? given->struct_size : 0);
+	r = ox_options_take(&ox_check_options_type, given, &opts, err);
+	if (r < 0)
+		return r;
 	r = refuse_options(&opts, err);
 	if (r < 0)
 		return r;
-	r = open_stores(ctx, path, &job, err);
+	r = open_stores(ctx, source, &job, err);
 	if (r == 0) {
 		r = ox_reactor_call(ctx->reactor, check_job_co, &job);
 		if (r < 0)
-			r = ox_error_set_errno(err, r, "Could not check '%s'", path);
+			r = ox_error_set_errno(err, r, "Could not check '%s'", source->name);
 		else
 			r = job.result;
 	}
@@ -182,4 +189,22 @@ OX_EXPORT int ox_image_check(struct ox_context *ctx, const char *path,
 	if (r == 0)
 		*ret_result = result;
 	return r;
+}
+
+OX_EXPORT int ox_image_check(struct ox_context *ctx, const char *path,
+			     const struct ox_check_options *opts,
+			     struct ox_check_result *ret_result, struct ox_error **err)
+{
+	struct ox_source source = ox_source_path(path);
+
+	return check_source(ctx, &source, opts, ret_result, err);
+}
+
+OX_EXPORT int ox_image_check_fd(struct ox_context *ctx, int fd, const char *name,
+				const struct ox_check_options *opts,
+				struct ox_check_result *ret_result, struct ox_error **err)
+{
+	struct ox_source source = ox_source_fd(fd, name);
+
+	return check_source(ctx, &source, opts, ret_result, err);
 }

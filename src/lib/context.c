@@ -20,9 +20,13 @@ OX_EXPORT const char *ox_version(void)
 OX_EXPORT int ox_context_new(enum ox_engine engine, struct ox_context **ret_ctx,
 			     struct ox_error **err)
 {
-	struct ox_context *ctx = calloc(1, sizeof(*ctx));
+	struct ox_context *ctx;
 	int r;
 
+	if ((unsigned)engine > OX_ENGINE_THREAD_POOL)
+		return ox_error_set(err, -EINVAL, "There is no I/O engine with the number %d",
+				    (int)engine);
+	ctx = calloc(1, sizeof(*ctx));
 	if (!ctx)
 		return ox_error_set(err, -ENOMEM, "Out of memory");
 	r = ox_reactor_create(engine, &ctx->reactor, err);
@@ -38,7 +42,8 @@ OX_EXPORT void ox_context_free(struct ox_context *ctx)
 {
 	if (!ctx)
 		return;
-	ox_assert(ctx->images == 0);
+	/* under an engine that failed no job ends any more */
+	ox_assert(ctx->images == 0 && (ctx->jobs == 0 || ox_reactor_has_failed(ctx->reactor)));
 	ox_reactor_destroy(ctx->reactor);
 	free(ctx);
 }
@@ -63,6 +68,11 @@ OX_EXPORT int ox_context_wait(struct ox_context *ctx)
 	return ox_reactor_run(ctx->reactor, true);
 }
 
+OX_EXPORT void ox_context_set_polled(struct ox_context *ctx, bool polled)
+{
+	ox_reactor_set_polled(ctx->reactor, polled);
+}
+
 static const char *const cache_names[] = {
 	[OX_CACHE_WRITEBACK] = "writeback", [OX_CACHE_WRITETHROUGH] = "writethrough",
 	[OX_CACHE_NONE] = "none",	    [OX_CACHE_DIRECTSYNC] = "directsync",
@@ -71,7 +81,7 @@ static const char *const cache_names[] = {
 
 OX_EXPORT int ox_cache_mode_parse(const char *text, enum ox_cache_mode *ret_mode)
 {
-	for (unsigned i = 0; i < OX_ARRAY_SIZE(cache_names); i++) {
+	for (unsigned i = 0; text && i < OX_ARRAY_SIZE(cache_names); i++) {
 		if (strcmp(text, cache_names[i]) == 0) {
 			*ret_mode = (enum ox_cache_mode)i;
 			return 0;
@@ -84,13 +94,6 @@ OX_EXPORT const char *ox_cache_mode_name(enum ox_cache_mode mode)
 {
 	ox_assert((unsigned)mode < OX_ARRAY_SIZE(cache_names));
 	return cache_names[mode];
-}
-
-void ox_options_copy(void *ret, size_t ret_bytes, const void *given, size_t given_bytes)
-{
-	memset(ret, 0, ret_bytes);
-	if (given)
-		memcpy(ret, given, ox_min_u64(ret_bytes, given_bytes));
 }
 
 unsigned ox_store_flags(const struct ox_open_options *opts)

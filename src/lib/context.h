@@ -12,15 +12,15 @@
 struct ox_context {
 	struct ox_reactor *reactor;
 	unsigned images; /* open */
+	unsigned jobs;	 /* not ended */
 };
-
-/* Copies what the caller's (perhaps older, shorter) options hold over the defaults in ret. */
-void ox_options_copy(void *ret, size_t ret_bytes, const void *given, size_t given_bytes);
 
 /* Flags for the store that opts ask for. */
 unsigned ox_store_flags(const struct ox_open_options *opts);
 
-/* Carries out one request of the public API and stores its result. */
-void ox_request_run_co(struct ox_image *image, struct ox_request *req);
+/* Whether every request of the image's queues was reaped. */
+bool ox_queues_are_idle(const struct ox_image *image);
+/* The image goes: its queues can only be freed from now on. */
+void ox_queues_detach(struct ox_image *image);
 
 #endif

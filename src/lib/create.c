@@ -8,6 +8,8 @@
 #include "base/arith.h"
 #include "check/check.h"
 #include "lib/context.h"
+#include "lib/options.h"
+#include "lib/source.h"
 
 struct create_job {
 	struct ox_io *io;
@@ -24,7 +26,7 @@ static int raw_preallocate_co(struct ox_io *io, const struct ox_create_options *
 	case OX_PREALLOC_FULL:
 		return ox_io_fill_zero_co(io, 0, bytes);
 	case OX_PREALLOC_FALLOC:
-		return ox_io_reserve_co(io, 0, bytes);
+		return ox_io_reserve_or_fill_co(io, 0, bytes);
 	default:
 		return 0;
 	}
@@ -110,19 +112,21 @@ static int check_options(const struct ox_create_options *opts, struct ox_error *
 	return 0;
 }
 
-OX_EXPORT int ox_image_create(struct ox_context *ctx, const char *path,
-			      const struct ox_create_options *given, struct ox_error **err)
+static int create_source(struct ox_context *ctx, const struct ox_source *source,
+			 const struct ox_create_options *given, struct ox_error **err)
 {
 	struct ox_create_options opts;
 	struct create_job job = {.opts = &opts, .err = err};
-	bool existed = access(path, F_OK) == 0;
+	bool existed = !source->path || access(source->path, F_OK) == 0;
 	int r;
 
-	ox_options_copy(&opts, sizeof(opts), given, given ? given->struct_size : 0);
+	r = ox_options_take(&ox_create_options_type, given, &opts, err);
+	if (r < 0)
+		return r;
 	r = check_options(&opts, err);
 	if (r < 0)
 		return r;
-	r = ox_io_file_open(ctx->reactor, path, OX_IO_CREATE, &job.io, err);
+	r = ox_source_open(ctx, source, OX_IO_CREATE, &job.io, err);
 	if (r < 0)
 		return r;
 	r = ox_reactor_call(ctx->reactor, create_task_co, &job);
@@ -133,6 +137,22 @@ OX_EXPORT int ox_image_create(struct ox_context *ctx, const char *path,
 	if (!job.io_taken)
 		ox_io_close(job.io);
 	if (r < 0 && !existed)
-		unlink(path);
+		unlink(source->path);
 	return r;
+}
+
+OX_EXPORT int ox_image_create(struct ox_context *ctx, const char *path,
+			      const struct ox_create_options *opts, struct ox_error **err)
+{
+	struct ox_source source = ox_source_path(path);
+
+	return create_source(ctx, &source, opts, err);
+}
+
+OX_EXPORT int ox_image_create_fd(struct ox_context *ctx, int fd, const char *name,
+				 const struct ox_create_options *opts, struct ox_error **err)
+{
+	struct ox_source source = ox_source_fd(fd, name);
+
+	return create_source(ctx, &source, opts, err);
 }

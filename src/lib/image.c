@@ -1,168 +1,10 @@
 /* SPDX-License-Identifier: MIT */
-/* Images: open, close, facts, and the synchronous calls, each a task that the reactor turns. */
+/* Facts of an open image, and the synchronous calls on its data, each a task that the reactor
+ * turns. */
 #include <errno.h>
-#include <stdlib.h>
-#include <string.h>
-#include <unistd.h>
 
-#include "base/arith.h"
-#include "base/assert.h"
-#include "check/check.h"
 #include "lib/context.h"
-
-/* ---- open and close ---- */
-
-struct open_job {
-	struct ox_io *io;
-	struct ox_img_open how;
-	struct ox_image *image;
-	struct ox_error **err;
-	int result;
-};
-
-static void open_task_co(void *arg)
-{
-	struct open_job *j = arg;
-
-	j->result = ox_img_open_co(j->io, &j->how, &j->image, j->err);
-}
-
-static int check_open_options(const struct ox_open_options *opts, struct ox_error **err)
-{
-	if ((opts->flags & OX_OPEN_FORCE_SHARE) && !(opts->flags & OX_OPEN_READ_ONLY))
-		return ox_error_set(err, -EINVAL,
-				    "force-share=on can only be used with read-only images");
-	return 0;
-}
-
-static int open_store(struct ox_context *ctx, struct ox_io *io, const struct ox_open_options *opts,
-		      struct ox_image **ret_image, struct ox_error **err)
-{
-	struct open_job job = {
-		.io = io,
-		.how = {.opts = opts, .recovery = &ox_check_recovery, .io = io},
-		.err = err,
-	};
-	int r;
-
-	r = ox_reactor_call(ctx->reactor, open_task_co, &job);
-	if (r == 0)
-		r = job.result;
-	else
-		ox_error_set_errno(err, r, "Could not open '%s'", io->name);
-	if (r < 0) {
-		ox_io_close(io);
-		return r;
-	}
-	job.image->ctx = ctx;
-	ctx->images++;
-	*ret_image = job.image;
-	return 0;
-}
-
-OX_EXPORT int ox_image_open(struct ox_context *ctx, const char *path,
-			    const struct ox_open_options *given, struct ox_image **ret_image,
-			    struct ox_error **err)
-{
-	struct ox_open_options opts;
-	struct ox_io *io;
-	int r;
-
-	ox_options_copy(&opts, sizeof(opts), given, given ? given->struct_size : 0);
-	r = check_open_options(&opts, err);
-	if (r < 0)
-		return r;
-	r = ox_io_file_open(ctx->reactor, path, ox_store_flags(&opts), &io, err);
-	if (r < 0)
-		return r;
-	return open_store(ctx, io, &opts, ret_image, err);
-}
-
-OX_EXPORT int ox_image_open_fd(struct ox_context *ctx, int fd, const char *name,
-			       const struct ox_open_options *given, struct ox_image **ret_image,
-			       struct ox_error **err)
-{
-	struct ox_open_options opts;
-	struct ox_io *io;
-	int own;
-	int r;
-
-	ox_options_copy(&opts, sizeof(opts), given, given ? given->struct_size : 0);
-	r = check_open_options(&opts, err);
-	if (r < 0)
-		return r;
-	own = dup(fd);
-	if (own < 0)
-		return ox_error_set_errno(err, -errno, "Could not duplicate descriptor %d", fd);
-	r = ox_io_file_open_fd(ctx->reactor, own, name, ox_store_flags(&opts), &io, err);
-	if (r < 0) {
-		close(own);
-		return r;
-	}
-	return open_store(ctx, io, &opts, ret_image, err);
-}
-
-/* A call on the control plane of an open image. */
-struct control_job {
-	struct ox_image *image;
-	struct ox_error **err;
-	uint64_t number;
-	bool flag;
-	int result;
-};
-
-static void close_task_co(void *arg)
-{
-	struct control_job *j = arg;
-
-	j->result = ox_img_close_co(j->image, j->err);
-}
-
-static void reopen_task_co(void *arg)
-{
-	struct control_job *j = arg;
-
-	j->result = ox_img_reopen_co(j->image, j->flag, j->err);
-}
-
-static void resize_task_co(void *arg)
-{
-	struct control_job *j = arg;
-
-	j->result = ox_img_resize_co(j->image, j->number, j->err);
-}
-
-static int control_call(struct ox_context *ctx, ox_co_fn fn, struct control_job *job)
-{
-	int r = ox_reactor_call(ctx->reactor, fn, job);
-
-	if (r < 0)
-		return ox_error_set_errno(job->err, r, "The I/O engine failed");
-	return job->result;
-}
-
-OX_EXPORT int ox_image_close(struct ox_image *image, struct ox_error **err)
-{
-	struct control_job job = {.image = image, .err = err};
-	struct ox_context *ctx = image->ctx;
-
-	ctx->images--;
-	return control_call(ctx, close_task_co, &job);
-}
-
-OX_EXPORT int ox_image_reopen(struct ox_image *image, bool read_only, struct ox_error **err)
-{
-	struct control_job job = {.image = image, .err = err, .flag = read_only};
-
-	return control_call(image->ctx, reopen_task_co, &job);
-}
-
-OX_EXPORT int ox_resize(struct ox_image *image, uint64_t new_bytes, struct ox_error **err)
-{
-	struct control_job job = {.image = image, .err = err, .number = new_bytes};
-
-	return control_call(image->ctx, resize_task_co, &job);
-}
+#include "lib/request.h"
 
 /* ---- facts ---- */
 
@@ -203,21 +45,30 @@ OX_EXPORT void ox_image_recovery(const struct ox_image *image,
 
 /* ---- data ---- */
 
-static void request_task_co(void *arg)
-{
-	struct ox_request *req = arg;
+struct call {
+	struct ox_image *image;
+	const struct ox_request *request;
+	int result;
+};
 
-	ox_request_run_co(req->reserved[0], req);
+static void call_task_co(void *arg)
+{
+	struct call *call = arg;
+
+	call->result = ox_request_run_co(call->image, call->request);
 }
 
-/* Runs a request on the caller's stack to its end. */
-static int run_now(struct ox_image *image, struct ox_request *req)
+static int run_now(struct ox_image *image, const struct ox_request *request)
 {
-	int r;
+	struct call call = {.image = image, .request = request};
+	int r = ox_request_check(request);
 
-	req->reserved[0] = image;
-	r = ox_reactor_call(image->ctx->reactor, request_task_co, req);
-	return r < 0 ? r : req->result;
+	if (r < 0)
+		return r;
+	if (image->reopening)
+		return -EBUSY;
+	r = ox_reactor_call(image->ctx->reactor, call_task_co, &call);
+	return r < 0 ? r : call.result;
 }
 
 OX_EXPORT int ox_preadv(struct ox_image *image, const struct iovec *iov, int iov_count,

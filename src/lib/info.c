@@ -1,116 +1,148 @@
 /* SPDX-License-Identifier: MIT */
-/* ox_image_info_read: opens the file alone, neither its chain nor the engine. */
+/* What an image says of itself: of a file alone, neither its chain nor the engine is opened; of an
+ * open image, beside its use. */
 #include "lib/info.h"
 
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 
-#include "lib/context.h"
-#include "oxbow.h"
-#include "rt/reactor.h"
-
-#define EXPORT __attribute__((visibility("default")))
-#define STAT_BLOCK_BYTES 512u
+#include "img/probe.h"
+#include "lib/options.h"
+#include "lib/source.h"
 
 struct job {
 	struct ox_io *io;
+	struct ox_image *image; /* whose io is; NULL: io is a file of its own */
 	const char *filename;
-	bool probe;
 	struct ox_info_facts *facts;
 	struct ox_error **err;
 	int result;
 };
 
-static int probe_co(struct ox_io *io, bool *ret_is_qcow2, struct ox_error **err)
+static int read_co(struct job *job)
 {
-	uint8_t magic[4];
-	int r = ox_io_pread_co(io, magic, sizeof(magic), 0);
+	struct ox_info_facts *facts = job->facts;
+	int r;
 
+	facts->file_bytes = job->io->length;
+	r = ox_io_file_actual_bytes(job->io, &facts->actual_bytes);
 	if (r < 0)
-		return ox_error_set_errno(err, r,
-					  "Could not read image for determining its format");
-	*ret_is_qcow2 = ox_qcow2_probe(magic, sizeof(magic));
-	return 0;
+		return ox_error_set_errno(job->err, r, "Could not look at '%s'", job->filename);
+	if (!facts->format)
+		r = ox_img_probe_co(job->io, &facts->format, job->err);
+	if (r < 0 || strcmp(facts->format, "raw") == 0)
+		return r;
+	if (strcmp(facts->format, "qcow2") == 0)
+		return ox_info_read_qcow2_co(job->io, job->filename, facts, job->err);
+	return ox_info_read_recognised_co(job->io, facts, job->err);
 }
 
 static void read_job_co(void *arg)
 {
 	struct job *job = arg;
+	struct ox_image *image = job->image;
 
-	job->result = job->probe ? probe_co(job->io, &job->facts->is_qcow2, job->err) : 0;
-	if (job->result == 0 && job->facts->is_qcow2)
-		job->result = ox_info_read_qcow2_co(job->io, job->filename, job->facts, job->err);
+	if (image && image->ops->hold_header_co)
+		image->ops->hold_header_co(image, true);
+	job->result = read_co(job);
+	if (image && image->ops->hold_header_co)
+		image->ops->hold_header_co(image, false);
 }
 
-/* Whether the format is to be probed, or which of the two it is. */
-static int choose_format(const struct ox_open_options *opts, bool *ret_probe, bool *ret_qcow2,
+/* NULL: it is to be probed. */
+static int choose_format(const struct ox_open_options *opts, const char **ret_format,
 			 struct ox_error **err)
 {
-	const char *format = opts ? opts->format : NULL;
+	const char *format = opts->format;
 
-	if (format && strcmp(format, "qcow2") != 0 && strcmp(format, "raw") != 0)
-		return ox_error_set(err, -EINVAL, "Unknown driver '%s'", format);
-	if (!format && !(opts && opts->flags & OX_OPEN_PROBE))
+	if (!format && !(opts->flags & OX_OPEN_PROBE))
 		return ox_error_set(err, -EINVAL, "No image format is stated");
-	*ret_probe = !format;
-	*ret_qcow2 = format && strcmp(format, "qcow2") == 0;
+	*ret_format = format ? ox_formats_find(format) : NULL;
+	if (format && !*ret_format)
+		return ox_error_set(err, -EINVAL, "Unknown driver '%s'", format);
 	return 0;
 }
 
-static int gather(struct ox_context *ctx, const char *path, bool probe, unsigned io_flags,
-		  struct ox_info_facts *facts, struct ox_error **err)
+/* Runs the job, whose store is open, and makes its facts the caller's. */
+static int read_store(struct ox_context *ctx, struct job *job, struct ox_image_info **ret_info)
 {
-	struct job job = {.filename = path, .probe = probe, .facts = facts, .err = err};
-	struct stat st;
-	int r = ox_io_file_open(ctx->reactor, path, io_flags, &job.io, err);
+	struct ox_image_info *info = NULL;
+	int r = ox_reactor_call(ctx->reactor, read_job_co, job);
 
 	if (r < 0)
-		return r;
-	facts->file_bytes = job.io->length;
-	if (stat(path, &st) < 0)
-		r = ox_error_set_errno(err, -errno, "Could not stat '%s'", path);
+		r = ox_error_set_errno(job->err, r, "Could not read '%s'", job->filename);
 	else
-		facts->actual_bytes = (uint64_t)st.st_blocks * STAT_BLOCK_BYTES;
+		r = job->result;
 	if (r == 0) {
-		r = ox_reactor_call(ctx->reactor, read_job_co, &job);
-		if (r < 0)
-			r = ox_error_set_errno(err, r, "Could not read '%s'", path);
-		else
-			r = job.result;
+		info = ox_info_pack(job->facts, job->filename);
+		if (!info)
+			r = ox_error_set(job->err, -ENOMEM, "Out of memory");
 	}
+	ox_info_facts_free(job->facts);
+	if (r == 0)
+		*ret_info = info;
+	return r;
+}
+
+static int read_source(struct ox_context *ctx, const struct ox_source *source,
+		       const struct ox_open_options *given, struct ox_image_info **ret_info,
+		       struct ox_error **err)
+{
+	struct ox_info_facts facts = {0};
+	struct job job = {.filename = source->name, .facts = &facts, .err = err};
+	struct ox_open_options opts;
+	unsigned io_flags = OX_IO_READ_ONLY;
+	int r = ox_options_take(&ox_open_options_type, given, &opts, err);
+
+	if (r == 0)
+		r = choose_format(&opts, &facts.format, err);
+	if (r < 0)
+		return r;
+	if (opts.flags & OX_OPEN_FORCE_SHARE)
+		io_flags |= OX_IO_FORCE_SHARE;
+	r = ox_source_open(ctx, source, io_flags, &job.io, err);
+	if (r < 0)
+		return r;
+	r = read_store(ctx, &job, ret_info);
 	ox_io_close(job.io);
 	return r;
 }
 
-EXPORT int ox_image_info_read(struct ox_context *ctx, const char *path,
-			      const struct ox_open_options *opts, struct ox_image_info **ret_info,
-			      struct ox_error **err)
+OX_EXPORT int ox_image_info_read(struct ox_context *ctx, const char *path,
+				 const struct ox_open_options *opts,
+				 struct ox_image_info **ret_info, struct ox_error **err)
 {
-	struct ox_info_facts facts = {0};
-	struct ox_image_info *info;
-	unsigned io_flags = OX_IO_READ_ONLY;
-	bool probe = false;
-	int r = choose_format(opts, &probe, &facts.is_qcow2, err);
+	struct ox_source source = ox_source_path(path);
 
-	if (r < 0)
-		return r;
-	if (opts && opts->flags & OX_OPEN_FORCE_SHARE)
-		io_flags |= OX_IO_FORCE_SHARE;
-	r = gather(ctx, path, probe, io_flags, &facts, err);
-	if (r == 0) {
-		info = ox_info_pack(&facts, path);
-		if (info)
-			*ret_info = info;
-		else
-			r = ox_error_set(err, -ENOMEM, "Out of memory");
-	}
-	ox_info_facts_free(&facts);
-	return r;
+	return read_source(ctx, &source, opts, ret_info, err);
 }
 
-EXPORT void ox_image_info_free(struct ox_image_info *info)
+OX_EXPORT int ox_image_info_read_fd(struct ox_context *ctx, int fd, const char *name,
+				    const struct ox_open_options *opts,
+				    struct ox_image_info **ret_info, struct ox_error **err)
+{
+	struct ox_source source = ox_source_fd(fd, name);
+
+	return read_source(ctx, &source, opts, ret_info, err);
+}
+
+OX_EXPORT int ox_image_info_get(struct ox_image *image, struct ox_image_info **ret_info,
+				struct ox_error **err)
+{
+	struct ox_info_facts facts = {.format = image->ops->format};
+	struct job job = {
+		.io = image->io,
+		.image = image,
+		.filename = image->filename,
+		.facts = &facts,
+		.err = err,
+	};
+
+	return read_store(image->ctx, &job, ret_info);
+}
+
+OX_EXPORT void ox_image_info_free(struct ox_image_info *info)
 {
 	free(info);
 }

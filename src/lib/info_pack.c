@@ -65,7 +65,6 @@ static void pack_header(const struct ox_info_facts *f, struct ox_image_info *inf
 {
 	const struct ox_qcow2_header *h = &f->header;
 
-	info->format = "qcow2";
 	info->virtual_bytes = h->size_bytes;
 	info->cluster_bytes = (uint32_t)ox_qcow2_cluster_bytes(h);
 	info->version = h->version;
@@ -77,6 +76,18 @@ static void pack_header(const struct ox_info_facts *f, struct ox_image_info *inf
 	info->compression_type = h->compression_type == OX_QCOW2_ZSTD ? "zstd" : "zlib";
 	info->encryption = encryption_name(h->crypt_method);
 	info->data_file_raw = h->autoclear & OX_QCOW2_AUTOCLEAR_DATA_FILE_RAW;
+}
+
+/* Of an image that is not qcow2. */
+static void pack_others(const struct ox_info_facts *f, struct ox_image_info *info)
+{
+	info->is_only_recognised = strcmp(f->format, "raw") != 0;
+	/* Disks consist of sectors: the last one is filled up with zeroes. */
+	info->virtual_bytes =
+		info->is_only_recognised ? f->disk_bytes : ox_align_up(f->file_bytes, SECTOR_BYTES);
+	info->cluster_bytes = f->qed_cluster_bytes;
+	info->dirty = f->qed_needs_check;
+	info->backing_format = f->qed_backing_format;
 }
 
 static void pack_snapshots(const struct ox_info_facts *f, struct ox_snapshot_info *out,
@@ -134,16 +145,16 @@ struct ox_image_info *ox_info_pack(const struct ox_info_facts *facts, const char
 	pool.end = pool.next + strings_bytes;
 
 	info->filename = put(&pool, filename);
-	info->format = "raw";
-	/* Disks consist of sectors: the last one is filled up with zeroes. */
-	info->virtual_bytes = ox_align_up(facts->file_bytes, SECTOR_BYTES);
+	info->format = facts->format;
 	info->actual_bytes = facts->actual_bytes;
 	info->file_bytes = facts->file_bytes;
-	if (!facts->is_qcow2)
-		return info;
-	pack_header(facts, info);
 	info->backing_file = put(&pool, facts->backing_name);
 	info->backing_path = put(&pool, facts->backing_path);
+	if (strcmp(facts->format, "qcow2") != 0) {
+		pack_others(facts, info);
+		return info;
+	}
+	pack_header(facts, info);
 	info->backing_format = put(&pool, facts->ext.backing_format);
 	info->data_file = put(&pool, facts->ext.data_file);
 	pack_snapshots(facts, snapshots, &pool);

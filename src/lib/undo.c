@@ -4,6 +4,8 @@
 
 #include "check/undo/undo.h"
 #include "lib/context.h"
+#include "lib/options.h"
+#include "lib/source.h"
 
 struct undo_job {
 	struct ox_io *undo;
@@ -39,13 +41,17 @@ OX_EXPORT int ox_image_undo(struct ox_context *ctx, const char *undo_path, const
 {
 	struct ox_undo_options opts;
 	struct undo_job job = {.err = err};
+	struct ox_source undo = ox_source_path(undo_path);
+	struct ox_source image = ox_source_path(path);
 	int r;
 
-	ox_options_copy(&opts, sizeof(opts), given, given ? given->struct_size : 0);
+	r = ox_options_take(&ox_undo_options_type, given, &opts, err);
+	if (r < 0)
+		return r;
 	job.force = opts.force;
-	r = ox_io_file_open(ctx->reactor, undo_path, OX_IO_READ_ONLY, &job.undo, err);
+	r = ox_source_open(ctx, &undo, OX_IO_READ_ONLY, &job.undo, err);
 	if (r == 0)
-		r = ox_io_file_open(ctx->reactor, path, 0, &job.image, err);
+		r = ox_source_open(ctx, &image, 0, &job.image, err);
 	if (r == 0) {
 		r = ox_reactor_call(ctx->reactor, undo_job_co, &job);
 		if (r < 0)

@@ -16,21 +16,59 @@ static void assert_block_consistent(const struct ox_cache *c, const struct ox_bl
 	ox_assert(!b->dirty || b->dirty_seq > 0);
 }
 
+#define BLOCKS_MIN 2u
+#define BUCKETS_MIN 8u
+#define BUCKETS_MAX 65536u
+
+static size_t buckets_for(size_t blocks)
+{
+	size_t buckets = BUCKETS_MIN;
+
+	while (buckets < blocks && buckets < BUCKETS_MAX)
+		buckets *= 2;
+	return buckets;
+}
+
+/* All that a cache of so many blocks takes. */
+static uint64_t bytes_for(size_t slice_bytes, size_t blocks)
+{
+	return ox_slabs_bytes(slice_bytes, blocks) +
+	       ox_slabs_bytes(sizeof(struct ox_block), blocks) +
+	       buckets_for(blocks) * sizeof(struct ox_list);
+}
+
+/* The most blocks that max_bytes hold, by halving what is between too few and too many. */
+static size_t blocks_within(size_t slice_bytes, uint64_t max_bytes)
+{
+	size_t few = BLOCKS_MIN;
+	size_t many = (size_t)ox_min_u64(max_bytes / slice_bytes, SIZE_MAX / 4 / slice_bytes) + 1;
+
+	while (few + 1 < many) {
+		size_t middle = few + (many - few) / 2;
+
+		if (bytes_for(slice_bytes, middle) <= max_bytes)
+			few = middle;
+		else
+			many = middle;
+	}
+	return few;
+}
+
 int ox_cache_init(struct ox_cache *c, struct ox_io *io, struct ox_order *order, size_t slice_bytes,
 		  uint64_t max_bytes)
 {
-	uint64_t blocks = ox_max_u64(max_bytes / slice_bytes, 2);
-	size_t buckets = 64;
+	size_t blocks = blocks_within(slice_bytes, max_bytes);
+	size_t buckets = buckets_for(blocks);
 
 	ox_assert(ox_is_pow2(slice_bytes));
 	*c = (struct ox_cache){
 		.io = io,
 		.order = order,
 		.slice_bytes = slice_bytes,
-		.max_blocks = (size_t)ox_min_u64(blocks, SIZE_MAX / 2),
+		.max_blocks = blocks,
 	};
-	while (buckets < blocks && buckets < 65536)
-		buckets *= 2;
+	ox_slabs_init(&c->slices, slice_bytes, blocks);
+	ox_slabs_init(&c->blocks, sizeof(struct ox_block), blocks);
 	c->buckets = malloc(buckets * sizeof(*c->buckets));
 	if (!c->buckets)
 		return -ENOMEM;
@@ -50,8 +88,8 @@ static void block_free(struct ox_cache *c, struct ox_block *b)
 	ox_list_del(&b->hashed);
 	c->block_count--;
 	c->evicted_at = ox_max_u64(c->evicted_at, b->durable_at);
-	free(b->data);
-	free(b);
+	ox_slabs_give(&c->slices, b->data);
+	ox_slabs_give(&c->blocks, b);
 }
 
 void ox_cache_abandon(struct ox_cache *c)
@@ -72,6 +110,8 @@ void ox_cache_fini(struct ox_cache *c)
 	if (!c->buckets)
 		return;
 	ox_cache_abandon(c);
+	ox_slabs_fini(&c->slices);
+	ox_slabs_fini(&c->blocks);
 	free(c->buckets);
 	c->buckets = NULL;
 }
@@ -99,16 +139,17 @@ struct ox_block *ox_cache_find(struct ox_cache *c, uint64_t offset)
 
 static int block_new(struct ox_cache *c, uint64_t offset, struct ox_block **ret)
 {
-	struct ox_block *b = calloc(1, sizeof(*b));
+	struct ox_block *b = ox_slabs_take(&c->blocks);
+	uint8_t *data;
 
 	if (!b)
 		return -ENOMEM;
-	b->data = ox_io_buffer(c->slice_bytes);
-	if (!b->data) {
-		free(b);
+	data = ox_slabs_take(&c->slices);
+	if (!data) {
+		ox_slabs_give(&c->blocks, b);
 		return -ENOMEM;
 	}
-	b->offset = offset;
+	*b = (struct ox_block){.offset = offset, .data = data};
 	/* An earlier life of this block may have been written and not synced yet. */
 	b->durable_at = c->evicted_at;
 	ox_list_push_back(&c->lru, &b->lru);
@@ -117,6 +158,21 @@ static int block_new(struct ox_cache *c, uint64_t offset, struct ox_block **ret)
 	c->block_count++;
 	*ret = b;
 	return 0;
+}
+
+/* Gives up the least recently used clean block, wherever it stands, if there is one. */
+static void drop_clean(struct ox_cache *c)
+{
+	struct ox_list *it;
+
+	ox_list_for_each (it, &c->lru) {
+		struct ox_block *b = ox_list_entry(it, struct ox_block, lru);
+
+		if (b->pins == 0 && !b->loading && !b->writing && !b->dirty) {
+			block_free(c, b);
+			return;
+		}
+	}
 }
 
 /* The block that is best given up: the least recently used clean one, else a dirty one. */
@@ -145,16 +201,17 @@ static struct ox_block *pick_victim(struct ox_cache *c)
  * changed since. */
 static int make_room_co(struct ox_cache *c)
 {
-	struct ox_block *b;
+	struct ox_block *b = NULL;
 	int r;
 
+	while (c->block_count >= c->max_blocks) {
+		b = pick_victim(c);
+		if (!b || b->dirty)
+			break;
+		block_free(c, b);
+	}
 	if (c->block_count < c->max_blocks)
 		return 0;
-	b = pick_victim(c);
-	if (b && !b->dirty) {
-		block_free(c, b);
-		return 0;
-	}
 	if (!b) {
 		ox_waitq_wait_co(&c->changed);
 		return -EAGAIN;
@@ -174,8 +231,12 @@ static int block_load_co(struct ox_cache *c, struct ox_block *b)
 	return r;
 }
 
-static int get_co(struct ox_cache *c, uint64_t offset, bool zero, struct ox_block **ret)
+enum intent { TO_READ, TO_CHANGE, TO_CHANGE_ZEROES };
+
+static int get_co(struct ox_cache *c, uint64_t offset, enum intent intent, struct ox_block **ret)
 {
+	bool zero = intent == TO_CHANGE_ZEROES;
+	bool crowded = false;
 	struct ox_block *b;
 	int r;
 
@@ -188,11 +249,14 @@ static int get_co(struct ox_cache *c, uint64_t offset, bool zero, struct ox_bloc
 		}
 		if (b)
 			break;
-		r = make_room_co(c);
-		if (r == -EAGAIN)
+		r = crowded ? 0 : make_room_co(c);
+		crowded = r < 0 && r != -EAGAIN && intent == TO_READ;
+		if (crowded || r == -EAGAIN)
 			continue;
 		if (r < 0)
 			return r;
+		if (c->block_count >= c->max_blocks)
+			drop_clean(c);
 		r = block_new(c, offset, &b);
 		if (r < 0)
 			return r;
@@ -213,8 +277,10 @@ static int get_co(struct ox_cache *c, uint64_t offset, bool zero, struct ox_bloc
 		return 0;
 	}
 	c->hits++;
-	if (zero) /* an earlier life of the cluster: its bytes are void */
+	if (zero) { /* an earlier life of the cluster: its bytes are void, and so is its space */
 		memset(b->data, 0, c->slice_bytes);
+		b->has_space = b->dirty;
+	}
 	b->pins++;
 	ox_list_del(&b->lru);
 	ox_list_push_back(&c->lru, &b->lru);
@@ -224,12 +290,78 @@ static int get_co(struct ox_cache *c, uint64_t offset, bool zero, struct ox_bloc
 
 int ox_cache_get_co(struct ox_cache *c, uint64_t offset, struct ox_block **ret)
 {
-	return get_co(c, offset, false, ret);
+	return get_co(c, offset, TO_READ, ret);
 }
 
-int ox_cache_get_zero_co(struct ox_cache *c, uint64_t offset, struct ox_block **ret)
+static bool is_zero(const uint8_t *bytes, size_t count)
 {
-	return get_co(c, offset, true, ret);
+	return bytes[0] == 0 && memcmp(bytes, bytes + 1, count - 1) == 0;
+}
+
+/* Whether the bytes themselves show that no part of them lies in a hole of the store. */
+static bool bytes_prove_space(const struct ox_cache *c, const uint8_t *bytes)
+{
+	size_t piece = ox_min_u64(c->io->space_bytes, c->slice_bytes);
+
+	for (size_t at = 0; piece > 0 && at < c->slice_bytes; at += piece) {
+		if (is_zero(bytes + at, piece))
+			return false;
+	}
+	return true;
+}
+
+/*
+ * Writes the pinned block as the store has it, so that the store takes space for it. Nobody changes
+ * it meanwhile: whoever wants to waits here. The bytes on the store stay the same whatever becomes
+ * of the write, so that no barrier is owed and what was durable stays so.
+ */
+static int take_space_co(struct ox_cache *c, struct ox_block *b)
+{
+	int r = 0;
+
+	while (r == 0 && !b->has_space) {
+		if (b->placing || b->writing) {
+			ox_waitq_wait_co(&c->changed);
+			continue;
+		}
+		if (bytes_prove_space(c, b->data)) {
+			b->has_space = true;
+			continue;
+		}
+		ox_assert(!b->dirty);
+		b->placing = true;
+		r = ox_io_pwrite_co(c->io, b->data, c->slice_bytes, b->offset, 0);
+		b->placing = false;
+		b->has_space = r == 0;
+		ox_waitq_wake_all(&c->changed);
+	}
+	return r;
+}
+
+static int edit_co(struct ox_cache *c, uint64_t offset, enum intent intent, struct ox_block **ret)
+{
+	struct ox_block *b;
+	int r = get_co(c, offset, intent, &b);
+
+	if (r < 0)
+		return r;
+	r = take_space_co(c, b);
+	if (r < 0) {
+		ox_cache_put(c, b);
+		return r;
+	}
+	*ret = b;
+	return 0;
+}
+
+int ox_cache_edit_co(struct ox_cache *c, uint64_t offset, struct ox_block **ret)
+{
+	return edit_co(c, offset, TO_CHANGE, ret);
+}
+
+int ox_cache_edit_zero_co(struct ox_cache *c, uint64_t offset, struct ox_block **ret)
+{
+	return edit_co(c, offset, TO_CHANGE_ZEROES, ret);
 }
 
 void ox_cache_put(struct ox_cache *c, struct ox_block *b)
@@ -244,6 +376,7 @@ void ox_cache_put(struct ox_cache *c, struct ox_block *b)
 void ox_cache_dirty(struct ox_cache *c, struct ox_block *b, uint64_t after)
 {
 	ox_assert(b->pins > 0 && !b->loading);
+	ox_assert(b->has_space); /* C5, S1 */
 	b->after = ox_max_u64(b->after, after);
 	if (b->dirty)
 		return;

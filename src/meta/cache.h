@@ -15,9 +15,11 @@
  *     never written by two tasks at a time.
  *  C3 Eviction writes obey C1 and C2 as flushes do (H10); a pinned block is never evicted.
  *  C4 A failed write leaves the block dirty.
+ *  C5 A block is changed only once the store has space for it (S1). A flush of it can then not
+ *     fail for want of room where the store overwrites in place.
  *
  * A task holds at most one pin of a cache while it suspends, so that a cache of two blocks cannot
- * deadlock. Contents may be changed between ox_cache_get_co and ox_cache_put without suspending,
+ * deadlock. Contents may be changed between ox_cache_edit_co and ox_cache_put without suspending,
  * followed by ox_cache_dirty.
  */
 #ifndef OX_META_CACHE_H
@@ -30,6 +32,7 @@
 #include "base/list.h"
 #include "io/io.h"
 #include "meta/order.h"
+#include "meta/slab.h"
 
 struct ox_block {
 	struct ox_list lru;	 /* in cache->lru, least recently used first */
@@ -41,6 +44,10 @@ struct ox_block {
 	bool loading;
 	bool dirty;
 	bool writing;
+	bool placing;	      /* written as it is, so that the store takes space for it (C5) */
+	bool has_space;	      /* C5; set when a change needs it */
+	int error;	      /* of the last write that failed */
+	uint64_t failed_at;   /* that failure's number */
 	uint64_t dirty_seq;   /* number of the oldest change that is not in a write yet */
 	uint64_t writing_seq; /* the same of the version being written */
 	uint64_t after;	      /* C1: ticket to be reached before this version may be written */
@@ -53,12 +60,15 @@ struct ox_cache {
 	size_t slice_bytes;
 	size_t max_blocks;
 	size_t block_count;
+	struct ox_slabs slices; /* the blocks' data */
+	struct ox_slabs blocks;
 	struct ox_list *buckets;
 	size_t bucket_mask;
 	struct ox_list lru;
 	struct ox_list dirty;
 	size_t writing_count;	 /* blocks being written */
 	uint64_t seq;		 /* numbers changes */
+	uint64_t failures;	 /* numbers writes that failed */
 	uint64_t evicted_at;	 /* ticket that covers the last write of every evicted block */
 	struct ox_waitq changed; /* loads, writes, unpinnings */
 	unsigned forgetting;	 /* tasks that wait for the last pin of a block */
@@ -66,18 +76,25 @@ struct ox_cache {
 	uint64_t misses;
 };
 
-/* max_bytes is rounded to whole blocks, two at the least. 0 or -ENOMEM. */
+/* max_bytes bounds all that the cache takes for its blocks, data and bookkeeping; two blocks it has
+ * at the least. Memory is taken as blocks come, and given back when the last one goes. 0 or
+ * -ENOMEM. */
 int ox_cache_init(struct ox_cache *c, struct ox_io *io, struct ox_order *order, size_t slice_bytes,
 		  uint64_t max_bytes);
 /* Drops every block, dirty ones as well (the owner has flushed, or gives up). */
 void ox_cache_fini(struct ox_cache *c);
 
-/* Pins the slice at offset, reading it if need be. Every byte of the store past its end reads as
- * zero. 0 or a negative errno. */
+/* Pins the slice at offset for reading, loading it if need be. Every byte of the store past its end
+ * reads as zero. Where no room can be made, because changed blocks cannot be written, the cache
+ * grows beyond its bound: reads go on. 0 or a negative errno. */
 int ox_cache_get_co(struct ox_cache *c, uint64_t offset, struct ox_block **ret)
 	__attribute__((warn_unused_result));
-/* The same without reading: the caller knows that the store holds zeroes there. */
-int ox_cache_get_zero_co(struct ox_cache *c, uint64_t offset, struct ox_block **ret)
+/* Pins the slice for a change: the store has space for it (C5). -ENOSPC and the like leave cache
+ * and store as they were. */
+int ox_cache_edit_co(struct ox_cache *c, uint64_t offset, struct ox_block **ret)
+	__attribute__((warn_unused_result));
+/* The same without loading: the caller knows that the store holds zeroes there. */
+int ox_cache_edit_zero_co(struct ox_cache *c, uint64_t offset, struct ox_block **ret)
 	__attribute__((warn_unused_result));
 void ox_cache_put(struct ox_cache *c, struct ox_block *b);
 
@@ -88,7 +105,8 @@ void ox_cache_dirty(struct ox_cache *c, struct ox_block *b, uint64_t after);
 bool ox_cache_is_durable(const struct ox_cache *c, const struct ox_block *b);
 
 /* Writes every change made before the call, each behind its barrier. The writes are complete, not
- * durable, on return: wait for ox_order_ticket() next. 0 or the first error. */
+ * durable, on return: wait for ox_order_ticket() next. 0 or the first error, and then every block
+ * that could be written has been. */
 int ox_cache_flush_co(struct ox_cache *c) __attribute__((warn_unused_result));
 
 /* Whether any block is dirty or being written. */

@@ -46,6 +46,12 @@ static void run_begin(struct ox_cache *c, uint64_t offset, size_t n, uint8_t *co
 	}
 }
 
+static void note_failure(struct ox_cache *c, struct ox_block *b, int error)
+{
+	b->error = error;
+	b->failed_at = ++c->failures;
+}
+
 /* writing -> clean, or dirty again after a failure (C4). */
 static void run_end(struct ox_cache *c, uint64_t offset, size_t n, int error)
 {
@@ -61,6 +67,7 @@ static void run_end(struct ox_cache *c, uint64_t offset, size_t n, int error)
 				ox_list_push_front(&c->dirty, &b->dirty_at);
 			b->dirty = true;
 			b->dirty_seq = b->writing_seq;
+			note_failure(c, b, error);
 		}
 	}
 	ox_waitq_wake_all(&c->changed);
@@ -75,16 +82,20 @@ int ox_cache_write_run_co(struct ox_cache *c, struct ox_block *b)
 
 	if (!ox_order_reached(c->order, b->after)) {
 		r = ox_order_wait_co(c->order, b->after);
+		b = ox_cache_find(c, offset); /* it may be gone, or another's by now */
+		if (r < 0 && b && b->dirty)
+			note_failure(c, b, r);
 		if (r < 0)
 			return r;
-		b = ox_cache_find(c, offset); /* it may be gone, or another's by now */
 		if (!b || !b->dirty || b->writing || !ox_order_reached(c->order, b->after))
 			return 0;
 	}
 	n = run_length(c, b);
 	copy = ox_io_buffer(n * c->slice_bytes);
-	if (!copy)
+	if (!copy) {
+		note_failure(c, b, -ENOMEM);
 		return -ENOMEM;
+	}
 	run_begin(c, offset, n, copy);
 	r = ox_io_pwrite_co(c->io, copy, n * c->slice_bytes, offset, 0);
 	run_end(c, offset, n, r);
@@ -94,7 +105,8 @@ int ox_cache_write_run_co(struct ox_cache *c, struct ox_block *b)
 
 struct flush {
 	struct ox_cache *c;
-	uint64_t upto; /* changes with a number up to this one are to be written */
+	uint64_t upto;	 /* changes with a number up to this one are to be written */
+	uint64_t failed; /* blocks that failed later than this are not tried again */
 	int error;
 	struct ox_latch children;
 };
@@ -111,6 +123,10 @@ static struct ox_block *flush_pick(struct flush *f)
 
 		if (b->dirty_seq > f->upto || b->writing)
 			continue;
+		if (b->failed_at > f->failed) {
+			f->error = f->error ? f->error : b->error;
+			continue;
+		}
 		if (ox_order_reached(f->c->order, b->after))
 			return b;
 		if (!held)
@@ -139,7 +155,7 @@ static void flush_work_co(struct flush *f)
 {
 	struct ox_block *b;
 
-	while (f->error == 0 && (b = flush_pick(f)) != NULL) {
+	while ((b = flush_pick(f)) != NULL) {
 		int r = ox_cache_write_run_co(f->c, b);
 
 		if (r < 0 && f->error == 0)
@@ -170,7 +186,7 @@ static unsigned count_dirty(const struct ox_cache *c, unsigned most)
 
 int ox_cache_flush_co(struct ox_cache *c)
 {
-	struct flush f = {.c = c, .upto = c->seq};
+	struct flush f = {.c = c, .upto = c->seq, .failed = c->failures};
 	unsigned tasks = count_dirty(c, FLUSH_MAX_TASKS);
 
 	ox_latch_init(&f.children);
@@ -183,7 +199,7 @@ int ox_cache_flush_co(struct ox_cache *c)
 	}
 	flush_work_co(&f);
 	ox_latch_wait_co(&f.children);
-	while (f.error == 0 && (flush_in_flight(&f) || flush_pick(&f))) {
+	while (flush_pick(&f) || (f.error == 0 && flush_in_flight(&f))) {
 		if (flush_pick(&f))
 			flush_work_co(&f);
 		else

@@ -60,6 +60,7 @@ int ox_co_spawn(struct ox_reactor *r, ox_co_fn fn, void *arg)
 	co->fn = fn;
 	co->arg = arg;
 	co->mutexes_held = 0;
+	co->cancelled = NULL;
 	co->asan_fake_stack = NULL;
 	co->state = OX_CO_READY;
 	ox_switch_init(&co->context, co->stack, co->stack_bytes, co_entry);
@@ -98,6 +99,17 @@ void ox_co_wake(struct ox_co *co)
 	ox_assert(pthread_equal(co->reactor->thread, pthread_self()));
 	co->state = OX_CO_READY;
 	ox_list_push_back(&co->reactor->ready, &co->link);
+}
+
+void ox_co_watch_cancel(const bool *flag)
+{
+	ox_assert(running);
+	running->cancelled = flag;
+}
+
+bool ox_co_is_cancelled(void)
+{
+	return running && running->cancelled && *running->cancelled;
 }
 
 void ox_co_yield_co(void)

@@ -33,6 +33,14 @@ void ox_co_suspend_co(void);
 /* Queues a suspended task. Asserts that it is suspended and not queued yet. */
 void ox_co_wake(struct ox_co *co);
 
+/*
+ * Giving up: the running task names a flag of its caller's, which outlives it. Long work asks
+ * ox_co_is_cancelled between its pieces, and ends with -ECANCELED where it is set; work that asks
+ * never is not cancelled. Outside of a task, and for a task that named no flag: false.
+ */
+void ox_co_watch_cancel(const bool *flag);
+bool ox_co_is_cancelled(void);
+
 /* Queues the running task behind every ready one, and suspends. */
 void ox_co_yield_co(void);
 

@@ -32,6 +32,7 @@ struct ox_co {
 	unsigned mutexes_held; /* a task that ends with one is a mistake */
 	ox_co_fn fn;
 	void *arg;
+	const bool *cancelled; /* the caller's flag; NULL: none */
 	struct ox_switch context;
 	char *stack; /* lowest usable byte; the guard page lies below */
 	size_t stack_bytes;
@@ -132,7 +133,10 @@ struct ox_reactor {
 	void *engine;
 	pthread_t thread; /* the one that made it */
 	bool running;
-	int failed; /* the engine's error: no task is run any more */
+	bool polled;	  /* ox_reactor_set_polled */
+	bool kicked;	  /* the descriptor was made readable, and no run has begun since */
+	uint64_t results; /* that the program has not taken */
+	int failed;	  /* the engine's error: no task is run any more */
 
 	struct ox_list ready;	/* struct ox_co, first come first served */
 	struct ox_list yielded; /* ready again at the next turn */

@@ -15,6 +15,10 @@
  * must not keep the others' I/O from being seen. */
 #define TASKS_A_TURN_MAX 1024
 
+/* How many turns a run takes before its caller may look at what else it serves: tasks that yield
+ * without end, or an engine that says so, must not keep its sockets from being seen. */
+#define TURNS_A_RUN_MAX 64
+
 static int engine_open(struct ox_reactor *r, const struct ox_engine_ops *ops)
 {
 	r->ops = ops;
@@ -26,12 +30,12 @@ static int engine_choose(struct ox_reactor *r, enum ox_engine kind, struct ox_er
 	const char *env = kind == OX_ENGINE_DEFAULT ? getenv("OXBOW_IO") : NULL;
 	int code;
 
-	if (env && strcmp(env, "uring") == 0)
+	if (env && (strcmp(env, "uring") == 0 || strcmp(env, "io_uring") == 0))
 		kind = OX_ENGINE_IO_URING;
 	else if (env && strcmp(env, "threads") == 0)
 		kind = OX_ENGINE_THREAD_POOL;
 	else if (env && *env)
-		return ox_error_set(err, -EINVAL, "OXBOW_IO is '%s', not 'uring' or 'threads'",
+		return ox_error_set(err, -EINVAL, "OXBOW_IO is '%s', not 'io_uring' or 'threads'",
 				    env);
 	/* valgrind 3.19 runs one thread at a time and does not know that io_uring_enter sleeps:
 	 * the worker that it sleeps for would never run */
@@ -128,6 +132,11 @@ enum ox_engine ox_reactor_engine(const struct ox_reactor *r)
 int ox_reactor_fd(const struct ox_reactor *r)
 {
 	return r->ops->fd(r);
+}
+
+bool ox_reactor_has_failed(const struct ox_reactor *r)
+{
+	return r->failed < 0;
 }
 
 unsigned ox_reactor_tasks(const struct ox_reactor *r)
@@ -287,7 +296,23 @@ static void enter(struct ox_reactor *r)
 	ox_assert(!ox_co_self() && !r->running);
 	ox_assert(pthread_equal(r->thread, pthread_self()));
 	r->running = true;
+	r->kicked = false;
 	r->ops->enter(r);
+}
+
+static void kick(struct ox_reactor *r)
+{
+	if (!r->kicked)
+		r->ops->kick(r);
+	r->kicked = true;
+}
+
+/* The end of a run: the program must not sleep over what is left to do, or to take. */
+static void leave(struct ox_reactor *r, bool more)
+{
+	if (more || (r->results > 0 && !r->polled))
+		kick(r);
+	r->running = false;
 }
 
 /* Whether the loop may be left: nothing ready, every timer set, and the descriptor tells of the
@@ -300,17 +325,48 @@ static bool is_quiet(struct ox_reactor *r)
 int ox_reactor_run(struct ox_reactor *r, bool wait)
 {
 	int code = r->failed;
+	bool quiet = false;
 
 	if (code < 0)
 		return code;
 	enter(r);
-	wait = wait && !is_ready(r);
-	do {
+	wait = wait && !is_ready(r) && r->results == 0;
+	for (unsigned i = 0; code == 0 && !quiet; i++) {
+		if (i == TURNS_A_RUN_MAX && !r->simulated)
+			break;
 		code = turn(r, wait, NULL);
 		wait = false;
-	} while (code == 0 && !is_quiet(r));
-	r->running = false;
+		quiet = code < 0 || is_quiet(r);
+	}
+	leave(r, !quiet);
 	return code;
+}
+
+void ox_reactor_kick(struct ox_reactor *r)
+{
+	ox_assert(pthread_equal(r->thread, pthread_self()));
+	if (!r->running && !r->polled)
+		kick(r);
+}
+
+void ox_reactor_results_add(struct ox_reactor *r)
+{
+	r->results++;
+}
+
+void ox_reactor_results_taken(struct ox_reactor *r, size_t n)
+{
+	ox_assert(pthread_equal(r->thread, pthread_self()));
+	ox_assert(n <= r->results);
+	r->results -= n;
+}
+
+void ox_reactor_set_polled(struct ox_reactor *r, bool polled)
+{
+	r->polled = polled;
+	/* what was not told while it was true */
+	if (!polled && (is_ready(r) || r->results > 0))
+		ox_reactor_kick(r);
 }
 
 struct call {
@@ -341,8 +397,6 @@ int ox_reactor_call(struct ox_reactor *r, ox_co_fn fn, void *arg)
 	while (code == 0 && !call.ended)
 		code = turn(r, true, &call.ended);
 	/* Other tasks may have more to do, perhaps without end: theirs is the next run. */
-	if (code == 0 && !is_quiet(r))
-		r->ops->kick(r);
-	r->running = false;
+	leave(r, code == 0 && !is_quiet(r));
 	return code;
 }

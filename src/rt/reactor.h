@@ -7,7 +7,7 @@
  * their tasks. Time and randomness come from here, so that a simulated run replays.
  *
  * Two engines carry requests: io_uring, and a pool of threads where io_uring is refused. The
- * environment variable OXBOW_IO=threads|uring forces one.
+ * environment variable OXBOW_IO=threads|io_uring forces one.
  *
  * A reactor belongs to the thread that made it; nothing here may be called from another one,
  * except by the engine's own worker threads inside.
@@ -16,6 +16,7 @@
 #define OX_RT_REACTOR_H
 
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 #include <sys/uio.h>
 
@@ -43,23 +44,38 @@ void ox_reactor_destroy(struct ox_reactor *r);
 enum ox_engine ox_reactor_engine(const struct ox_reactor *r);
 
 /*
- * Runs turns until nothing is ready and no completion is at hand. With wait, first sleeps until
- * there is something to do (returns at once if no request is in flight and no timer set); a
- * signal cuts the sleep short. Returns 0, or a negative errno of the engine itself, after which
- * no task runs any more.
+ * Runs turns until nothing is ready and no completion is at hand, or until so many have passed that
+ * the caller should look at what else it serves: then the descriptor is left readable. With wait,
+ * first sleeps until there is something to do (returns at once if results wait, or if no request is
+ * in flight and no timer set); a signal cuts the sleep short. Returns 0, or a negative errno of the
+ * engine itself, after which no task runs any more.
  */
 int ox_reactor_run(struct ox_reactor *r, bool wait);
 
 /* A descriptor to poll, and nothing else, that becomes readable when a completion or a timer gives
- * ox_reactor_run something to do; ox_reactor_run makes it unreadable. Whoever spawns or wakes a
- * task outside of any run calls ox_reactor_run afterwards: that alone does not make it readable. */
+ * ox_reactor_run something to do; ox_reactor_run makes it unreadable, unless results wait that the
+ * program has not taken. Spawning or waking a task outside of any run does not make it readable:
+ * that is for ox_reactor_kick or the next run. */
 int ox_reactor_fd(const struct ox_reactor *r);
+
+/* After tasks were spawned: makes the descriptor readable until the next run. It costs a system
+ * call the first time only, and nothing within a run. */
+void ox_reactor_kick(struct ox_reactor *r);
+/* A task has left a result for the program; the program has taken n of them. */
+void ox_reactor_results_add(struct ox_reactor *r);
+void ox_reactor_results_taken(struct ox_reactor *r, size_t n);
+/* The program runs the reactor before each sleep, and takes all results: the descriptor need not
+ * tell of what the program itself has submitted or left. */
+void ox_reactor_set_polled(struct ox_reactor *r, bool polled);
 
 /* Runs fn(arg) as a task and turns the loop until it has ended; other tasks run meanwhile, and the
  * descriptor is left readable if they have more to do. Must not be called from a task. 0, -ENOMEM,
  * or the engine's error. */
 int ox_reactor_call(struct ox_reactor *r, ox_co_fn fn, void *arg)
 	__attribute__((warn_unused_result));
+
+/* Whether the engine failed under a run: no task runs any more. */
+bool ox_reactor_has_failed(const struct ox_reactor *r);
 
 /* How many tasks exist. */
 unsigned ox_reactor_tasks(const struct ox_reactor *r);

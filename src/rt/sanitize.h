@@ -32,6 +32,11 @@ static inline void asan_forget(const void *memory, size_t bytes)
 {
 	__asan_unpoison_memory_region(memory, bytes);
 }
+
+static inline void asan_poison(const void *memory, size_t bytes)
+{
+	__asan_poison_memory_region(memory, bytes);
+}
 #else
 static inline void asan_start_switch(void **fake, const void *stack, size_t stack_bytes)
 {
@@ -48,6 +53,12 @@ static inline void asan_finish_switch(void *fake, const void **old_stack, size_t
 }
 
 static inline void asan_forget(const void *memory, size_t bytes)
+{
+	(void)memory;
+	(void)bytes;
+}
+
+static inline void asan_poison(const void *memory, size_t bytes)
 {
 	(void)memory;
 	(void)bytes;

@@ -7,8 +7,10 @@
  * where there is something to reap, which is what the kernel signals for. owed remembers a signal
  * that was expected and not there yet.
  *
- * With IORING_SETUP_DEFER_TASKRUN completions are made only inside io_uring_enter; the ring's
- * TASKRUN flag says, without a system call, that some wait to be made.
+ * With IORING_SETUP_DEFER_TASKRUN completions are made only inside io_uring_enter. The ring's
+ * TASKRUN flag hints, without a system call, that some wait to be made. The kernel may raise it
+ * just after it has made them; it then stays up with nothing behind it until other work comes. So
+ * no loop ends on the flag alone: enters that bring nothing refute it (refute_hint).
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -28,6 +30,13 @@
 
 /* A single transfer that the kernel takes; what is longer comes back short. */
 #define TRANSFER_MAX_BYTES 0x7ffff000u
+
+/* An enter makes at least so many of the completions that wait (20 since Linux 6.13, all before).
+ */
+#define COMPLETIONS_AN_ENTER 16u
+
+/* A kernel that is out of memory is asked again so often, a millisecond apart. */
+#define SUBMIT_TRIES 1000u
 
 struct uring {
 	struct io_uring ring;
@@ -180,21 +189,33 @@ static void reap(struct ox_reactor *r)
 	ox_pool_collect(u->pool, r);
 }
 
+/* For a kernel that is out of memory, or has more to hand over than it can yet. */
+static void pause_briefly(void)
+{
+	static const struct timespec pause = {.tv_nsec = 1000000};
+
+	(void)nanosleep(&pause, NULL); /* a signal that cuts it short does no harm */
+}
+
 /* A free entry; makes room by submitting where the ring is full. NULL: *ret_code says why. */
 static struct io_uring_sqe *sqe_get(struct ox_reactor *r, int *ret_code)
 {
 	struct uring *u = uring(r);
 	struct io_uring_sqe *sqe;
+	unsigned tries = 0;
 
 	while (!(sqe = io_uring_get_sqe(&u->ring))) {
 		int code = io_uring_submit(&u->ring);
 
-		if (code < 0 && !passes(code)) {
+		if (code >= 0)
+			continue;
+		if (!passes(code) || ++tries == SUBMIT_TRIES) {
 			*ret_code = code;
 			return NULL;
 		}
-		if (code < 0)
-			reap(r);
+		reap(r);
+		if (tries > 1)
+			pause_briefly();
 	}
 	return sqe;
 }
@@ -288,16 +309,35 @@ static int poll_pool(struct ox_reactor *r)
 	return 0;
 }
 
-/* Whether the kernel has completions to hand over. */
-static bool kernel_has_more(const struct uring *u)
+/* The ring's word that the kernel has completions to hand over. A hint: see the file's head. */
+static bool is_hinted(const struct uring *u)
 {
 	return __atomic_load_n(u->ring.sq.kflags, __ATOMIC_RELAXED) &
 	       (IORING_SQ_TASKRUN | IORING_SQ_CQ_OVERFLOW);
 }
 
-static bool something_came(const struct uring *u)
+static bool has_completions(const struct uring *u)
 {
-	return io_uring_cq_ready(&u->ring) > 0 || kernel_has_more(u);
+	return io_uring_cq_ready(&u->ring) > 0;
+}
+
+/*
+ * Whether enters bring no completion, although one is hinted at. What waits to be made belongs to
+ * requests in flight, the timer or the poll, so a few enters make all of it; some of it may be work
+ * that completes nothing. An enter that fails refutes nothing: the next turn meets the error.
+ */
+static bool refute_hint(struct ox_reactor *r)
+{
+	struct uring *u = uring(r);
+	unsigned enters = 1 + (r->requests + 2) / COMPLETIONS_AN_ENTER;
+
+	while (enters-- > 0 && is_hinted(u)) {
+		if (io_uring_get_events(&u->ring) < 0)
+			return false;
+		if (has_completions(u))
+			return false;
+	}
+	return true;
 }
 
 static int uring_turn(struct ox_reactor *r, bool wait)
@@ -307,19 +347,16 @@ static int uring_turn(struct ox_reactor *r, bool wait)
 
 	if (code < 0)
 		return code;
-	if (wait && !something_came(u))
+	/* a wait makes what is hinted at before it sleeps */
+	if (wait && !has_completions(u))
 		code = io_uring_submit_and_wait(&u->ring, 1);
-	else if (io_uring_sq_ready(&u->ring) || kernel_has_more(u))
+	else if (io_uring_sq_ready(&u->ring) || is_hinted(u))
 		code = io_uring_submit_and_get_events(&u->ring);
 	if (code < 0 && !passes(code))
 		return code;
 	reap(r);
-	if (code < 0 && code != -EINTR && ox_list_empty(&r->ready)) {
-		/* the kernel is out of memory, or has more to hand over than it can yet */
-		static const struct timespec pause = {.tv_nsec = 1000000};
-
-		(void)nanosleep(&pause, NULL); /* a signal that cuts it short does no harm */
-	}
+	if (code < 0 && code != -EINTR && ox_list_empty(&r->ready))
+		pause_briefly();
 	return 0;
 }
 
@@ -363,7 +400,7 @@ static void uring_enter(struct ox_reactor *r)
 	if (u->listening) {
 		announce(u, false);
 		/* without deferral completions and their signals come at any time */
-		u->owed = u->owed || !u->deferred || something_came(u);
+		u->owed = u->owed || !u->deferred || has_completions(u) || is_hinted(u);
 	}
 	if (!u->owed)
 		return;
@@ -379,13 +416,19 @@ static bool uring_leave(struct ox_reactor *r)
 
 	/* The poll may have ended for a request that was collected before it: no task is ready
 	 * then, but those still in the pool would end unheard. */
-	if (io_uring_sq_ready(&u->ring) || something_came(u) || must_poll_pool(u))
+	if (io_uring_sq_ready(&u->ring) || has_completions(u) || must_poll_pool(u))
 		return true;
 	if (r->requests == 0 && r->armed_ns == OX_NO_DEADLINE)
 		return false;
 	announce(u, true);
-	if (!something_came(u))
-		return false;
+	if (!has_completions(u)) {
+		if (!is_hinted(u))
+			return false;
+		/* what is hinted at may have been signalled by now, or be about to */
+		u->owed = true;
+		if (refute_hint(r))
+			return false; /* whatever comes from now on is signalled */
+	}
 	/* the kernel may have signalled it, and nobody needs to be told */
 	uring_enter(r);
 	return true;

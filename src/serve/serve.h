@@ -10,13 +10,26 @@
 #include "oxbow.h"
 
 struct ox_serve_nbd_options {
-	/* unix:PATH; HOST:PORT, [ADDRESS]:PORT or :PORT (port 0: any free one); else a path. */
+	/* unix:PATH; HOST:PORT, [ADDRESS]:PORT, *:PORT (all addresses) or :PORT (the loopback),
+	 * with port 0 for any free one; else a path. */
 	const char *address;
 	const char *export_name; /* "" is the default export */
 	const char *description; /* NULL: none */
 	unsigned max_clients;	 /* > 0; further ones wait in the listen queue */
-	/* Called once, when clients can connect, with the URI for them. */
-	void (*ready)(void *opaque, const char *uri);
+	/* For requests in flight, buffers and connections together; 0: the default. At least
+	 * ox_serve_nbd_memory_min(max_clients). */
+	uint64_t memory_bytes;
+	/* How long a client may keep memory that others wait for without reading or sending on,
+	 * in ms; 0: a minute. */
+	unsigned patience_ms;
+	/* How long the end waits for the library without any request being completed, in ms; 0: a
+	 * minute. */
+	unsigned drain_ms;
+	/* Called once, when clients can connect, with the URI for them. A negative errno ends the
+	 * server, which returns it; the callee has said why. */
+	int (*ready)(void *opaque, const char *uri);
+	/* Called with one line for each thing that the user should know. */
+	void (*warn)(void *opaque, const char *message);
 	/* Called with one line for each connection that comes or goes. NULL: not told. */
 	void (*log)(void *opaque, const char *message);
 	void *opaque;
@@ -25,18 +38,23 @@ struct ox_serve_nbd_options {
 /* What went wrong, in words. */
 struct ox_serve_error {
 	char message[512];
-	/* The library's engine failed under requests that will never complete: the image cannot be
-	 * closed any more. */
+	/* Requests will never complete, or did not in time: the image cannot be closed any more. */
 	bool requests_lost;
 };
 
 /* Blocks the signals that stop a server, so that it can take them from a descriptor. */
 void ox_serve_block_signals(void);
 
+/* The least memory for so many clients. */
+uint64_t ox_serve_nbd_memory_min(unsigned max_clients);
+/* What is taken where none is stated: 256 MiB, or more if so many clients need it. */
+uint64_t ox_serve_nbd_memory_default(unsigned max_clients);
+
 /*
  * Serves image until told to stop; then finishes what it has accepted, sends the replies (waiting a
  * bounded time for clients that do not read) and returns 0. The image stays open. On failure, also
- * of the library's I/O engine, returns a negative errno and fills *ret_error.
+ * of the library's I/O engine, or of a store that answers no more, returns a negative errno and
+ * fills *ret_error.
  */
 int ox_serve_nbd(struct ox_context *ctx, struct ox_image *image,
 		 const struct ox_serve_nbd_options *options,

@@ -125,6 +125,22 @@ def test_an_undo_file_puts_everything_back():
     check_equal(pathlib.Path("disk").read_bytes() == before, True, "all is back")
 
 
+def test_an_undo_file_holds_the_length_of_a_file_that_grows():
+    # Cut within a cluster that is in use: alone, and where entries are mended first.
+    for cut, left in ((512, 1), (4608, 2)):
+        qemu_img("create", "-q", "-f", "qed", "-o", "cluster_size=4k,table_size=2", "disk", "6M")
+        qemu_io("-f", "qed", "-c", "write -q -P 1 0 4k", "-c", "write -q -P 2 4k 28k", "disk")
+        with open("disk", "r+b") as file:
+            file.truncate(os.path.getsize("disk") - cut)
+        before = pathlib.Path("disk").read_bytes()
+        result = oxbow("check", "-r", "all", "--undo", "undo", "disk")
+        check_equal(result.stderr.count("Repairing"), left, "what is repaired")
+        check_equal(os.path.getsize("disk") % 4096, 0, "the length in clusters")
+        oxbow("undo", "undo", "disk")
+        check_equal(pathlib.Path("disk").read_bytes() == before, True, "all is back")
+        os.remove("undo")
+
+
 def test_a_chain_that_is_not_there_does_not_matter():
     qemu_img("create", "-q", "-f", "raw", "base", "1M")
     qemu_img("create", "-q", "-f", "qed", "-F", "raw", "-b", "base", "disk")

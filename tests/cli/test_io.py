@@ -1,5 +1,6 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: MIT
+# runtests: priority 25
 """oxbow io against qemu-io: what it says, its exit code, and the disk afterwards."""
 from peers import *
 

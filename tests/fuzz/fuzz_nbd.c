@@ -11,6 +11,8 @@
  *   bit 4     the client reads few bytes at a time
  *   bit 5     the client vanishes at the end, else it ends its stream
  *   bit 6     some requests fail
+ *   bit 7     memory is short: somebody else holds the common part, and more than once somebody
+ *             who holds less waits for it
  */
 #include <assert.h>
 #include <errno.h>
@@ -30,7 +32,12 @@ enum world {
 	SLOW_READER = 1 << 4,
 	VANISH = 1 << 5,
 	FAIL_SOME = 1 << 6,
+	SHORT_MEMORY = 1 << 7,
 };
+
+/* The budget's other customers. */
+static struct ox_nbd_share hog;
+static struct ox_nbd_share rival;
 
 static uint8_t disk[DISK_BYTES];
 static struct ox_request *submitted[NBD_CONN_MAX_REQUESTS];
@@ -140,6 +147,34 @@ static size_t receive_some(struct ox_nbd_conn *conn, const uint8_t *data, size_t
 	return taken;
 }
 
+/* Another connection takes all there is of the common part. */
+static void take_common(struct ox_nbd_budget *budget)
+{
+	const size_t left = budget->common_bytes - budget->common_used_bytes;
+	const size_t beyond = ox_nbd_budget_beyond(budget, &hog);
+	const size_t share_left = beyond ? 0 : budget->share_bytes - hog.held_bytes;
+
+	if (left + share_left > 0)
+		(void)ox_nbd_budget_take(budget, &hog, left + share_left);
+	ox_nbd_budget_leave(budget, &hog);
+}
+
+/* The others give back what they have, and the connection gets what it waits for. */
+static void ease(struct ox_nbd_conn *conn)
+{
+	struct ox_nbd_budget *budget = &conn->export->budget;
+	struct ox_nbd_share *next;
+
+	ox_nbd_budget_leave(budget, &rival);
+	if (hog.held_bytes > 0)
+		ox_nbd_budget_give(budget, &hog, hog.held_bytes);
+	next = ox_nbd_budget_next(budget);
+	assert((next == &conn->share) == (conn->share.wanted_bytes > 0));
+	if (next)
+		ox_nbd_conn_resume(conn);
+	assert(conn->share.wanted_bytes == 0);
+}
+
 static void converse(struct ox_nbd_conn *conn, const uint8_t *data, size_t size, uint8_t world)
 {
 	while (size > 0 && !conn->aborted && !conn->input_ended) {
@@ -150,7 +185,15 @@ static void converse(struct ox_nbd_conn *conn, const uint8_t *data, size_t size,
 		if (submitted_count > 0 && (!(world & LATE) || taken == 0))
 			complete_one(world);
 		send_some(conn, world);
+		if (conn->share.wanted_bytes > 0 && submitted_count == 0)
+			ease(conn);
+		if ((world & SHORT_MEMORY) && size % 3 == 0)
+			take_common(&conn->export->budget);
+		if ((world & SHORT_MEMORY) && size % 7 == 0)
+			(void)ox_nbd_budget_take(&conn->export->budget, &rival,
+						 conn->export->budget.common_bytes);
 	}
+	ease(conn);
 	if (world & VANISH)
 		ox_nbd_conn_abort(conn);
 	else
@@ -175,11 +218,13 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	struct ox_nbd_conn conn;
 
 	completed_count = 0;
+	hog = rival = (struct ox_nbd_share){0};
+	ox_nbd_budget_init(&export.budget, ox_nbd_budget_min_bytes(3), 3);
 	if (size == 0 || ox_nbd_conn_init(&conn, &export) < 0)
 		return 0;
 	converse(&conn, data + 1, size - 1, world);
 	ox_nbd_conn_free(&conn);
-	assert(export.charged_bytes == 0);
+	assert(export.budget.used_bytes == 0);
 	ox_nbd_pool_free(&export.pool);
 	return 0;
 }

@@ -26,18 +26,40 @@ def sector_bytes(device):
     return int(output("blockdev", "--getss", device))
 
 
+MAKE = {
+    "ext4": ("mkfs.ext4", "-q", "-O", "^has_journal", "-m", "0"),
+    "ext4_with_large_blocks": ("mkfs.ext4", "-q", "-b", "4096", "-m", "0"),
+    "xfs": ("mkfs.xfs", "-q", "-m", "reflink=0"),
+    "btrfs": ("mkfs.btrfs", "-q"),
+    "btrfs_without_cow": ("mkfs.btrfs", "-q"),
+}
+# The least that the makers take, and btrfs of this size has room for its own tables when full.
+LEAST_BYTES = {"xfs": 320 * MIB, "btrfs": 1024 * MIB, "btrfs_without_cow": 1024 * MIB}
+
+
 def mounted(kind, size):
-    """A directory on a file system of its own, of size bytes: ext4 on a loop device, or tmpfs."""
+    """A directory on a file system of its own, of size bytes or the least there is: tmpfs, or one on
+    a loop device."""
     where = pathlib.Path("mounted").absolute()
     where.mkdir()
     if kind == "tmpfs":
         run("mount", "-t", "tmpfs", "-o", f"size={size}", "none", where)
     else:
-        device = loop_device(size, name="filesystem.img")
-        run("mkfs.ext4", "-q", "-O", "^has_journal", "-m", "0", device)
+        device = loop_device(max(size, LEAST_BYTES.get(kind, 0)), name="filesystem.img")
+        run(*MAKE[kind], device)
         run("mount", device, where)
     on_exit(lambda: run("umount", where))
+    if kind == "btrfs_without_cow":
+        run("chattr", "+C", where)
     return where
+
+
+def leave_room(filler, size):
+    """A file that takes all the room but size bytes."""
+    free = os.statvfs(filler.parent)
+    with open(filler, "wb") as file:
+        if free.f_bavail * free.f_frsize > size:
+            os.posix_fallocate(file.fileno(), 0, free.f_bavail * free.f_frsize - size)
 
 
 def write_until_full(handle, offset, end, length, flags=0):

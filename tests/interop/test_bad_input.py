@@ -1,5 +1,6 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: MIT
+# runtests: priority 90
 """Bytes of an image are an attacker's. Whatever they are, every command answers or refuses: with an exit
 code of its own and words, in time, in little memory, and where it refuses it has written nothing."""
 import random

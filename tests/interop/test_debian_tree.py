@@ -1,5 +1,6 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: MIT
+# runtests: priority 120
 """The file system of a real Debian tree, converted by qemu-img, reads back bit for bit through oxbow."""
 import filecmp
 

@@ -1,5 +1,6 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: MIT
+# runtests: priority 110
 """A Linux guest makes ext4 on a disk served by oxbow, and writes files and fsyncs them. The server dies
 by kill -9 in the middle. What the guest was promised is there afterwards, to ext4 and to the files."""
 from guest import Machine, build_initramfs

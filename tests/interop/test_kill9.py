@@ -1,5 +1,6 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: MIT
+# runtests: priority 70
 """The server dies by kill -9 at a random moment under writers, and every promise is kept (D3, D6, D7)."""
 import random
 

@@ -1,5 +1,6 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: MIT
+# runtests: priority 40
 """Images cross between oxbow and QEMU in both directions, over the whole matrix.
 
 Each row of the matrix is an image: created by one, written by one (perhaps the other), then checked

@@ -1,8 +1,10 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: MIT
+# runtests: priority 60
 """Clients that break off, lie, flood or do not read harm nobody but themselves."""
 import random
 import resource
+import threading
 
 from nbdwire import *
 
@@ -150,6 +152,77 @@ def test_a_client_that_reads_no_replies_is_bounded_and_slows_nobody():
         for client in floods:
             client.close()
         check_alive(server)
+
+
+def pipelined(server, style, requests):
+    """Sends all requests at once, and only then reads; how many were answered rightly."""
+    client = Client(server, style)
+    cookies = {client.request(*request) for request in requests}
+    for _ in requests:
+        cookie, reply = client.reply()
+        check_equal(reply.error, 0, "error")
+        cookies.remove(cookie)
+    client.close()
+
+
+def check_bound(server, before, limit):
+    # beside the budget: the heap's own, tasks' stacks that are kept, metadata
+    grown = resident_bytes(server) - before
+    if grown > limit + 40 * MIB:
+        raise Failure(f"the server has grown by {grown >> 20} MiB")
+
+
+def test_many_clients_that_read_no_answer_are_bounded_together():
+    with serve(64 * MIB, "--memory", "128M") as server:
+        before = resident_bytes(server)
+        Client(server).write(0, b"\xaa" * (32 * MIB))
+        floods = [Client(server, STYLES[number % 3]) for number in range(60)]
+        for client in floods:
+            client.request(READ, 0, 32 * MIB)
+        for style in STYLES:
+            pipelined(server, style, [(READ, 4096 * at, 4096) for at in range(32)])
+        check_alive(server)
+        check_bound(server, before, 128 * MIB)
+
+
+def test_many_clients_that_send_half_a_write_are_bounded_together():
+    with serve(64 * MIB, "--memory", "128M", "--shared", "200") as server:
+        before = resident_bytes(server)
+        for number in range(150):
+            client = Client(server, STYLES[number % 3])
+            client.link.setblocking(False)
+            flag = PAYLOAD if client.style == "extended" else 0
+            try:
+                client.request(WRITE, 0, 32 * MIB, flag, b"\xbb" * (16 * MIB))
+            except BlockingIOError:
+                pass
+        for style in STYLES:
+            pipelined(server, style, [(READ, 4096 * at, 4096) for at in range(32)])
+        check_alive(server)
+        check_bound(server, before, 128 * MIB)
+
+
+def test_clients_that_wait_for_memory_get_it_in_the_end():
+    with serve(64 * MIB, "--memory", "64M") as server:
+        data = pattern(10, 32 * MIB)
+        Client(server).write(0, data)
+        clients = [Client(server, STYLES[number % 3]) for number in range(12)]
+        for client in clients:
+            client.request(READ, 0, 32 * MIB)
+        for client in clients[6:]:
+            client.close()  # perhaps before it is their turn
+        wrong = []
+
+        def read(client):
+            if bytes(client.reply()[1].data) != data:
+                wrong.append(client)
+
+        threads = [threading.Thread(target=read, args=(client,)) for client in clients[:6]]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        check_equal(wrong, [], "clients with other data than were written")
 
 
 def test_a_client_that_reads_slowly_gets_everything():

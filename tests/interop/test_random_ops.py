@@ -1,5 +1,6 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: MIT
+# runtests: priority 40
 """Random operations, run in oxbow and in qemu-io on copies of one image, and on a model in Python.
 
 All three must hold the same guest bytes after each group of operations, and both checkers must call both

@@ -1,5 +1,6 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: MIT
+# runtests: priority 70
 """Dirty images that are used at once and recovered meanwhile, between oxbow and QEMU (docs/recovery.md)."""
 from recovery_images import *
 

@@ -1,5 +1,6 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: MIT
+# runtests: priority 60
 """The library as another program meets it: installed, found by pkg-config, linked both ways."""
 import re
 from harness import *
@@ -50,9 +51,26 @@ def run_example(program):
     qemu_img("check", "-q", disk)
 
 
+def header():
+    """oxbow.h without its comments."""
+    return re.sub(r"/\*.*?\*/", "", (ROOT / "include" / "oxbow.h").read_text(), flags=re.DOTALL)
+
+
 def declared_functions():
-    text = re.sub(r"/\*.*?\*/", "", (ROOT / "include" / "oxbow.h").read_text(), flags=re.DOTALL)
-    return set(re.findall(r"\b(ox_\w+)\(", text))
+    return set(re.findall(r"^[a-z][^#()]*?\b\*?(ox_\w+)\(", header(), flags=re.MULTILINE))
+
+
+def declared_structs():
+    """The fields of each struct: pairs of type and name."""
+    structs = {}
+    for name, body in re.findall(r"^struct (ox_\w+) \{\n(.*?)^\};", header(), flags=re.M | re.S):
+        structs[name] = re.findall(r"^\t(.*?)[\s*]*\(?\*?(\w+)(?:\[\w+\]|\)\(.*\))?;", body, flags=re.M)
+    return structs
+
+
+def declared_enums():
+    return {name: re.findall(r"\b(OX_\w+)\b", body)
+            for name, body in re.findall(r"^enum (ox_\w+) \{\n(.*?)^\};", header(), flags=re.M | re.S)}
 
 
 def test_the_example_runs_with_the_shared_library():
@@ -112,10 +130,126 @@ def test_the_versions_agree():
     check_equal(".".join(parts), version, "version of the header")
 
 
-def test_the_manual_page_names_every_function():
-    page = (ROOT / "man" / "oxbow.3").read_text()
-    check_equal(sorted(name for name in declared_functions() if name not in page), [],
-                "functions that oxbow.3 does not name")
+def test_every_choice_flag_and_truth_of_the_options_is_checked():
+    """src/lib/options.c has a row for each; a choice's names the last enumerator."""
+    table = re.sub(r"\s+", " ", (ROOT / "src" / "lib" / "options.c").read_text())
+    enums = declared_enums()
+    missing = []
+    for struct, fields in declared_structs().items():
+        if not struct.endswith("_options"):
+            continue
+        for kind, name in fields:
+            if kind.startswith("enum "):
+                row = f"CHOICE, {enums[kind.split()[1]][-1]}}}"
+            elif kind == "bool":
+                row = "TRUTH, 0}"
+            elif kind == "unsigned" and name == "flags":
+                row = "FLAGS, "
+            else:
+                continue
+            if f'{{"{name}", offsetof(struct {struct}, {name}), {row}' not in table:
+                missing.append(f"{struct}.{name}")
+    check_equal(missing, [], "options that are not checked")
+
+
+def manual_page():
+    """oxbow.3: the text of its sections by name, of the subsections of DESCRIPTION as well."""
+    text = (ROOT / "man" / "oxbow.3").read_text()
+    parts = re.split(r"^\.S[hs] (.*)\n", text, flags=re.MULTILINE)
+    return dict(zip(parts[1::2], parts[2::2]))
+
+
+def test_the_manual_page_has_every_function_as_the_header_declares_it():
+    declared = {}
+    for kind, name, arguments in re.findall(
+            r"^([a-z][^#(){};]*?\*?)\b(ox_\w+)\(([^;]*?)\)\s*(?:OX_CHECKED)?;", header(),
+            flags=re.MULTILINE | re.DOTALL):
+        arguments = [" ".join(a.split()) for a in arguments.split(",")]
+        declared[name] = (" ".join(kind.split()), arguments)
+    check_equal(sorted(declared), sorted(declared_functions()), "what was found in the header")
+    synopsis = {}
+    for kind, name, arguments in re.findall(r"^\.Ft (.*)\n\.Fn (\w+)(.*)$", manual_page()["SYNOPSIS"],
+                                            flags=re.MULTILINE):
+        synopsis[name] = (kind, re.findall(r'"([^"]*)"', arguments) or [arguments.strip()])
+    check_equal(synopsis, declared, "prototypes of the page, and of the header")
+
+
+def test_the_manual_page_explains_every_function_field_and_value():
+    page = manual_page()
+    items = [item for text in page.values() for item in re.findall(r"^\.It Fn (\w+)$", text, re.M)]
+    check_equal(sorted(items), sorted(declared_functions()), "functions that are explained, once each")
+    for struct, fields in declared_structs().items():
+        text = page.get(f"struct {struct}", "")
+        explained = re.findall(r"^\.It Va (\w+)\n(?!\.It|\.El)", text, re.M)
+        check_equal(explained, [name for _, name in fields], f"fields of struct {struct}")
+    named = set(re.findall(r"\b(OX_[A-Z0-9_]+)\b", "".join(page.values())))
+    values = {value for values in declared_enums().values() for value in values}
+    values |= set(re.findall(r"^#define (OX_(?!CHECKED)\w+)", header(), re.M))
+    check_equal(sorted(values - named), [], "values and macros that oxbow.3 does not name")
+    check_equal(sorted(named - values), [], "those that it names, and that are none")
+
+
+def test_the_manual_page_lists_the_errors_that_the_header_speaks_of():
+    spoken = set(re.findall(r"-(E[A-Z0-9]+)\b", (ROOT / "include" / "oxbow.h").read_text()))
+    listed = set(re.findall(r"^\.It Bq Er -(E\w+)$", manual_page()["ERRORS"], re.M))
+    check_equal(sorted(spoken - listed), [], "errors that oxbow.3 does not list")
+
+
+def installing_lines():
+    """The lines of each block of shell in the README's chapter on installing."""
+    chapter = (ROOT / "README.md").read_text().split("\n## Installing\n")[1].split("\n## ")[0]
+    blocks = re.findall(r"^```sh\n(.*?)^```$", chapter, flags=re.MULTILINE | re.DOTALL)
+    check_equal(len(blocks), 2, "number of blocks")
+    return blocks
+
+
+def bare_machine():
+    """What the README's lines see: a copy of the sources without what was built, a DESTDIR that
+    stands for /, and tools that leave the real / alone. Returns the tree, DESTDIR and environment."""
+    tree, root, tools = (tmpdir() / name for name in ("tree", "root", "tools"))
+    tree.mkdir()
+    for name in ("src", "include", "man", "tools", "examples", "meson.build", "meson_options.txt"):
+        run("cp", "-r", ROOT / name, tree)
+    (root / "etc").mkdir(parents=True)
+    run("cp", "-r", "/etc/ld.so.conf", "/etc/ld.so.conf.d", root / "etc")
+    # Of pkg-config's own folders, only those without what the tests alone need.
+    folders = output("pkg-config", "--variable", "pc_path", "pkg-config").strip().split(":")
+    packages = tmpdir() / "packages"
+    packages.mkdir()
+    for file in (file for folder in reversed(folders) for file in pathlib.Path(folder).glob("*.pc")):
+        if file.stem not in ("cmocka", "oxbow"):
+            (packages / file.name).unlink(missing_ok=True)
+            (packages / file.name).symlink_to(file)
+    tools.mkdir()
+    for name, does in (("sudo", '"$@"'), ("apt-get", 'echo "$@" >>$DESTDIR/apt-get'),
+                       ("ldconfig", "/sbin/ldconfig -r $DESTDIR"),
+                       # dpkg-dev is not there, from which meson learns Debian's folder of libraries.
+                       ("dpkg-architecture", "exit 1")):
+        (tools / name).write_text(f"#!/bin/sh\n{does}\n")
+        (tools / name).chmod(0o755)
+    env = dict(os.environ, DESTDIR=str(root), PATH=f"{tools}:{root}/usr/local/bin:{os.environ['PATH']}",
+               PKG_CONFIG_LIBDIR=":".join([f"{root}{folder}" for folder in folders] + [str(packages)]))
+    return tree, root, env
+
+
+def test_the_installing_chapter_of_the_readme_holds_on_a_bare_machine():
+    tree, root, env = bare_machine()
+    install, use = installing_lines()
+    run("bash", "-eux", input=install, cwd=tree, env=env)
+    loader = output("/sbin/ldconfig", "-r", root, "-p")
+    found = re.search(r"liboxbow\.so\.0 .*=> (\S+)", loader)
+    if not found:
+        raise Failure(f"the loader does not find the library: {loader}")
+    env["LD_LIBRARY_PATH"] = str(root) + os.path.dirname(found.group(1))
+    env["PKG_CONFIG_SYSROOT_DIR"] = str(root)
+    said = output("bash", "-eux", input=use, cwd=tree, env=env)
+    check_in("wrote and read 4096 bytes\n", said)
+    check_in(str(root), output("ldd", tree / "embed", env=env))
+    packages = (root / "apt-get").read_text().split()
+    check_equal(packages[:3], ["update", "install", "-y"], "apt-get's first words")
+    dev = re.search(r"^OXBOW_PACKAGES=\((.*?)\)", (ROOT / "dev").read_text(), re.MULTILINE | re.DOTALL)
+    check_equal(sorted(packages[3:]), sorted(set(dev.group(1).split()) - {"python3"}),
+                "packages of the README, and those of ./dev, whose scripts need Python")
 
 
 try:

@@ -151,9 +151,10 @@ static void plant_plain(struct sim_case *c, struct sim_bytes *bytes)
 static void power_cut(struct sim_case *c)
 {
 	struct sim_bytes bytes;
+	struct sim_space space;
 	bool unsafe = c->config.cache == OX_CACHE_UNSAFE;
 
-	sim_disk_cut(c->disk, &bytes);
+	sim_disk_cut(c->disk, &bytes, &space);
 	end_tasks(c);
 	sim_disk_free(c->disk);
 	c->run->totals.cuts++;
@@ -164,6 +165,8 @@ static void power_cut(struct sim_case *c)
 		plant_plain(c, &bytes);
 	}
 	c->disk = sim_disk_open(c->reactor, &c->config.disk, &bytes, &c->random, &c->trace);
+	sim_space_free(&c->disk->space);
+	c->disk->space = space;
 	c->trace.bytes = &c->disk->current;
 	c->trace.cuts = c->run->totals.cuts;
 	if (unsafe)
@@ -203,6 +206,19 @@ static void draw_fault(struct sim_case *c, unsigned percent)
 	c->disk->fault = fault;
 }
 
+/* Hardly any room, mostly; now and then none at all. */
+static void draw_room(struct sim_case *c)
+{
+	struct sim_space *s = &c->disk->space;
+
+	if (s->block_bytes == 0)
+		return;
+	s->room = SIM_ROOM_ENDLESS;
+	if (sim_random_percent(&c->random, 80))
+		s->room = s->used +
+			  sim_random_below(&c->random, sim_random_percent(&c->random, 50) ? 8 : 80);
+}
+
 static struct sim_cut_plan draw_cut(struct sim_case *c, unsigned percent, uint64_t most)
 {
 	return sim_random_percent(&c->random, percent) ? draw_plan(c, most) : SIM_NO_CUT;
@@ -222,6 +238,7 @@ static void repair_phase(struct sim_case *c)
 			     : OX_REPAIR_LEAKS;
 	job.free_lost_tables = sim_random_percent(&c->random, 50);
 	sim_note(c, "=== repair");
+	c->disk->space.room = SIM_ROOM_ENDLESS; /* new blocks may be needed */
 	c->disk->io.read_only = false;
 	draw_memory_fault(c, 50);
 	plan = draw_cut(c, 50, 30);
@@ -312,8 +329,8 @@ static void check_closed(struct sim_case *c)
 
 	sim_model_flush_end(c->model, began);
 	c->run->totals.closes++;
-	/* a recovery that met an error leaves the image dirty */
-	if (c->recovering && (c->recovery_hit || sim_faulted(c)) &&
+	/* a recovery that met an error, or found no room for its counts, leaves the image dirty */
+	if (c->recovering && (c->recovery_hit || sim_faulted(c) || c->disk->refusals > 0) &&
 	    sim_is_dirty(&c->disk->durable)) {
 		(void)sim_ask_oracle(c, &c->disk->durable, false, false);
 		return;
@@ -364,6 +381,7 @@ static void generation(struct sim_case *c)
 
 	if (c->config.cache != OX_CACHE_UNSAFE && sim_random_percent(&c->random, 8))
 		repair_phase(c);
+	draw_room(c);
 	open_phase(c);
 	if (c->over)
 		return;

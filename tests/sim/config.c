@@ -43,6 +43,11 @@ static void draw_disk(struct sim_disk_options *ret, struct sim_random *random)
 	ret->can_punch = sim_random_percent(random, 80);
 	ret->can_zero = sim_random_percent(random, 60);
 	ret->short_counts = sim_random_percent(random, 20);
+	ret->space_bytes = 0;
+	if (sim_random_percent(random, 30))
+		ret->space_bytes = sim_random_percent(random, 40)
+					   ? (uint32_t)ox_max_u64(ret->align_bytes, 512)
+					   : 4096;
 }
 
 static uint64_t draw_sectors(const struct sim_config *c, struct sim_random *random)
@@ -77,6 +82,7 @@ static void make_device(struct sim_config *c, struct sim_random *random)
 
 	clusters += clusters / (cluster / 8) + 12 + sim_random_below(random, clusters / 2 + 20);
 	c->disk.fixed_bytes = ox_align_up(clusters * cluster, 4096);
+	c->disk.space_bytes = 0;
 }
 
 /* The smallest image whose refcount table has to move soon. */
@@ -162,7 +168,7 @@ void sim_config_describe(const struct sim_config *c, char *ret, size_t room)
 	snprintf(ret, room,
 		 "version %u, clusters of %u, refcounts of %u bits%s, %llu sectors "
 		 "up to %llu (%llu backed)%s%s%s%s%s%s%s, "
-		 "cache %s, disk blocks of %u/%u%s%s%s, %u tasks%s%s, idle %u",
+		 "cache %s, disk blocks of %u/%u%s%s%s, room in %u, %u tasks%s%s, idle %u",
 		 c->version, 1u << c->cluster_bits, c->refcount_bits, c->lazy ? ", lazy" : "",
 		 (unsigned long long)c->sectors, (unsigned long long)c->room_sectors,
 		 (unsigned long long)c->backed_sectors, c->disk.fixed_bytes ? ", device" : "",
@@ -179,6 +185,7 @@ void sim_config_describe(const struct sim_config *c, char *ret, size_t room)
 		 : c->cache == OX_CACHE_DIRECTSYNC   ? "directsync"
 						     : "unsafe",
 		 c->disk.align_bytes, c->disk.zero_align_bytes, c->disk.can_punch ? ", punch" : "",
-		 c->disk.can_zero ? ", zero" : "", c->disk.short_counts ? ", short" : "", c->tasks,
-		 c->faults ? ", faults" : "", c->memory_ends ? ", memory" : "", c->idle_ms);
+		 c->disk.can_zero ? ", zero" : "", c->disk.short_counts ? ", short" : "",
+		 c->disk.space_bytes, c->tasks, c->faults ? ", faults" : "",
+		 c->memory_ends ? ", memory" : "", c->idle_ms);
 }

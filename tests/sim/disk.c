@@ -23,6 +23,7 @@ struct sim_change {
 	uint64_t count;	    /* bytes */
 	uint8_t *data;	    /* WRITE */
 	bool forced;	    /* FUA: durable with its completion */
+	bool punched;	    /* ZERO: its space is given back */
 	bool doubtful;	    /* before a sync that failed: a part of it is lost for good */
 	uint64_t keep_seed; /* which part */
 };
@@ -131,13 +132,22 @@ static uint64_t apply_sectors(struct sim_bytes *b, const struct sim_change *c,
 	return kept;
 }
 
+/* The bytes from there on, without end. */
+static uint64_t rest_from(uint64_t offset)
+{
+	return UINT64_MAX / 2 - offset;
+}
+
 /* A change in flight is carried out: the volatile content has it. */
 static void complete(struct sim_disk *d, struct sim_change *c)
 {
 	if (c->kind == CHANGE_LENGTH) {
 		sim_bytes_set_length(&d->current, c->offset);
+		sim_space_give(&d->space, c->offset, rest_from(c->offset));
 	} else {
 		apply_sectors(&d->current, c, NULL);
+		if (c->punched)
+			sim_space_give(&d->space, c->offset, c->count);
 	}
 	c->number = ++d->completed;
 	ox_list_del(&c->link);
@@ -166,10 +176,13 @@ static void settle(struct sim_disk *d, uint64_t number)
 
 		if (c->number > number)
 			break;
-		if (c->kind == CHANGE_LENGTH)
+		if (c->kind == CHANGE_LENGTH) {
 			sim_bytes_set_length(&d->durable, c->offset);
-		else
+			sim_space_settle(&d->space, false, c->offset, rest_from(c->offset));
+		} else {
 			apply_sectors(&d->durable, c, c->doubtful && !c->forced ? &odds : NULL);
+			sim_space_settle(&d->space, !c->punched, c->offset, c->count);
+		}
 		change_free(c);
 	}
 	settle_forced(d);
@@ -239,9 +252,9 @@ static int64_t write_failed(struct sim_disk *d, struct sim_change *c, int error)
 	struct sim_random odds = {c->keep_seed};
 
 	trace(d, "write", c->offset, c->count, 0, error);
+	c->count = ox_min_u64(c->count, SIM_SECTOR_BYTES);
 	if (!d->dead && c->offset + c->count <= d->current.length &&
-	    sim_random_percent(&odds, 50)) {
-		c->count = ox_min_u64(c->count, SIM_SECTOR_BYTES);
+	    sim_random_percent(&odds, 50) && sim_space_take_all(&d->space, c->offset, c->count)) {
 		complete(d, c);
 		return error;
 	}
@@ -259,6 +272,7 @@ static int64_t disk_pwritev_co(struct ox_io *io, const struct iovec *iov, int n,
 				  (offset == 0 ? SIM_FAULT_HEADER : 0));
 	struct sim_change *c;
 	struct sim_change *length;
+	uint64_t room;
 
 	if (d->dead)
 		return -EIO;
@@ -268,6 +282,14 @@ static int64_t disk_pwritev_co(struct ox_io *io, const struct iovec *iov, int n,
 	delay_co(d);
 	if (d->dead || r < 0)
 		return write_failed(d, c, r < 0 ? r : -EIO);
+	room = sim_space_take(&d->space, offset, count);
+	if (room < count) {
+		d->refusals++;
+		count = ox_align_down(room, ox_max_u64(d->io.align_bytes, SIM_SECTOR_BYTES));
+	}
+	if (count == 0)
+		return write_failed(d, c, -ENOSPC);
+	c->count = count;
 	/* the device took the bytes at any moment from then to now (H3) */
 	if (!d->instant)
 		gather(iov, n, c->data, count, &d->random);
@@ -309,8 +331,9 @@ static int disk_sync_co(struct ox_io *io)
 	return r;
 }
 
-static int zero_co(struct sim_disk *d, const char *what, uint64_t offset, uint64_t length)
+static int zero_co(struct sim_disk *d, bool punch, uint64_t offset, uint64_t length)
 {
+	const char *what = punch ? "punch" : "zero";
 	int r = strike(d, SIM_FAULT_PUNCH);
 	struct sim_change *c;
 
@@ -320,10 +343,17 @@ static int zero_co(struct sim_disk *d, const char *what, uint64_t offset, uint64
 		return r;
 	length = ox_min_u64(length, d->current.length - offset);
 	c = change_new(d, CHANGE_ZERO, offset, length);
+	c->punched = punch;
 	delay_co(d);
 	if (d->dead || r < 0) {
 		change_free(c);
 		return r < 0 ? r : -EIO;
+	}
+	if (!punch && !sim_space_take_all(&d->space, offset, length)) {
+		d->refusals++;
+		trace(d, what, offset, length, 0, -ENOSPC);
+		change_free(c);
+		return -ENOSPC;
 	}
 	complete(d, c);
 	trace(d, what, offset, length, c->number, 0);
@@ -334,14 +364,14 @@ static int disk_punch_co(struct ox_io *io, uint64_t offset, uint64_t length)
 {
 	struct sim_disk *d = disk_of(io);
 
-	return d->options.can_punch ? zero_co(d, "punch", offset, length) : -EOPNOTSUPP;
+	return d->options.can_punch ? zero_co(d, true, offset, length) : -EOPNOTSUPP;
 }
 
 static int disk_zero_co(struct ox_io *io, uint64_t offset, uint64_t length)
 {
 	struct sim_disk *d = disk_of(io);
 
-	return d->options.can_zero ? zero_co(d, "zero", offset, length) : -EOPNOTSUPP;
+	return d->options.can_zero ? zero_co(d, false, offset, length) : -EOPNOTSUPP;
 }
 
 static int disk_set_length_co(struct ox_io *io, uint64_t length)
@@ -417,6 +447,7 @@ struct sim_disk *sim_disk_open(struct ox_reactor *r, const struct sim_disk_optio
 		.length = durable->length,
 		.align_bytes = options->align_bytes,
 		.zero_align_bytes = options->zero_align_bytes,
+		.space_bytes = options->space_bytes,
 		.can_grow = options->fixed_bytes == 0,
 	};
 	ox_rangelock_init(&d->io.rmw);
@@ -425,6 +456,7 @@ struct sim_disk *sim_disk_open(struct ox_reactor *r, const struct sim_disk_optio
 	d->trace = trace;
 	d->durable = *durable;
 	sim_bytes_clone(&d->current, durable);
+	sim_space_init(&d->space, options->space_bytes, durable);
 	ox_list_init(&d->journal);
 	ox_list_init(&d->in_flight);
 	*durable = (struct sim_bytes){0};
@@ -487,16 +519,23 @@ static void leave(struct sim_disk *d, struct sim_bytes *ret, struct sim_trace *t
 	sim_bytes_zero(ret, ret->length, ret->chunk_count * UINT64_C(4096));
 }
 
-void sim_disk_cut(struct sim_disk *d, struct sim_bytes *ret)
+void sim_disk_cut(struct sim_disk *d, struct sim_bytes *ret, struct sim_space *ret_space)
 {
 	sim_trace_note(d->trace, "=== power cut", 0, 0);
 	leave(d, ret, d->trace);
+	sim_space_cut(ret_space, &d->space, ret);
 	d->dead = true;
 }
 
 void sim_disk_imagine(struct sim_disk *d, struct sim_bytes *ret)
 {
 	leave(d, ret, NULL);
+}
+
+static bool has_room(struct sim_disk *d, const struct sim_change *c)
+{
+	return c->kind == CHANGE_LENGTH || c->punched ||
+	       sim_space_take_all(&d->space, c->offset, c->count);
 }
 
 struct sim_disk *sim_disk_kill(struct sim_disk *d)
@@ -507,13 +546,14 @@ struct sim_disk *sim_disk_kill(struct sim_disk *d)
 	sim_trace_note(d->trace, "=== the process is killed", 0, 0);
 	sim_bytes_clone(&durable, &d->durable);
 	next = sim_disk_open(d->io.reactor, &d->options, &durable, &d->random, d->trace);
+	sim_space_free(&next->space);
 	while (!ox_list_empty(&d->in_flight)) {
 		struct sim_change *c = ox_list_first(&d->in_flight, struct sim_change, link);
 		struct sim_change *copy;
 
 		ox_list_del(&c->link);
 		ox_list_init(&c->link);
-		if (sim_random_percent(&d->random, 50))
+		if (sim_random_percent(&d->random, 50) || !has_room(d, c))
 			continue;
 		copy = sim_alloc(1, sizeof(*copy));
 		*copy = *c;
@@ -529,6 +569,7 @@ struct sim_disk *sim_disk_kill(struct sim_disk *d)
 	}
 	sim_bytes_free(&next->current);
 	sim_bytes_clone(&next->current, &d->current);
+	sim_space_clone(&next->space, &d->space);
 	next->io.length = next->current.length;
 	ox_list_splice_back(&next->journal, &d->journal);
 	next->completed = d->completed;
@@ -545,6 +586,7 @@ void sim_disk_free(struct sim_disk *d)
 		change_free(ox_list_first(&d->journal, struct sim_change, link));
 	sim_bytes_free(&d->durable);
 	sim_bytes_free(&d->current);
+	sim_space_free(&d->space);
 	free(d->io.name);
 	free(d);
 }

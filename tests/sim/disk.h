@@ -11,6 +11,9 @@
  * the writes in flight, each old or new (M2), and the file at any of the lengths it had since.
  * A sync that fails leaves of the journal a part that no later sync brings back (M3).
  *
+ * Holes may need room that is not there (space.h): writes into them then fail with ENOSPC, after
+ * the part that had room.
+ *
  * Faults are answers, not damage: the contents stay what the requests that were carried out made.
  */
 #ifndef SIM_DISK_H
@@ -23,6 +26,7 @@
 #include "bytes.h"
 #include "io/io.h"
 #include "random.h"
+#include "space.h"
 #include "trace.h"
 
 enum sim_fault_class {
@@ -49,6 +53,7 @@ struct sim_disk_options {
 	bool can_zero;
 	uint64_t fixed_bytes; /* a block device of this size, with old bytes on it; 0: a file */
 	bool short_counts;    /* requests do less than asked for, now and then */
+	uint32_t space_bytes; /* holes need room, in blocks of so many bytes; 0: they do not */
 };
 
 struct sim_disk {
@@ -58,13 +63,15 @@ struct sim_disk {
 	struct sim_trace *trace;
 	struct sim_bytes durable;
 	struct sim_bytes current; /* the volatile content; its length is the file's */
+	struct sim_space space;	  /* its room is endless until the case says otherwise */
 	struct ox_list journal;	  /* struct sim_change, completed and not durable */
 	struct ox_list in_flight; /* struct sim_change */
 	uint64_t completed;	  /* number of the last change that completed */
 	struct sim_fault fault;
 	unsigned faults_hit;
-	bool instant; /* requests take no time: for setting up and looking */
-	bool dead;    /* the power is gone: every request fails */
+	unsigned refusals; /* for want of room */
+	bool instant;	   /* requests take no time: for setting up and looking */
+	bool dead;	   /* the power is gone: every request fails */
 	bool sync_failed;
 	uint64_t requests;
 	uint64_t header_writes; /* completed writes of the first sector */
@@ -77,7 +84,7 @@ struct sim_disk *sim_disk_open(struct ox_reactor *r, const struct sim_disk_optio
 			       struct sim_trace *trace);
 
 /* What a power cut at this instant leaves. The disk is dead from then on. */
-void sim_disk_cut(struct sim_disk *d, struct sim_bytes *ret);
+void sim_disk_cut(struct sim_disk *d, struct sim_bytes *ret, struct sim_space *ret_space);
 /* What one would leave, and the disk goes on. */
 void sim_disk_imagine(struct sim_disk *d, struct sim_bytes *ret);
 

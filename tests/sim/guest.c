@@ -28,6 +28,14 @@ static uint64_t draw_resize(struct sim_case *c)
 	return sim_random_between(&c->random, 1, c->config.room_sectors);
 }
 
+/* When the room that lacks shall come; 0: never. */
+static uint64_t draw_room_time(struct sim_case *c)
+{
+	if (c->disk->space.room == SIM_ROOM_ENDLESS || sim_random_percent(&c->random, 40))
+		return 0;
+	return sim_random_between(&c->random, 1, 50000000);
+}
+
 /* The header's write is the moment at which a table moves. */
 static void draw_header_fault(struct sim_case *c)
 {
@@ -74,7 +82,10 @@ static void start_guest(struct sim_case *c)
 		.quiet_percent = config->quiet_percent,
 		.sectors = sectors,
 		.errors_allowed = c->disk->fault.left + sim_memory.left > 0 || c->recovery_hit,
-		.may_be_full = config->disk.fixed_bytes > 0,
+		.may_be_full =
+			config->disk.fixed_bytes > 0 || c->disk->space.room != SIM_ROOM_ENDLESS,
+		.space = &c->disk->space,
+		.room_comes_ns = draw_room_time(c),
 		.resize_sectors = resize,
 		.linger_ns =
 			config->idle_ms == UINT32_MAX ? 0 : UINT64_C(3000000) * config->idle_ms,

@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <zlib.h>
 
 #include "bytes.h"
@@ -11,6 +12,7 @@
 
 #define WRAPPED(result, name, ...)                                                                 \
 	result __real_##name(__VA_ARGS__);                                                         \
+	result __wrap_##name(__VA_ARGS__);                                                         \
 	result __wrap_##name(__VA_ARGS__)
 
 struct sim_memory sim_memory;
@@ -62,6 +64,11 @@ WRAPPED(void *, aligned_alloc, size_t alignment, size_t size)
 WRAPPED(int, posix_memalign, void **ret, size_t alignment, size_t size)
 {
 	return strike() ? ENOMEM : __real_posix_memalign(ret, alignment, size);
+}
+
+WRAPPED(void *, mmap64, void *at, size_t length, int protection, int flags, int fd, off_t offset)
+{
+	return strike() ? MAP_FAILED : __real_mmap64(at, length, protection, flags, fd, offset);
 }
 
 WRAPPED(char *, strdup, const char *s)

@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/arith.h"
 #include "trace.h"
 
 #define NEVER UINT64_MAX
@@ -15,6 +16,7 @@ struct value {
 	bool ok; /* acknowledged, and not a discard: drives older values out */
 	uint64_t began;
 	uint64_t ended;
+	uint64_t seen;	      /* the end of the first read that found it; 0: none has */
 	uint64_t live_until;  /* a reader that begins later does not see it */
 	uint64_t crash_until; /* a cut later does not bring it back */
 };
@@ -179,12 +181,18 @@ static void compact(struct sim_model *m, struct sector *s)
 	s->count = kept;
 }
 
+/* A value is there from its request's end on at the latest, or from when it was read. */
+static uint64_t there_by(const struct value *v)
+{
+	return v->seen ? ox_min_u64(v->seen, v->ended) : v->ended;
+}
+
 static void drive_out(struct sector *s, uint64_t before, uint64_t now, bool promised)
 {
 	for (unsigned i = 0; i < s->count; i++) {
 		struct value *v = &s->values[i];
 
-		if (v->ended >= before)
+		if (there_by(v) >= before)
 			continue;
 		if (v->live_until == NEVER)
 			v->live_until = now;
@@ -296,9 +304,31 @@ static _Noreturn void refuse(const struct sector *s, uint64_t sector, uint32_t i
 		 allowed);
 }
 
+/* What a read found is there, and what it had replaced by then does not come back. Where several
+ * requests leave the same bytes nobody knows which it was. */
+static void note_seen(struct sector *s, uint32_t id, uint64_t began, uint64_t now)
+{
+	struct value *found = NULL;
+
+	for (unsigned k = 0; k < s->count; k++) {
+		struct value *v = &s->values[k];
+
+		if (v->id != id || v->live_until <= began)
+			continue;
+		if (found)
+			return;
+		found = v;
+	}
+	if (found->seen == 0)
+		found->seen = now;
+	drive_out(s, found->began, now, false);
+}
+
 void sim_model_read_end(struct sim_model *m, uint64_t began, uint64_t first, uint64_t count,
 			const uint8_t *bytes)
 {
+	uint64_t now = ++m->clock;
+
 	for (uint64_t i = 0; bytes && i < count; i++) {
 		struct sector *s = &m->sectors[first + i];
 		uint32_t id = sim_model_id_of(bytes + i * SIM_SECTOR_BYTES, first + i);
@@ -309,6 +339,7 @@ void sim_model_read_end(struct sim_model *m, uint64_t began, uint64_t first, uin
 		if (!fits)
 			refuse(s, first + i, id, bytes + i * SIM_SECTOR_BYTES, false, began,
 			       "a read");
+		note_seen(s, id, began, now);
 	}
 	m->readers--;
 }

@@ -8,6 +8,10 @@
  * when such a write is *promised*, by FUA or by a flush that began after its acknowledgment: then
  * it is not acceptable after a power cut either (D7).
  *
+ * A value that a reader found is there from then on, whether its request has ended or not: what is
+ * written after that drives it out, and what it had driven out itself is not read again. So a write
+ * that is carried out twice is found out.
+ *
  * Requests that failed, and discards, may have done their work or not: they add a value and drive
  * out none.
  */

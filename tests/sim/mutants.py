@@ -21,15 +21,15 @@ import time
 from repair_mutants import REPAIR_MUTANTS
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
-LIBRARIES = ("check", "img", "meta", "io", "codec", "fmt", "rt", "base")
+LIBRARIES = ("lib", "check", "img", "meta", "io", "codec", "fmt", "rt", "base")
 
 TEST_SECONDS = 300
 
 # name, rule, source, [(old text, new text)...], what goes wrong
 SIM_MUTANTS = [
     ("entry_before_data", "D1", "img/qcow2/write.c",
-     [("link_piece_co(q, p, ox_order_ticket(&q->order)); /* D1 */",
-       "link_piece_co(q, p, OX_TICKET_NONE);")],
+     [("link_piece_co(q, p, ox_order_ticket(&q->order), ret_end); /* D1 */",
+       "link_piece_co(q, p, OX_TICKET_NONE, ret_end);")],
      "an entry may reach the disk before the bytes it names"),
     ("table_before_its_copy", "D1", "img/qcow2/map_table.c",
      [("\t\tafter = ox_order_ticket(&q->order);\n", "")],
@@ -42,6 +42,9 @@ SIM_MUTANTS = [
      [("return run->kind == OX_QCOW2_ENTRY_DATA && run->copied;",
        "return run->kind == OX_QCOW2_ENTRY_DATA;")],
      "a snapshot's cluster is written in place"),
+    ("written_twice", "H11", "img/qcow2/write.c",
+     [("\tif (r == -EAGAIN) {\n", "\tif (r == -EAGAIN) {\n\t\tw.done = 0;\n")],
+     "a write that needs an allocation to go on begins anew, over later writes"),
     ("write_into_shared_table", "D2", "img/qcow2/map_table.c",
      [("return l1->copied && !ox_recover_is_frozen(q, l1->l2);",
        "return l1->l2.bytes != 0 && !ox_recover_is_frozen(q, l1->l2);")],
@@ -50,8 +53,8 @@ SIM_MUTANTS = [
      [("\tif (!is_lazy(q)) {\n\t\tr = ox_cache_flush_co", "\tif (false) {\n\t\tr = ox_cache_flush_co")],
      "clusters are handed out before their refcounts are written"),
     ("counts_not_synced_ahead", "D3", "img/qcow2/alloc.c",
-     [("\treturn ox_order_wait_co(&q->order, ox_order_ticket(&q->order));\n}\n\n/* A batch",
-       "\treturn 0;\n}\n\n/* A batch")],
+     [("\treturn ox_order_wait_co(&q->order, ox_order_ticket(&q->order));\n}\n\nstatic void push",
+       "\treturn 0;\n}\n\nstatic void push")],
      "clusters are handed out before the refill's sync"),
     ("block_named_before_durable", "D1", "img/qcow2/refcount.c",
      [("\tr = ox_cache_flush_co(&q->counts);\n\tif (r < 0)\n\t\treturn r;\n"
@@ -134,20 +137,19 @@ SIM_MUTANTS = [
      [("\t\tr = ox_order_sync_always_co(&q->order);\n", "\t\tr = 0;\n")],
      "nothing waits for the dirty bit to be durable"),
     ("dirty_bit_cleared_before_counts", "D6", "img/qcow2/open.c",
-     [("\tif (r == 0)\n\t\tr = ox_alloc_release_co(q);\n\t/* Releasing",
+     [("\tif (r == 0) {\n\t\tr = ox_alloc_release_co(q);\n",
        "\tif (r == 0 && q->lazy.state == OX_LAZY_DIRTY) {\n"
        "\t\tstruct ox_qcow2_header f;\n\t\tox_header_lock_co(q);\n\t\tf = *ox_qcow2_hdr(q);\n"
        "\t\tf.incompatible = 0;\n\t\tr = ox_header_write_co(q, &f);\n\t\tox_header_unlock(q);\n\t}\n"
-       "\tif (r == 0)\n\t\tr = ox_alloc_release_co(q);\n\t/* Releasing")],
+       "\tif (r == 0) {\n\t\tr = ox_alloc_release_co(q);\n")],
      "close clears the dirty bit before the refcounts are written"),
     ("counts_not_synced_before_clearing", "D6", "img/qcow2/open.c",
      [("\tif (r == 0)\n\t\tr = ox_order_sync_always_co(&q->order);\n\tif (r == 0)\n"
        "\t\tr = ox_lazy_clear_co(q);", "\tif (r == 0)\n\t\tr = ox_lazy_clear_co(q);")],
      "close clears the dirty bit before the refcounts are durable"),
-    ("recovery_not_synced", "D6", "check/mend/repair.c",
-     [("\tint r = ox_slots_co(&w->k, OX_SLOTS_LOWER, lower_slot, w);\n\n"
-       "\treturn r < 0 ? r : ox_io_sync_co(w->v.io);",
-       "\treturn ox_slots_co(&w->k, OX_SLOTS_LOWER, lower_slot, w);")],
+    ("recovery_not_synced", "D6", "check/mend/counts.c",
+     [("\treturn r < 0 ? r : ox_io_sync_co(m->w->v.io);\n}\n\nint ox_mend_write_counts_co",
+       "\treturn r;\n}\n\nint ox_mend_write_counts_co")],
      "recovery clears the dirty bit before its counts are durable"),
     ("recovery_skipped", "D6", "img/qcow2/open.c",
      [("r = img->recovery->rebuild_co(q->io, err, img->progress, img->opaque);", "r = 0;")],
@@ -176,7 +178,7 @@ SIM_MUTANTS = [
      [("\treturn q->io->can_grow ? ox_io_set_length_co(q->io, ox_align_up(to, GROWTH_ALIGN_BYTES))\n"
        "\t\t\t       : -ENOSPC;\n", "\treturn 0;\n")],
      "entries name clusters past the file's durable end"),
-    ("recovery_does_not_raise", "D9", "check/mend/repair.c",
+    ("recovery_does_not_raise", "D9", "check/mend/counts.c",
      [("\tint r = ox_slots_co(&w->k, OX_SLOTS_RAISE, raise_slot, w);\n\n\treturn r < 0",
        "\tint r = 0;\n\n\treturn r < 0")],
      "recovery leaves refcounts that are too low"),
@@ -187,7 +189,7 @@ SIM_MUTANTS = [
        "\tr = img->recovery->rebuild_co(")],
      "a crash during recovery leaves an image that is marked clean"),
     ("fua_with_cached_entry", "H1", "img/qcow2/write.c",
-     [("\t\tif (!run.durable)\n\t\t\t*ret_durable = false;\n", ""),
+     [("\t\tif (!run.durable)\n\t\t\tw->durable = false;\n", ""),
       ("fua && run.durable ? OX_IO_FUA : 0", "fua ? OX_IO_FUA : 0")],
      "a write in place is called durable while its entry is not"),
     ("zero_without_a_punch", "H2", "img/qcow2/alloc.c",
@@ -212,10 +214,10 @@ SIM_MUTANTS = [
        "\t(void)range;\n\tr = ox_qcow2_read_unlocked_co(q, iov, n, offset, length);\n")],
      "a cluster is freed and used again under a reader"),
     ("write_in_place_without_a_lock", "H4", "img/qcow2/write.c",
-     [("\t*ret_durable = true;\n\tox_qcow2_lock_co(q, &range, offset, length, false);\n",
-       "\t*ret_durable = true;\n"),
-      ("\t\tdone += run.length;\n\t}\n\tox_rangelock_release(&q->guest, &range);\n",
-       "\t\tdone += run.length;\n\t}\n\t(void)range;\n")],
+     [("\tw->durable = true;\n\tox_qcow2_lock_co(q, &range, w->offset, w->length, false);\n",
+       "\tw->durable = true;\n"),
+      ("\t\t\tw->done += run.length;\n\t}\n\tox_rangelock_release(&q->guest, &range);\n",
+       "\t\t\tw->done += run.length;\n\t}\n\t(void)range;\n")],
      "a cluster is freed and used again under a writer"),
     ("neighbour_lost_in_a_block", "H5", "io/io.c",
      [("(lengthens ? UINT64_MAX : wide_end) - wide_start, !whole);",
@@ -237,7 +239,7 @@ SIM_MUTANTS = [
        "\tox_latch_done(&q->background);\n}\n\nstatic int change_co(")],
      "an allocation goes on while the dirty bit is being set"),
     ("table_moved_before_durable", "H7", "img/qcow2/refcount_grow.c",
-     [("\tif (r == 0)\n\t\tr = ox_order_wait_co(&q->order, ox_order_ticket(&q->order));\n\tfree(buf);",
+     [("\telse\n\t\tr = ox_order_wait_co(&q->order, ox_order_ticket(&q->order));\n\tfree(buf);",
        "\tfree(buf);")],
      "the header names a refcount table that is not durable"),
     ("l1_moved_before_durable", "H7", "img/qcow2/resize.c",
@@ -249,7 +251,7 @@ SIM_MUTANTS = [
        "\tr = 0;\n\tif (r == 0)\n\t\tr = ox_io_pread_co")],
      "a larger L1 table is copied from a disk that lags behind the cache"),
     ("growing_shows_old_bytes", "D1", "img/qcow2/resize.c",
-     [("\treturn ox_qcow2_zero_locked_co(q, from, to - from, OX_REQ_MAY_UNMAP);", "\treturn 0;")],
+     [("\tr = ox_qcow2_zero_new_co(q, old_bytes, new_bytes);", "\tr = 0;")],
      "what lies past the end when a disk grows is not zeroed"),
     ("opening_without_a_sync", "H1", "img/qcow2/open.c",
      [("\tr = ox_order_wait_co(&q->order, ox_order_ticket(&q->order));\n\tif (r < 0)\n"
@@ -257,10 +259,10 @@ SIM_MUTANTS = [
        "\t\treturn ox_error_set_errno(err, r, \"Could not sync")],
      "what a killed process left unsynced is taken for durable"),
     ("linked_cluster_given_back", "H8", "img/qcow2/write.c",
-     [("\treturn write_data_co(q, p);\n}\n\nstatic int write_piece_co",
+     [("\treturn write_data_co(q, p);\n}\n\n/* *done grows",
        "\tr = write_data_co(q, p);\n\tif (r < 0)\n"
        "\t\tox_alloc_free_later(q, p->host, p->clusters * q->cluster_bytes);\n\treturn r;\n}\n\n"
-       "static int write_piece_co")],
+       "/* *done grows")],
      "an error gives back a cluster that an entry already names"),
     ("failed_batch_handed_out", "H8", "img/qcow2/alloc.c",
      [("\tif (r < 0)\n\t\treturn abandon_batch_co(q, ranges, n, r);\n\tox_assert",
@@ -328,9 +330,8 @@ SIM_MUTANTS = [
        "\t\t\t\t(struct ox_alloc_range){start, end - start, false};\n\t\treturn;\n\t}\n")],
      "a cluster whose freeing cannot be noted down is used again at once"),
     ("unwritten_slice_taken_for_clean", "D7", "meta/cache_write.c",
-     [("\tcopy = ox_io_buffer(n * c->slice_bytes);\n\tif (!copy)\n\t\treturn -ENOMEM;",
-       "\tcopy = ox_io_buffer(n * c->slice_bytes);\n\tif (!copy) {\n\t\tb->dirty = false;\n"
-       "\t\tox_list_del(&b->dirty_at);\n\t\treturn 0;\n\t}")],
+     [("\t\tnote_failure(c, b, -ENOMEM);\n\t\treturn -ENOMEM;\n",
+       "\t\tb->dirty = false;\n\t\tox_list_del(&b->dirty_at);\n\t\treturn 0;\n")],
      "a table that could not be copied for its write is taken for written"),
     ("idle_clears_before_counts", "D6", "img/qcow2/idle.c",
      [("\t\tif (r == 0)\n\t\t\tr = ox_order_sync_always_co(&q->order);\n", "")],
@@ -339,6 +340,25 @@ SIM_MUTANTS = [
      [("\tox_mutex_lock_co(&q->alloc.lock);\n\tif (q->alloc.takes == takes && ", "\tif ("),
       ("\tox_mutex_unlock(&q->alloc.lock);\n", "")],
      "the dirty bit is cleared for idleness while a request allocates"),
+    ("space_not_taken", "S1", "meta/cache.c",
+     [("\tr = take_space_co(c, b);\n", "\tb->has_space = true;\n\tr = 0;\n\t(void)take_space_co;\n")],
+     "a table's slice is changed while it may lie in a hole of a full disk"),
+    ("part_of_a_slice_proves_the_whole", "S1", "meta/cache.c",
+     [("\tsize_t piece = ox_min_u64(c->io->space_bytes, c->slice_bytes);",
+       "\tsize_t piece = c->io->space_bytes ? c->slice_bytes : 0;")],
+     "a slice's hole is overlooked because another block of it has bytes"),
+    ("failed_space_taken_for_granted", "S1", "meta/cache.c",
+     [("\t\tb->has_space = r == 0;\n", "\t\tb->has_space = true;\n\t\tr = 0;\n")],
+     "a slice for which there was no room is changed all the same"),
+    ("space_taken_twice", "S1", "meta/cache.c",
+     [("\t\tif (b->placing || b->writing) {", "\t\tif (b->writing) {")],
+     "a slice is written as it was after it has changed"),
+    ("trim_ends_without_room", "S1", "img/qcow2/zero.c",
+     [("\t\tif (purpose == PURPOSE_DISCARD && ox_io_is_full(r)) {", "\t\tif (false) {")],
+     "a trim on a full disk ends where a part of it would need room"),
+    ("given_back_cluster_called_zero", "H2", "img/qcow2/write.c",
+     [("\t\t.zero = p->host_zero && untouched,\n", "\t\t.zero = p->host_zero,\n")],
+     "a cluster that a failed write has touched is said to be zero"),
 ]
 
 

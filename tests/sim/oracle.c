@@ -69,7 +69,7 @@ static void name_clusters(struct audit *a, enum role role, uint64_t offset, uint
 			sim_fail("D2", "cluster %llu (0x%llx) is %s and %s", hex(c),
 				 hex(c << a->image.cluster_bits), role_names[old],
 				 role_names[role]);
-		a->roles[c] = role;
+		a->roles[c] = (uint8_t)role;
 		a->refs[c]++;
 		a->copied[c] = a->copied[c] || copied;
 	}

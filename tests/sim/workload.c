@@ -7,9 +7,10 @@
 
 #include "base/arith.h"
 
-static void check_result(const struct sim_workload *w, const char *what, int r)
+/* full: it needed a cluster while there was no room. */
+static void check_result(const struct sim_workload *w, const char *what, bool full, int r)
 {
-	if (r == -ENOSPC && w->may_be_full)
+	if (r == -ENOSPC && full)
 		return;
 	if (r < 0 && !w->errors_allowed && !w->stop)
 		sim_fail("guest", "%s failed without a fault: %s", what, strerror(-r));
@@ -47,7 +48,7 @@ static void read_co(struct sim_workload *w, uint64_t first, uint64_t count)
 	began = sim_model_read_begin(w->model);
 	r = ox_img_preadv_co(w->img, &iov, 1, first * SIM_SECTOR_BYTES);
 	if (!w->stop) {
-		check_result(w, "a read", r);
+		check_result(w, "a read", false, r);
 		sim_model_read_end(w->model, began, first, count, r == 0 ? buf : NULL);
 	}
 	free(buf);
@@ -56,6 +57,7 @@ static void read_co(struct sim_workload *w, uint64_t first, uint64_t count)
 static void write_co(struct sim_workload *w, uint64_t first, uint64_t count, bool fua)
 {
 	uint8_t *buf = sim_buffer(count * SIM_SECTOR_BYTES);
+	bool full = w->may_be_full;
 	struct iovec iov[2];
 	uint64_t cut = sim_random_below(&w->random, count) * SIM_SECTOR_BYTES;
 	struct sim_write write;
@@ -69,7 +71,7 @@ static void write_co(struct sim_workload *w, uint64_t first, uint64_t count, boo
 	note(w, fua ? "guest: write, FUA" : "guest: write", write.id, first, count);
 	r = ox_img_pwritev_co(w->img, iov, 2, first * SIM_SECTOR_BYTES, fua ? OX_REQ_FUA : 0);
 	if (!w->stop) {
-		check_result(w, "a write", r);
+		check_result(w, "a write", full, r);
 		sim_model_end(w->model, &write, r == 0, fua || promises_each(w));
 		note(w, r == 0 ? "guest: write done" : "guest: write failed", write.id, first,
 		     count);
@@ -82,6 +84,7 @@ static void zero_co(struct sim_workload *w, uint64_t first, uint64_t count)
 {
 	unsigned flags = sim_random_percent(&w->random, 60) ? OX_REQ_MAY_UNMAP : 0;
 	bool fua = sim_random_percent(&w->random, 25);
+	bool full = w->may_be_full;
 	struct sim_write write;
 	int r;
 
@@ -93,7 +96,7 @@ static void zero_co(struct sim_workload *w, uint64_t first, uint64_t count)
 	r = ox_img_zero_co(w->img, first * SIM_SECTOR_BYTES, count * SIM_SECTOR_BYTES, flags);
 	if (w->stop)
 		return;
-	check_result(w, "a write of zeroes", r);
+	check_result(w, "a write of zeroes", full, r);
 	sim_model_end(w->model, &write, r == 0, fua || promises_each(w));
 	note(w, r == 0 ? "guest: zero done" : "guest: zero failed", 0, first, count);
 }
@@ -108,7 +111,7 @@ static void discard_co(struct sim_workload *w, uint64_t first, uint64_t count)
 	r = ox_img_discard_co(w->img, first * SIM_SECTOR_BYTES, count * SIM_SECTOR_BYTES);
 	if (w->stop)
 		return;
-	check_result(w, "a discard", r);
+	check_result(w, "a discard", false, r);
 	sim_model_end(w->model, &write, r == 0, promises_each(w));
 	note(w, r == 0 ? "guest: discard done" : "guest: discard failed", 0, first, count);
 }
@@ -122,7 +125,7 @@ static void flush_co(struct sim_workload *w)
 	r = ox_img_flush_co(w->img);
 	if (w->stop)
 		return;
-	check_result(w, "a flush", r);
+	check_result(w, "a flush", false, r);
 	if (r == 0)
 		sim_model_flush_end(w->model, began);
 	note(w, r == 0 ? "guest: flush done" : "guest: flush failed", 0, 0, 0);
@@ -137,7 +140,7 @@ static void extent_co(struct sim_workload *w, uint64_t first, uint64_t count)
 		return;
 	r = ox_img_extent_co(w->img, first * SIM_SECTOR_BYTES, count * SIM_SECTOR_BYTES, &extent);
 
-	check_result(w, "a look at an extent", r);
+	check_result(w, "a look at an extent", false, r);
 }
 
 /* ---- the tasks ---- */
@@ -239,19 +242,35 @@ static void guest_task_co(void *arg)
 static void resize_task_co(void *arg)
 {
 	struct sim_workload *w = arg;
+	bool full;
 	int r;
 
 	if (sim_random_percent(&w->random, 70))
 		ox_reactor_sleep_co(sim_random_below(&w->random, 20000000));
 	if (!w->stop) {
+		full = w->may_be_full;
 		sim_model_resize_begin(w->model, w->resize_sectors);
 		note(w, "guest: resize", 0, 0, w->resize_sectors);
 		r = ox_img_resize_co(w->img, w->resize_sectors * SIM_SECTOR_BYTES, NULL);
 		if (!w->stop) {
-			check_result(w, "a resize", r);
+			check_result(w, "a resize", full, r);
 			sim_model_resize_end(w->model, r == 0);
 			note(w, r == 0 ? "guest: resize done" : "guest: resize failed", 0, 0, 1);
 		}
+	}
+	w->tasks--;
+}
+
+/* From then on nobody has a reason to be refused. */
+static void room_task_co(void *arg)
+{
+	struct sim_workload *w = arg;
+
+	ox_reactor_sleep_co(w->room_comes_ns);
+	if (!w->stop) {
+		note(w, "=== there is room", 0, 0, 0);
+		w->space->room = SIM_ROOM_ENDLESS;
+		w->may_be_full = false;
 	}
 	w->tasks--;
 }
@@ -262,6 +281,11 @@ bool sim_workload_start(struct sim_workload *w, struct ox_reactor *r, unsigned t
 	if (w->resize_sectors > 0) {
 		w->tasks++;
 		if (ox_co_spawn(r, resize_task_co, w) < 0)
+			return false;
+	}
+	if (w->room_comes_ns > 0) {
+		w->tasks++;
+		if (ox_co_spawn(r, room_task_co, w) < 0)
 			return false;
 	}
 	for (unsigned i = 0; i < tasks; i++)

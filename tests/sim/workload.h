@@ -9,6 +9,7 @@
 #include "img/img.h"
 #include "model.h"
 #include "random.h"
+#include "space.h"
 #include "trace.h"
 
 enum sim_guest_op {
@@ -40,7 +41,9 @@ struct sim_workload {
 	uint64_t resize_sectors; /* beside the tasks, the disk gets this size; 0: it does not */
 	uint64_t linger_ns;	 /* the longest pause at the end, and now and then amid */
 	bool errors_allowed;	 /* a fault was injected, or the power is gone */
-	bool may_be_full;	 /* -ENOSPC is no surprise */
+	bool may_be_full;	 /* -ENOSPC is no surprise to who needs a cluster */
+	struct sim_space *space; /* of a disk whose room ends; NULL: another */
+	uint64_t room_comes_ns;	 /* after so long there is room; 0: there is none till the end */
 	bool stop;
 };
 

@@ -95,6 +95,7 @@ static struct ox_image *open_as(const char *path, const char *format, enum ox_ca
 	opts.format = format;
 	opts.cache = cache;
 	opts.flags = flags;
+	opts.backing_policy = OX_BACKING_ALLOW;
 	if (ox_image_open(ctx, path, &opts, &image, &err) < 0)
 		fail_msg("%s", ox_error_message(err));
 	return image;
@@ -548,6 +549,7 @@ static int open_fd(int fd, const char *name, unsigned flags, struct ox_image **r
 
 	opts.format = "qcow2";
 	opts.flags = flags;
+	opts.backing_policy = OX_BACKING_ALLOW;
 	return ox_image_open_fd(ctx, fd, name, &opts, ret, err);
 }
 
@@ -657,6 +659,32 @@ static void relative_backing_names_are_looked_for_beside_the_name_of_a_descripto
 	close(fd);
 }
 
+/* What an image names is a stranger's word: options that were only zeroed follow none. */
+static void an_image_that_names_others_is_refused_unless_that_is_allowed(void **state)
+{
+	struct ox_open_options opts = OX_OPEN_OPTIONS_INIT;
+	struct ox_image *image = NULL;
+	struct ox_error *err = NULL;
+
+	(void)state;
+	create_raw("base.raw", DISK_BYTES / 64, 'h');
+	create("disk.qcow2", "base.raw");
+	opts.format = "qcow2";
+	assert_int_equal(ox_image_open(ctx, "disk.qcow2", &opts, &image, &err), -EACCES);
+	assert_non_null(strstr(ox_error_message(err), "base.raw"));
+	ox_error_free(err);
+	err = NULL;
+	opts.backing_policy = OX_BACKING_UNDER;
+	assert_int_equal(ox_image_open(ctx, "disk.qcow2", &opts, &image, &err), -EINVAL);
+	assert_non_null(strstr(ox_error_message(err), "directory"));
+	ox_error_free(err);
+	assert_null(image);
+	opts.backing_dir = ".";
+	assert_int_equal(ox_image_open(ctx, "disk.qcow2", &opts, &image, NULL), 0);
+	assert_reads(image, 0, 'h');
+	close_image(image);
+}
+
 /* ---- resizing ---- */
 
 static void a_disk_grows_with_zeroes_and_shrinks(void **state)
@@ -708,6 +736,7 @@ int main(void)
 		TEST(a_writable_descriptor_may_be_used_read_only_and_made_writable),
 		TEST(descriptors_of_other_things_are_refused),
 		TEST(relative_backing_names_are_looked_for_beside_the_name_of_a_descriptor),
+		TEST(an_image_that_names_others_is_refused_unless_that_is_allowed),
 		TEST(a_disk_grows_with_zeroes_and_shrinks),
 	};
 

@@ -46,10 +46,22 @@ static void clear_stage(struct stage *s)
 	ox_io_close(s->image);
 }
 
-/* Writes here and there, past the end too, with a sync now and then. */
+/* Grows by some bytes, with a sync, while nothing else is to be written. */
+static int grow_co(struct ox_io *io, uint64_t bytes)
+{
+	int r = ox_io_sync_co(io);
+
+	if (r == 0)
+		r = ox_io_set_length_co(io, io->length + bytes);
+	return r == 0 ? ox_io_sync_co(io) : r;
+}
+
+/* Writes here and there, past the end too, with a sync now and then; grows before anything is
+ * written, or later, or both. */
 static int scribble_co(struct ox_io *io, unsigned seed, uint8_t *model)
 {
-	int r = 0;
+	unsigned grows = seed % 4;
+	int r = grows & 1 ? grow_co(io, 1000) : 0;
 
 	for (int i = 0; i < 12 && r == 0; i++) {
 		uint8_t bytes[9000];
@@ -62,6 +74,8 @@ static int scribble_co(struct ox_io *io, unsigned seed, uint8_t *model)
 		r = ox_io_pwrite_co(io, bytes, count, offset, 0);
 		if (r == 0 && i % 3 == 2)
 			r = ox_io_sync_co(io);
+		if (r == 0 && i == 5 && grows & 2)
+			r = grow_co(io, 513);
 	}
 	return r;
 }
@@ -197,6 +211,27 @@ static void an_undo_puts_every_byte_back_co(void *arg)
 		/* Once more: there is nothing to do. */
 		assert_int_equal(ox_undo_apply_co(s.undo_file, s.image, false, &outcome, NULL), 0);
 		assert_int_equal(outcome.blocks, 0);
+		clear_stage(&s);
+	}
+}
+
+static void a_length_that_grows_alone_is_put_back_co(void *arg)
+{
+	struct ox_undo_outcome outcome;
+	struct stage s;
+
+	(void)arg;
+	for (unsigned written = 0; written < 2; written++) {
+		set_stage(&s);
+		if (written)
+			assert_int_equal(ox_io_pwrite_co(s.edit, original + 1, 3000, 5000, 0), 0);
+		assert_int_equal(grow_co(s.edit, 30000), 0);
+		assert_int_equal(s.image->length, LENGTH + 30000);
+		assert_int_equal(ox_undo_log_complete_co(s.log), 0);
+		assert_int_equal(ox_undo_apply_co(s.undo_file, s.image, false, &outcome, NULL), 0);
+		assert_int_equal(outcome.blocks, written);
+		assert_original(s.image);
+		assert_false(cut_is_unsynced(s.image));
 		clear_stage(&s);
 	}
 }
@@ -393,6 +428,7 @@ int main(void)
 		TASK_TEST(a_hole_ends_where_something_is_held),
 		TASK_TEST(a_dry_run_is_bounded),
 		TASK_TEST(an_undo_puts_every_byte_back),
+		TASK_TEST(a_length_that_grows_alone_is_put_back),
 		TASK_TEST(an_undo_that_leaves_the_length_is_durable),
 		TASK_TEST(the_headers_block_is_put_back_last),
 		TASK_TEST(a_repair_cut_anywhere_can_be_undone),

@@ -144,8 +144,8 @@ static void an_unknown_format_is_refused(void **state)
 	struct rig *rig = *state;
 
 	write_file(rig, 512);
-	assert_int_equal(read_info(rig, "vmdk", 0), -EINVAL);
-	assert_string_equal(ox_error_message(rig->err), "Unknown driver 'vmdk'");
+	assert_int_equal(read_info(rig, "floppy", 0), -EINVAL);
+	assert_string_equal(ox_error_message(rig->err), "Unknown driver 'floppy'");
 }
 
 static void what_the_engine_refuses_is_described(void **state)

@@ -412,6 +412,22 @@ static void busy_tasks_do_not_starve_io(void **state)
 	assert_int_equal(ox_reactor_tasks(reactor), 0);
 }
 
+static void a_run_ends_though_tasks_yield_without_end(void **state)
+{
+	bool stop = false;
+
+	(void)state;
+	spawn(yield_forever_co, &stop);
+	for (unsigned i = 0; i < 3; i++) {
+		assert_int_equal(ox_reactor_run(reactor, i == 1), 0);
+		assert_true(fd_is_readable(0)); /* there is more to do */
+	}
+	stop = true;
+	assert_int_equal(ox_reactor_run(reactor, false), 0);
+	assert_int_equal(ox_reactor_tasks(reactor), 0);
+	assert_false(fd_is_readable(0));
+}
+
 static void return_co(void *arg)
 {
 	(void)arg;
@@ -617,6 +633,7 @@ static void the_environment_chooses_the_engine(void **state)
 	(void)state;
 	assert_env_gives("threads", OX_ENGINE_THREAD_POOL);
 	assert_env_gives("uring", OX_ENGINE_IO_URING);
+	assert_env_gives("io_uring", OX_ENGINE_IO_URING);
 	assert_int_equal(setenv("OXBOW_IO", "floppy", 1), 0);
 	assert_int_equal(ox_reactor_create(OX_ENGINE_DEFAULT, &r, &err), -EINVAL);
 	assert_null(r);
@@ -724,6 +741,7 @@ int main(void)
 		TEST(signals_do_not_disturb_requests),
 		TEST(waiting_for_nothing_returns_at_once),
 		TEST(busy_tasks_do_not_starve_io),
+		TEST(a_run_ends_though_tasks_yield_without_end),
 		TEST(a_call_that_leaves_others_ready_makes_the_fd_readable),
 		TEST(work_runs_on_a_thread_and_returns_its_result),
 		TEST(sixteen_works_run_at_the_same_time),

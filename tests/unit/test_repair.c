@@ -341,6 +341,35 @@ static void damage_snapshot_and_past_end(struct image *im)
 	set_word(im, L1, 1, COPIED | im->length);
 }
 
+static void damage_snapshot_count(struct image *im)
+{
+	if (im->h.snapshot_count == 0)
+		add_snapshot(im);
+	im->h.snapshot_count = 0;
+	put_header(im);
+}
+
+/* A bitmap whose directory, table and data are there, and no header extension. */
+static void damage_lost_bitmaps(struct image *im)
+{
+	uint64_t directory = im->length / CLUSTER;
+	uint8_t *record = im->bytes + directory * CLUSTER;
+
+	set_length(im, directory + 3);
+	memset(record, 0, 3 * CLUSTER);
+	set_word(im, directory, 0, (directory + 1) * CLUSTER);
+	record[11] = 1; /* entry of its table */
+	record[16] = 1; /* type */
+	record[17] = 16;
+	record[19] = 1; /* byte of its name */
+	record[24] = 'b';
+	set_word(im, directory + 1, 0, (directory + 2) * CLUSTER);
+	for (uint64_t c = directory; c < directory + 3; c++)
+		set_refcount(im, c, 1);
+	im->h.autoclear |= OX_QCOW2_AUTOCLEAR_BITMAPS;
+	put_header(im);
+}
+
 static void damage_header_length(struct image *im)
 {
 	im->bytes[103] = 90;
@@ -360,6 +389,8 @@ static const struct damage more[] = {
 	{"the header's length", damage_header_length, false},
 	{"the header's extensions", damage_extensions, false},
 	{"the width of counts", damage_refcount_order, false},
+	{"the number of snapshots", damage_snapshot_count, false},
+	{"the extension of the bitmaps", damage_lost_bitmaps, false},
 	{"a snapshot's name", damage_snapshot_name, false},
 	{"a snapshot's record", damage_snapshot_record, false},
 	{"the place of the snapshot table", damage_snapshot_offset, false},

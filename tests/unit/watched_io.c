@@ -49,20 +49,30 @@ static struct watched_write *begin_write(uint64_t offset, uint64_t length)
 	return slot;
 }
 
+/* 0 stands for anywhere. */
+static bool covers(uint64_t offset, uint64_t length, uint64_t at)
+{
+	return at == 0 || (offset <= at && at < offset + length);
+}
+
 static int64_t watched_pwritev_co(struct ox_io *io, const struct iovec *iov, int n, uint64_t offset,
 				  unsigned flags)
 {
 	struct watched_write *slot;
 	uint64_t length = 0;
+	bool held;
 
 	for (int i = 0; i < n; i++)
 		length += iov[i].iov_len;
 	slot = begin_write(offset, length);
+	held = watched.hold_write && offset == watched.hold_write_at;
+	if (held)
+		watched.hold_write = false;
 	do
 		ox_co_yield_co();
-	while (watched.hold_writes);
+	while (watched.hold_writes || (held && !watched.let_go));
 	slot->length = 0;
-	if (watched.write_error < 0)
+	if (watched.write_error < 0 && covers(offset, length, watched.write_error_at))
 		return watched.write_error;
 	return memory_ops->pwritev_co(io, iov, n, offset, flags);
 }

@@ -24,9 +24,12 @@ struct watched_io {
 	bool hold_syncs;
 	bool hold_read; /* the next read at hold_read_at waits for let_go, and clears this */
 	uint64_t hold_read_at;
+	bool hold_write; /* the same for the next write at hold_write_at */
+	uint64_t hold_write_at;
 	bool let_go;
 	int read_error; /* negative: what such calls return */
 	int write_error;
+	uint64_t write_error_at; /* such calls that write there alone; 0: all */
 	int sync_error;
 	unsigned overlaps; /* writes asked for while one to the same bytes was under way */
 };

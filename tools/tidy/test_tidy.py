@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: MIT
 """The project is tidy, and each rule refuses what it is there to refuse."""
 import tidy
+import prose
 import rules
 import csource
 from harness import *
@@ -30,6 +31,14 @@ def test_the_projects_dependencies_point_down():
     check_project("dependencies_point_down")
 
 
+def test_the_projects_rooms_point_down():
+    check_project("rooms_point_down")
+
+
+def test_the_projects_rooms_write_what_is_theirs():
+    check_project("rooms_write_what_is_theirs")
+
+
 def test_in_the_project_only_suspending_functions_suspend():
     check_project("only_suspending_functions_suspend")
 
@@ -52,6 +61,10 @@ def test_nothing_in_the_project_is_marked_unfinished():
 
 def test_the_projects_lines_end_cleanly():
     check_project("lines_end_cleanly")
+
+
+def test_the_projects_prose_keeps_to_its_columns():
+    check_project("prose_keeps_to_its_columns")
 
 
 def test_the_projects_sources_are_formatted():
@@ -103,6 +116,37 @@ def test_a_front_end_may_include_the_public_header_and_its_own():
 def test_serve_may_not_include_cli():
     check_refused(rules.dependencies_point_down, "src/serve/a.c", '#include "cli/cli.h"\n',
                   "serve includes cli/cli.h", ["src/cli/cli.h"])
+
+
+def test_an_include_of_a_higher_room_is_refused():
+    for path, included in (("ledger/ledger.c", "salvage/salvage.h"), ("qed/qed.c", "layout/layout.h"),
+                           ("mend/counts.c", "repairs.h")):
+        check_refused(rules.rooms_point_down, f"src/check/{path}", f'#include "check/{included}"\n',
+                      f"includes check/{included}")
+
+
+def test_an_include_of_a_lower_room_or_of_what_the_layer_offers_is_accepted():
+    check_accepted(rules.rooms_point_down, "src/check/mend/counts.c",
+                   '#include "check/mend/mend.h"\n#include "check/view/view.h"\n'
+                   '#include "check/check.h"\n#include "base/arith.h"\n')
+
+
+def test_a_folder_that_is_no_room_is_refused():
+    check_refused(rules.rooms_point_down, "src/check/attic/old.c", SPDX, "in no room")
+
+
+def test_a_write_to_another_rooms_struct_is_refused():
+    for line in ("w->v.dirty = false;", "m->w->k.rc.blocks[i].state = 0;", "g->leaks++;",
+                 "round->j.structural += 1;"):
+        check_refused(rules.rooms_write_what_is_theirs, "src/check/salvage/link.c", f"\t{line}\n",
+                      "writes")
+
+
+def test_what_is_for_others_to_set_and_a_rooms_own_struct_may_be_written():
+    check_accepted(rules.rooms_write_what_is_theirs, "src/check/background.c",
+                   "\tb->round.w.v.pause_co = pause_co;\n\tif (w->v.dirty == g->leaks)\n")
+    check_accepted(rules.rooms_write_what_is_theirs, "src/check/ledger/ledger.c",
+                   "\tk->rc.offset = 0;\n")
 
 
 def test_an_include_that_climbs_is_refused():
@@ -182,6 +226,51 @@ def test_a_trailing_blank_is_refused():
     check_refused(rules.lines_end_cleanly, "src/a.c", "int a; \n", "src/a.c:1")
     check_refused(rules.lines_end_cleanly, "README.md", "a\r\n", "README.md:1")
     check_refused(rules.lines_end_cleanly, "README.md", "a", "newline")
+
+
+LONG = "word " * 20 + "w"  # 101 columns
+
+
+def test_a_line_of_prose_of_101_columns_is_refused():
+    for path in ("a.md", "docs/a.md", "man/a.1", "man/a.3"):
+        check_refused(rules.prose_keeps_to_its_columns, path, f"{LONG}\n", f"{path}:1: more than 100")
+        check_accepted(rules.prose_keeps_to_its_columns, path, f"{LONG[1:]}\n")
+    check_refused(rules.prose_keeps_to_its_columns, "a.md", f"- item\n  {LONG[1:]}\n", "a.md:2")
+
+
+def test_a_page_that_is_wrapped_is_named_as_unwrapped_no_longer():
+    for path in prose.UNWRAPPED:
+        check_accepted(rules.prose_keeps_to_its_columns, path, f"{LONG}\n")
+        check_refused(rules.prose_keeps_to_its_columns, path, "short\n", "need not be named")
+
+
+def test_tables_code_headings_links_and_macros_may_be_longer():
+    for text in (f"| {LONG} |\n", f"```\n{LONG}\n```\n", f"    {LONG}\n", f"# {LONG}\n",
+                 f"See [it]({'x' * 90}) and {'w' * 10}\n", f"https://example.org/{'x' * 90}\n"):
+        check_accepted(rules.prose_keeps_to_its_columns, "docs/a.md", text)
+    for text in (f".Nm {LONG}\n", f".Bd -literal\n{LONG}\n.Ed\n"):
+        check_accepted(rules.prose_keeps_to_its_columns, "man/a.1", text)
+    check_refused(rules.prose_keeps_to_its_columns, "a.md", f"```\n```\n{LONG}\n", "a.md:3")
+    check_refused(rules.prose_keeps_to_its_columns, "a.1", f".Bd\n.Ed\n{LONG}\n", "a.1:3")
+
+
+def test_wrapping_changes_no_word_and_leaves_no_long_line():
+    text = f"# {LONG}\n\nshort\nlines\n\n- {LONG}\n  more\n  1. {LONG} - {LONG} 2. {LONG}\n" \
+        f"\n{LONG} {LONG}\nand\n\n```\n{LONG}\n```\n| {LONG} |\n"
+    wrapped = prose.wrap("a.md", text)
+    check_equal(wrapped.split(), text.split(), "words")
+    check_equal(prose.long_lines("a.md", wrapped), [], "long lines")
+    check_equal(prose.wrap("a.md", wrapped), wrapped, "text wrapped again")
+    check_in("short\nlines\n", wrapped)
+    check_in(f"`{'x ' * 20}`", prose.wrap("a.md", f"{LONG[:60]} `{'x ' * 20}` {LONG}\n"))
+    starts = [line.split()[0] for line in wrapped.split("\n") if line]
+    check_equal((starts.count("-"), starts.count("1."), starts.count("2.")), (1, 1, 0), "items")
+
+
+def test_wrapping_a_manual_page_keeps_each_sentence_on_lines_of_its_own():
+    wrapped = prose.wrap("a.1", f".Sh NAME\nOne.\nTwo {LONG}\nends here.\nThree.\n.Bd\n{LONG}\n.Ed\n")
+    check_equal(wrapped, f".Sh NAME\nOne.\nTwo {LONG[:-7]}\nword w ends here.\nThree.\n"
+                f".Bd\n{LONG}\n.Ed\n")
 
 
 def write_tree(**files):

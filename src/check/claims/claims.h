@@ -18,6 +18,14 @@ int ox_claims_make_co(struct ox_view *v, struct ox_ledger *k);
 int ox_claims_snapshots_co(struct ox_view *v, struct ox_ledger *k);
 /* Where the header's number or place of them is wrong: a patch, if the table tells. */
 int ox_claims_judge_snapshot_fields_co(struct ox_view *v, const struct ox_ledger *k);
+/* Where there are said to be none: a patch, if their table is there nevertheless. */
+int ox_claims_judge_no_snapshots_co(struct ox_view *v, const struct ox_ledger *k);
+/* Whether the bitmaps that are vouched for have their extension, and the right numbers in it: else
+ * a patch, there and in the first cluster, where their directory tells. 0 or -ENOMEM. */
+int ox_claims_judge_directory_co(struct ox_view *v, const struct ox_ledger *k, uint8_t *cluster);
+/* 1: a cluster holds a directory and nothing else, which *ret then describes; 0 or -ENOMEM. */
+int ox_claims_read_directory_co(const struct ox_ledger *k, uint64_t offset,
+				struct ox_qcow2_bitmaps_ext *ret);
 int ox_claims_bitmaps_co(struct ox_view *v, struct ox_ledger *k,
 			 const struct ox_qcow2_bitmaps_ext *ext);
 /* The extensions, the encryption header, the files that are named. */

@@ -6,6 +6,7 @@
 
 #include "base/arith.h"
 #include "check/claims/claims.h"
+#include "check/view/files.h"
 
 static int judge_backing_file(struct ox_view *v, const uint8_t *cluster)
 {
@@ -20,7 +21,7 @@ static int judge_backing_file(struct ox_view *v, const uint8_t *cluster)
 	ox_error_free(err);
 	if (r < 0)
 		return r == -EINVAL ? 0 : r;
-	r = ox_names_judge_file(v->j, v->io->name, name, OX_FOUND_BACKING_MISSING);
+	r = ox_files_judge(v->j, v->io->name, name, OX_FOUND_BACKING_MISSING);
 	free(name);
 	return r;
 }
@@ -53,9 +54,10 @@ static int claim_decoded_co(struct ox_view *v, struct ox_ledger *k,
 	/* Without the bit nobody vouches for the bitmaps: their clusters are leaks. */
 	if (r >= 0 && ext->has_bitmaps && (v->h.autoclear & OX_QCOW2_AUTOCLEAR_BITMAPS))
 		r = ox_claims_bitmaps_co(v, k, &ext->bitmaps);
+	if (!ext->has_bitmaps && (v->h.autoclear & OX_QCOW2_AUTOCLEAR_BITMAPS))
+		ox_view_lose_bitmaps(v);
 	if (r >= 0 && v->has_data_file)
-		r = ox_names_judge_file(v->j, v->io->name, ext->data_file,
-					OX_FOUND_DATA_FILE_MISSING);
+		r = ox_files_judge(v->j, v->io->name, ext->data_file, OX_FOUND_DATA_FILE_MISSING);
 	return r;
 }
 
@@ -98,6 +100,9 @@ static int judge_first_cluster_co(struct ox_view *v, struct ox_ledger *k, uint8_
 			found_backing(v);
 		return 0;
 	}
+	r = ox_claims_judge_directory_co(v, k, cluster);
+	if (r < 0)
+		return r;
 	r = decode_extensions(v, cluster, &ext);
 	if (v->faults.found[OX_QCOW2_FAULT_BACKING] &&
 	    (r < 0 || !ox_view_mend_backing(v, cluster, &ext)))

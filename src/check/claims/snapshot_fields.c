@@ -1,15 +1,16 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * The header's two fields of snapshots, where one is wrong and the table that the other leads to
- * tells what it was: a number that there cannot be is that of the records, one behind the other,
- * each of which leads to an L1 table that nothing else claims; a place that is not aligned is
- * rounded down to where there are as many as the header says.
+ * tells what it was: a number that there cannot be, or none, is that of the records, one behind the
+ * other, each of which leads to an L1 table that nothing else claims; a place that is not aligned
+ * is rounded down to where there are as many as the header says.
  */
 #include <errno.h>
 #include <stdlib.h>
 
 #include "base/arith.h"
 #include "check/claims/claims.h"
+#include "check/ledger/stored.h"
 
 #define MOST_BYTES UINT64_C(65536)
 #define COUNT_AT 60u /* of the header */
@@ -62,6 +63,42 @@ static int count_records_co(const struct ox_ledger *k, uint64_t offset, uint32_t
 	free(bytes);
 	/* What cannot be read tells nothing. */
 	return r == -ENOMEM ? r : 0;
+}
+
+/* 1: a cluster is counted, though nothing is known that it is counted for; 0 or -ENOMEM. */
+static int is_unexplained_co(const struct ox_ledger *k, uint64_t offset)
+{
+	struct ox_stored stored = {0};
+	uint64_t count = 0;
+	int r = 0;
+
+	if (ox_counts_get(&k->cells, offset / k->v->cluster_bytes).state == OX_CELL_NONE)
+		r = ox_stored_count_co(k, &stored, offset / k->v->cluster_bytes, &count);
+	ox_stored_free(&stored);
+	return r == -ENOMEM ? r : r > 0 && count > 0;
+}
+
+/* A program that removes the last snapshot frees their table: one that is counted still, and whose
+ * records lead to tables, is in use, and its number was lost. */
+int ox_claims_judge_no_snapshots_co(struct ox_view *v, const struct ox_ledger *k)
+{
+	uint64_t offset = v->h.snapshots_offset;
+	struct ox_be32 count;
+	uint32_t records = 0;
+	int r;
+
+	if (offset == 0 || offset >= v->file_bytes || !ox_is_aligned(offset, v->cluster_bytes))
+		return 0;
+	r = is_unexplained_co(k, offset);
+	if (r > 0)
+		r = count_records_co(k, offset, &records);
+	if (r < 0 || records == 0)
+		return r;
+	count = ox_be32(records);
+	ox_view_patch(v, OX_FOUND_HEADER_SNAPSHOTS,
+		      OX_FOUND(.word = "no snapshots are counted, and their table is there"),
+		      COUNT_AT, &count, sizeof(count));
+	return 0;
 }
 
 int ox_claims_judge_snapshot_fields_co(struct ox_view *v, const struct ox_ledger *k)

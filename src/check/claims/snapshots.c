@@ -147,7 +147,7 @@ int ox_claims_snapshots_co(struct ox_view *v, struct ox_ledger *k)
 		return ox_claims_judge_snapshot_fields_co(v, k);
 
 	if (v->h.snapshot_count == 0)
-		return 0;
+		return ox_claims_judge_no_snapshots_co(v, k);
 	if (v->h.snapshots_offset >= v->file_bytes) {
 		ox_journal_found(v->j, OX_FOUND_TABLE_PAST_END,
 				 OX_FOUND(.word = "Snapshot table", .a = v->h.snapshots_offset));

@@ -51,6 +51,7 @@ struct ox_found {
 	const char *fate;  /* of it after a repair: "lost", "in doubt"; or NULL */
 	bool is_told;	   /* the rest of the image tells what is right */
 	bool is_apart;	   /* and no reference hangs on it */
+	bool loses;	   /* a repair of it gives something up, which may look like leaks */
 };
 
 #define OX_FOUND(...) ((struct ox_found){__VA_ARGS__})

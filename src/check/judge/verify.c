@@ -1,13 +1,15 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Whether what compressed clusters hold can be decompressed. Table by table, several clusters at
- * once on the worker threads.
+ * Whether what compressed clusters hold can be decompressed. A stream is read and decompressed
+ * once, however many entries name it: the entries of all tables are listed in rounds of bounded
+ * size, then several streams at once are decompressed on the worker threads.
  */
 #include <errno.h>
 #include <stdlib.h>
 
 #include "base/arith.h"
-#include "check/walk/walk.h"
+#include "check/judge/judge.h"
+#include "check/judge/streams.h"
 #include "codec/codec.h"
 #include "rt/co.h"
 #include "rt/reactor.h"
@@ -15,15 +17,21 @@
 
 /* Some read while others decompress. Each has buffers of three clusters. */
 #define TASKS_MAX 8u
+/* Of a round: 32 MiB at most while it is listed. */
+#define STREAMS_MAX ((size_t)1 << 20)
 
-struct table {
+struct pass {
 	struct ox_walk *w;
-	const struct ox_be64 *entries;
-	uint8_t *bad; /* of each entry */
-	uint64_t next;
+	struct ox_streams streams;
+	size_t next; /* to be decompressed */
+	bool any_bad;
 	int error;
 	struct ox_latch tasks;
+	int (*entry_co)(struct pass *p, uint64_t l2_cluster, uint64_t index,
+			const struct ox_qcow2_entry *e);
 };
+
+/* ---- decompressing ---- */
 
 struct unpack_job {
 	enum ox_codec codec;
@@ -40,45 +48,68 @@ static int unpack_job(void *arg)
 	return ox_codec_decompress(j->codec, j->dst, j->dst_bytes, j->src, j->src_bytes);
 }
 
-/* The next compressed entry that lies in the file, or false. */
-static bool take_entry(struct table *t, uint64_t *ret_index, struct ox_qcow2_entry *ret)
-{
-	const struct ox_walk *w = t->w;
-
-	while (t->next < ox_qcow2_l2_entries(&w->v.h)) {
-		uint64_t i = t->next++;
-		struct ox_be64 raw = t->entries[i * ox_qcow2_l2_words(&w->v.h)];
-		struct ox_qcow2_entry e = ox_qcow2_l2_decode(&w->v.h, ox_be64_get(raw));
-
-		if (e.kind != OX_QCOW2_ENTRY_COMPRESSED || e.host.bytes >= w->v.file_bytes)
-			continue;
-		*ret_index = i;
-		*ret = e;
-		return true;
-	}
-	return false;
-}
-
-static int verify_one_co(struct table *t, struct unpack_job *job, uint64_t index,
-			 const struct ox_qcow2_entry *e)
+/* 1: it can be decompressed; 0: it cannot; or -ENOMEM. */
+static int try_stream_co(const struct ox_walk *w, struct unpack_job *job,
+			 const struct ox_stream *stream)
 {
 	int r;
 
 	/* The last stream may claim sectors past the file's end; it does not need them. */
-	job->src_bytes = ox_min_u64(e->compressed_bytes, t->w->v.file_bytes - e->host.bytes);
-	r = ox_io_pread_co(t->w->v.io, job->src, job->src_bytes, e->host.bytes);
+	job->src_bytes = ox_min_u64(stream->bytes, w->v.file_bytes - stream->start);
+	r = ox_io_pread_co(w->v.io, job->src, job->src_bytes, stream->start);
 	if (r == 0)
 		r = ox_aio_work_co(unpack_job, job);
 	if (r == -ENOMEM)
 		return r;
-	t->bad[index] = r < 0;
+	return r == 0;
+}
+
+/*
+ * Streams with one start differ in the length that is claimed; what is long enough for the cluster
+ * stays so when it is longer. So a few tries find the shortest that is.
+ */
+static int verify_group_co(struct pass *p, struct unpack_job *job, struct ox_stream *group,
+			   size_t count)
+{
+	size_t bad = 0; /* the first so many */
+	size_t try = count - 1;
+	size_t good = count;
+
+	while (bad < good) {
+		int r = try_stream_co(p->w, job, &group[try]);
+
+		if (r < 0)
+			return r;
+		if (r == 1)
+			good = try;
+		else
+			bad = try + 1;
+		try = bad + (good - bad) / 2;
+	}
+	for (size_t i = 0; i < bad; i++)
+		group[i].is_bad = true;
+	p->any_bad |= bad > 0;
 	return 0;
+}
+
+/* The next streams that start at one place; 0: there are none left. */
+static size_t take_group(struct pass *p, struct ox_stream **ret)
+{
+	struct ox_stream *first = p->streams.list + p->next;
+	size_t count = 0;
+
+	while (p->next < p->streams.count && p->streams.list[p->next].start == first->start) {
+		p->next++;
+		count++;
+	}
+	*ret = first;
+	return count;
 }
 
 static void verifier_co(void *arg)
 {
-	struct table *t = arg;
-	const struct ox_walk *w = t->w;
+	struct pass *p = arg;
+	const struct ox_walk *w = p->w;
 	struct unpack_job job = {
 		.codec =
 			w->v.h.compression_type == OX_QCOW2_ZSTD ? OX_CODEC_ZSTD : OX_CODEC_DEFLATE,
@@ -86,84 +117,122 @@ static void verifier_co(void *arg)
 		.dst_bytes = w->v.cluster_bytes,
 		.src = malloc(2 * w->v.cluster_bytes),
 	};
-	struct ox_qcow2_entry e;
-	uint64_t index;
+	struct ox_stream *group;
+	size_t count;
 
 	if (!job.dst || !job.src)
-		t->error = -ENOMEM;
-	while (t->error == 0 && take_entry(t, &index, &e)) {
-		int r = verify_one_co(t, &job, index, &e);
+		p->error = -ENOMEM;
+	while (p->error == 0 && (count = take_group(p, &group)) > 0) {
+		int r = verify_group_co(p, &job, group, count);
 
 		if (r < 0)
-			t->error = r;
+			p->error = r;
 	}
 	free(job.dst);
 	free(job.src);
-	ox_latch_done(&t->tasks);
+	ox_latch_done(&p->tasks);
 }
 
-static bool has_compressed(const struct ox_walk *w, const struct ox_be64 *entries)
+static int verify_streams_co(struct pass *p)
 {
-	for (uint64_t i = 0; i < ox_qcow2_l2_entries(&w->v.h); i++) {
-		if (ox_be64_get(entries[i * ox_qcow2_l2_words(&w->v.h)]) & OX_QCOW2_COMPRESSED)
-			return true;
+	unsigned tasks = (unsigned)ox_min_u64(ox_aio_workers(ox_co_reactor()) + 2, TASKS_MAX);
+	int r = 0;
+
+	p->next = 0;
+	p->any_bad = false;
+	tasks = (unsigned)ox_min_u64(tasks, p->streams.count);
+	ox_latch_init(&p->tasks);
+	for (unsigned i = 0; i < tasks && r == 0; i++) {
+		ox_latch_add(&p->tasks);
+		r = ox_co_spawn(ox_co_reactor(), verifier_co, p);
+		if (r < 0)
+			ox_latch_done(&p->tasks);
 	}
-	return false;
+	ox_latch_wait_co(&p->tasks);
+	return r < 0 ? r : p->error;
 }
 
-static int report_co(struct table *t, uint64_t l2_cluster)
-{
-	struct ox_walk *w = t->w;
+/* ---- the entries ---- */
 
-	for (uint64_t i = 0; i < ox_qcow2_l2_entries(&w->v.h); i++) {
-		struct ox_be64 raw = t->entries[i * ox_qcow2_l2_words(&w->v.h)];
-		uint64_t host;
+static int list_entry_co(struct pass *p, uint64_t l2_cluster, uint64_t index,
+			 const struct ox_qcow2_entry *e)
+{
+	(void)l2_cluster;
+	(void)index;
+	return ox_streams_add(&p->streams, e->host.bytes, (uint32_t)e->compressed_bytes);
+}
+
+static int report_entry_co(struct pass *p, uint64_t l2_cluster, uint64_t index,
+			   const struct ox_qcow2_entry *e)
+{
+	uint64_t host = e->host.bytes;
+	const struct ox_stream *stream =
+		ox_streams_find(&p->streams, host, (uint32_t)e->compressed_bytes);
+
+	if (!stream || !stream->is_bad)
+		return 0;
+	return ox_walk_found_in_l2_co(p->w, l2_cluster, index, OX_FOUND_COMPRESSED_DATA,
+				      OX_FOUND(.a = host, .host_offset = host));
+}
+
+/* Visits the compressed entries that lie in the file. */
+static int table_entries_co(void *arg, uint64_t cluster, struct ox_cell cell,
+			    struct ox_be64 *entries)
+{
+	struct pass *p = arg;
+	const struct ox_view *v = &p->w->v;
+
+	(void)cell;
+	for (uint64_t i = 0; i < ox_qcow2_l2_entries(&v->h); i++) {
+		struct ox_be64 raw = entries[i * ox_qcow2_l2_words(&v->h)];
+		struct ox_qcow2_entry e;
 		int r;
 
-		if (!t->bad[i])
+		if (!(ox_be64_get(raw) & OX_QCOW2_COMPRESSED))
 			continue;
-		host = ox_qcow2_l2_decode(&w->v.h, ox_be64_get(raw)).host.bytes;
-		r = ox_walk_found_in_l2_co(w, l2_cluster, i, OX_FOUND_COMPRESSED_DATA,
-					   OX_FOUND(.a = host, .host_offset = host));
+		e = ox_qcow2_l2_decode(&v->h, ox_be64_get(raw));
+		if (e.kind != OX_QCOW2_ENTRY_COMPRESSED || e.host.bytes >= v->file_bytes)
+			continue;
+		r = p->entry_co(p, cluster, i, &e);
 		if (r < 0)
 			return r;
 	}
 	return 0;
 }
 
-static int verify_table_co(struct ox_walk *w, uint64_t cluster, struct ox_cell cell,
-			   struct ox_be64 *entries)
+static int each_entry_co(struct pass *p,
+			 int (*entry_co)(struct pass *p, uint64_t l2_cluster, uint64_t index,
+					 const struct ox_qcow2_entry *e))
 {
-	unsigned tasks = (unsigned)ox_min_u64(ox_aio_workers(ox_co_reactor()) + 2, TASKS_MAX);
-	struct table t = {.w = w, .entries = entries};
-	int r = 0;
+	p->entry_co = entry_co;
+	return ox_walk_l2_co(p->w, OX_WAYS_ALL, table_entries_co, p);
+}
 
-	(void)cell;
-	if (!has_compressed(w, entries))
-		return 0;
-	t.bad = calloc(ox_qcow2_l2_entries(&w->v.h), 1);
-	if (!t.bad)
-		return -ENOMEM;
-	ox_latch_init(&t.tasks);
-	for (unsigned i = 0; i < tasks && r == 0; i++) {
-		ox_latch_add(&t.tasks);
-		r = ox_co_spawn(ox_co_reactor(), verifier_co, &t);
-		if (r < 0)
-			ox_latch_done(&t.tasks);
-	}
-	ox_latch_wait_co(&t.tasks);
-	if (r == 0)
-		r = t.error;
-	if (r == 0)
-		r = report_co(&t, cluster);
-	free(t.bad);
+static int round_co(struct pass *p)
+{
+	int r = each_entry_co(p, list_entry_co);
+
+	if (r < 0)
+		return r;
+	ox_streams_settle(&p->streams);
+	r = verify_streams_co(p);
+	if (r == 0 && p->any_bad)
+		r = each_entry_co(p, report_entry_co);
 	return r;
 }
 
-int ox_walk_verify_co(struct ox_walk *w)
+int ox_judge_verify_co(struct ox_walk *w)
 {
+	struct pass p = {.w = w};
+	int r;
+
 	/* How to decompress is not known. */
 	if (w->v.faults.found[OX_QCOW2_FAULT_COMPRESSION])
 		return 0;
-	return ox_walk_l2_co(w, false, verify_table_co);
+	ox_streams_init(&p.streams, STREAMS_MAX);
+	do {
+		r = round_co(&p);
+	} while (r == 0 && ox_streams_next(&p.streams));
+	ox_streams_free(&p.streams);
+	return r;
 }

@@ -4,6 +4,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/arith.h"
+#include "base/grow.h"
 #include "check/mend/mend.h"
 
 static int by_place(const void *one, const void *other)
@@ -18,23 +20,18 @@ static int by_place(const void *one, const void *other)
 	return a->tree < b->tree ? -1 : a->tree > b->tree;
 }
 
-static int note_l1_entry(struct ox_walk *w, uint64_t tree, uint64_t index, struct ox_be64 *entry)
+static int note_l1_entry(void *arg, uint64_t tree, uint64_t index, struct ox_be64 *entry)
 {
+	struct ox_mend *m = arg;
+	struct ox_walk *w = m->w;
 	struct ox_qcow2_l1_entry e = ox_qcow2_l1_decode(&w->v.h, ox_be64_get(*entry));
-	struct ox_places *p = &w->mend->places;
+	struct ox_places *p = &m->places;
 	uint64_t cluster = e.l2.bytes / w->v.cluster_bytes;
 
 	if (e.bad || !ox_cell_is_l2(ox_counts_get(&w->k.cells, cluster)))
 		return 0;
-	if (p->count == p->room) {
-		size_t room = p->room ? 2 * p->room : 256;
-		struct ox_place *more = reallocarray(p->items, room, sizeof(*more));
-
-		if (!more)
-			return -ENOMEM;
-		p->items = more;
-		p->room = room;
-	}
+	if (ox_grow(p->items, p->count, p->room, 256) < 0)
+		return -ENOMEM;
 	p->items[p->count++] = (struct ox_place){
 		.cluster = cluster,
 		.index = index,
@@ -61,17 +58,63 @@ static void join_equal(struct ox_places *p)
 	p->count = kept;
 }
 
-int ox_places_read_co(struct ox_walk *w)
+static int by_index(const void *one, const void *other)
 {
-	struct ox_places *p = &w->mend->places;
-	int r = ox_walk_l1_co(w, true, note_l1_entry);
+	const struct ox_place *a = *(struct ox_place *const *)one;
+	const struct ox_place *b = *(struct ox_place *const *)other;
 
+	if (a->index != b->index)
+		return a->index < b->index ? -1 : 1;
+	return a->cluster < b->cluster ? -1 : a->cluster > b->cluster;
+}
+
+static int sort_by_index(struct ox_places *p)
+{
+	p->indexed = reallocarray(NULL, ox_max_u64(p->count, 1), sizeof(struct ox_place *));
+	if (!p->indexed)
+		return -ENOMEM;
+	for (size_t i = 0; i < p->count; i++)
+		p->indexed[i] = &p->items[i];
+	qsort(p->indexed, p->count, sizeof(struct ox_place *), by_index);
+	return 0;
+}
+
+int ox_mend_read_places_co(struct ox_mend *m)
+{
+	struct ox_walk *w = m->w;
+	struct ox_places *p = &m->places;
+	int r;
+
+	if (p->indexed)
+		return 0;
+	r = ox_walk_l1_co(w, OX_WAYS_ALL, note_l1_entry, m);
 	if (r < 0)
 		return r;
 	if (p->count > 0)
 		qsort(p->items, p->count, sizeof(*p->items), by_place);
 	join_equal(p);
-	return 0;
+	return sort_by_index(p);
+}
+
+struct ox_place *const *ox_places_at(const struct ox_places *places, uint64_t index,
+				     size_t *ret_count)
+{
+	size_t low = 0;
+	size_t high = places->count;
+	size_t count = 0;
+
+	while (low < high) {
+		size_t mid = low + (high - low) / 2;
+
+		if (places->indexed[mid]->index < index)
+			low = mid + 1;
+		else
+			high = mid;
+	}
+	while (low + count < places->count && places->indexed[low + count]->index == index)
+		count++;
+	*ret_count = count;
+	return places->indexed + low;
 }
 
 struct ox_place *ox_places_find(const struct ox_places *places, uint64_t cluster, size_t *ret_count)
@@ -94,17 +137,17 @@ struct ox_place *ox_places_find(const struct ox_places *places, uint64_t cluster
 	return count > 0 ? &places->items[low] : NULL;
 }
 
-void ox_places_free(struct ox_places *places)
-{
-	free(places->items);
-	*places = (struct ox_places){0};
-}
-
-void ox_mend_at_entry(const struct ox_walk *w, const struct ox_place *place, uint64_t entry,
+void ox_mend_at_entry(const struct ox_view *v, const struct ox_place *place, uint64_t entry,
 		      struct ox_found *what)
 {
-	what->guest_offset =
-		(place->index * ox_qcow2_l2_entries(&w->v.h) + entry) * w->v.cluster_bytes;
-	what->guest_length = w->v.cluster_bytes;
-	what->snapshot = ox_view_name_of(&w->v, place->tree);
+	what->guest_offset = (place->index * ox_qcow2_l2_entries(&v->h) + entry) * v->cluster_bytes;
+	what->guest_length = v->cluster_bytes;
+	what->snapshot = ox_view_name_of(v, place->tree);
+}
+
+void ox_mend_close(struct ox_mend *m)
+{
+	free(m->places.items);
+	free(m->places.indexed);
+	ox_stored_free(&m->stored);
 }

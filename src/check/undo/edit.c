@@ -32,9 +32,14 @@ static struct edit *edit_of(const struct ox_io *io)
 
 /* ---- handing on ---- */
 
-/* Old bytes first, durably. */
+/* Old bytes first, durably, and every length that the image is about to have. */
 static int save_held_co(struct edit *e)
 {
+	if (e->held.count == 0) {
+		int r = ox_undo_log_length_co(e->undo, e->io.length);
+
+		return r < 0 ? r : ox_undo_log_sync_co(e->undo);
+	}
 	for (size_t i = 0; i < e->held.count; i++) {
 		int r = ox_undo_log_block_co(e->undo, e->held.items[i].number,
 					     e->held.items[i].bytes, e->io.length);

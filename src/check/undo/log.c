@@ -123,11 +123,11 @@ static int record_block_co(struct ox_undo_log *log, uint64_t number, const uint8
 	int r = 0;
 
 	/* What lies past the old end is put back by the length alone. */
-	if (save && offset < log->length_before) {
+	if (save && offset < log->length_before)
 		record.saved = ox_be32(
 			(uint32_t)ox_min_u64(log->block_bytes, log->length_before - offset));
+	if (ox_be32_get(record.saved) > 0 || !bytes)
 		r = ox_io_pread_co(log->image, old, log->block_bytes, offset);
-	}
 	if (r == 0 && save)
 		r = ox_blocks_add(&log->saved, number, NULL);
 	if (r < 0)
@@ -168,6 +168,12 @@ int ox_undo_log_block_co(struct ox_undo_log *log, uint64_t number, const uint8_t
 	int r = log->number == 0 ? begin_co(log, image_length) : 0;
 
 	return r < 0 ? r : record_block_co(log, number, bytes, image_length);
+}
+
+int ox_undo_log_length_co(struct ox_undo_log *log, uint64_t image_length)
+{
+	return log->number == 0 ? begin_co(log, image_length)
+				: record_block_co(log, 0, NULL, image_length);
 }
 
 int ox_undo_log_sync_co(struct ox_undo_log *log)

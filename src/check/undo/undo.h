@@ -65,6 +65,8 @@ void ox_undo_log_close(struct ox_undo_log *log);
 /* Appends a block that is about to be written. */
 int ox_undo_log_block_co(struct ox_undo_log *log, uint64_t number, const uint8_t *bytes,
 			 uint64_t image_length);
+/* Appends the length alone, where the image is about to grow and no block of it to be written. */
+int ox_undo_log_length_co(struct ox_undo_log *log, uint64_t image_length);
 /* Makes durable what was appended. */
 int ox_undo_log_sync_co(struct ox_undo_log *log);
 /* The repair has ended: all that it wrote is durable. */

@@ -236,12 +236,12 @@ static bool mend_bitmap_fields(struct list *l, const char *error, uint64_t data)
 	return true;
 }
 
-/* Where the first of a type is in a list that can be followed; 0: there is none. */
+/* Where the first of a type is in the list, as far as it can be followed; 0: there is none. */
 static uint64_t find_type(const struct list *l, uint32_t type)
 {
 	uint64_t at = l->v->h.header_length;
 
-	while (at < l->end && l->end - at >= HEADER_BYTES && word_at(l, at) != type) {
+	while (at != 0 && at < l->end && l->end - at >= HEADER_BYTES && word_at(l, at) != type) {
 		if (word_at(l, at) == OX_QCOW2_EXT_END)
 			return 0;
 		at = next_of(l, at);
@@ -290,6 +290,22 @@ uint64_t ox_view_find_extension(struct ox_view *v, uint8_t *cluster, uint32_t ty
 	uint64_t at = find_type(&l, type);
 
 	return at != 0 ? at + HEADER_BYTES : 0;
+}
+
+uint64_t ox_view_find_length(struct ox_view *v, uint8_t *cluster, uint32_t bytes, uint64_t from)
+{
+	struct list l = list_of(v, cluster);
+	uint64_t at = v->h.header_length;
+
+	while (at != 0 && at < l.end && l.end - at >= HEADER_BYTES) {
+		if (at >= from && !is_known(word_at(&l, at)) && word_at(&l, at + 4) == bytes &&
+		    l.end - at >= HEADER_BYTES + bytes)
+			return at + HEADER_BYTES;
+		if (word_at(&l, at) == OX_QCOW2_EXT_END)
+			return 0;
+		at = next_of(&l, at);
+	}
+	return 0;
 }
 
 void ox_view_judge_list_end(struct ox_view *v, uint8_t *cluster, uint64_t end_offset)

@@ -80,30 +80,40 @@ static bool is_untyped(const struct ox_view *v)
 	       !(v->h.incompatible & OX_QCOW2_INCOMPAT_COMPRESSION);
 }
 
+/* Why programs refuse a place of the snapshot table even where there are no snapshots; or NULL. */
+static const char *why_no_place(const struct ox_view *v, uint64_t offset)
+{
+	if (!ox_is_aligned(offset, v->cluster_bytes))
+		return "the place of the snapshot table is not cluster aligned, and there are no "
+		       "snapshots";
+	if (offset > INT64_MAX)
+		return "the place of the snapshot table is in no file, and there are no snapshots";
+	return NULL;
+}
+
 /* What programs refuse in fields that mean nothing. */
 static void judge_details(struct ox_view *v)
 {
 	struct ox_be64 autoclear =
 		ox_be64(v->h.autoclear & ~(uint64_t)OX_QCOW2_AUTOCLEAR_DATA_FILE_RAW);
+	struct ox_found what = {.is_apart = true};
 	struct ox_be64 none = ox_be64(0);
 	uint8_t type = OX_QCOW2_ZLIB;
 
 	if ((v->h.autoclear & OX_QCOW2_AUTOCLEAR_DATA_FILE_RAW) && !v->has_data_file)
-		ox_view_patch(
-			v, OX_FOUND_HEADER_AUTOCLEAR,
-			OX_FOUND(.word = "the data file is said to be raw, and there is none"),
-			AUTOCLEAR_AT, &autoclear, sizeof(autoclear));
+		ox_view_patch(v, OX_FOUND_HEADER_AUTOCLEAR,
+			      OX_FOUND(.word = "the data file is said to be raw, and there is none",
+				       .is_apart = true),
+			      AUTOCLEAR_AT, &autoclear, sizeof(autoclear));
 	if (v->faults.found[OX_QCOW2_FAULT_COMPRESSION] && is_untyped(v))
 		ox_view_patch(v, OX_FOUND_HEADER_COMPRESSION,
 			      OX_FOUND(.word = v->faults.text[OX_QCOW2_FAULT_COMPRESSION]),
 			      COMPRESSION_AT, &type, sizeof(type));
-	if (v->h.snapshot_count == 0 && !v->faults.found[OX_QCOW2_FAULT_SNAPSHOTS] &&
-	    !ox_is_aligned(v->h.snapshots_offset, v->cluster_bytes))
-		ox_view_patch(v, OX_FOUND_HEADER_SNAPSHOTS,
-			      OX_FOUND(.word = "the place of the snapshot table is not cluster "
-					       "aligned, and there are no snapshots",
-				       .is_apart = true),
-			      SNAPSHOTS_OFFSET_AT, &none, sizeof(none));
+	if (v->h.snapshot_count == 0 && !v->faults.found[OX_QCOW2_FAULT_SNAPSHOTS])
+		what.word = why_no_place(v, v->h.snapshots_offset);
+	if (what.word)
+		ox_view_patch(v, OX_FOUND_HEADER_SNAPSHOTS, what, SNAPSHOTS_OFFSET_AT, &none,
+			      sizeof(none));
 }
 
 /* Whether a fault is for later: how long the header is, and where the backing file's name, the

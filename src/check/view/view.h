@@ -53,6 +53,7 @@ struct ox_view {
 	bool has_fence;
 	uint64_t list_end_offset; /* of the extension that holds it */
 	uint64_t bitmaps_at;	  /* the data of the bitmaps' extension */
+	bool lost_bitmaps;	  /* are vouched for, and no extension tells where they are */
 
 	struct ox_view_patch *patches;
 	size_t patch_count;
@@ -80,6 +81,10 @@ void ox_view_cut_tree(struct ox_view *v, uint64_t tree);
 void ox_view_set_snapshot_bytes(struct ox_view *v, uint64_t size_bytes);
 /* Something of a snapshot leads nowhere; so many times past the end. */
 void ox_view_note_bad_record(struct ox_view *v, bool leads_nowhere, uint64_t past_end);
+/* Bitmaps are vouched for, and no extension tells where they are: a finding. */
+void ox_view_lose_bitmaps(struct ox_view *v);
+/* For its repair. */
+struct ox_found ox_view_lost_bitmaps_found(void);
 /* What the list of extensions says of itself. */
 void ox_view_set_list(struct ox_view *v, const struct ox_qcow2_extensions *ext,
 		      uint64_t bitmaps_at);
@@ -135,8 +140,11 @@ bool ox_view_mend_header_length(struct ox_view *v, uint8_t *cluster);
 /* Where the name's place or length is wrong; of a list that can be followed. */
 bool ox_view_mend_backing(struct ox_view *v, uint8_t *cluster,
 			  const struct ox_qcow2_extensions *ext);
-/* Of a list that can be followed: where an extension's data is; 0: there is none. */
+/* Of the list, as far as it can be followed: where an extension's data is; 0: there is none. */
 uint64_t ox_view_find_extension(struct ox_view *v, uint8_t *cluster, uint32_t type);
+/* The same of one that is of no known type, or ends the list, and has so many bytes of data; at a
+ * place from on. */
+uint64_t ox_view_find_length(struct ox_view *v, uint8_t *cluster, uint32_t bytes, uint64_t from);
 void ox_view_judge_list_end(struct ox_view *v, uint8_t *cluster, uint64_t end_offset);
 
 /* ---- names.c ---- */
@@ -152,8 +160,5 @@ struct ox_names {
 int ox_names_add(struct ox_names *names, char *name, uint64_t number);
 /* A finding for each that is there twice; frees the names. */
 void ox_names_judge(struct ox_names *names, struct ox_journal *j, enum ox_finding_id id);
-/* A finding where a file that an image names is not there. NULL names none. 0 or -ENOMEM. */
-int ox_names_judge_file(struct ox_journal *j, const char *image, const char *name,
-			enum ox_finding_id id);
 
 #endif

@@ -15,25 +15,6 @@ static void tell_open_failure(const struct ox_cli_source *source, const char *me
 		ox_cli_error("can't open device %s: %s", source->text, message);
 }
 
-/* A guest may write another format's header into a raw disk, so a guess at raw is said aloud. */
-static void settle_format(struct ox_cli_io *io)
-{
-	struct ox_open_options *open = &io->source.open;
-	struct ox_image_info *info;
-
-	if (open->format || (open->flags & OX_OPEN_READ_ONLY))
-		return;
-	if (ox_image_info_read(io->ctx, io->source.path, open, &info, NULL) < 0)
-		return;
-	if (strcmp(info->format, "raw") == 0) {
-		open->format = "raw";
-		ox_cli_error("warning: the format of '%s' was not stated and is taken for raw; "
-			     "state it with -f raw",
-			     io->source.text);
-	}
-	ox_image_info_free(info);
-}
-
 int ox_cli_io_open_image(struct ox_cli_io *io)
 {
 	struct ox_cli_source *source = &io->source;
@@ -45,7 +26,6 @@ int ox_cli_io_open_image(struct ox_cli_io *io)
 		tell_open_failure(source, "force-share=on can only be used with read-only images");
 		return -EINVAL;
 	}
-	settle_format(io);
 	ox_cli_progress_begin(&source->progress, false, NULL);
 	source->open.warn = ox_cli_warn;
 	source->open.progress = ox_cli_progress_report;

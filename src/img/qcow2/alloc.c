@@ -64,7 +64,8 @@ static int zero_old_part_co(struct ox_qcow2 *q, uint64_t start, uint64_t bytes, 
 	r = ox_io_punch_co(q->io, start, bytes);
 	if (r == -EOPNOTSUPP)
 		r = ox_io_zero_co(q->io, start, bytes);
-	if (r < 0 && r != -EOPNOTSUPP)
+	/* A hole may need room for its own bookkeeping, and a part of a block for its zeroes. */
+	if (r < 0 && r != -EOPNOTSUPP && !ox_io_is_full(r))
 		return r;
 	*ret_zero = r == 0;
 	return 0;
@@ -125,6 +126,19 @@ static int next_free_co(struct ox_qcow2 *q, uint64_t most, uint64_t *ret_start, 
 	return 0;
 }
 
+/* A batch that failed half way was never handed out: its counts may go back at any time (H8). If
+ * even that fails it is leaked. */
+static int abandon_batch_co(struct ox_qcow2 *q, const struct ox_alloc_range *ranges, unsigned n,
+			    int error)
+{
+	for (unsigned i = 0; i < n; i++) {
+		if (ox_refcount_set_co(q, ranges[i].start, ranges[i].count, 0) < 0)
+			continue;
+		q->alloc.cursor = ox_min_u64(q->alloc.cursor, ranges[i].start);
+	}
+	return error;
+}
+
 /* Step 1 of a refill: free clusters, counted in the cache. */
 static int choose_batch_co(struct ox_qcow2 *q, struct ox_alloc_range *ranges, unsigned *ret_n)
 {
@@ -146,8 +160,11 @@ static int choose_batch_co(struct ox_qcow2 *q, struct ox_alloc_range *ranges, un
 		if (used)
 			continue;
 		r = ox_refcount_set_co(q, start, count, 1);
-		if (r < 0)
+		if (r < 0) {
+			r = abandon_batch_co(q, &(struct ox_alloc_range){start, count, false}, 1,
+					     r);
 			break;
+		}
 		q->alloc.cursor = start + count;
 		left -= count;
 		if (n > 0 && ranges[n - 1].start + ranges[n - 1].count == start)
@@ -175,19 +192,6 @@ static int settle_batch_co(struct ox_qcow2 *q, struct ox_alloc_range *ranges, un
 			return r;
 	}
 	return ox_order_wait_co(&q->order, ox_order_ticket(&q->order));
-}
-
-/* A batch that failed half way was never handed out: its counts may go back at any time (H8). If
- * even that fails it is leaked. */
-static int abandon_batch_co(struct ox_qcow2 *q, const struct ox_alloc_range *ranges, unsigned n,
-			    int error)
-{
-	for (unsigned i = 0; i < n; i++) {
-		if (ox_refcount_set_co(q, ranges[i].start, ranges[i].count, 0) < 0)
-			continue;
-		q->alloc.cursor = ox_min_u64(q->alloc.cursor, ranges[i].start);
-	}
-	return error;
 }
 
 static void push_reserve(struct ox_qcow2 *q, const struct ox_alloc_range *range)
@@ -264,6 +268,28 @@ static void pop_reserve(struct ox_alloc *a, uint64_t want, struct ox_alloc_range
 	a->reserve_count--;
 	for (unsigned i = 0; i < a->reserve_count; i++)
 		a->reserve[i] = a->reserve[i + 1];
+}
+
+void ox_alloc_give_back(struct ox_qcow2 *q, const struct ox_alloc_range *range)
+{
+	struct ox_alloc *a = &q->alloc;
+	struct ox_alloc_range *first = &a->reserve[0];
+
+	if (a->reserve_count > 0 && range->start + range->count == first->start &&
+	    range->zero == first->zero) {
+		first->start -= range->count;
+		first->count += range->count;
+		return;
+	}
+	if (a->reserve_count >= REFILL_RANGES) { /* the other slots are a refill's */
+		ox_alloc_free_later(q, ox_host(range->start * q->cluster_bytes),
+				    range->count * q->cluster_bytes);
+		return;
+	}
+	for (unsigned i = a->reserve_count; i > 0; i--)
+		a->reserve[i] = a->reserve[i - 1];
+	a->reserve[0] = *range;
+	a->reserve_count++;
 }
 
 static int take_locked_co(struct ox_qcow2 *q, uint64_t want, struct ox_alloc_range *ret)

@@ -37,6 +37,13 @@ static int patch_co(struct ox_qcow2 *q, uint64_t offset, const void *bytes, size
 	}
 	if (start == 0)
 		memcpy(buf, q->header.sector, SECTOR_BYTES);
+	/* Space first (S1): a write that fails for want of it changes nothing. */
+	if (end > SECTOR_BYTES)
+		r = ox_io_pwrite_co(q->io, buf, end - start, start, 0);
+	if (r < 0) {
+		free(buf);
+		return r;
+	}
 	memcpy(buf + (offset - start), bytes, count);
 	r = ox_io_pwrite_co(q->io, buf, end - start, start, 0);
 	if (r == 0)

@@ -168,17 +168,49 @@ static int read_run(const struct ox_qcow2 *q, const struct ox_qcow2_l1_entry *l1
 	return 0;
 }
 
-/* No L2 table: unallocated up to the next table's start. */
-static void no_table_run(const struct ox_qcow2 *q, struct ox_guest guest, uint64_t length,
-			 struct ox_map_run *ret)
+/* How many L1 entries from index on are empty, of those in its slice and at most most. */
+static int count_empty_co(struct ox_qcow2 *q, uint64_t index, uint64_t most, uint64_t *ret)
+{
+	uint64_t at = ox_qcow2_hdr(q)->l1_offset + index * 8;
+	uint64_t slice = ox_align_down(at, q->slice_bytes);
+	const struct ox_be64 *entries;
+	struct ox_block *b;
+	uint64_t n = 0;
+	int r;
+
+	r = ox_cache_get_co(&q->map, slice, &b);
+	if (r < 0)
+		return r;
+	entries = (const struct ox_be64 *)(void *)b->data + (at - slice) / 8;
+	most = ox_min_u64(most, (q->slice_bytes - (at - slice)) / 8);
+	while (n < most && entries[n].raw == 0)
+		n++;
+	ox_cache_put(&q->map, b);
+	*ret = n;
+	return 0;
+}
+
+/* No L2 table: unallocated up to the next one's start. A disk may have millions that are not there,
+ * so a whole slice of L1 entries is passed over at once. */
+static int no_table_run_co(struct ox_qcow2 *q, struct ox_guest guest, uint64_t length,
+			   struct ox_map_run *ret)
 {
 	uint64_t span = q->cluster_bytes * l2_entries(q);
+	uint64_t have = span - guest.bytes % span;
+	uint64_t more = 0;
+	int r = 0;
 
+	if (have < length)
+		r = count_empty_co(q, l1_index_of(q, guest) + 1, ox_div_up(length - have, span),
+				   &more);
+	if (r < 0)
+		return r;
 	*ret = (struct ox_map_run){
 		.kind = OX_QCOW2_ENTRY_UNALLOCATED,
 		.durable = ret->durable,
-		.length = ox_min_u64(length, span - guest.bytes % span),
+		.length = ox_min_u64(length, have + more * span),
 	};
+	return 0;
 }
 
 /*
@@ -221,9 +253,10 @@ int ox_map_lookup_co(struct ox_qcow2 *q, struct ox_guest guest, uint64_t length,
 	if (r < 0)
 		return r;
 	if (!b) {
-		no_table_run(q, guest, length, &run);
-		*ret = run;
-		return 0;
+		r = no_table_run_co(q, guest, length, &run);
+		if (r == 0)
+			*ret = run;
+		return r;
 	}
 	r = read_run(q, &l1, (const struct ox_be64 *)(void *)b->data, index,
 		     guest.bytes & (q->cluster_bytes - 1), length, &run);
@@ -252,7 +285,7 @@ int ox_map_set_co(struct ox_qcow2 *q, struct ox_guest guest, uint64_t count,
 	if (r < 0)
 		return r;
 	slice = slice_of(q, table, guest, &index);
-	r = ox_cache_get_co(&q->map, slice, &b);
+	r = ox_cache_edit_co(&q->map, slice, &b);
 	if (r < 0)
 		return r;
 	e.copied = kind == OX_QCOW2_ENTRY_DATA || kind == OX_QCOW2_ENTRY_ZERO_ALLOC;

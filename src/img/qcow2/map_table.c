@@ -20,7 +20,7 @@ static int l1_store_co(struct ox_qcow2 *q, uint64_t index, struct ox_host table,
 	struct ox_block *b;
 	int r;
 
-	r = ox_cache_get_co(&q->map, slice, &b);
+	r = ox_cache_edit_co(&q->map, slice, &b);
 	if (r < 0)
 		return r;
 	((struct ox_be64 *)(void *)b->data)[(at - slice) / 8] = ox_be64(ox_qcow2_l1_encode(&e));
@@ -94,7 +94,8 @@ static int make_table_co(struct ox_qcow2 *q, uint64_t index, const struct ox_qco
 			ox_tables_remove(q, table);
 	}
 	if (r < 0) {
-		ox_alloc_free_later(q, table, q->cluster_bytes);
+		range.zero = range.zero && old.bytes == 0;
+		ox_alloc_give_back(q, &range);
 		return r;
 	}
 	if (old.bytes != 0) {

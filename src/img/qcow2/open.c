@@ -92,6 +92,8 @@ static void init_parts(struct ox_qcow2 *q, const struct ox_open_options *opts)
 	ox_mutex_init(&q->table_lock);
 	ox_mutex_init(&q->unpack_lock);
 	ox_rangelock_init(&q->guest);
+	ox_mutex_init(&q->resize_lock);
+	ox_mutex_init(&q->long_lock);
 	ox_latch_init(&q->background);
 	ox_commit_init(q);
 	ox_lazy_init(q);
@@ -342,8 +344,10 @@ static int settle_co(struct ox_qcow2 *q)
 		ox_alloc_forget(q);
 		return r == 0 ? ox_order_sync_always_co(&q->order) : r;
 	}
-	if (r == 0)
+	if (r == 0) {
 		r = ox_alloc_release_co(q);
+		r = ox_io_is_full(r) ? 0 : r; /* leaked */
+	}
 	/* Releasing reads refcounts only; but what the background freed may still be pending. */
 	if (r == 0)
 		r = ox_alloc_shrink_co(q);
@@ -362,7 +366,7 @@ static int qcow2_deactivate_co(struct ox_image *img, struct ox_error **err)
 	struct ox_range all;
 	int r;
 
-	ox_recover_wait_co(q);
+	ox_recover_end_co(q);
 	ox_rangelock_acquire_co(&q->guest, &all, 0, UINT64_MAX, true);
 	ox_idle_stop(q);
 	ox_latch_wait_co(&q->background);
@@ -417,6 +421,14 @@ static void qcow2_recovery(const struct ox_image *img, struct ox_recovery_status
 	};
 }
 
+static void qcow2_hold_header_co(struct ox_image *img, bool hold)
+{
+	if (hold)
+		ox_header_lock_co(img->state);
+	else
+		ox_header_unlock(img->state);
+}
+
 static const struct ox_img_ops qcow2_ops = {
 	.format = "qcow2",
 	.preadv_co = ox_qcow2_preadv_co,
@@ -428,6 +440,7 @@ static const struct ox_img_ops qcow2_ops = {
 	.resize_co = ox_qcow2_resize_co,
 	.activate_co = qcow2_activate_co,
 	.deactivate_co = qcow2_deactivate_co,
+	.hold_header_co = qcow2_hold_header_co,
 	.free = qcow2_free,
 	.stats = qcow2_stats,
 	.recovery = qcow2_recovery,

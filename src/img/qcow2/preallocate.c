@@ -14,7 +14,7 @@ static int fill_range_co(struct ox_qcow2 *q, const struct ox_alloc_range *range,
 	if (mode == OX_PREALLOC_FULL || (mode != OX_PREALLOC_OFF && !range->zero))
 		return ox_io_fill_zero_co(q->io, at, bytes);
 	if (mode == OX_PREALLOC_FALLOC)
-		r = ox_io_reserve_co(q->io, at, bytes);
+		r = ox_io_reserve_or_fill_co(q->io, at, bytes);
 	return r;
 }
 

@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * The qcow2 engine's parts. Each file owns the struct of its own name; struct ox_qcow2 only holds
- * them. docs/durability.md tells how they keep D1-D9 together.
+ * them. docs/durability.md tells how they keep D1-D9 and S1 together.
  *
  * Locks, in the order in which they are taken:
- *   guest range lock (per request) > table_lock > alloc.lock > header.lock
- * and below all of them the caches' pins, of which a task holds one at most.
+ *   resize_lock > long_lock > guest range lock (per request) > table_lock > alloc.lock >
+ * header.lock and below all of them the caches' pins, of which a task holds one at most.
  */
 #ifndef OX_IMG_QCOW2_QCOW2_H
 #define OX_IMG_QCOW2_QCOW2_H
@@ -77,6 +77,7 @@ struct ox_alloc {
 	struct ox_list pending;
 	struct ox_list ready;
 	uint64_t pending_count;
+	uint64_t records; /* in both lists, and on their way between them */
 	bool releasing;
 };
 
@@ -127,12 +128,16 @@ struct ox_recover {
 	uint64_t limit_clusters; /* the file, as old tables may name it */
 	bool may_grow;		 /* the fence is durable, or nothing is stale any more */
 	bool no_room;		 /* there can be no fence: allocations wait */
-	bool scrubs;		 /* frozen tables may have lost stale entries in the cache */
-	bool task;		 /* the recovering task is alive */
+	bool lacks_room;	 /* RUNNING: the counts find no room, and wait for some */
+	bool told_room;
+	bool closing; /* it is not waited for any more */
+	bool scrubs;  /* frozen tables may have lost stale entries in the cache */
+	bool task;    /* the recovering task is alive */
 	uint64_t started_ns;
 	uint64_t tables_done;
 	uint64_t tables_total;
 	char obstacle[256]; /* FAILED: why */
+	struct ox_timer room;
 	struct ox_waitq changed;
 };
 
@@ -160,6 +165,8 @@ struct ox_qcow2 {
 	struct ox_mutex table_lock; /* making and copying L2 tables */
 	uint64_t tables_left;	    /* L2 tables that gave way to a copy, ever */
 	struct ox_rangelock guest;
+	struct ox_mutex resize_lock;
+	struct ox_mutex long_lock; /* whose turn it is among the long requests (zero.c) */
 	struct ox_alloc alloc;
 	struct ox_commit commit;
 	struct ox_lazy lazy;
@@ -253,6 +260,9 @@ bool ox_recover_is_stale(const struct ox_qcow2 *q, struct ox_host table,
 bool ox_recover_is_stale_table(const struct ox_qcow2 *q, struct ox_host table);
 /* Whether COPIED in an entry that names the cluster is a lie, as far as is known by now (D2). */
 bool ox_recover_is_shared(const struct ox_qcow2 *q, struct ox_host host);
+/* How many stale entries the table's bytes have. */
+uint64_t ox_recover_stale_in(const struct ox_qcow2 *q, struct ox_host table,
+			     const struct ox_be64 *entries, uint64_t count);
 /* Takes the stale entries out of the table's bytes. Returns how many there were. */
 uint64_t ox_recover_scrub(const struct ox_qcow2 *q, struct ox_host table, struct ox_be64 *entries,
 			  uint64_t count);
@@ -267,8 +277,12 @@ void ox_recover_placed(struct ox_qcow2 *q, uint64_t count);
  * because it lacked a cluster that only the recovery can find. Waits for that.
  */
 bool ox_recover_restart_co(struct ox_qcow2 *q, int r);
-/* Until it has ended, well or not, for a caller that holds nothing it may need. */
+/* Until it has ended, well or not, or lacks room, for a caller that holds nothing it may need. */
 void ox_recover_wait_co(struct ox_qcow2 *q);
+/* The same for the image's close: a recovery that lacks room ends without success. */
+void ox_recover_end_co(struct ox_qcow2 *q);
+/* The counts found no room: waits until it may be worth another attempt. False: give up. */
+bool ox_recover_await_room_co(struct ox_qcow2 *q);
 /* Gives up what a failed recovery knows. */
 void ox_recover_fini(struct ox_qcow2 *q);
 
@@ -335,6 +349,9 @@ void ox_alloc_expect(struct ox_qcow2 *q, uint64_t clusters);
  */
 int ox_alloc_take_co(struct ox_qcow2 *q, uint64_t want, struct ox_alloc_range *ret)
 	__attribute__((warn_unused_result));
+/* Clusters that were taken and that no entry has named: the next request finds them. zero: nothing
+ * was written to them either. */
+void ox_alloc_give_back(struct ox_qcow2 *q, const struct ox_alloc_range *range);
 /* Whether the clusters hold the header or a table that is in use: no data, not to be freed. */
 bool ox_alloc_overlaps_metadata(const struct ox_qcow2 *q, uint64_t start, uint64_t count);
 /* Exactly count clusters in one piece, for tables that must be contiguous. */
@@ -347,8 +364,14 @@ int ox_alloc_make_zero_co(struct ox_qcow2 *q, uint64_t start, uint64_t count, bo
 /* The entry that named these bytes is gone from the cache: one reference less for each cluster
  * under them once a commit has made that durable (D4). */
 void ox_alloc_free_later(struct ox_qcow2 *q, struct ox_host host, uint64_t bytes);
-/* Works through alloc.ready: punches, then lowers refcounts. */
+/* Keeps what one long request has freed from filling the memory: waits until it is released. */
+int ox_alloc_breathe_co(struct ox_qcow2 *q) __attribute__((warn_unused_result));
+/* Works through alloc.ready: punches, then lowers refcounts. Allocations get in between. */
 int ox_alloc_release_co(struct ox_qcow2 *q) __attribute__((warn_unused_result));
+/* The host has no room: what was freed is released now, and not at the guest's next flush. False:
+ * there is nothing that would bring room. The caller may hold a guest range, and is not on its way
+ * to a commit (ox_commit_enter). */
+bool ox_alloc_reclaim_co(struct ox_qcow2 *q);
 /* Starts the work on alloc.ready beside the caller, unless it is under way or has to wait. */
 void ox_alloc_start_release(struct ox_qcow2 *q);
 /* A cluster for a refcount block that is to describe cluster; the caller holds alloc.lock. */
@@ -446,13 +469,17 @@ int ox_qcow2_flush_co(struct ox_image *img, bool durable);
 int ox_qcow2_extent_co(struct ox_image *img, uint64_t offset, uint64_t length,
 		       struct ox_extent *ret);
 int ox_qcow2_resize_co(struct ox_image *img, uint64_t new_bytes, struct ox_error **err);
-/* The writer's inner part, for a caller that holds the range exclusively. fua: a commit follows. */
+/*
+ * The writer's inner part, for a caller that holds the range exclusively from *done on. fua: a
+ * commit follows. It begins at *done, and sets it to where it stopped: a caller that gives up its
+ * lock and calls again does not write a byte twice.
+ */
 int ox_qcow2_write_locked_co(struct ox_qcow2 *q, const struct iovec *iov, int n, uint64_t offset,
-			     uint64_t length, bool fua);
-/* Zeroes, and for a shrinking disk removal of what lies past its new end, for a caller that holds
- * the range exclusively (zero.c). */
-int ox_qcow2_zero_locked_co(struct ox_qcow2 *q, uint64_t offset, uint64_t length, unsigned flags);
-int ox_qcow2_drop_locked_co(struct ox_qcow2 *q, uint64_t offset, uint64_t length);
+			     uint64_t length, bool fua, uint64_t *done);
+/* For a resize: zeroes what a larger disk will show, or removes what a smaller one no longer shows,
+ * piece by piece, for a caller that holds no range (zero.c). */
+int ox_qcow2_zero_new_co(struct ox_qcow2 *q, uint64_t offset, uint64_t end);
+int ox_qcow2_drop_co(struct ox_qcow2 *q, uint64_t offset, uint64_t end);
 /* Reads the host cluster of a compressed run into a cluster-sized buffer. */
 int ox_qcow2_unpack_co(struct ox_qcow2 *q, const struct ox_map_run *run, uint8_t *cluster);
 

@@ -11,9 +11,13 @@
 #include "img/qcow2/qcow2.h"
 #include "rt/reactor.h"
 
+/* Between two attempts to write counts that find no room. */
+#define ROOM_NS UINT64_C(1000000000)
+
 void ox_recover_init(struct ox_qcow2 *q, enum ox_recover_mode mode)
 {
 	q->recover = (struct ox_recover){.mode = mode};
+	ox_timer_init(&q->recover.room);
 	ox_waitq_init(&q->recover.changed);
 }
 
@@ -77,6 +81,20 @@ bool ox_recover_is_shared(const struct ox_qcow2 *q, struct ox_host host)
 	       q->img->recovery->is_shared(q->recover.rebuild, host.bytes >> q->cluster_bits);
 }
 
+uint64_t ox_recover_stale_in(const struct ox_qcow2 *q, struct ox_host table,
+			     const struct ox_be64 *entries, uint64_t count)
+{
+	uint64_t stale = 0;
+
+	for (uint64_t i = 0; i < count; i++) {
+		struct ox_qcow2_entry e =
+			ox_qcow2_l2_decode(ox_qcow2_hdr(q), ox_be64_get(entries[i]));
+
+		stale += ox_recover_is_stale(q, table, &e);
+	}
+	return stale;
+}
+
 uint64_t ox_recover_scrub(const struct ox_qcow2 *q, struct ox_host table, struct ox_be64 *entries,
 			  uint64_t count)
 {
@@ -129,8 +147,39 @@ bool ox_recover_restart_co(struct ox_qcow2 *q, int r)
 
 void ox_recover_wait_co(struct ox_qcow2 *q)
 {
+	bool tried = false;
+
+	while (q->recover.task && !(q->recover.lacks_room && tried)) {
+		if (q->recover.lacks_room) {
+			tried = true;
+			ox_timer_end(&q->recover.room);
+		}
+		ox_waitq_wait_co(&q->recover.changed);
+	}
+}
+
+void ox_recover_end_co(struct ox_qcow2 *q)
+{
+	q->recover.closing = true;
+	ox_timer_end(&q->recover.room);
 	while (q->recover.task)
 		ox_waitq_wait_co(&q->recover.changed);
+}
+
+bool ox_recover_await_room_co(struct ox_qcow2 *q)
+{
+	struct ox_recover *rec = &q->recover;
+
+	if (rec->no_room || rec->closing) /* requests may be waiting for the end */
+		return false;
+	if (!rec->told_room)
+		tell(q, "the recovery of the refcounts waits for room on the host");
+	rec->told_room = true;
+	rec->lacks_room = true;
+	ox_waitq_wake_all(&rec->changed);
+	(void)ox_timer_sleep_co(&rec->room, ROOM_NS);
+	rec->lacks_room = false;
+	return !rec->closing;
 }
 
 /* What is past the old end: nothing that an old table may name. A stream's last sectors may claim a
@@ -281,6 +330,8 @@ int ox_recover_start_co(struct ox_qcow2 *q, struct ox_error **err)
 	}
 	rec->state = OX_RECOVERY_RUNNING;
 	rec->scrubs = false;
+	rec->closing = false;
+	rec->told_room = false;
 	rec->task = true;
 	q->lazy.state = OX_LAZY_DIRTY;
 	tell(q, "image was not closed cleanly; it is usable while its refcounts are recovered");

@@ -115,16 +115,24 @@ static int count_own_clusters_co(struct ox_qcow2 *q)
 
 static int scrub_table_co(struct ox_qcow2 *q, struct ox_host table)
 {
+	uint64_t count = q->slice_bytes / 8;
 	struct ox_block *b;
+	uint64_t stale;
 	int r;
 
 	for (uint64_t at = 0; at < q->cluster_bytes; at += q->slice_bytes) {
 		r = ox_cache_get_co(&q->map, table.bytes + at, &b);
 		if (r < 0)
 			return r;
-		if (ox_recover_scrub(q, table, (struct ox_be64 *)(void *)b->data,
-				     q->slice_bytes / 8))
-			ox_cache_dirty(&q->map, b, OX_TICKET_NONE);
+		stale = ox_recover_stale_in(q, table, (struct ox_be64 *)(void *)b->data, count);
+		ox_cache_put(&q->map, b);
+		if (stale == 0) /* perhaps a hole: it needs no space */
+			continue;
+		r = ox_cache_edit_co(&q->map, table.bytes + at, &b);
+		if (r < 0)
+			return r;
+		(void)ox_recover_scrub(q, table, (struct ox_be64 *)(void *)b->data, count);
+		ox_cache_dirty(&q->map, b, OX_TICKET_NONE);
 		ox_cache_put(&q->map, b);
 	}
 	return 0;
@@ -173,7 +181,7 @@ static int end_locked_co(struct ox_qcow2 *q)
 {
 	int r;
 
-	ox_cache_clear(&q->counts);
+	ox_cache_abandon(&q->counts); /* of an attempt that found no room, too */
 	r = settle_counts_co(q);
 	if (r == 0)
 		r = ox_qcow2_check_refcounts_co(q, NULL);
@@ -194,23 +202,13 @@ static void clear_bit_co(struct ox_qcow2 *q)
 		ox_idle_start(q);
 }
 
-int ox_recover_finish_co(struct ox_qcow2 *q)
+/* Steps 6 and 7. */
+static int end_co(struct ox_qcow2 *q)
 {
 	int r;
 
-	r = ops_of(q)->judge_co(q->recover.rebuild);
-	if (r != 0)
-		return r;
-	if (ops_of(q)->obstacle(q->recover.rebuild))
-		return -EIO;
-	r = ops_of(q)->write_counts_co(q->recover.rebuild);
-	if (r == 0)
-		r = drop_stale_co(q);
-	if (r < 0)
-		return r;
-	/* From here on a longer file hides nothing. */
-	q->recover.may_grow = q->io->can_grow;
 	/* Both at once: a table is frozen for whoever copies it, until the allocator is as ever. */
+	q->recover.may_grow = q->io->can_grow; /* a longer file hides nothing any more */
 	ox_mutex_lock_co(&q->table_lock);
 	ox_mutex_lock_co(&q->alloc.lock);
 	r = end_locked_co(q);
@@ -225,6 +223,25 @@ int ox_recover_finish_co(struct ox_qcow2 *q)
 	}
 	ox_mutex_unlock(&q->alloc.lock);
 	ox_mutex_unlock(&q->table_lock);
+	return r;
+}
+
+int ox_recover_finish_co(struct ox_qcow2 *q)
+{
+	int r;
+
+	r = ops_of(q)->judge_co(q->recover.rebuild);
+	if (r != 0)
+		return r;
+	if (ops_of(q)->obstacle(q->recover.rebuild))
+		return -EIO;
+	do {
+		r = ops_of(q)->write_counts_co(q->recover.rebuild);
+		if (r == 0)
+			r = drop_stale_co(q);
+		if (r == 0)
+			r = end_co(q);
+	} while (ox_io_is_full(r) && ox_recover_await_room_co(q));
 	if (r == 0)
 		clear_bit_co(q);
 	return r;

@@ -99,7 +99,7 @@ int ox_refcount_set_co(struct ox_qcow2 *q, uint64_t cluster, uint64_t count, uin
 			return r;
 		if (p.block.bytes == 0)
 			return -EIO;
-		r = ox_cache_get_co(&q->counts, p.slice, &b);
+		r = ox_cache_edit_co(&q->counts, p.slice, &b);
 		if (r < 0)
 			return r;
 		n = ox_min_u64(count, p.slice_left);
@@ -176,7 +176,7 @@ static int write_block_co(struct ox_qcow2 *q, struct ox_host host, const struct 
 	struct ox_block *b;
 	int r;
 
-	r = ox_cache_get_zero_co(&q->counts, host.bytes + p->slice, &b);
+	r = ox_cache_edit_zero_co(&q->counts, host.bytes + p->slice, &b);
 	if (r < 0)
 		return r;
 	ox_qcow2_refcount_set(b->data, ox_qcow2_hdr(q)->refcount_order, p->index, 1);
@@ -197,7 +197,7 @@ static int name_block_co(struct ox_qcow2 *q, uint64_t index, struct ox_host host
 
 	if (r < 0)
 		return r;
-	r = ox_cache_get_co(&q->counts, ox_align_down(at, q->slice_bytes), &b);
+	r = ox_cache_edit_co(&q->counts, ox_align_down(at, q->slice_bytes), &b);
 	if (r < 0) {
 		ox_tables_remove(q, host);
 		return r;
@@ -264,7 +264,7 @@ int ox_refcount_cut_entry_co(struct ox_qcow2 *q, uint64_t index)
 	struct ox_be64 *entry;
 	struct ox_block *b;
 	uint64_t named;
-	int r = ox_cache_get_co(&q->counts, slice, &b);
+	int r = ox_cache_edit_co(&q->counts, slice, &b);
 
 	if (r < 0)
 		return r;

@@ -76,10 +76,23 @@ static void fill_blocks(const struct ox_qcow2 *q, const struct area *a, uint8_t 
 				      i % per_block, 1);
 }
 
+/* A file that has no room for the area stays as long as it was: a second attempt would lie behind
+ * what the first has left, and take more of what room there is. */
+static int give_length_back_co(struct ox_qcow2 *q, uint64_t old_bytes, int error)
+{
+	int r = 0;
+
+	if (q->io->can_grow && q->io->length > old_bytes)
+		r = ox_io_set_length_co(q->io, old_bytes);
+	(void)r; /* leaked: nothing names it */
+	return error;
+}
+
 static int write_area_co(struct ox_qcow2 *q, const struct area *a)
 {
 	uint64_t bytes = (a->table_clusters + a->blocks) * q->cluster_bytes;
 	uint64_t end = a->start * q->cluster_bytes + bytes;
+	uint64_t old_bytes = q->io->length;
 	uint8_t *buf;
 	int r;
 
@@ -94,7 +107,9 @@ static int write_area_co(struct ox_qcow2 *q, const struct area *a)
 	}
 	if (r == 0)
 		r = ox_io_pwrite_co(q->io, buf, bytes, a->start * q->cluster_bytes, 0);
-	if (r == 0)
+	if (r < 0)
+		r = give_length_back_co(q, old_bytes, r);
+	else
 		r = ox_order_wait_co(&q->order, ox_order_ticket(&q->order));
 	free(buf);
 	return r;

@@ -13,6 +13,11 @@
 
 /* Clusters that may wait for the guest's flush before a commit is worth its cost. */
 #define PENDING_MAX_CLUSTERS 4096u
+/* Records of what is freed that a long request leaves behind it: some 2 MiB. */
+#define RECORDS_MAX 32768u
+/* What is released before an allocation may get in between. */
+#define RELEASE_RUNS 16u
+#define RELEASE_RUN_CLUSTERS 4096u
 
 struct freed {
 	struct ox_list link;
@@ -46,6 +51,14 @@ void ox_alloc_free_later(struct ox_qcow2 *q, struct ox_host host, uint64_t bytes
 	f->count = end - start;
 	f->round = q->commit.started + 1;
 	ox_list_push_back(&q->alloc.pending, &f->link);
+	q->alloc.records++;
+}
+
+static void record_free(struct ox_qcow2 *q, struct freed *f)
+{
+	ox_list_del(&f->link);
+	free(f);
+	q->alloc.records--;
 }
 
 /* How many clusters from start on have refcount value, up to most. */
@@ -84,7 +97,8 @@ static int release_run_co(struct ox_qcow2 *q, uint64_t start, uint64_t n, uint64
 		return ox_refcount_set_co(q, start, n, value - 1);
 	if (at < q->io->length) {
 		r = ox_io_punch_co(q->io, at, ox_min_u64(bytes, q->io->length - at));
-		if (r < 0 && r != -EOPNOTSUPP)
+		/* Without a hole it is free all the same: whoever takes it sees to its bytes. */
+		if (r < 0 && r != -EOPNOTSUPP && !ox_io_is_full(r))
 			return r;
 	}
 	r = ox_refcount_set_co(q, start, n, 0);
@@ -93,6 +107,7 @@ static int release_run_co(struct ox_qcow2 *q, uint64_t start, uint64_t n, uint64
 	return r;
 }
 
+/* A part of what a record names. */
 static int release_record_co(struct ox_qcow2 *q, struct freed *f)
 {
 	uint64_t value;
@@ -100,8 +115,9 @@ static int release_record_co(struct ox_qcow2 *q, struct freed *f)
 	int r;
 
 	ox_assert(f->round <= q->commit.done); /* D4 */
-	while (f->count > 0) {
-		r = count_alike_co(q, f->start, f->count, &value, &n);
+	for (unsigned i = 0; i < RELEASE_RUNS && f->count > 0; i++) {
+		r = count_alike_co(q, f->start, ox_min_u64(f->count, RELEASE_RUN_CLUSTERS), &value,
+				   &n);
 		if (r == 0)
 			r = release_run_co(q, f->start, n, value);
 		if (r < 0)
@@ -112,32 +128,68 @@ static int release_record_co(struct ox_qcow2 *q, struct freed *f)
 	return 0;
 }
 
-int ox_alloc_release_co(struct ox_qcow2 *q)
+/* Whoever waits for the allocator's lock has it next. */
+static int release_some_co(struct ox_qcow2 *q)
 {
+	struct freed *f;
 	int r = 0;
 
 	ox_mutex_lock_co(&q->alloc.lock);
-	while (r == 0 && !ox_list_empty(&q->alloc.ready)) {
-		struct freed *f = ox_list_first(&q->alloc.ready, struct freed, link);
-
+	if (!ox_list_empty(&q->alloc.ready)) {
+		f = ox_list_first(&q->alloc.ready, struct freed, link);
 		ox_list_del(&f->link);
 		r = release_record_co(q, f);
-		free(f);
+		if (r == 0 && f->count > 0)
+			ox_list_push_front(&q->alloc.ready, &f->link);
+		else
+			record_free(q, f);
 	}
 	ox_mutex_unlock(&q->alloc.lock);
 	return r;
 }
 
-static void drop_list(struct ox_list *list)
+bool ox_alloc_reclaim_co(struct ox_qcow2 *q)
+{
+	struct ox_alloc *a = &q->alloc;
+
+	if (ox_recover_active(q) || /* R2 */
+	    (ox_list_empty(&a->pending) && ox_list_empty(&a->ready) && !a->releasing))
+		return false;
+	return ox_commit_co(q) == 0 && ox_alloc_release_co(q) == 0;
+}
+
+int ox_alloc_release_co(struct ox_qcow2 *q)
+{
+	int r = 0;
+
+	while (r == 0 && !ox_list_empty(&q->alloc.ready)) {
+		r = release_some_co(q);
+		ox_co_yield_co();
+	}
+	return r;
+}
+
+int ox_alloc_breathe_co(struct ox_qcow2 *q)
+{
+	int r;
+
+	if (q->alloc.records <= RECORDS_MAX || ox_recover_active(q)) /* R2 */
+		return 0;
+	r = ox_commit_co(q);
+	if (r < 0)
+		return r;
+	/* What cannot be released is leaked, which is no failure of the request. */
+	r = ox_alloc_release_co(q);
+	(void)r;
+	return 0;
+}
+
+static void drop_list(struct ox_qcow2 *q, struct ox_list *list)
 {
 	if (!list->next)
 		return; /* an opening that failed before the allocator was set up */
-	while (!ox_list_empty(list)) {
-		struct freed *f = ox_list_first(list, struct freed, link);
-
-		ox_list_del(&f->link);
-		free(f);
-	}
+	while (!ox_list_empty(list))
+		record_free(q, ox_list_first(list, struct freed, link));
 }
 
 static void release_task_co(void *arg)
@@ -159,7 +211,7 @@ void ox_alloc_start_release(struct ox_qcow2 *q)
 {
 	/* R2: what is freed during a recovery waits for it. If that failed, it is leaked. */
 	if (q->recover.state == OX_RECOVERY_FAILED)
-		drop_list(&q->alloc.ready);
+		drop_list(q, &q->alloc.ready);
 	if (q->alloc.releasing || ox_list_empty(&q->alloc.ready) || ox_recover_active(q))
 		return;
 	ox_latch_add(&q->background);
@@ -214,14 +266,14 @@ int ox_alloc_shrink_co(struct ox_qcow2 *q)
 
 void ox_alloc_forget(struct ox_qcow2 *q)
 {
-	drop_list(&q->alloc.pending);
-	drop_list(&q->alloc.ready);
+	drop_list(q, &q->alloc.pending);
+	drop_list(q, &q->alloc.ready);
 	q->alloc.pending_count = 0;
 	q->alloc.reserve_count = 0;
 }
 
 void ox_alloc_fini(struct ox_qcow2 *q)
 {
-	drop_list(&q->alloc.pending);
-	drop_list(&q->alloc.ready);
+	drop_list(q, &q->alloc.pending);
+	drop_list(q, &q->alloc.ready);
 }

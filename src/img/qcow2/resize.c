@@ -1,7 +1,11 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Resizing, under a lock on every guest range. A larger L1 table moves as H7 demands: written and
- * durable at its new place, then the header's fields in one sector, then the old one is freed.
+ * Resizing, one at a time. Every guest range is locked while the L1 table moves and while the size
+ * changes; what is past the smaller of the two sizes, which no guest sees meanwhile, is worked off
+ * in pieces without that lock.
+ *
+ * A larger L1 table moves as H7 demands: written and durable at its new place, then the header's
+ * fields in one sector, then the old one is freed.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -50,7 +54,20 @@ static int write_size_co(struct ox_qcow2 *q, uint64_t new_bytes, uint64_t l1_off
 	return 0;
 }
 
-static int grow_l1_co(struct ox_qcow2 *q, uint64_t new_bytes, uint64_t entries)
+/* No request is under way while the size changes. */
+static int change_size_co(struct ox_qcow2 *q, uint64_t new_bytes)
+{
+	const struct ox_qcow2_header *h = ox_qcow2_hdr(q);
+	struct ox_range all;
+	int r;
+
+	ox_rangelock_acquire_co(&q->guest, &all, 0, UINT64_MAX, true);
+	r = write_size_co(q, new_bytes, h->l1_offset, h->l1_entries);
+	ox_rangelock_release(&q->guest, &all);
+	return r;
+}
+
+static int move_l1_co(struct ox_qcow2 *q, uint64_t new_bytes, uint64_t entries)
 {
 	uint64_t clusters = ox_div_up(entries * 8, q->cluster_bytes);
 	uint64_t old_offset = ox_qcow2_hdr(q)->l1_offset;
@@ -66,25 +83,28 @@ static int grow_l1_co(struct ox_qcow2 *q, uint64_t new_bytes, uint64_t entries)
 	/* On a store that cannot grow the clusters may have held an L2 table before. */
 	ox_cache_forget_co(&q->map, to, clusters * q->cluster_bytes);
 	r = copy_l1_co(q, to, clusters * q->cluster_bytes);
-	if (r == 0)
-		r = write_size_co(q, new_bytes, to, entries);
 	if (r < 0) {
-		/* After a failed header write nobody knows which table it names: leak. */
+		ox_alloc_free_later(q, ox_host(to), clusters * q->cluster_bytes);
 		return r;
 	}
+	r = write_size_co(q, new_bytes, to, entries);
+	if (r < 0) /* nobody knows which table the header names: leak */
+		return r;
 	ox_cache_forget_co(&q->map, ox_align_down(old_offset, q->slice_bytes), old_bytes);
 	if (old_bytes > 0)
 		ox_alloc_free_later(q, ox_host(old_offset), old_bytes);
 	return 0;
 }
 
-/*
- * What the guest will see beyond the old end must be zeroes: neither a larger backing file's bytes,
- * nor the rest of the last cluster, nor what a shrinking that was cut short left in the tables.
- */
-static int zero_new_part_co(struct ox_qcow2 *q, uint64_t from, uint64_t to)
+static int grow_l1_co(struct ox_qcow2 *q, uint64_t new_bytes, uint64_t entries)
 {
-	return ox_qcow2_zero_locked_co(q, from, to - from, OX_REQ_MAY_UNMAP);
+	struct ox_range all;
+	int r;
+
+	ox_rangelock_acquire_co(&q->guest, &all, 0, UINT64_MAX, true);
+	r = move_l1_co(q, new_bytes, entries);
+	ox_rangelock_release(&q->guest, &all);
+	return r;
 }
 
 static int grow_co(struct ox_qcow2 *q, uint64_t new_bytes, struct ox_error **err)
@@ -99,18 +119,19 @@ static int grow_co(struct ox_qcow2 *q, uint64_t new_bytes, struct ox_error **err
 				    "Cannot grow the image while its backing file is not open");
 	if (need * 8 > OX_QCOW2_MAX_L1_BYTES)
 		return ox_error_set(err, -EFBIG, "Image size too big for this cluster size");
-	if (need > h->l1_entries)
-		r = grow_l1_co(q, old_bytes, need);
-	else
-		r = 0;
+	r = need > h->l1_entries ? grow_l1_co(q, old_bytes, need) : 0;
 	if (r < 0)
 		return ox_error_set_errno(err, r, "Could not grow the L1 table");
-	/* Zeroed while the guest cannot see it yet; the size is what makes it visible. */
-	r = zero_new_part_co(q, old_bytes, new_bytes);
+	/*
+	 * What the guest will see beyond the old end must be zeroes: neither a larger backing
+	 * file's bytes, nor the rest of the last cluster, nor what a shrinking that was cut short
+	 * left in the tables. The size is what makes it visible.
+	 */
+	r = ox_qcow2_zero_new_co(q, old_bytes, new_bytes);
 	if (r == 0)
 		r = ox_commit_co(q);
 	if (r == 0)
-		r = write_size_co(q, new_bytes, h->l1_offset, h->l1_entries);
+		r = change_size_co(q, new_bytes);
 	if (r < 0)
 		return ox_error_set_errno(err, r, "Could not resize the image");
 	return 0;
@@ -118,13 +139,12 @@ static int grow_co(struct ox_qcow2 *q, uint64_t new_bytes, struct ox_error **err
 
 static int shrink_co(struct ox_qcow2 *q, uint64_t new_bytes, struct ox_error **err)
 {
-	const struct ox_qcow2_header *h = ox_qcow2_hdr(q);
-	uint64_t old_bytes = h->size_bytes;
+	uint64_t old_bytes = ox_qcow2_hdr(q)->size_bytes;
 	int r;
 
-	r = write_size_co(q, new_bytes, h->l1_offset, h->l1_entries);
+	r = change_size_co(q, new_bytes);
 	if (r == 0) /* discarded after the guest has lost sight of it: a crash between leaks */
-		r = ox_qcow2_drop_locked_co(q, new_bytes, old_bytes - new_bytes);
+		r = ox_qcow2_drop_co(q, new_bytes, old_bytes);
 	if (r == 0)
 		r = ox_commit_co(q);
 	if (r < 0)
@@ -136,7 +156,6 @@ int ox_qcow2_resize_co(struct ox_image *img, uint64_t new_bytes, struct ox_error
 {
 	struct ox_qcow2 *q = ox_qcow2_of(img);
 	const struct ox_qcow2_header *h = ox_qcow2_hdr(q);
-	struct ox_range all;
 	int r;
 
 	if (h->version < 3 && h->snapshot_count > 0)
@@ -145,14 +164,17 @@ int ox_qcow2_resize_co(struct ox_image *img, uint64_t new_bytes, struct ox_error
 	if (r < 0)
 		return ox_error_set_errno(err, r, "Could not resize the image");
 	ox_recover_wait_co(q); /* tables that move need counts */
+	if (q->recover.lacks_room)
+		return ox_error_set(err, -ENOSPC,
+				    "The image is being recovered, and that lacks room");
 	if (ox_recover_active(q))
 		return ox_error_set(err, -EIO,
 				    "Cannot resize an image that could not be recovered");
-	ox_rangelock_acquire_co(&q->guest, &all, 0, UINT64_MAX, true);
+	ox_mutex_lock_co(&q->resize_lock);
 	if (new_bytes > h->size_bytes)
 		r = grow_co(q, new_bytes, err);
 	else if (new_bytes < h->size_bytes)
 		r = shrink_co(q, new_bytes, err);
-	ox_rangelock_release(&q->guest, &all);
+	ox_mutex_unlock(&q->resize_lock);
 	return r;
 }

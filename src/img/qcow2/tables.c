@@ -3,8 +3,8 @@
  * Where the tables are: the host clusters of the active L2 tables and of the refcount blocks, each
  * with how often it is named. A data entry that names one of them, a table that is named twice, and
  * an allocation that would hand one out are refused (the image's metadata contradicts itself), so
- * that a guest never writes into the tables. An open-addressing hash set, sized by the tables
- * that the file really holds.
+ * that a guest never writes into the tables. An open-addressing hash set, which grows with the
+ * tables that the file really holds.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -117,17 +117,6 @@ static int load_table_co(struct ox_qcow2 *q, uint64_t offset, uint64_t entries)
 	return r;
 }
 
-/* Room for the tables that there can be, however many are claimed. */
-static size_t slots_for(uint64_t claimed, uint64_t file_clusters)
-{
-	uint64_t tables = ox_min_u64(claimed, file_clusters);
-	size_t slots = LEAST_SLOTS;
-
-	while (slots / 2 <= tables)
-		slots *= 2;
-	return slots;
-}
-
 int ox_tables_load_co(struct ox_qcow2 *q)
 {
 	const struct ox_qcow2_header *h = ox_qcow2_hdr(q);
@@ -136,8 +125,7 @@ int ox_tables_load_co(struct ox_qcow2 *q)
 	int r;
 
 	q->tables = (struct ox_tables){.file_bytes = q->io->length};
-	r = grow_to(&q->tables,
-		    slots_for(h->l1_entries + blocks, q->io->length >> q->cluster_bits));
+	r = grow_to(&q->tables, LEAST_SLOTS);
 	if (r == 0)
 		r = load_table_co(q, h->l1_offset, h->l1_entries);
 	if (r == 0)

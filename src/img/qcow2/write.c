@@ -13,6 +13,9 @@
  *   anything else                               the data is durable before the entry
  *
  * because in the first case a lost data sector reads as the zeroes that were there before.
+ *
+ * Written once: a request that gives up its lock with a part of it done goes on behind that part.
+ * Others may have written there since, and been answered, and been read.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -146,19 +149,38 @@ static void free_old(struct ox_qcow2 *q, const struct piece *p, uint64_t cluster
 	}
 }
 
-/* Names the written clusters. What could not be named is given back (H8); what was named stays. */
-static int link_piece_co(struct ox_qcow2 *q, const struct piece *p, uint64_t after)
+/* Fresh clusters that no entry names (H8); untouched: nor was anything written to them. */
+static void give_back(struct ox_qcow2 *q, const struct piece *p, bool untouched)
+{
+	struct ox_alloc_range range = {
+		.start = p->host.bytes >> q->cluster_bits,
+		.count = p->clusters,
+		.zero = p->host_zero && untouched,
+	};
+
+	if (p->host_fresh)
+		ox_alloc_give_back(q, &range);
+}
+
+/*
+ * Names the written clusters. What could not be named is given back (H8); what was named stays, and
+ * *ret_end is the guest's offset behind it.
+ */
+static int link_piece_co(struct ox_qcow2 *q, const struct piece *p, uint64_t after,
+			 uint64_t *ret_end)
 {
 	struct piece rest = *p;
 	uint64_t done;
 	int r;
 
-	while (rest.clusters > 0) {
+	for (;;) {
+		*ret_end = rest.start;
+		if (rest.clusters == 0)
+			return 0;
 		r = ox_map_set_co(q, ox_guest(rest.start), rest.clusters, OX_QCOW2_ENTRY_DATA,
 				  rest.host, after, &done);
 		if (r < 0) {
-			if (rest.host_fresh)
-				ox_alloc_free_later(q, rest.host, rest.clusters * q->cluster_bytes);
+			give_back(q, &rest, after == OX_TICKET_NONE);
 			return r;
 		}
 		free_old(q, &rest, done);
@@ -167,20 +189,19 @@ static int link_piece_co(struct ox_qcow2 *q, const struct piece *p, uint64_t aft
 		rest.old.host.bytes += done * q->cluster_bytes;
 		rest.clusters -= done;
 	}
-	return 0;
 }
 
 /*
  * Order is owed: data first, then the entry, with the barrier that makes the data durable first.
+ * What the guest can read of it is done, also where the rest could not be named.
  */
-static int write_then_link_co(struct ox_qcow2 *q, const struct piece *p)
+static int write_then_link_co(struct ox_qcow2 *q, const struct piece *p, uint64_t *ret_end)
 {
 	int r = write_data_co(q, p);
 
 	if (r == 0)
-		return link_piece_co(q, p, ox_order_ticket(&q->order)); /* D1 */
-	if (p->host_fresh)
-		ox_alloc_free_later(q, p->host, p->clusters * q->cluster_bytes);
+		return link_piece_co(q, p, ox_order_ticket(&q->order), ret_end); /* D1 */
+	give_back(q, p, false);
 	return r;
 }
 
@@ -191,7 +212,8 @@ static int write_then_link_co(struct ox_qcow2 *q, const struct piece *p)
  */
 static int link_then_write_co(struct ox_qcow2 *q, const struct piece *p, bool fua)
 {
-	int r = link_piece_co(q, p, OX_TICKET_NONE);
+	uint64_t end;
+	int r = link_piece_co(q, p, OX_TICKET_NONE, &end);
 
 	if (r < 0)
 		return r;
@@ -200,15 +222,23 @@ static int link_then_write_co(struct ox_qcow2 *q, const struct piece *p, bool fu
 	return write_data_co(q, p);
 }
 
-static int write_piece_co(struct ox_qcow2 *q, struct piece *p, bool fua)
+/* *done grows by what the guest can read of the piece, all of it if all went well. */
+static int write_piece_co(struct ox_qcow2 *q, struct piece *p, bool fua, uint64_t *done)
 {
+	uint64_t end = p->offset;
 	int r = choose_host_co(q, p);
 
 	if (r < 0)
 		return r;
 	if (old_reads_zero(q, p) && p->host_zero)
-		return link_then_write_co(q, p, fua);
-	return write_then_link_co(q, p);
+		r = link_then_write_co(q, p, fua);
+	else
+		r = write_then_link_co(q, p, &end);
+	if (r == 0)
+		end = p->offset + p->length;
+	if (end > p->offset)
+		*done += ox_min_u64(end - p->offset, p->length);
+	return r;
 }
 
 static int write_in_place_co(struct ox_qcow2 *q, const struct iovec *iov, int n, uint64_t skip,
@@ -251,78 +281,98 @@ static struct piece cut_piece(const struct ox_qcow2 *q, const struct iovec *iov,
 }
 
 int ox_qcow2_write_locked_co(struct ox_qcow2 *q, const struct iovec *iov, int n, uint64_t offset,
-			     uint64_t length, bool fua)
+			     uint64_t length, bool fua, uint64_t *done)
 {
 	struct ox_map_run run;
-	uint64_t done = 0;
-	int r;
-
-	while (done < length) {
-		r = ox_map_lookup_co(q, ox_guest(offset + done), length - done, &run);
-		if (r < 0)
-			return r;
-		if (is_in_place(&run)) {
-			r = write_in_place_co(q, iov, n, done, &run, 0);
-			if (r < 0)
-				return r;
-			done += run.length;
-		} else {
-			struct piece p = cut_piece(q, iov, n, offset, done, &run);
-
-			r = write_piece_co(q, &p, fua);
-			if (r < 0)
-				return r;
-			done += p.length;
-		}
-	}
-	return 0;
-}
-
-/*
- * The fast path: the whole request in place, under a shared lock. -EAGAIN where part of it needs
- * an allocation. *ret_durable tells that the bytes are durable already: FUA was passed on, which
- * is right only where the entries are durable too (H1).
- */
-static int write_shared_co(struct ox_qcow2 *q, const struct iovec *iov, int n, uint64_t offset,
-			   uint64_t length, bool fua, bool *ret_durable)
-{
-	struct ox_map_run run;
-	struct ox_range range;
-	uint64_t done = 0;
 	int r = 0;
 
-	*ret_durable = true;
-	ox_qcow2_lock_co(q, &range, offset, length, false);
-	while (r == 0 && done < length) {
-		r = ox_map_lookup_co(q, ox_guest(offset + done), length - done, &run);
+	while (r == 0 && *done < length) {
+		r = ox_map_lookup_co(q, ox_guest(offset + *done), length - *done, &run);
+		if (r < 0)
+			break;
+		if (is_in_place(&run)) {
+			r = write_in_place_co(q, iov, n, *done, &run, 0);
+			if (r == 0)
+				*done += run.length;
+		} else {
+			struct piece p = cut_piece(q, iov, n, offset, *done, &run);
+
+			r = write_piece_co(q, &p, fua, done);
+		}
+	}
+	return r;
+}
+
+/* A guest's write on its way. */
+struct request {
+	const struct iovec *iov;
+	int n;
+	uint64_t offset;
+	uint64_t length;
+	uint64_t done; /* bytes that the guest can read: never written a second time */
+	bool fua;
+	bool durable; /* the bytes up to done are */
+};
+
+/*
+ * The fast path: in place, under a shared lock. -EAGAIN where an allocation is needed to go on. FUA
+ * is passed on only where the entries are durable too (H1).
+ */
+static int write_shared_co(struct ox_qcow2 *q, struct request *w)
+{
+	bool fua = w->fua && !q->order.skip_syncs;
+	struct ox_map_run run;
+	struct ox_range range;
+	int r = 0;
+
+	w->durable = true;
+	ox_qcow2_lock_co(q, &range, w->offset, w->length, false);
+	while (r == 0 && w->done < w->length) {
+		r = ox_map_lookup_co(q, ox_guest(w->offset + w->done), w->length - w->done, &run);
 		if (r == 0 && !is_in_place(&run))
 			r = -EAGAIN;
 		if (r < 0)
 			break;
 		if (!run.durable)
-			*ret_durable = false;
-		r = write_in_place_co(q, iov, n, done, &run, fua && run.durable ? OX_IO_FUA : 0);
-		done += run.length;
+			w->durable = false;
+		r = write_in_place_co(q, w->iov, w->n, w->done, &run,
+				      fua && run.durable ? OX_IO_FUA : 0);
+		if (r == 0)
+			w->done += run.length;
 	}
 	ox_rangelock_release(&q->guest, &range);
 	return r;
 }
 
-static int write_exclusive_co(struct ox_qcow2 *q, const struct iovec *iov, int n, uint64_t offset,
-			      uint64_t length, bool fua)
+static int write_rest_co(struct ox_qcow2 *q, struct request *w)
+{
+	int r;
+
+	if (!ox_range_within(w->offset, w->length, q->img->size_bytes))
+		return -EINVAL; /* the disk was shrunk while this request waited */
+	if (w->fua)
+		ox_commit_enter(q);
+	r = ox_qcow2_write_locked_co(q, w->iov, w->n, w->offset, w->length, w->fua, &w->done);
+	if (w->fua)
+		ox_commit_leave(q);
+	return r;
+}
+
+/*
+ * What is left of the request, under an exclusive lock. A commit has to follow for FUA. On a full
+ * disk what the guest has freed may make room; nobody sees meanwhile what was written of the part
+ * that failed.
+ */
+static int write_exclusive_co(struct ox_qcow2 *q, struct request *w)
 {
 	struct ox_range range;
 	int r;
 
-	ox_qcow2_lock_co(q, &range, offset, length, true);
-	if (fua)
-		ox_commit_enter(q);
-	if (ox_range_within(offset, length, q->img->size_bytes))
-		r = ox_qcow2_write_locked_co(q, iov, n, offset, length, fua);
-	else
-		r = -EINVAL; /* the disk was shrunk while this request waited */
-	if (fua)
-		ox_commit_leave(q);
+	w->durable = false;
+	ox_qcow2_lock_co(q, &range, w->offset + w->done, w->length - w->done, true);
+	r = write_rest_co(q, w);
+	if (ox_io_is_full(r) && ox_alloc_reclaim_co(q))
+		r = write_rest_co(q, w);
 	ox_rangelock_release(&q->guest, &range);
 	return r;
 }
@@ -331,21 +381,25 @@ int ox_qcow2_pwritev_co(struct ox_image *img, const struct iovec *iov, int n, ui
 			uint64_t length, unsigned flags)
 {
 	struct ox_qcow2 *q = ox_qcow2_of(img);
-	bool fua = flags & OX_REQ_FUA;
-	bool durable;
+	struct request w = {
+		.iov = iov,
+		.n = n,
+		.offset = offset,
+		.length = length,
+		.fua = flags & OX_REQ_FUA,
+	};
 	int r;
 
 	r = ox_qcow2_prepare_write_co(q);
 	if (r < 0)
 		return r;
-	r = write_shared_co(q, iov, n, offset, length, fua && !q->order.skip_syncs, &durable);
+	r = write_shared_co(q, &w);
 	if (r == -EAGAIN) {
-		durable = false;
 		do {
-			r = write_exclusive_co(q, iov, n, offset, length, fua);
+			r = write_exclusive_co(q, &w);
 		} while (ox_recover_restart_co(q, r));
 	}
-	if (r == 0 && fua && !durable)
+	if (r == 0 && w.fua && !w.durable)
 		r = ox_commit_co(q);
 	return r;
 }

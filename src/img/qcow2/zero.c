@@ -11,6 +11,15 @@
  *
  * Without backing bytes, UNALLOCATED serves as ZERO. Version 2 has no zero entries: zeroes over
  * backing bytes are written, and a discard there does nothing, rather than expose them.
+ *
+ * *done grows by what is carried out, also where an error follows: a request that gives up its lock
+ * goes on behind that, as others may have written there since.
+ *
+ * Long requests. A request may be for the whole of a disk with a million tables. It is worked off
+ * in pieces: so many steps under one lock, whatever the guest's range, and between two pieces
+ * everyone else has their turn. Of several long requests one at a time has a lock or waits for one,
+ * so that a read waits for a piece or two, not for a piece of each. A request that is cancelled
+ * ends between two pieces, with what is done done.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -18,11 +27,23 @@
 
 #include "img/qcow2/qcow2.h"
 
+/* A step is a lookup, a change of one slice, or a write of so many bytes. */
+#define PIECE_STEPS 64u
+#define STEP_BYTES (UINT64_C(64) << 10)
+/* The guest's range that one piece locks. */
+#define PIECE_BYTES (UINT64_C(1) << 30)
+
+static void spend(uint64_t *steps, uint64_t n)
+{
+	*steps -= ox_min_u64(*steps, n);
+}
+
 /* Zero bytes for the part of a cluster; skipped where it reads as zeroes anyway. */
 static int zero_part_co(struct ox_qcow2 *q, uint64_t offset, uint64_t length, bool fast)
 {
 	struct ox_map_run run;
 	struct iovec v;
+	uint64_t done = 0; /* all or nothing: it is one cluster */
 	int r;
 
 	r = ox_map_lookup_co(q, ox_guest(offset), length, &run);
@@ -38,23 +59,28 @@ static int zero_part_co(struct ox_qcow2 *q, uint64_t offset, uint64_t length, bo
 	if (!v.iov_base)
 		return -ENOMEM;
 	memset(v.iov_base, 0, length);
-	r = ox_qcow2_write_locked_co(q, &v, 1, offset, length, false);
+	r = ox_qcow2_write_locked_co(q, &v, 1, offset, length, false, &done);
 	free(v.iov_base);
 	return r;
 }
 
-static int zero_bytes_co(struct ox_qcow2 *q, uint64_t offset, uint64_t length, bool fast)
+static int zero_bytes_co(struct ox_qcow2 *q, uint64_t offset, uint64_t length, bool fast,
+			 uint64_t *steps, uint64_t *done)
 {
 	uint64_t n;
-	int r = 0;
+	int r;
 
-	while (r == 0 && length > 0) {
+	while (length > 0 && *steps > 0) {
 		n = ox_min_u64(length, q->cluster_bytes - (offset & (q->cluster_bytes - 1)));
 		r = zero_part_co(q, offset, n, fast);
+		if (r < 0)
+			return r;
+		spend(steps, 1 + n / STEP_BYTES);
+		*done += n;
 		offset += n;
 		length -= n;
 	}
-	return r;
+	return 0;
 }
 
 /* The entry that lets the run read as zeroes. False: there is nothing to change. */
@@ -101,29 +127,31 @@ static void free_run(struct ox_qcow2 *q, const struct ox_map_run *run, uint64_t 
 
 /* Gives the whole clusters of the run the entry kind, and frees what the old entries named. */
 static int set_run_co(struct ox_qcow2 *q, const struct ox_map_run *run, uint64_t offset,
-		      enum ox_qcow2_entry_kind kind)
+		      enum ox_qcow2_entry_kind kind, uint64_t *steps, uint64_t *done)
 {
 	uint64_t left = run->length >> q->cluster_bits;
 	struct ox_host host = run->host;
 	uint64_t before = 0;
-	uint64_t done;
+	uint64_t n;
 	int r;
 
-	while (left > 0) {
-		r = ox_map_set_co(q, ox_guest(offset), left, kind, host, OX_TICKET_NONE, &done);
+	while (left > 0 && *steps > 0) {
+		r = ox_map_set_co(q, ox_guest(offset), left, kind, host, OX_TICKET_NONE, &n);
 		if (r < 0)
 			return r;
+		spend(steps, 1);
 		if (kind != OX_QCOW2_ENTRY_ZERO_ALLOC)
-			free_run(q, run, before, done);
-		before += done;
-		left -= done;
-		offset += done * q->cluster_bytes;
-		host.bytes += done * q->cluster_bytes;
+			free_run(q, run, before, n);
+		before += n;
+		left -= n;
+		*done += n * q->cluster_bytes;
+		offset += n * q->cluster_bytes;
+		host.bytes += n * q->cluster_bytes;
 	}
 	return 0;
 }
 
-enum purpose { PURPOSE_ZERO, PURPOSE_UNMAP, PURPOSE_DISCARD };
+enum purpose { PURPOSE_ZERO, PURPOSE_UNMAP, PURPOSE_DISCARD, PURPOSE_DROP };
 
 /* Whether version 2 must leave these clusters alone, or write bytes instead of entries. */
 static bool needs_bytes(const struct ox_qcow2 *q, const struct ox_map_run *run, uint64_t offset,
@@ -136,30 +164,74 @@ static bool needs_bytes(const struct ox_qcow2 *q, const struct ox_map_run *run, 
 	return purpose == PURPOSE_ZERO && run->kind == OX_QCOW2_ENTRY_DATA;
 }
 
+/* Of an unallocated run, what has the same bytes behind it from end to end. */
+static void cut_at_backing_end(const struct ox_qcow2 *q, struct ox_map_run *run, uint64_t at)
+{
+	const struct ox_image *backing = q->img->backing;
+
+	if (run->kind == OX_QCOW2_ENTRY_UNALLOCATED && backing && at < backing->size_bytes)
+		run->length = ox_min_u64(run->length,
+					 ox_align_up(backing->size_bytes - at, q->cluster_bytes));
+}
+
 /* Whole clusters: offset and length are cluster-aligned. */
 static int zero_clusters_co(struct ox_qcow2 *q, uint64_t offset, uint64_t length,
-			    enum purpose purpose, bool fast)
+			    enum purpose purpose, bool fast, uint64_t *steps, uint64_t *done)
 {
+	uint64_t end = *done + length;
+	uint64_t from = offset - *done;
 	enum ox_qcow2_entry_kind kind;
+	struct ox_map_run run;
+	uint64_t upto;
+	int r = 0;
+
+	while (r == 0 && *steps > 0 && *done < end) {
+		uint64_t at = from + *done;
+
+		r = ox_map_lookup_co(q, ox_guest(at), end - *done, &run);
+		if (r < 0)
+			break;
+		cut_at_backing_end(q, &run, at);
+		upto = *done + run.length;
+		if (needs_bytes(q, &run, at, purpose) && purpose != PURPOSE_DISCARD) {
+			run.length = ox_min_u64(run.length, q->cluster_bytes);
+			r = zero_bytes_co(q, at, run.length, fast, steps, done);
+		} else if (needs_bytes(q, &run, at, purpose)) {
+			*done += run.length;
+		} else if (zero_entry_for(q, &run, at, purpose != PURPOSE_ZERO, &kind)) {
+			r = set_run_co(q, &run, at, kind, steps, done);
+		} else {
+			*done += run.length;
+		}
+		/* What needs a table of its own stays: on a full disk a trim still frees the rest.
+		 */
+		if (purpose == PURPOSE_DISCARD && ox_io_is_full(r)) {
+			*done = upto;
+			r = 0;
+		}
+		spend(steps, 1);
+	}
+	return r;
+}
+
+/* Entries past the disk's end: nothing shows through there, so they simply go. */
+static int drop_clusters_co(struct ox_qcow2 *q, uint64_t offset, uint64_t length, uint64_t *steps,
+			    uint64_t *done)
+{
+	uint64_t end = *done + length;
+	uint64_t from = offset - *done;
 	struct ox_map_run run;
 	int r = 0;
 
-	for (uint64_t done = 0; r == 0 && done < length; done += run.length) {
-		uint64_t at = offset + done;
+	while (r == 0 && *steps > 0 && *done < end) {
+		uint64_t at = from + *done;
 
-		r = ox_map_lookup_co(q, ox_guest(at), length - done, &run);
-		if (r < 0)
-			break;
-		if (needs_bytes(q, &run, at, purpose)) {
-			run.length = ox_min_u64(run.length, q->cluster_bytes);
-			if (purpose != PURPOSE_DISCARD)
-				r = zero_bytes_co(q, at, run.length, fast);
-			continue;
-		}
-		if (run.kind == OX_QCOW2_ENTRY_UNALLOCATED)
-			run.length = ox_min_u64(run.length, UINT64_C(1) << 30);
-		if (zero_entry_for(q, &run, at, purpose != PURPOSE_ZERO, &kind))
-			r = set_run_co(q, &run, at, kind);
+		r = ox_map_lookup_co(q, ox_guest(at), end - *done, &run);
+		if (r == 0 && run.kind != OX_QCOW2_ENTRY_UNALLOCATED)
+			r = set_run_co(q, &run, at, OX_QCOW2_ENTRY_UNALLOCATED, steps, done);
+		else
+			*done += run.length;
+		spend(steps, 1);
 	}
 	return r;
 }
@@ -178,48 +250,151 @@ static void split_range(const struct ox_qcow2 *q, uint64_t offset, uint64_t leng
 		*ret_start = *ret_end = 0;
 }
 
-int ox_qcow2_zero_locked_co(struct ox_qcow2 *q, uint64_t offset, uint64_t length, unsigned flags)
+/* A request, or what is left of it. */
+struct stretch {
+	uint64_t offset; /* guest */
+	uint64_t end;
+	enum purpose purpose;
+	bool fast;
+	bool resizing; /* the disk's size is not held against it; not to be cancelled half way */
+};
+
+/* Of the last cluster that the guest still sees, what is past the end; all of those behind it. */
+static int drop_locked_co(struct ox_qcow2 *q, uint64_t offset, uint64_t length, uint64_t *steps,
+			  uint64_t *done)
 {
-	enum purpose purpose = flags & OX_REQ_MAY_UNMAP ? PURPOSE_UNMAP : PURPOSE_ZERO;
-	bool fast = flags & OX_REQ_FAST_ZERO;
+	uint64_t start = ox_align_up(offset, q->cluster_bytes);
+	uint64_t end = ox_align_up(offset + length, q->cluster_bytes);
+	int r;
+
+	r = zero_bytes_co(q, offset, ox_min_u64(start - offset, length), false, steps, done);
+	return r < 0 || start >= end ? r : drop_clusters_co(q, start, end - start, steps, done);
+}
+
+static int work_locked_co(struct ox_qcow2 *q, const struct stretch *s, uint64_t length,
+			  uint64_t *steps, uint64_t *done)
+{
+	uint64_t offset = s->offset;
 	uint64_t start;
 	uint64_t end;
 	int r;
 
+	if (s->purpose == PURPOSE_DROP)
+		return drop_locked_co(q, offset, length, steps, done);
 	split_range(q, offset, length, &start, &end);
 	if (start == end)
-		return zero_bytes_co(q, offset, length, fast);
-	r = zero_bytes_co(q, offset, start - offset, fast);
-	if (r == 0)
-		r = zero_clusters_co(q, start, end - start, purpose, fast);
-	if (r == 0 && offset + length > end)
-		r = zero_bytes_co(q, end, offset + length - end, fast);
+		return zero_bytes_co(q, offset, length, s->fast, steps, done);
+	r = zero_bytes_co(q, offset, start - offset, s->fast, steps, done);
+	if (r < 0)
+		return r;
+	r = zero_clusters_co(q, start, end - start, s->purpose, s->fast, steps, done);
+	if (r == 0 && *done == end - offset && offset + length > end)
+		r = zero_bytes_co(q, end, offset + length - end, s->fast, steps, done);
 	return r;
 }
 
-/* Ranges longer than this are worked off step by step, so that the lock is not held for long. */
-#define STEP_BYTES (UINT64_C(1) << 30)
+static int lookup_locked_co(struct ox_qcow2 *q, uint64_t offset, uint64_t length,
+			    struct ox_map_run *ret)
+{
+	struct ox_range range;
+	int r;
+
+	ox_qcow2_lock_co(q, &range, offset, 1, false); /* no table moves (H7) */
+	r = ox_map_lookup_co(q, ox_guest(offset), length, ret);
+	ox_rangelock_release(&q->guest, &range);
+	return r;
+}
+
+/*
+ * Passes over what is as the request wants it already, and keeps nobody waiting for that: at the
+ * instant at which an entry is read the request is carried out there, before any write that has not
+ * named its cluster yet.
+ */
+static int skip_co(struct ox_qcow2 *q, struct stretch *s, uint64_t *steps)
+{
+	enum ox_qcow2_entry_kind kind;
+	struct ox_map_run run;
+	int r;
+
+	while (*steps > 0 && s->offset < s->end) {
+		if (!ox_is_aligned(s->offset, q->cluster_bytes))
+			return 0;
+		r = lookup_locked_co(q, s->offset, s->end - s->offset, &run);
+		if (r < 0)
+			return r;
+		spend(steps, 1);
+		if (run.kind != OX_QCOW2_ENTRY_UNALLOCATED && run.kind != OX_QCOW2_ENTRY_ZERO)
+			return 0;
+		if (s->purpose == PURPOSE_DROP && run.kind != OX_QCOW2_ENTRY_UNALLOCATED)
+			return 0;
+		if (s->purpose != PURPOSE_DROP && zero_entry_for(q, &run, s->offset, true, &kind))
+			return 0;
+		s->offset += run.length;
+	}
+	return 0;
+}
+
+static int piece_co(struct ox_qcow2 *q, struct stretch *s)
+{
+	uint64_t steps = PIECE_STEPS;
+	struct ox_range range;
+	uint64_t done = 0;
+	uint64_t n;
+	int r;
+
+	r = skip_co(q, s, &steps);
+	if (r < 0 || s->offset >= s->end || steps == 0)
+		return r;
+	n = ox_min_u64(s->end - s->offset, PIECE_BYTES - s->offset % PIECE_BYTES);
+	ox_qcow2_lock_co(q, &range, s->offset, n, true);
+	if (s->resizing || s->offset + n <= ox_align_up(q->img->size_bytes, q->cluster_bytes))
+		r = work_locked_co(q, s, n, &steps, &done);
+	else
+		r = -EINVAL; /* the disk was shrunk while this request waited */
+	ox_rangelock_release(&q->guest, &range);
+	s->offset += done;
+	return r;
+}
+
+static int work_off_co(struct ox_qcow2 *q, struct stretch *s)
+{
+	bool is_long = (s->end - s->offset) / q->cluster_bytes > PIECE_STEPS;
+	int r = 0;
+
+	while (r == 0 && s->offset < s->end) {
+		if (!s->resizing && ox_co_is_cancelled())
+			return -ECANCELED;
+		if (is_long)
+			ox_mutex_lock_co(&q->long_lock);
+		r = piece_co(q, s);
+		if (is_long) {
+			ox_co_yield_co(); /* one piece a turn, however many wait for theirs */
+			ox_mutex_unlock(&q->long_lock);
+		}
+		if (ox_recover_restart_co(q, r))
+			r = 0;
+		if (r == 0)
+			r = ox_alloc_breathe_co(q);
+	}
+	return r;
+}
+
+/* ---- requests ---- */
 
 int ox_qcow2_zero_co(struct ox_image *img, uint64_t offset, uint64_t length, unsigned flags)
 {
 	struct ox_qcow2 *q = ox_qcow2_of(img);
-	struct ox_range range;
-	uint64_t n;
+	struct stretch s = {
+		.offset = offset,
+		.end = offset + length,
+		.purpose = flags & OX_REQ_MAY_UNMAP ? PURPOSE_UNMAP : PURPOSE_ZERO,
+		.fast = flags & OX_REQ_FAST_ZERO,
+	};
 	int r;
 
 	r = ox_qcow2_prepare_write_co(q);
-	while (r == 0 && length > 0) {
-		n = ox_min_u64(length, STEP_BYTES - offset % STEP_BYTES);
-		ox_qcow2_lock_co(q, &range, offset, n, true);
-		r = ox_qcow2_zero_locked_co(q, offset, n, flags);
-		ox_rangelock_release(&q->guest, &range);
-		if (ox_recover_restart_co(q, r)) {
-			r = 0;
-			continue;
-		}
-		offset += n;
-		length -= n;
-	}
+	if (r == 0)
+		r = work_off_co(q, &s);
 	if (r == 0 && (flags & OX_REQ_FUA))
 		r = ox_commit_co(q);
 	return r;
@@ -228,52 +403,28 @@ int ox_qcow2_zero_co(struct ox_image *img, uint64_t offset, uint64_t length, uns
 int ox_qcow2_discard_co(struct ox_image *img, uint64_t offset, uint64_t length)
 {
 	struct ox_qcow2 *q = ox_qcow2_of(img);
-	struct ox_range range;
-	uint64_t start;
-	uint64_t end;
-	uint64_t n;
+	struct stretch s = {.purpose = PURPOSE_DISCARD};
 	int r;
 
-	split_range(q, offset, length, &start, &end);
-	if (start == end)
+	split_range(q, offset, length, &s.offset, &s.end);
+	if (s.offset == s.end)
 		return 0;
 	r = ox_qcow2_prepare_write_co(q);
-	while (r == 0 && start < end) {
-		n = ox_min_u64(end - start, STEP_BYTES - start % STEP_BYTES);
-		ox_qcow2_lock_co(q, &range, start, n, true);
-		r = zero_clusters_co(q, start, n, PURPOSE_DISCARD, false);
-		ox_rangelock_release(&q->guest, &range);
-		if (ox_recover_restart_co(q, r)) {
-			r = 0;
-			continue;
-		}
-		start += n;
-	}
-	return r;
+	return r < 0 ? r : work_off_co(q, &s);
 }
 
-/* Entries past the disk's end: nothing shows through there, so they simply go. */
-static int drop_clusters_co(struct ox_qcow2 *q, uint64_t start, uint64_t length)
+int ox_qcow2_zero_new_co(struct ox_qcow2 *q, uint64_t offset, uint64_t end)
 {
-	struct ox_map_run run;
-	int r = 0;
+	struct stretch s = {
+		.offset = offset, .end = end, .purpose = PURPOSE_UNMAP, .resizing = true};
 
-	for (uint64_t done = 0; r == 0 && done < length; done += run.length) {
-		r = ox_map_lookup_co(q, ox_guest(start + done), length - done, &run);
-		if (r == 0 && run.kind != OX_QCOW2_ENTRY_UNALLOCATED)
-			r = set_run_co(q, &run, start + done, OX_QCOW2_ENTRY_UNALLOCATED);
-	}
-	return r;
+	return work_off_co(q, &s);
 }
 
-int ox_qcow2_drop_locked_co(struct ox_qcow2 *q, uint64_t offset, uint64_t length)
+int ox_qcow2_drop_co(struct ox_qcow2 *q, uint64_t offset, uint64_t end)
 {
-	uint64_t start = ox_align_up(offset, q->cluster_bytes);
-	uint64_t end = ox_align_up(offset + length, q->cluster_bytes);
-	int r;
+	struct stretch s = {
+		.offset = offset, .end = end, .purpose = PURPOSE_DROP, .resizing = true};
 
-	r = zero_bytes_co(q, offset, ox_min_u64(start, offset + length) - offset, false);
-	if (r == 0 && start < end)
-		r = drop_clusters_co(q, start, end - start);
-	return r;
+	return work_off_co(q, &s);
 }

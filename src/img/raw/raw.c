@@ -5,12 +5,14 @@
 #include "base/arith.h"
 #include "base/assert.h"
 #include "img/img.h"
+#include "img/raw/guard.h"
 #include "meta/order.h"
 
 #include <stdlib.h>
 
 struct raw {
 	struct ox_order order; /* group commit of flushes, poisoning (M3) */
+	struct ox_raw_guard guard;
 };
 
 static int raw_preadv_co(struct ox_image *img, const struct iovec *iov, int n, uint64_t offset,
@@ -33,39 +35,93 @@ static int raw_pwritev_co(struct ox_image *img, const struct iovec *iov, int n, 
 			  uint64_t length, unsigned flags)
 {
 	struct raw *raw = img->state;
+	int entered;
+	int r;
 
-	(void)length;
 	if (ox_order_error(&raw->order))
 		return -EIO;
-	return raw_finish_co(img, ox_io_pwritev_co(img->io, iov, n, offset, 0), flags);
+	entered = ox_raw_guard_enter_co(&raw->guard, OX_RAW_WRITE, iov, n, offset, length);
+	if (entered < 0)
+		return entered;
+	r = ox_io_pwritev_co(img->io, iov, n, offset, 0);
+	ox_raw_guard_leave(&raw->guard, entered);
+	return raw_finish_co(img, r, flags);
+}
+
+/* A request on ranges may be for the whole disk: between two steps it may be cancelled. */
+#define STEP_BYTES (UINT64_C(64) << 20)
+
+static int in_steps_co(struct ox_image *img, uint64_t offset, uint64_t length, unsigned flags,
+		       int (*step_co)(struct ox_io *io, uint64_t offset, uint64_t length,
+				      unsigned flags))
+{
+	uint64_t n;
+	int r;
+
+	while (length > 0) {
+		if (ox_co_is_cancelled())
+			return -ECANCELED;
+		n = ox_min_u64(length, STEP_BYTES - offset % STEP_BYTES);
+		r = step_co(img->io, offset, n, flags);
+		if (r < 0)
+			return r;
+		offset += n;
+		length -= n;
+	}
+	return 0;
+}
+
+static int zero_step_co(struct ox_io *io, uint64_t offset, uint64_t length, unsigned flags)
+{
+	int r = -EOPNOTSUPP;
+
+	if (flags & OX_REQ_MAY_UNMAP)
+		r = ox_io_punch_co(io, offset, length);
+	if (r == -EOPNOTSUPP)
+		r = ox_io_zero_co(io, offset, length);
+	if (r != -EOPNOTSUPP)
+		return r;
+	return flags & OX_REQ_FAST_ZERO ? -ENOTSUP : ox_io_fill_zero_co(io, offset, length);
+}
+
+static int discard_step_co(struct ox_io *io, uint64_t offset, uint64_t length, unsigned flags)
+{
+	int r = ox_io_punch_co(io, offset, length);
+
+	(void)flags;
+	return r == -EOPNOTSUPP ? 0 : r;
 }
 
 static int raw_zero_co(struct ox_image *img, uint64_t offset, uint64_t length, unsigned flags)
 {
 	struct raw *raw = img->state;
-	int r = -EOPNOTSUPP;
+	int entered;
+	int r;
 
 	if (ox_order_error(&raw->order))
 		return -EIO;
-	if (flags & OX_REQ_MAY_UNMAP)
-		r = ox_io_punch_co(img->io, offset, length);
-	if (r == -EOPNOTSUPP)
-		r = ox_io_zero_co(img->io, offset, length);
-	if (r == -EOPNOTSUPP)
-		r = flags & OX_REQ_FAST_ZERO ? -ENOTSUP
-					     : ox_io_fill_zero_co(img->io, offset, length);
+	entered = ox_raw_guard_enter_co(&raw->guard, OX_RAW_ZERO, NULL, 0, offset, length);
+	if (entered < 0)
+		return entered;
+	r = in_steps_co(img, offset, length, flags, zero_step_co);
+	ox_raw_guard_leave(&raw->guard, entered);
 	return raw_finish_co(img, r, flags);
 }
 
 static int raw_discard_co(struct ox_image *img, uint64_t offset, uint64_t length)
 {
 	struct raw *raw = img->state;
+	int entered;
 	int r;
 
 	if (ox_order_error(&raw->order))
 		return -EIO;
-	r = ox_io_punch_co(img->io, offset, length);
-	return r == -EOPNOTSUPP ? 0 : r;
+	entered = ox_raw_guard_enter_co(&raw->guard, OX_RAW_DISCARD, NULL, 0, offset, length);
+	if (entered < 0)
+		return entered;
+	r = in_steps_co(img, offset, length, 0, discard_step_co);
+	ox_raw_guard_leave(&raw->guard, entered);
+	return r;
 }
 
 static int raw_flush_co(struct ox_image *img, bool durable)
@@ -98,11 +154,17 @@ static int raw_extent_co(struct ox_image *img, uint64_t offset, uint64_t length,
 
 static int raw_resize_co(struct ox_image *img, uint64_t new_bytes, struct ox_error **err)
 {
+	struct raw *raw = img->state;
+	int entered;
 	int r;
 
 	if (!img->io->can_grow && new_bytes > img->io->length)
 		return ox_error_set(err, -ENOTSUP, "Cannot grow device files");
+	entered = ox_raw_guard_resize_co(&raw->guard, new_bytes);
+	if (entered < 0)
+		return ox_error_set_errno(err, entered, "Could not resize the image");
 	r = img->io->can_grow ? ox_io_set_length_co(img->io, new_bytes) : 0;
+	ox_raw_guard_leave(&raw->guard, entered);
 	if (r < 0)
 		return ox_error_set_errno(err, r, "Could not resize the image");
 	img->size_bytes = new_bytes;
@@ -160,6 +222,7 @@ int ox_raw_open_co(struct ox_image *img, const struct ox_img_open *how, struct o
 	if (!raw)
 		return ox_error_set(err, -ENOMEM, "Out of memory");
 	ox_order_init(&raw->order, img->io, how->opts->cache == OX_CACHE_UNSAFE);
+	ox_raw_guard_init(&raw->guard, img->io, !how->opts->format);
 	img->ops = &raw_ops;
 	img->state = raw;
 	img->size_bytes = ox_align_up(img->io->length, 512); /* as QEMU: the rest reads as zero */

@@ -1,11 +1,15 @@
 /* SPDX-License-Identifier: MIT */
-#include "buffer.h"
+#include "serve/nbd/buffer.h"
 
+#include <assert.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
 #define SMALLEST_BYTES 4096u
 #define KEPT_MAX_BYTES (32u << 20)
+/* From here on a buffer is a mapping. */
+#define MAPPED_MIN_BYTES (128u << 10)
 
 static unsigned class_of(size_t length)
 {
@@ -16,34 +20,72 @@ static unsigned class_of(size_t length)
 	return class;
 }
 
-uint8_t *ox_nbd_buffer_get(struct ox_nbd_pool *pool, size_t length)
+static size_t class_bytes(unsigned class)
 {
-	unsigned class = class_of(length);
-	size_t size_bytes;
+	return (size_t)SMALLEST_BYTES << class;
+}
+
+size_t ox_nbd_buffer_bytes(size_t length)
+{
+	const unsigned class = class_of(length);
+
+	if (class < NBD_BUFFER_CLASSES)
+		return class_bytes(class);
+	return (length + SMALLEST_BYTES - 1) & ~(size_t)(SMALLEST_BYTES - 1);
+}
+
+static void *allocate(size_t size_bytes)
+{
 	void *buffer;
 
-	if (class == NBD_BUFFER_CLASSES) {
-		size_bytes = (length + SMALLEST_BYTES - 1) & ~(size_t)(SMALLEST_BYTES - 1);
+	if (size_bytes < MAPPED_MIN_BYTES)
 		return aligned_alloc(SMALLEST_BYTES, size_bytes);
+	buffer = mmap(NULL, size_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	return buffer == MAP_FAILED ? NULL : buffer;
+}
+
+static void release(void *buffer, size_t size_bytes)
+{
+	int ret;
+
+	if (size_bytes < MAPPED_MIN_BYTES) {
+		free(buffer);
+		return;
 	}
-	size_bytes = (size_t)SMALLEST_BYTES << class;
-	buffer = pool->kept[class];
-	if (!buffer)
-		return aligned_alloc(SMALLEST_BYTES, size_bytes);
+	ret = munmap(buffer, size_bytes);
+	assert(ret == 0);
+	(void)ret;
+}
+
+static void *pop(struct ox_nbd_pool *pool, unsigned class)
+{
+	void *buffer = pool->kept[class];
+
 	memcpy(&pool->kept[class], buffer, sizeof(void *));
-	pool->kept_bytes -= size_bytes;
+	pool->kept_bytes -= class_bytes(class);
 	return buffer;
 }
 
-void ox_nbd_buffer_put(struct ox_nbd_pool *pool, uint8_t *buffer, size_t length)
+uint8_t *ox_nbd_buffer_get(struct ox_nbd_pool *pool, size_t length)
 {
-	unsigned class = class_of(length);
-	size_t size_bytes = (size_t)SMALLEST_BYTES << class;
+	const unsigned class = class_of(length);
+
+	if (class < NBD_BUFFER_CLASSES && pool->kept[class])
+		return pop(pool, class);
+	return allocate(ox_nbd_buffer_bytes(length));
+}
+
+void ox_nbd_buffer_put(struct ox_nbd_pool *pool, uint8_t *buffer, size_t length, size_t most_bytes)
+{
+	const size_t size_bytes = ox_nbd_buffer_bytes(length);
+	const unsigned class = class_of(length);
 
 	if (!buffer)
 		return;
-	if (class == NBD_BUFFER_CLASSES || pool->kept_bytes + size_bytes > KEPT_MAX_BYTES) {
-		free(buffer);
+	if (most_bytes > KEPT_MAX_BYTES)
+		most_bytes = KEPT_MAX_BYTES;
+	if (class == NBD_BUFFER_CLASSES || pool->kept_bytes + size_bytes > most_bytes) {
+		release(buffer, size_bytes);
 		return;
 	}
 	memcpy(buffer, &pool->kept[class], sizeof(void *));
@@ -51,19 +93,15 @@ void ox_nbd_buffer_put(struct ox_nbd_pool *pool, uint8_t *buffer, size_t length)
 	pool->kept_bytes += size_bytes;
 }
 
+void ox_nbd_pool_shrink(struct ox_nbd_pool *pool, size_t most_bytes)
+{
+	/* The largest first: few calls give back much. */
+	for (unsigned class = NBD_BUFFER_CLASSES; class > 0; class --)
+		while (pool->kept[class - 1] && pool->kept_bytes > most_bytes)
+			release(pop(pool, class - 1), class_bytes(class - 1));
+}
+
 void ox_nbd_pool_free(struct ox_nbd_pool *pool)
 {
-	for (unsigned class = 0; class < NBD_BUFFER_CLASSES; class ++) {
-		void *buffer = pool->kept[class];
-
-		while (buffer) {
-			void *next;
-
-			memcpy(&next, buffer, sizeof(next));
-			free(buffer);
-			buffer = next;
-		}
-		pool->kept[class] = NULL;
-	}
-	pool->kept_bytes = 0;
+	ox_nbd_pool_shrink(pool, 0);
 }

@@ -67,6 +67,7 @@ int ox_nbd_client_new(struct ox_nbd_export *export, int epoll_fd, int fd, bool i
 	client->epoll_fd = epoll_fd;
 	client->is_tcp = is_tcp;
 	client->deadline_ms = ox_nbd_now_ms() + HANDSHAKE_MS;
+	ox_nbd_peer_name(fd, client->peer);
 	tune_socket(fd, is_tcp);
 	ret = ox_nbd_conn_init(&client->conn, export);
 	if (ret < 0) {
@@ -83,10 +84,18 @@ int ox_nbd_client_new(struct ox_nbd_export *export, int epoll_fd, int fd, bool i
 	return 0;
 }
 
-void ox_nbd_client_close(struct ox_nbd_client *client)
+/* Connections end for many reasons in a row; the first is the one to tell. */
+static void note_why(struct ox_nbd_client *client, const char *why)
+{
+	if (!client->why)
+		client->why = why;
+}
+
+void ox_nbd_client_close(struct ox_nbd_client *client, const char *why)
 {
 	if (client->fd < 0)
 		return;
+	note_why(client, why);
 	ox_nbd_conn_abort(&client->conn);
 	close(client->fd);
 	client->fd = -1;
@@ -95,7 +104,7 @@ void ox_nbd_client_close(struct ox_nbd_client *client)
 
 void ox_nbd_client_free(struct ox_nbd_client *client)
 {
-	ox_nbd_client_close(client);
+	ox_nbd_client_close(client, "it is not needed");
 	ox_nbd_conn_free(&client->conn);
 	free(client);
 }
@@ -106,7 +115,7 @@ static void set_blocked(struct ox_nbd_client *client, bool blocked)
 		return;
 	client->blocked = blocked;
 	if (watch(client, EPOLL_CTL_MOD, blocked ? EVENTS | EPOLLOUT : EVENTS) < 0)
-		ox_nbd_client_close(client);
+		ox_nbd_client_close(client, "its socket cannot be watched");
 }
 
 void ox_nbd_client_event(struct ox_nbd_client *client, uint32_t events)
@@ -116,7 +125,7 @@ void ox_nbd_client_event(struct ox_nbd_client *client, uint32_t events)
 	if (events & (EPOLLERR | EPOLLHUP)) {
 		/* Nothing that is sent arrives any more. What has arrived is not an obligation:
 		 * nobody would learn of its outcome. */
-		ox_nbd_client_close(client);
+		ox_nbd_client_close(client, "it hung up");
 		return;
 	}
 	if (events & EPOLLIN)
@@ -152,14 +161,16 @@ static void receive(struct ox_nbd_client *client)
 		if (got > 0) {
 			if ((size_t)got < vectors_bytes(iov, count) && !client->hung_up)
 				client->readable = false;
+			client->moved_bytes += (size_t)got;
 			ox_nbd_conn_received(&client->conn, (size_t)got);
 		} else if (got == 0) {
 			client->readable = false;
+			note_why(client, "it hung up");
 			ox_nbd_conn_end_input(&client->conn);
 		} else if (errno == EAGAIN) {
 			client->readable = false;
 		} else if (errno != EINTR) {
-			ox_nbd_client_close(client);
+			ox_nbd_client_close(client, "the connection broke");
 			return;
 		}
 	}
@@ -184,13 +195,14 @@ static bool transmit(struct ox_nbd_client *client)
 			return false;
 		sent = sendmsg(client->fd, &message, MSG_NOSIGNAL | MSG_DONTWAIT);
 		if (sent >= 0) {
+			client->moved_bytes += (size_t)sent;
 			ox_nbd_conn_sent(&client->conn, (size_t)sent);
 		} else if (errno == EAGAIN) {
 			set_blocked(client, true);
 			if (client->fd < 0)
 				return false;
 		} else if (errno != EINTR) {
-			ox_nbd_client_close(client);
+			ox_nbd_client_close(client, "the connection broke");
 			return false;
 		}
 	}
@@ -209,7 +221,7 @@ static void linger(struct ox_nbd_client *client)
 		ssize_t got = read(client->fd, thrown_away, sizeof(thrown_away));
 
 		if (got == 0 || (got < 0 && errno != EAGAIN && errno != EINTR)) {
-			ox_nbd_client_close(client);
+			ox_nbd_client_close(client, "it said goodbye");
 			return;
 		}
 		if (got < 0 && errno == EAGAIN) {
@@ -221,8 +233,9 @@ static void linger(struct ox_nbd_client *client)
 
 void ox_nbd_client_drain(struct ox_nbd_client *client)
 {
+	note_why(client, "the server ends");
 	if (ox_nbd_conn_in_handshake(&client->conn)) {
-		ox_nbd_client_close(client);
+		ox_nbd_client_close(client, "the server ends");
 		return;
 	}
 	ox_nbd_conn_end_input(&client->conn);
@@ -231,8 +244,10 @@ void ox_nbd_client_drain(struct ox_nbd_client *client)
 
 static void finish(struct ox_nbd_client *client)
 {
+	const char *why = client->conn.aborted ? "it broke the protocol" : "it said goodbye";
+
 	if (!client->to_linger || client->conn.aborted || shutdown(client->fd, SHUT_WR) < 0) {
-		ox_nbd_client_close(client);
+		ox_nbd_client_close(client, why);
 		return;
 	}
 	client->lingering = true;
@@ -264,4 +279,24 @@ bool ox_nbd_client_serve(struct ox_nbd_client *client)
 		return client->fd >= 0;
 	}
 	return more || (client->readable && ox_nbd_conn_receive_space(&client->conn, iov) > 0);
+}
+
+/* ---- memory that others wait for ---- */
+
+bool ox_nbd_client_is_in_the_way(struct ox_nbd_client *client)
+{
+	const struct ox_nbd_conn *conn = &client->conn;
+	const struct ox_nbd_budget *budget = &conn->export->budget;
+	const size_t beyond_bytes = ox_nbd_budget_beyond(budget, &conn->share);
+
+	/* One byte a minute is no way to keep it. */
+	if (client->fd < 0 || beyond_bytes == 0 || !ox_nbd_conn_awaits_client(conn) ||
+	    client->moved_bytes > beyond_bytes / NBD_PATIENCE_PARTS) {
+		client->times_in_the_way = 0;
+		client->moved_bytes = 0;
+		return false;
+	}
+	if (!ox_nbd_budget_others_wait(budget, &conn->share))
+		return false;
+	return client->times_in_the_way++ >= NBD_PATIENCE_LOOKS;
 }

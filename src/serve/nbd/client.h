@@ -7,6 +7,7 @@
 #define OX_SERVE_NBD_CLIENT_H
 
 #include "serve/nbd/conn.h"
+#include "serve/nbd/peer.h"
 
 /* What an epoll event is about; the first member of whatever is watched. */
 enum ox_nbd_watch {
@@ -32,7 +33,22 @@ struct ox_nbd_client {
 	bool to_linger;	     /* once all is sent */
 	bool lingering;	     /* what the client still sends is thrown away */
 	int64_t deadline_ms; /* of the handshake, then of lingering; INT64_MAX: none */
+
+	/* How it uses memory that others wait for: how often it was found to keep them waiting, and
+	 * what has moved since the first time. */
+	unsigned times_in_the_way;
+	uint64_t moved_bytes;
+
+	const char *why; /* it left, or will have; NULL: no reason yet */
+	char peer[NBD_PEER_MAX];
 };
+
+/* A client that in this time moves less than one part in so many of the memory that it holds, and
+ * others wait for, is let go. The time is measured by looks, of which only those count that find
+ * somebody waiting. */
+#define NBD_PATIENCE_MS 60000
+#define NBD_PATIENCE_LOOKS 16
+#define NBD_PATIENCE_PARTS 32
 
 int64_t ox_nbd_now_ms(void);
 
@@ -49,7 +65,9 @@ void ox_nbd_client_event(struct ox_nbd_client *client, uint32_t events);
 bool ox_nbd_client_serve(struct ox_nbd_client *client);
 /* Nothing new is read from it; closed when all is answered. */
 void ox_nbd_client_drain(struct ox_nbd_client *client);
-/* Sends nothing more. */
-void ox_nbd_client_close(struct ox_nbd_client *client);
+/* Sends nothing more. why: a literal, for the log; an earlier reason stands. */
+void ox_nbd_client_close(struct ox_nbd_client *client, const char *why);
+/* One look, while anybody waits for memory. True: it has kept others waiting beyond patience. */
+bool ox_nbd_client_is_in_the_way(struct ox_nbd_client *client);
 
 #endif

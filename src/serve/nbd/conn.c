@@ -18,6 +18,8 @@ int ox_nbd_conn_init(struct ox_nbd_conn *conn, struct ox_nbd_export *export)
 	uint8_t *hello;
 
 	*conn = (struct ox_nbd_conn){.export = export};
+	if (!ox_nbd_budget_take(&export->budget, &conn->share, NBD_CONN_BYTES))
+		assert(!"a share holds a connection");
 	conn->receive = malloc(NBD_RECEIVE_BYTES);
 	hello = ox_nbd_conn_answer(conn, NBD_HELLO_BYTES);
 	if (!conn->receive || !hello) {
@@ -32,7 +34,8 @@ void ox_nbd_conn_free(struct ox_nbd_conn *conn)
 {
 	assert(conn->library_count == 0);
 	ox_nbd_conn_abort(conn);
-	assert(conn->request_count == 0 && conn->charged_bytes == 0);
+	assert(conn->request_count == 0 && conn->share.held_bytes == NBD_CONN_BYTES);
+	ox_nbd_budget_give(&conn->export->budget, &conn->share, NBD_CONN_BYTES);
 	free(conn->receive);
 	free(conn->answer);
 	conn->receive = NULL;
@@ -50,6 +53,24 @@ bool ox_nbd_conn_finished(const struct ox_nbd_conn *conn)
 		return true;
 	return conn->input_ended && conn->request_count == 0 &&
 	       conn->answer_start == conn->answer_end;
+}
+
+bool ox_nbd_conn_awaits_client(const struct ox_nbd_conn *conn)
+{
+	return conn->reply_first || conn->incoming;
+}
+
+struct ox_nbd_conn *ox_nbd_conn_of(struct ox_nbd_share *share)
+{
+	char *conn = (char *)share - offsetof(struct ox_nbd_conn, share);
+
+	return (struct ox_nbd_conn *)(void *)conn;
+}
+
+static void unstall(struct ox_nbd_conn *conn)
+{
+	conn->stalled = false;
+	ox_nbd_budget_leave(&conn->export->budget, &conn->share);
 }
 
 /* ---- receiving ---- */
@@ -273,7 +294,7 @@ uint8_t *ox_nbd_conn_answer(struct ox_nbd_conn *conn, size_t count)
 	uint8_t *at;
 
 	if (needed_bytes > conn->answer_capacity) {
-		size_t capacity = needed_bytes < 512 ? 512 : needed_bytes * 2;
+		size_t capacity = needed_bytes + 512;
 		uint8_t *bigger = realloc(conn->answer, capacity);
 
 		if (!bigger)
@@ -320,8 +341,11 @@ static size_t answer_sent(struct ox_nbd_conn *conn, size_t count)
 	size_t of_answer_bytes = MIN(count, conn->answer_end - conn->answer_start);
 
 	conn->answer_start += of_answer_bytes;
-	if (conn->answer_start == conn->answer_end)
-		conn->answer_start = conn->answer_end = 0;
+	if (conn->answer_start == conn->answer_end) {
+		free(conn->answer);
+		conn->answer = NULL;
+		conn->answer_start = conn->answer_end = conn->answer_capacity = 0;
+	}
 	return count - of_answer_bytes;
 }
 
@@ -370,14 +394,14 @@ static void drop_incoming(struct ox_nbd_conn *conn)
 void ox_nbd_conn_end_input(struct ox_nbd_conn *conn)
 {
 	conn->input_ended = true;
-	conn->stalled = false;
+	unstall(conn);
 	drop_incoming(conn);
 }
 
 void ox_nbd_conn_abort(struct ox_nbd_conn *conn)
 {
 	conn->aborted = true;
-	conn->stalled = false;
+	unstall(conn);
 	drop_incoming(conn);
 	while (conn->reply_first)
 		first_reply_sent(conn);

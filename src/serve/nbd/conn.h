@@ -14,7 +14,9 @@
  * their buffers until they complete, whatever happens to the connection.
  *
  * A request is counted against the limits below from its header to the last byte of its reply, so
- * a client that does not read its replies is soon not read from either.
+ * a client that does not read its replies is soon not read from either. So is its memory, against
+ * the budget of all connections, from the first request on: one that has to wait for memory stays
+ * unparsed ("stalled") until the owner, asked by ox_nbd_budget_next, resumes its connection.
  */
 #ifndef OX_SERVE_NBD_CONN_H
 #define OX_SERVE_NBD_CONN_H
@@ -22,6 +24,7 @@
 #include <sys/uio.h>
 
 #include "oxbow.h"
+#include "serve/nbd/budget.h"
 #include "serve/nbd/buffer.h"
 #include "serve/nbd/nbd_proto.h"
 
@@ -30,10 +33,13 @@
 /* A write beyond that, but not beyond this, is skipped and answered; more ends the connection. */
 #define NBD_SKIP_MAX_BYTES (64u << 20)
 #define NBD_CONN_MAX_REQUESTS 64u
-#define NBD_CONN_MAX_BYTES (64u << 20)
-/* For all connections together. Beyond it, each may still have one request at a time. */
-#define NBD_EXPORT_MAX_BYTES (1u << 30)
+/* Two of the largest requests. */
+#define NBD_CONN_MAX_BYTES (65u << 20)
 #define NBD_RECEIVE_BYTES (64u << 10)
+/* What a connection takes without any request: what is received, and answers to options. */
+#define NBD_CONN_BYTES (NBD_RECEIVE_BYTES + (16u << 10))
+/* What a request takes beside its payload: itself, and the stack of the library's task. */
+#define NBD_REQUEST_COST_BYTES (8u << 10)
 /* The id by which clients know base:allocation. */
 #define NBD_CONTEXT_ALLOCATION 1u
 
@@ -45,7 +51,7 @@ struct ox_nbd_export {
 	bool read_only;
 	struct ox_queue *queue;
 	struct ox_nbd_pool pool;
-	size_t charged_bytes;
+	struct ox_nbd_budget budget;
 	bool submitted; /* since the owner last polled the library: it resets this */
 };
 
@@ -140,12 +146,13 @@ struct ox_nbd_conn {
 
 	unsigned request_count; /* from header to the last byte of the reply */
 	unsigned library_count; /* of those, in the library's hands */
-	size_t charged_bytes;
+	struct ox_nbd_share share;
 };
 
 /* ---- for the owner ---- */
 
-/* -ENOMEM. The greeting is ready to be sent. */
+/* -ENOMEM. The greeting is ready to be sent. There are no more connections than the budget of the
+ * export was made for. */
 int ox_nbd_conn_init(struct ox_nbd_conn *conn, struct ox_nbd_export *export) OX_CHECKED;
 /* The library must have nothing of it. */
 void ox_nbd_conn_free(struct ox_nbd_conn *conn);
@@ -167,6 +174,10 @@ void ox_nbd_conn_abort(struct ox_nbd_conn *conn);
 /* Whether there will never be anything more to send. */
 bool ox_nbd_conn_finished(const struct ox_nbd_conn *conn);
 bool ox_nbd_conn_in_handshake(const struct ox_nbd_conn *conn);
+/* Whether the client holds memory by not reading on, or by not sending on. */
+bool ox_nbd_conn_awaits_client(const struct ox_nbd_conn *conn);
+/* The connection that a share belongs to. */
+struct ox_nbd_conn *ox_nbd_conn_of(struct ox_nbd_share *share);
 
 /* A reaped request's connection, which may have something to send now. */
 struct ox_nbd_conn *ox_nbd_request_completed(struct ox_request *op);
@@ -197,11 +208,18 @@ enum ox_nbd_accept ox_nbd_request_accept(struct ox_nbd_conn *conn,
 void ox_nbd_request_payload_done(struct ox_nbd_conn *conn);
 /* Gives it back: buffers, charges and all. */
 void ox_nbd_request_free(struct ox_nbd_request *request);
+/* All that it still holds is its payload and so many more bytes: the rest of its charge, which was
+ * for the most it could need, is given back. */
+void ox_nbd_request_settle(struct ox_nbd_request *request, size_t more_bytes);
+/* Nor does it need its payload any more, or what it has found out. */
+void ox_nbd_request_drop_data(struct ox_nbd_request *request);
 /* op is filled in except for its stage's bookkeeping: hands it to the library, or fails it. */
 void ox_nbd_request_submit(struct ox_nbd_request *request, enum ox_nbd_stage stage);
 
 /* ---- extent.c ---- */
 
+/* What the walk over length bytes takes at the most, and the reply that tells of it. */
+size_t ox_nbd_extents_bytes(uint64_t length, size_t max);
 /* Begins to look up [offset, offset + length), in at most max pieces. */
 void ox_nbd_extents_start(struct ox_nbd_request *request, uint64_t offset, uint64_t length,
 			  size_t max, uint32_t status_mask);

@@ -8,6 +8,10 @@
 
 /* A client that asks for all of a huge disk at once gets the beginning, and in bounded time. */
 #define LOOKS_MAX 4096u
+/* Of what an image can tell apart. */
+#define SMALLEST_EXTENT_BYTES 512u
+/* A reply to a read has a chunk's head and two vectors for each; to a block status, less. */
+#define REPLY_EXTENT_BYTES 80u
 
 static void look(struct ox_nbd_request *request)
 {
@@ -21,6 +25,18 @@ static void look(struct ox_nbd_request *request)
 		.extent = &request->found,
 	};
 	ox_nbd_request_submit(request, NBD_STAGE_EXTENTS);
+}
+
+size_t ox_nbd_extents_bytes(uint64_t length, size_t max)
+{
+	uint64_t count = length / SMALLEST_EXTENT_BYTES + 2;
+
+	if (count > max)
+		count = max;
+	if (count > LOOKS_MAX)
+		count = LOOKS_MAX;
+	/* The list doubles as it grows. */
+	return count * (2 * sizeof(struct ox_nbd_extent) + REPLY_EXTENT_BYTES);
 }
 
 void ox_nbd_extents_start(struct ox_nbd_request *request, uint64_t offset, uint64_t length,

@@ -31,4 +31,16 @@ void ox_nbd_listeners_close(struct ox_nbd_listeners *listeners);
 /* The URI for clients, to be freed; NULL when memory is short. */
 char *ox_nbd_listeners_uri(const struct ox_nbd_listeners *listeners, const char *export_name);
 
+/* ---- listen_unix.c, listen_tcp.c: one kind of address each. On failure the caller closes what is
+ * in *listeners ---- */
+
+int ox_nbd_listen_unix(const char *path, struct ox_nbd_listeners *listeners,
+		       struct ox_serve_error *error) OX_CHECKED;
+/* text has a colon. */
+int ox_nbd_listen_tcp(const char *text, struct ox_nbd_listeners *listeners,
+		      struct ox_serve_error *error) OX_CHECKED;
+/* Returns code, having put the words into *error. */
+int ox_nbd_listen_fail(struct ox_serve_error *error, int code, const char *format, ...)
+	__attribute__((format(printf, 3, 4)));
+
 #endif

@@ -64,6 +64,7 @@ void ox_nbd_reply_error(struct ox_nbd_request *request, int error, const char *t
 	uint8_t *at = request->reply_head;
 	size_t text_bytes;
 
+	ox_nbd_request_drop_data(request);
 	if (request->conn->style == NBD_STYLE_SIMPLE) {
 		at = ox_nbd_put_simple_reply(at, code, request->head.cookie);
 		send_head(request, at, 0);
@@ -172,6 +173,7 @@ void ox_nbd_reply_read_sparse(struct ox_nbd_request *request, uint64_t data_offs
 		offset += piece.length;
 	}
 	request->iov_count = (int)(iov - request->iov);
+	ox_nbd_request_settle(request, ox_nbd_extents_bytes(request->head.length, count));
 	enqueue(request);
 }
 
@@ -213,5 +215,8 @@ void ox_nbd_reply_block_status(struct ox_nbd_request *request)
 		(struct iovec){request->reply_head, (size_t)(head - request->reply_head)};
 	request->inline_iov[1] = (struct iovec){request->reply_more, list_bytes};
 	request->iov_count = 2;
+	free(request->extents.list);
+	request->extents = (struct ox_nbd_extents){0};
+	ox_nbd_request_settle(request, list_bytes);
 	enqueue(request);
 }

@@ -150,38 +150,94 @@ static size_t buffer_bytes(const struct ox_nbd_request_head *head)
 	}
 }
 
-static bool has_room(const struct ox_nbd_conn *conn, size_t count)
+/* What a valid block status is asked about. With a filter that is known only later. */
+static uint64_t status_bytes(const struct ox_nbd_conn *conn, const struct ox_nbd_request_head *head)
 {
-	if (conn->charged_bytes + count > NBD_CONN_MAX_BYTES)
+	return head->flags & NBD_CMD_FLAG_PAYLOAD_LEN ? conn->export->size_bytes : head->length;
+}
+
+static size_t status_max(const struct ox_nbd_request_head *head)
+{
+	return head->flags & NBD_CMD_FLAG_REQ_ONE ? 1 : BLOCK_STATUS_MAX_EXTENTS;
+}
+
+/* A read that looks for zeroes first. */
+static bool is_sparse_read(const struct ox_nbd_conn *conn, const struct ox_nbd_request_head *head)
+{
+	return conn->style != NBD_STYLE_SIMPLE && !(head->flags & NBD_CMD_FLAG_DF) &&
+	       head->type == NBD_CMD_READ && head->length >= SPARSE_READ_MIN_BYTES;
+}
+
+/* All memory that a valid request can come to need. */
+static size_t request_bytes(const struct ox_nbd_conn *conn, const struct ox_nbd_request_head *head)
+{
+	const size_t payload = buffer_bytes(head);
+	size_t total = NBD_REQUEST_COST_BYTES + (payload ? ox_nbd_buffer_bytes(payload) : 0);
+
+	if (head->type == NBD_CMD_BLOCK_STATUS)
+		total += ox_nbd_extents_bytes(status_bytes(conn, head), status_max(head));
+	else if (is_sparse_read(conn, head))
+		total += ox_nbd_extents_bytes(head->length, SPARSE_READ_MAX_EXTENTS + 1);
+	return total;
+}
+
+/* What may be kept of freed buffers: they count as well. */
+static size_t pool_room(const struct ox_nbd_export *export)
+{
+	return export->budget.limit_bytes - export->budget.used_bytes;
+}
+
+/* False: a limit is reached. That of the connection itself is lifted when it has been sent a
+ * reply, which resumes it; the budget's when the owner says so. */
+static bool charge(struct ox_nbd_conn *conn, size_t count)
+{
+	struct ox_nbd_export *export = conn->export;
+
+	if (conn->request_count >= NBD_CONN_MAX_REQUESTS ||
+	    (conn->request_count > 0 && conn->share.held_bytes + count > NBD_CONN_MAX_BYTES)) {
+		ox_nbd_budget_leave(&export->budget, &conn->share);
 		return false;
-	return conn->charged_bytes == 0 ||
-	       conn->export->charged_bytes + count <= NBD_EXPORT_MAX_BYTES;
+	}
+	if (!ox_nbd_budget_take(&export->budget, &conn->share, count))
+		return false;
+	ox_nbd_pool_shrink(&export->pool, pool_room(export));
+	return true;
 }
 
-static void charge(struct ox_nbd_request *request, size_t count)
+void ox_nbd_request_settle(struct ox_nbd_request *request, size_t more_bytes)
 {
-	request->charged_bytes = count;
-	request->conn->charged_bytes += count;
-	request->conn->export->charged_bytes += count;
+	struct ox_nbd_export *export = request->conn->export;
+	size_t left_bytes = NBD_REQUEST_COST_BYTES + more_bytes;
+
+	if (request->data)
+		left_bytes += ox_nbd_buffer_bytes(request->data_bytes);
+	assert(left_bytes <= request->charged_bytes);
+	ox_nbd_budget_give(&export->budget, &request->conn->share,
+			   request->charged_bytes - left_bytes);
+	request->charged_bytes = left_bytes;
 }
 
-static void drop_data(struct ox_nbd_request *request)
+void ox_nbd_request_drop_data(struct ox_nbd_request *request)
 {
-	struct ox_nbd_conn *conn = request->conn;
+	struct ox_nbd_export *export = request->conn->export;
+	uint8_t *data = request->data;
+	const size_t data_bytes = request->data_bytes;
 
-	ox_nbd_buffer_put(&conn->export->pool, request->data, request->data_bytes);
 	request->data = NULL;
 	request->data_bytes = 0;
-	conn->charged_bytes -= request->charged_bytes;
-	conn->export->charged_bytes -= request->charged_bytes;
-	request->charged_bytes = 0;
+	free(request->extents.list);
+	request->extents = (struct ox_nbd_extents){0};
+	ox_nbd_request_settle(request, 0);
+	ox_nbd_buffer_put(&export->pool, data, data_bytes, pool_room(export));
 }
 
 void ox_nbd_request_free(struct ox_nbd_request *request)
 {
-	drop_data(request);
-	request->conn->request_count--;
-	free(request->extents.list);
+	struct ox_nbd_conn *conn = request->conn;
+
+	ox_nbd_request_drop_data(request);
+	ox_nbd_budget_give(&conn->export->budget, &conn->share, request->charged_bytes);
+	conn->request_count--;
 	free(request->reply_more);
 	if (request->iov != request->inline_iov)
 		free(request->iov);
@@ -252,8 +308,7 @@ static void start_read(struct ox_nbd_request *request)
 {
 	const struct ox_nbd_request_head *head = &request->head;
 
-	if (request->conn->style != NBD_STYLE_SIMPLE && !(head->flags & NBD_CMD_FLAG_DF) &&
-	    head->type == NBD_CMD_READ && head->length >= SPARSE_READ_MIN_BYTES) {
+	if (is_sparse_read(request->conn, head)) {
 		ox_nbd_extents_start(request, head->offset, head->length, SPARSE_READ_MAX_EXTENTS,
 				     NBD_STATE_ZERO);
 		return;
@@ -266,8 +321,7 @@ static void start_status(struct ox_nbd_request *request, uint64_t length)
 {
 	const struct ox_nbd_request_head *head = &request->head;
 
-	ox_nbd_extents_start(request, head->offset, length,
-			     head->flags & NBD_CMD_FLAG_REQ_ONE ? 1 : BLOCK_STATUS_MAX_EXTENTS,
+	ox_nbd_extents_start(request, head->offset, length, status_max(head),
 			     NBD_STATE_HOLE | NBD_STATE_ZERO);
 }
 
@@ -321,24 +375,26 @@ enum ox_nbd_accept ox_nbd_request_accept(struct ox_nbd_conn *conn,
 	const uint64_t payload = payload_bytes(conn, head);
 	struct ox_nbd_request *request;
 	struct verdict verdict;
+	size_t needed_bytes;
 
 	if (head->type == NBD_CMD_DISC)
 		return NBD_ACCEPT_END;
 	if (payload > NBD_SKIP_MAX_BYTES)
 		return NBD_ACCEPT_FATAL;
 	verdict = judge(conn, head);
-	if (conn->request_count >= NBD_CONN_MAX_REQUESTS ||
-	    (!verdict.error && !has_room(conn, buffer_bytes(head))))
+	needed_bytes = verdict.error ? NBD_REQUEST_COST_BYTES : request_bytes(conn, head);
+	if (!charge(conn, needed_bytes))
 		return NBD_ACCEPT_STALL;
 	request = calloc(1, sizeof(*request));
-	if (!request)
+	if (!request) {
+		ox_nbd_budget_give(&conn->export->budget, &conn->share, needed_bytes);
 		return NBD_ACCEPT_FATAL;
+	}
 	request->conn = conn;
+	request->charged_bytes = needed_bytes;
 	request->head = *head;
 	request->iov = request->inline_iov;
 	conn->request_count++;
-	if (!verdict.error)
-		charge(request, buffer_bytes(head));
 	if (payload == 0) {
 		if (verdict.error)
 			ox_nbd_reply_error(request, verdict.error, verdict.text);
@@ -449,7 +505,7 @@ static void data_done(struct ox_nbd_request *request)
 		submit_flush(request, NBD_STAGE_FLUSH);
 		return;
 	}
-	drop_data(request);
+	ox_nbd_request_drop_data(request);
 	ox_nbd_reply_done(request);
 }
 

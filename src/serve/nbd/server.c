@@ -30,8 +30,11 @@
 #define EXCHANGES_A_TURN 8
 /* A client that does not read its last replies holds up the end this long. */
 #define DRAIN_MS 5000
+/* A store that answers no request holds it up this long. */
+#define STUCK_MS 60000
 /* When the process is out of descriptors: until accepting is tried again. */
 #define ACCEPT_PAUSE_MS 200
+#define MEMORY_DEFAULT_BYTES (UINT64_C(256) << 20)
 
 struct watched_fd {
 	enum ox_nbd_watch watch;
@@ -48,13 +51,18 @@ struct server {
 	struct watched_fd library;
 	int epoll_fd;
 	struct ox_nbd_client *clients;
-	struct ox_nbd_client *marked;
+	struct ox_nbd_client *marked; /* in the order in which they were */
+	struct ox_nbd_client **marked_end;
 	unsigned client_count;
 	unsigned next_number;
 	bool accepting; /* the listeners are watched */
 	bool draining;
 	int64_t drain_deadline_ms;
-	int64_t accept_again_ms; /* INT64_MAX: when a client is gone */
+	int64_t stuck_ms;	   /* how long the library may complete nothing at the end */
+	int64_t stuck_deadline_ms; /* while draining */
+	int64_t accept_again_ms;   /* INT64_MAX: when a client is gone */
+	int64_t patience_ms;
+	int64_t look_ms; /* not before, at who holds memory that others wait for */
 };
 
 static void tell(const struct server *server, const char *format, ...)
@@ -62,7 +70,7 @@ static void tell(const struct server *server, const char *format, ...)
 
 static void tell(const struct server *server, const char *format, ...)
 {
-	char line[128];
+	char line[256];
 	va_list args;
 
 	if (!server->options->log)
@@ -71,6 +79,20 @@ static void tell(const struct server *server, const char *format, ...)
 	vsnprintf(line, sizeof(line), format, args);
 	va_end(args);
 	server->options->log(server->options->opaque, line);
+}
+
+static void warn(const struct server *server, const char *format, ...)
+	__attribute__((format(printf, 2, 3)));
+
+static void warn(const struct server *server, const char *format, ...)
+{
+	char line[256];
+	va_list args;
+
+	va_start(args, format);
+	vsnprintf(line, sizeof(line), format, args);
+	va_end(args);
+	server->options->warn(server->options->opaque, line);
 }
 
 static int fail(struct ox_serve_error *error, int code, const char *what)
@@ -94,8 +116,9 @@ static void mark(struct server *server, struct ox_nbd_client *client)
 	if (client->marked)
 		return;
 	client->marked = true;
-	client->next_marked = server->marked;
-	server->marked = client;
+	client->next_marked = NULL;
+	*server->marked_end = client;
+	server->marked_end = &client->next_marked;
 }
 
 static void serve_marked(struct server *server)
@@ -103,6 +126,7 @@ static void serve_marked(struct server *server)
 	struct ox_nbd_client *client = server->marked;
 
 	server->marked = NULL;
+	server->marked_end = &server->marked;
 	while (client) {
 		struct ox_nbd_client *next = client->next_marked;
 
@@ -138,7 +162,8 @@ static void sweep(struct server *server)
 			continue;
 		}
 		*link = client->next;
-		tell(server, "client %u is gone", client->number);
+		tell(server, "client %u (%s) is gone: %s", client->number, client->peer,
+		     client->why);
 		ox_nbd_client_free(client);
 		server->client_count--;
 		server->accept_again_ms = 0;
@@ -149,15 +174,41 @@ static void sweep(struct server *server)
 	}
 }
 
-/* A limit for all clients may have kept some waiting although they themselves are idle. */
-static void resume_stalled(struct server *server)
+static struct ox_nbd_client *client_of(struct ox_nbd_conn *conn)
 {
+	char *client = (char *)conn - offsetof(struct ox_nbd_client, conn);
+
+	return (struct ox_nbd_client *)(void *)client;
+}
+
+/* Memory that has become free goes to those who wait for it. */
+static void resume_waiting(struct server *server)
+{
+	struct ox_nbd_share *share;
+
+	while ((share = ox_nbd_budget_next(&server->export.budget))) {
+		struct ox_nbd_conn *conn = ox_nbd_conn_of(share);
+
+		ox_nbd_conn_resume(conn);
+		mark(server, client_of(conn));
+	}
+}
+
+/* Lets those go that keep others waiting. */
+static void look_at_holders(struct server *server, int64_t now_ms)
+{
+	if (!server->export.budget.waiting || now_ms < server->look_ms)
+		return;
+	server->look_ms = now_ms + server->patience_ms / NBD_PATIENCE_LOOKS;
 	for (struct ox_nbd_client *client = server->clients; client; client = client->next) {
-		if (!client->conn.stalled)
+		if (!ox_nbd_client_is_in_the_way(client))
 			continue;
-		ox_nbd_conn_resume(&client->conn);
-		if (!client->conn.stalled)
-			mark(server, client);
+		warn(server,
+		     "client %u (%s) is let go: for %lld s it did not take or send on what fills "
+		     "%zu MiB of memory, and others wait for that",
+		     client->number, client->peer, (long long)server->patience_ms / 1000,
+		     client->conn.share.held_bytes >> 20);
+		ox_nbd_client_close(client, "it kept others waiting for memory");
 	}
 }
 
@@ -176,7 +227,7 @@ static void accept_client(struct server *server, int fd)
 	server->clients = client;
 	server->client_count++;
 	mark(server, client); /* the greeting */
-	tell(server, "client %u is connected", client->number);
+	tell(server, "client %u (%s) is connected", client->number, client->peer);
 }
 
 static void accept_clients(struct server *server, int listener)
@@ -210,6 +261,7 @@ static void begin_drain(struct server *server)
 	}
 	server->draining = true;
 	server->drain_deadline_ms = now_ms + DRAIN_MS;
+	server->stuck_deadline_ms = now_ms + server->stuck_ms;
 	ox_nbd_listeners_close(&server->listeners);
 	for (struct ox_nbd_client *client = server->clients; client; client = client->next) {
 		ox_nbd_client_drain(client);
@@ -242,12 +294,25 @@ static int64_t next_deadline_ms(const struct server *server)
 	for (const struct ox_nbd_client *client = server->clients; client; client = client->next)
 		if (client->deadline_ms < deadline_ms)
 			deadline_ms = client->deadline_ms;
+	if (server->export.budget.waiting && server->look_ms < deadline_ms)
+		deadline_ms = server->look_ms;
 	if (!server->draining && server->accept_again_ms < deadline_ms)
 		deadline_ms = server->accept_again_ms;
 	/* While the library works its events wake us; the time of slow clients starts after. */
-	if (server->draining && all_answered(server) && server->drain_deadline_ms < deadline_ms)
-		deadline_ms = server->drain_deadline_ms;
+	if (server->draining) {
+		const int64_t end_ms = all_answered(server) ? server->drain_deadline_ms
+							    : server->stuck_deadline_ms;
+
+		if (end_ms < deadline_ms)
+			deadline_ms = end_ms;
+	}
 	return deadline_ms;
+}
+
+static bool is_stuck(const struct server *server)
+{
+	return server->draining && !all_answered(server) &&
+	       ox_nbd_now_ms() >= server->stuck_deadline_ms;
 }
 
 static void expire(struct server *server, int64_t now_ms)
@@ -258,10 +323,12 @@ static void expire(struct server *server, int64_t now_ms)
 	for (struct ox_nbd_client *client = server->clients; client; client = client->next) {
 		if (!close_all && now_ms < client->deadline_ms)
 			continue;
-		if (client->fd >= 0)
-			tell(server, "client %u was too slow", client->number);
-		ox_nbd_client_close(client);
+		ox_nbd_client_close(client, close_all		? "it did not read its last replies"
+					    : client->lingering ? "the server ends"
+								: "it did not finish the handshake "
+								  "in time");
 	}
+	look_at_holders(server, now_ms);
 	if (server->accept_again_ms <= now_ms)
 		server->accept_again_ms = 0; /* sweep takes it up */
 }
@@ -327,12 +394,13 @@ static bool reap(struct server *server)
 		count = ox_queue_reap(server->export.queue, requests, REAPS_A_CALL);
 		for (size_t i = 0; i < count; i++) {
 			struct ox_nbd_conn *conn = ox_nbd_request_completed(requests[i]);
-			char *client = (char *)conn - offsetof(struct ox_nbd_client, conn);
 
-			mark(server, (struct ox_nbd_client *)(void *)client);
+			mark(server, client_of(conn));
 			any = true;
 		}
 	} while (count == REAPS_A_CALL);
+	if (any && server->draining)
+		server->stuck_deadline_ms = ox_nbd_now_ms() + server->stuck_ms;
 	return any;
 }
 
@@ -363,8 +431,10 @@ static int run(struct server *server)
 			break;
 		serve_marked(server);
 		ret = exchange(server);
-		resume_stalled(server);
+		resume_waiting(server);
 		sweep(server);
+		if (ret == 0 && is_stuck(server))
+			ret = -ETIMEDOUT;
 	}
 	return ret;
 }
@@ -415,12 +485,15 @@ static int open_fds(struct server *server, struct ox_serve_error *error)
 static int announce(const struct server *server, struct ox_serve_error *error)
 {
 	char *uri = ox_nbd_listeners_uri(&server->listeners, server->export.name);
+	int ret;
 
 	if (!uri)
 		return fail(error, -ENOMEM, "Cannot tell the address");
-	server->options->ready(server->options->opaque, uri);
+	ret = server->options->ready(server->options->opaque, uri);
 	free(uri);
-	return 0;
+	if (ret < 0)
+		error->message[0] = '\0';
+	return ret;
 }
 
 static void close_server(struct server *server, bool requests_lost)
@@ -436,6 +509,32 @@ static void close_server(struct server *server, bool requests_lost)
 	ox_queue_free(server->export.queue);
 }
 
+/* The library keeps requests that do not complete: nobody can say what became of them. */
+static void tell_lost(const struct server *server, int code, struct ox_serve_error *error)
+{
+	error->requests_lost = true;
+	if (code == -ETIMEDOUT)
+		snprintf(error->message, sizeof(error->message),
+			 "The image's file does not answer: %zu requests did not complete within "
+			 "%lld s, and the image is not closed",
+			 ox_queue_pending(server->export.queue),
+			 (long long)server->stuck_ms / 1000);
+	else
+		fail(error, code, "The I/O engine failed");
+}
+
+uint64_t ox_serve_nbd_memory_min(unsigned max_clients)
+{
+	return ox_nbd_budget_min_bytes(max_clients);
+}
+
+uint64_t ox_serve_nbd_memory_default(unsigned max_clients)
+{
+	const uint64_t min_bytes = ox_serve_nbd_memory_min(max_clients);
+
+	return min_bytes > MEMORY_DEFAULT_BYTES ? min_bytes : MEMORY_DEFAULT_BYTES;
+}
+
 int ox_serve_nbd(struct ox_context *ctx, struct ox_image *image,
 		 const struct ox_serve_nbd_options *options, struct ox_serve_error *ret_error)
 {
@@ -449,10 +548,17 @@ int ox_serve_nbd(struct ox_context *ctx, struct ox_image *image,
 		.signals.fd = -1,
 		.epoll_fd = -1,
 		.accept_again_ms = INT64_MAX,
+		.stuck_ms = options->drain_ms ? options->drain_ms : STUCK_MS,
+		.patience_ms = options->patience_ms ? options->patience_ms : NBD_PATIENCE_MS,
 		.next_number = 1,
 	};
+	uint64_t memory_bytes = options->memory_bytes;
 	int ret;
 
+	if (memory_bytes == 0)
+		memory_bytes = ox_serve_nbd_memory_default(options->max_clients);
+	server.marked_end = &server.marked;
+	ox_nbd_budget_init(&server.export.budget, memory_bytes, options->max_clients);
 	*ret_error = (struct ox_serve_error){0};
 	ret = ox_queue_new(image, &server.export.queue);
 	if (ret < 0)
@@ -463,11 +569,11 @@ int ox_serve_nbd(struct ox_context *ctx, struct ox_image *image,
 	if (ret == 0)
 		ret = announce(&server, ret_error);
 	if (ret == 0) {
+		ox_context_set_polled(ctx, true); /* exchange does, in each turn */
 		ret = run(&server);
-		if (ret < 0) {
-			fail(ret_error, ret, "The I/O engine failed");
-			ret_error->requests_lost = true;
-		}
+		ox_context_set_polled(ctx, false);
+		if (ret < 0)
+			tell_lost(&server, ret, ret_error);
 	}
 	close_server(&server, ret_error->requests_lost);
 	return ret;

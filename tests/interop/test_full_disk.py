@@ -1,0 +1,213 @@
+#!/usr/bin/python3
+# SPDX-License-Identifier: MIT
+"""S1: on a full host a write that finds no room fails alone; all else works, and goes on when there is
+room again (docs/durability.md, "Space")."""
+from hostfs import *
+
+HOST_BYTES = 16 * MIB
+ROOM = 7 * MIB
+BLOCK = 64 * KIB
+DISK_BYTES = 4096 * MIB
+# Where the host overwrites in place, and where it does not.
+PROMISED = ("ext4", "ext4_with_large_blocks", "tmpfs", "xfs", "btrfs_without_cow")
+# What is freed there is room only once an extent is freed as a whole, and after the next commit.
+LATE = ("btrfs", "btrfs_without_cow")
+LAZY = {"strict": "lazy_refcounts=off", "lazy": "lazy_refcounts=on"}
+
+
+def plain(where, options):
+    image = where / "disk.qcow2"
+    oxbow("create", "-q", "-f", "qcow2", "-o", options, image, str(DISK_BYTES))
+    return image
+
+
+def chain(where, options):
+    """Data is written before its entry, with what surrounds it."""
+    base = where.parent / "base.qcow2"
+    if not base.exists():
+        oxbow("create", "-q", "-f", "qcow2", base, str(DISK_BYTES))
+        oxbow("io", "-f", "qcow2", *io_args((f"write -P 0xbb 0 {12 * MIB}", "write -P 0xbb 3G 1M")),
+              base)
+    image = where / "disk.qcow2"
+    oxbow("create", "-q", "-f", "qcow2", "-o", f"{options},backing_fmt=qcow2,backing_file={base}",
+          image)
+    return image
+
+
+def sparse_copy(where, options):
+    """Tables that exist and lie in holes."""
+    image = where / "disk.qcow2"
+    whole = where.parent / "whole.qcow2"
+    qemu_img("create", "-q", "-f", "qcow2", "-o", options, whole, str(DISK_BYTES))
+    qemu_io("-f", "qcow2", "-c", "write -q -P 5 600M 64k", "-c", "write -q -P 5 3500M 64k", whole)
+    run("cp", "--sparse=always", whole, image)
+    whole.unlink()
+    return image
+
+
+def small_clusters(where, options):
+    image = where / "disk.qcow2"
+    oxbow("create", "-q", "-f", "qcow2", "-o", f"{options},cluster_size=2k", image, "256M")
+    return image
+
+
+def fill(handle, offset, flags=0):
+    """Blocks from offset on until one is refused, and then some more at other tables' places."""
+    written = write_until_full(handle, offset, handle.get_size(), BLOCK, flags)
+    for n in range(24):
+        at = (handle.get_size() // 24 * n + 40 * MIB) // BLOCK * BLOCK % handle.get_size()
+        try:
+            handle.pwrite(block_at(at, BLOCK), at, flags)
+            written.append(at)
+        except nbd.Error as error:
+            check_equal(error.errnum, errno.ENOSPC, f"error of the write at {at:#x}")
+    return written
+
+
+def let_room_come(path):
+    run("sync", "-f", path)
+
+
+def check_all(handle, written, what):
+    check_blocks(handle, written, BLOCK, f"a block that fitted {what}")
+
+
+def check_state(image, what):
+    """Clean to both, and without a leak."""
+    check_equal(Qcow2(image).is_dirty, False, f"dirty bit {what}")
+    check_clean(image, what)
+
+
+def full_disk(kind, image, filler, cache, engine, what):
+    with Server("-f", "qcow2", "-t", cache, "--allow-backing", image,
+                env={"OXBOW_IO": engine}) as server:
+        handle = nbd_connect(server.uri)
+        written = fill(handle, 0)
+        if len(written) < 40:
+            raise Failure(f"full after {len(written)} blocks {what}")
+        handle.flush()
+        for at in written[::3]:
+            handle.pwrite(block_at(at, BLOCK), at)
+        handle.flush()
+        check_all(handle, written, what)
+        handle.shutdown()
+    check_state(image, f"closed on a full disk {what}")
+    with Server("-f", "qcow2", "-t", cache, "--allow-backing", image,
+                env={"OXBOW_IO": engine}) as server:
+        handle = nbd_connect(server.uri)
+        check_all(handle, written, f"opened again {what}")
+        trimmed, written = written[:16], written[16:]
+        for at in trimmed:
+            handle.trim(BLOCK, at)
+        handle.flush()
+        let_room_come(image)
+        again = write_until_full(handle, handle.get_size() // 2 + 8 * MIB, handle.get_size(), BLOCK,
+                                 nbd.CMD_FLAG_FUA)
+        if len(again) < 8 and kind not in LATE:
+            raise Failure(f"a trim of 16 blocks made room for {len(again)} {what}")
+        written += again
+        if kind not in LATE:
+            handle.trim(BLOCK * 4, again[0])  # and no flush follows
+            written = [at for at in written if not again[0] <= at < again[0] + 4 * BLOCK]
+            handle.pwrite(block_at(trimmed[0], BLOCK), trimmed[0])
+            written.append(trimmed[0])
+        os.unlink(filler)
+        let_room_come(image)
+        more = list(range(20 * MIB, 21 * MIB, BLOCK)) + [handle.get_size() - MIB]
+        for at in more:
+            handle.pwrite(block_at(at, BLOCK), at)
+        handle.flush()
+        written = sorted(set(written + more))
+        check_all(handle, written, f"with room again {what}")
+        handle.shutdown()
+    check_state(image, f"closed with room again {what}")
+    with Server("-f", "qcow2", "-r", "--allow-backing", image) as server:
+        handle = nbd_connect(server.uri)
+        check_all(handle, written, f"in the end {what}")
+        handle.shutdown()
+
+
+def make_test(kind, make_image, refcounts):
+    def test():
+        where = mounted(kind, HOST_BYTES)
+        for n, cache in enumerate(("writeback", "none") if kind in LATE else CACHE_MODES):
+            engine = ("uring", "threads")[n % 2]
+            what = f"on {kind}, {cache} {refcounts} {engine}"
+            image = make_image(where, LAZY[refcounts])
+            leave_room(where / "filler", ROOM)
+            full_disk(kind, image, where / "filler", cache, engine, what)
+            os.unlink(image)
+            let_room_come(where)
+    return test
+
+
+for _kind in PROMISED:
+    for _make in (plain, chain, sparse_copy, small_clusters):
+        for _refcounts in LAZY:
+            if _kind in ("ext4", "tmpfs") or (_make in (plain, sparse_copy) and _refcounts == "lazy"):
+                globals()[f"test_a_full_{_kind}_costs_a_{_refcounts}_{_make.__name__}_nothing"] = (
+                    make_test(_kind, _make, _refcounts))
+
+
+def test_where_overwrites_need_room_no_acknowledged_flush_is_lost_and_reads_go_on():
+    where = mounted("btrfs", HOST_BYTES)
+    for cache in ("writeback", "none", "unsafe"):
+        what = f"on btrfs, {cache}"
+        image = plain(where, LAZY["lazy"])
+        leave_room(where / "filler", ROOM)
+        flushed = []
+        server = Server("-f", "qcow2", "-t", cache, image)
+        with server:
+            handle = nbd_connect(server.uri)
+            pending = []
+            for at in range(0, DISK_BYTES, BLOCK):
+                try:
+                    handle.pwrite(block_at(at, BLOCK), at)
+                    pending.append(at)
+                    if len(pending) % 8 == 0:
+                        handle.flush()
+                        flushed, pending = flushed + pending, []
+                except nbd.Error:
+                    break
+            check_all(handle, flushed + pending, what)
+            os.unlink(where / "filler")
+            let_room_come(where)
+            try:
+                handle.flush()
+                flushed += pending
+            except nbd.Error:
+                pass  # a failed sync poisons: what was not flushed has been told to be lost
+            check_all(handle, flushed, f"with room again {what}")
+            handle.shutdown()
+            server.process.send_signal(signal.SIGTERM)
+            server.process.wait()
+            server._expected_dead = True
+        with Server("-f", "qcow2", image) as server:
+            handle = nbd_connect(server.uri)
+            check_all(handle, flushed, f"opened again {what}")
+            handle.pwrite(block_at(2048 * MIB, BLOCK), 2048 * MIB, nbd.CMD_FLAG_FUA)
+            handle.shutdown()
+        check_clean(image, what)
+        os.unlink(image)
+        let_room_come(where)
+
+
+def test_the_command_io_tells_one_write_of_many_that_there_is_no_room():
+    where = mounted("ext4", HOST_BYTES)
+    image = plain(where, LAZY["strict"])
+    commands = [f"write -P {n % 255 + 1} {n * BLOCK} {BLOCK}" for n in range(300)]
+    refused = run(oxbow_path(), "io", "-f", "qcow2", *io_args(commands + ["flush"]), image,
+                  check=False)
+    lines = (refused.stdout + refused.stderr).splitlines()
+    failed = [line for line in lines if "No space left" in line]
+    fitted = [line for line in lines if line.startswith("wrote ")]
+    check_equal(len(failed) + len(fitted), 300, "commands answered")
+    if len(fitted) < 180:
+        raise Failure(f"only {len(fitted)} of 224 blocks fitted")
+    check_clean(image)
+    reads = [f"read -P {n % 255 + 1} {n * BLOCK} {BLOCK}" for n in range(len(fitted) - 8)]
+    oxbow("io", "-r", "-f", "qcow2", *io_args(reads), image)
+
+
+needs_root()
+run_tests(globals())

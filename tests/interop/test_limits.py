@@ -1,0 +1,65 @@
+#!/usr/bin/python3
+# SPDX-License-Identifier: MIT
+"""Limits of the process (ulimit -f) and readers that are gone are errors, and end nobody."""
+import errno
+
+from nbdwire import *
+
+LIMIT = 4 * MIB
+LIMITED = ("prlimit", f"--fsize={LIMIT}")
+ENGINES = ("io_uring", "threads")
+MODES = ("none", "directsync", "writeback", "writethrough")
+
+
+def limited_io(engine, mode, disk, *commands):
+    words = [word for command in commands for word in ("-c", command)]
+    os.environ["OXBOW_IO"] = "threads" if engine == "threads" else ""
+    on_exit(lambda: os.environ.pop("OXBOW_IO", None))
+    return run(*LIMITED, oxbow_path(), "io", "-f", "raw", "-t", mode, *words, disk, check=False)
+
+
+def raw_disk(name):
+    path = tmpdir() / name
+    with open(path, "wb") as file:
+        file.truncate(16 * MIB)
+    return path
+
+
+def test_a_write_beyond_the_file_size_limit_is_an_error_of_that_write():
+    for engine in ENGINES:
+        for mode in MODES:
+            disk = raw_disk(f"{engine}-{mode}")
+            result = limited_io(engine, mode, disk, "write -P 1 0 64k", "write -P 2 8M 64k",
+                                "write -P 3 64k 64k")
+            said = result.stdout + result.stderr
+            check_in(os.strerror(errno.EFBIG), said, f"output with {engine}, {mode}")
+            check_equal(said.count("wrote 65536/65536"), 2, f"writes with {engine}, {mode}")
+
+
+def test_a_server_answers_a_write_beyond_the_limit_and_serves_on():
+    for engine in ENGINES:
+        for mode in MODES:
+            disk = raw_disk(f"{engine}-{mode}")
+            env = {"OXBOW_IO": "threads"} if engine == "threads" else {}
+            with Server("-f", "raw", "-t", mode, disk, env=env, wrapper=LIMITED) as server:
+                client = Client(server)
+                client.write(0, b"a" * 65536)
+                error = client.call(WRITE, 8 * MIB, 65536, 0, b"b" * 65536).error
+                check_equal(error, ENOSPC, f"error with {engine}, {mode}")
+                client.write(65536, b"c" * 65536)
+                client.ok(FLUSH)
+            check_equal(disk.read_bytes()[:131072], b"a" * 65536 + b"c" * 65536, "data")
+
+
+def test_a_reader_of_the_output_who_is_gone_does_not_end_a_writer():
+    disk = raw_disk("disk")
+    process = subprocess.Popen([oxbow_path(), "io", "-f", "raw", "-c", "read -v 0 256k", "-c",
+                                "write -P 9 0 64k", disk], stdout=subprocess.PIPE,
+                               stderr=subprocess.PIPE)
+    process.stdout.close()
+    process.communicate()
+    check_equal(process.returncode, 1, "exit code")
+    check_equal(disk.read_bytes()[:65536], b"\x09" * 65536, "data")
+
+
+run_tests(globals())
