@@ -89,14 +89,14 @@ REPAIR_MUTANTS = [
      "what lies beside a field that is put right is lost", "repair"),
     # ---- mend/unalias.c ----
     ("copies_named_before_counted", "D3", "check/mend/unalias.c",
-     [("\tif (r == 0)\n\t\tr = ox_mend_publish_counts_co(w, &plan);\n\tox_plan_free(&plan);\n"
+     [("\tif (r == 0)\n\t\tr = ox_mend_publish_counts_co(u->w, &plan);\n\tox_plan_free(&plan);\n"
        "\treturn r == 0 ? name_copies_co(u) : r;",
-       "\tif (r == 0)\n\t\tr = ox_io_sync_co(w->v.io);\n\tif (r == 0)\n\t\tr = name_copies_co(u);\n"
-       "\tif (r == 0)\n\t\tr = ox_mend_publish_counts_co(w, &plan);\n\tox_plan_free(&plan);\n\treturn r;")],
+       "\tif (r == 0)\n\t\tr = ox_io_sync_co(u->w->v.io);\n\tif (r == 0)\n\t\tr = name_copies_co(u);\n"
+       "\tif (r == 0)\n\t\tr = ox_mend_publish_counts_co(u->w, &plan);\n\tox_plan_free(&plan);\n\treturn r;")],
      "entries name copies before the copies' counts are durable", "repair"),
     ("copies_named_before_written", "D1", "check/mend/unalias.c",
-     [("\tif (r == 0)\n\t\tr = write_copies_co(u);\n\tif (r == 0)\n\t\tr = ox_mend_publish_counts_co(w, &plan);\n",
-       "\tif (r == 0)\n\t\tr = ox_mend_publish_counts_co(w, &plan);\n\tif (r == 0)\n\t\tr = write_copies_co(u);\n")],
+     [("\tif (r == 0)\n\t\tr = write_copies_co(u);\n\tif (r == 0)\n\t\tr = ox_mend_publish_counts_co(u->w, &plan);\n",
+       "\tif (r == 0)\n\t\tr = ox_mend_publish_counts_co(u->w, &plan);\n\tif (r == 0)\n\t\tr = write_copies_co(u);\n")],
      "entries name copies that are not durable", "repair"),
     ("shared_table_changed_before_its_copy_is_named", "D2", "check/mend/unalias.c",
      [("\tif (r == 0)\n\t\tr = ox_io_sync_co(w->v.io);\n\tif (r == 0)\n\t\tr = ox_walk_l2_co(w, OX_WAYS_CHANGE, divert_l2_table, u);",

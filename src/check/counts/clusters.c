@@ -5,6 +5,7 @@
 #include <stdlib.h>
 
 #include "base/grow.h"
+#include "base/sorted.h"
 
 int ox_clusters_add(struct ox_clusters *list, uint64_t cluster)
 {
@@ -14,14 +15,6 @@ int ox_clusters_add(struct ox_clusters *list, uint64_t cluster)
 	return 0;
 }
 
-static int compare(const void *a, const void *b)
-{
-	const uint64_t *x = a;
-	const uint64_t *y = b;
-
-	return (*x > *y) - (*x < *y);
-}
-
 void ox_clusters_sort(struct ox_clusters *list)
 {
 	uint64_t i = 1;
@@ -29,23 +22,12 @@ void ox_clusters_sort(struct ox_clusters *list)
 	while (i < list->count && list->items[i - 1] < list->items[i])
 		i++;
 	if (i < list->count)
-		qsort(list->items, list->count, sizeof(*list->items), compare);
+		qsort(list->items, list->count, sizeof(*list->items), ox_sorted_compare);
 }
 
 uint64_t ox_clusters_from(const struct ox_clusters *list, uint64_t cluster)
 {
-	uint64_t low = 0;
-	uint64_t high = list->count;
-
-	while (low < high) {
-		uint64_t mid = low + (high - low) / 2;
-
-		if (list->items[mid] < cluster)
-			low = mid + 1;
-		else
-			high = mid;
-	}
-	return low;
+	return ox_sorted_from(list->items, list->count, sizeof(*list->items), cluster);
 }
 
 uint64_t ox_clusters_find(const struct ox_clusters *list, uint64_t cluster)

@@ -26,13 +26,12 @@ static void mark_block(struct ox_walk *w, const struct ox_slot *slot)
  * where something else cannot be followed, a reference is missing that the count still holds. */
 static bool is_suspect(const struct ox_judge *g, const struct ox_slot *slot)
 {
-	const struct ox_view *v = &g->w->v;
 	struct ox_cell cell = slot->cell;
 
 	if (cell.count < 2 || cell.state < OX_CELL_L2)
 		return false;
 	return slot->stored != cell.count || (ox_cell_active(cell) & OX_CELL_COPIED) ||
-	       v->j->structural > 0 || g->lacks_entries;
+	       g->w->v.j->structural > 0 || g->lacks_entries;
 }
 
 static int compare_slot(void *arg, struct ox_slot *slot)
@@ -99,8 +98,7 @@ static int report_slot(void *arg, struct ox_slot *slot)
 	    ox_ledger_overflows(&w->k, slot->cell))
 		return 0;
 	ox_journal_found(w->j, slot->stored > count ? OX_FOUND_LEAK : OX_FOUND_TOO_LOW,
-			 OX_FOUND(.a = slot->cluster, .b = slot->stored, .c = count,
-				  .host_offset = slot->cluster * w->v.cluster_bytes));
+			 ox_slot_found(&w->k, slot));
 	return 0;
 }
 

@@ -14,13 +14,12 @@ struct pass {
 /* Raises what was counted to a count that is not lowered: what it is kept for may be linked yet. */
 static int keep_count_co(struct pass *p, uint64_t cluster, uint64_t *count)
 {
-	struct ox_walk *w = p->w;
 	uint64_t stored = 0;
 	int r;
 
 	if (!ox_keeper_keeps_count(p->keeper, cluster))
 		return 0;
-	r = ox_stored_count_co(&w->k, &p->cache, cluster, &stored);
+	r = ox_stored_count_co(&p->w->k, &p->cache, cluster, &stored);
 	if (r > 0)
 		*count = ox_max_u64(*count, stored);
 	return r < 0 ? r : 0;
@@ -75,9 +74,8 @@ static void tell(struct pass *p, enum ox_finding_id id, struct ox_found what)
 static int tell_in_l2_co(struct pass *p, uint64_t l2_cluster, uint64_t index, enum ox_finding_id id,
 			 struct ox_found what)
 {
-	struct ox_walk *w = p->w;
 	if (p->how == OX_COPIED_REPORT)
-		return ox_walk_found_in_l2_co(w, l2_cluster, index, id, what);
+		return ox_walk_found_in_l2_co(p->w, l2_cluster, index, id, what);
 	tell(p, id, what);
 	return 0;
 }

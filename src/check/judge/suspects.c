@@ -119,7 +119,7 @@ static int place_l2_entries(void *arg, uint64_t cluster, struct ox_cell cell, st
 
 		if (!table[i * words].raw)
 			continue;
-		e = ox_qcow2_l2_decode(&w->v.h, ox_be64_get(table[i * words]));
+		e = ox_view_l2_entry(&w->v, table, i);
 		r = place_entry(g, &e, ox_walk_place_tree(place),
 				ox_walk_place_index(place) * entries + i);
 		if (r < 0)

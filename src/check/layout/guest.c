@@ -108,7 +108,7 @@ static int look_at_l2(void *arg, uint64_t cluster, struct ox_cell cell, struct o
 
 		if (!entries[i * words].raw)
 			continue;
-		e = ox_qcow2_l2_decode(&w->v.h, ox_be64_get(entries[i * words]));
+		e = ox_view_l2_entry(&w->v, entries, i);
 		take_entry(&t, first + i, &e);
 	}
 	return 0;

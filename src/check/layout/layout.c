@@ -14,6 +14,7 @@
 #include "base/arith.h"
 #include "base/assert.h"
 #include "base/grow.h"
+#include "base/sorted.h"
 #include "check/check.h"
 
 /* ---- which table a META cluster belongs to ---- */
@@ -62,13 +63,6 @@ static int take_claim(void *arg, const char *word, uint64_t first, uint64_t end)
 	return add_range(arg, kind_of_word(word), first, end);
 }
 
-static int compare_ranges(const void *a, const void *b)
-{
-	const struct ox_layout_range *x = a, *y = b;
-
-	return (x->first > y->first) - (x->first < y->first);
-}
-
 /* Refcount blocks are claimed one by one, under no word. */
 static int complete_ranges(struct ox_layout *l)
 {
@@ -82,7 +76,7 @@ static int complete_ranges(struct ox_layout *l)
 			return -ENOMEM;
 	}
 	if (l->range_count > 0)
-		qsort(l->ranges, l->range_count, sizeof(*l->ranges), compare_ranges);
+		qsort(l->ranges, l->range_count, sizeof(*l->ranges), ox_sorted_compare);
 	return 0;
 }
 

@@ -16,9 +16,7 @@ static int raise_slot(void *arg, struct ox_slot *slot)
 	    ox_ledger_overflows(&w->k, slot->cell))
 		return 0;
 	if (!ox_ledger_is_grown(&w->k, slot->cluster))
-		ox_journal_mended(w->j, OX_FOUND_TOO_LOW,
-				  OX_FOUND(.a = slot->cluster, .b = slot->stored, .c = count,
-					   .host_offset = slot->cluster * w->v.cluster_bytes));
+		ox_journal_mended(w->j, OX_FOUND_TOO_LOW, ox_slot_found(&w->k, slot));
 	ox_slot_set(&w->k, slot, slot->cell.count);
 	return 0;
 }
@@ -38,9 +36,7 @@ static int lower_slot(void *arg, struct ox_slot *slot)
 		return 0;
 	if (!slot->block || ox_cell_is_broken(slot->cell) || slot->stored <= slot->cell.count)
 		return 0;
-	ox_journal_mended(w->j, OX_FOUND_LEAK,
-			  OX_FOUND(.a = slot->cluster, .b = slot->stored, .c = slot->cell.count,
-				   .host_offset = slot->cluster * w->v.cluster_bytes));
+	ox_journal_mended(w->j, OX_FOUND_LEAK, ox_slot_found(&w->k, slot));
 	ox_slot_set(&w->k, slot, slot->cell.count);
 	return 0;
 }

@@ -8,6 +8,7 @@
 #include <stdlib.h>
 
 #include "base/arith.h"
+#include "base/sorted.h"
 #include "check/mend/mend.h"
 
 static const char lost[] = "lost";
@@ -49,13 +50,12 @@ static bool is_unnamed(const struct ox_mend *m, uint64_t offset)
 /* 1: nobody names the cluster, and it is counted refs times; 0 or a negative errno. */
 static int is_orphan_co(struct ox_mend *m, uint64_t offset, uint64_t refs)
 {
-	struct ox_walk *w = m->w;
 	uint64_t stored = 0;
 	int r;
 
 	if (!is_unnamed(m, offset))
 		return 0;
-	r = count_of_co(m, offset / w->v.cluster_bytes, &stored);
+	r = count_of_co(m, offset / m->w->v.cluster_bytes, &stored);
 	return r <= 0 ? r : stored == refs;
 }
 
@@ -63,13 +63,12 @@ static int is_orphan_co(struct ox_mend *m, uint64_t offset, uint64_t refs)
  * many references; 0 or a negative errno. */
 static int is_told_co(struct ox_mend *m, uint64_t offset, uint64_t refs)
 {
-	struct ox_walk *w = m->w;
 	uint64_t stored = 0;
 	int r;
 
 	if (!is_unnamed(m, offset))
 		return 0;
-	r = count_of_co(m, offset / w->v.cluster_bytes, &stored);
+	r = count_of_co(m, offset / m->w->v.cluster_bytes, &stored);
 	return r < 0 ? r : r == 0 || stored >= refs;
 }
 
@@ -77,8 +76,7 @@ static int is_told_co(struct ox_mend *m, uint64_t offset, uint64_t refs)
  * tells; or another negative errno. */
 static int lacks_refs_co(struct ox_mend *m, uint64_t cluster, uint64_t refs)
 {
-	struct ox_walk *w = m->w;
-	struct ox_cell cell = ox_counts_get(&w->k.cells, cluster);
+	struct ox_cell cell = ox_counts_get(&m->w->k.cells, cluster);
 	uint64_t stored = 0;
 	int r = count_of_co(m, cluster, &stored);
 
@@ -106,8 +104,7 @@ static bool is_plausible_table(const struct ox_walk *w, const struct ox_be64 *ta
 	bool any = false;
 
 	for (uint64_t i = 0; i < ox_qcow2_l2_entries(&w->v.h); i++) {
-		struct ox_qcow2_entry e =
-			ox_qcow2_l2_decode(&w->v.h, ox_be64_get(table[i * words]));
+		struct ox_qcow2_entry e = ox_view_l2_entry(&w->v, table, i);
 		uint64_t subclusters = words == 2 ? ox_be64_get(table[i * 2 + 1]) : 0;
 
 		if (e.kind == OX_QCOW2_ENTRY_BAD ||
@@ -146,33 +143,22 @@ static bool is_bottom(const struct ox_walk *w)
 static void changed(struct ox_mend *m, struct ox_be64 *entry, uint64_t raw, const char *fate,
 		    enum ox_finding_id id, struct ox_found what)
 {
-	struct ox_walk *w = m->w;
 	what.fate = fate;
 	*entry = ox_be64(raw);
 	m->changes++;
 	m->dropped += fate == lost;
-	ox_journal_mended(w->j, id, what);
+	ox_journal_mended(m->w->j, id, what);
 }
 
 /* ---- L1 ---- */
 
-static int compare_clusters(const void *one, const void *other)
-{
-	const uint64_t *a = one;
-	const uint64_t *b = other;
-
-	return (*a > *b) - (*a < *b);
-}
-
 /* The clusters that a table names, each as often as it does. */
 static size_t list_named(const struct ox_walk *w, const struct ox_be64 *table, uint64_t *ret)
 {
-	unsigned words = ox_qcow2_l2_words(&w->v.h);
 	size_t count = 0;
 
 	for (uint64_t i = 0; i < ox_qcow2_l2_entries(&w->v.h); i++) {
-		struct ox_qcow2_entry e =
-			ox_qcow2_l2_decode(&w->v.h, ox_be64_get(table[i * words]));
+		struct ox_qcow2_entry e = ox_view_l2_entry(&w->v, table, i);
 		uint64_t size_bytes = w->v.cluster_bytes;
 
 		if (e.kind == OX_QCOW2_ENTRY_COMPRESSED)
@@ -185,7 +171,7 @@ static size_t list_named(const struct ox_walk *w, const struct ox_be64 *table, u
 			count++;
 		}
 	}
-	qsort(ret, count, sizeof(*ret), compare_clusters);
+	qsort(ret, count, sizeof(*ret), ox_sorted_compare);
 	return count;
 }
 
@@ -473,12 +459,11 @@ static int is_shared_here_co(struct ox_mend *m, const struct l2_target *t, uint6
  */
 static int find_by_kin_co(struct ox_mend *m, struct l2_target *t, uint64_t *ret)
 {
-	struct ox_walk *w = m->w;
 	uint64_t found = 0;
 	int r = read_kin_co(m, t);
 
 	for (size_t i = 0; i < t->kin_count && r == 0; i++) {
-		uint64_t offset = kin_offset(w, t, i);
+		uint64_t offset = kin_offset(m->w, t, i);
 
 		if (offset == 0 || offset == found)
 			continue;
@@ -507,7 +492,7 @@ static int continues_co(struct ox_mend *m, const struct l2_target *t, int64_t st
 
 	if (other >= ox_qcow2_l2_entries(&w->v.h))
 		return 0;
-	e = ox_qcow2_l2_decode(&w->v.h, ox_be64_get(t->table[other * t->words]));
+	e = ox_view_l2_entry(&w->v, t->table, other);
 	if (e.kind != OX_QCOW2_ENTRY_DATA ||
 	    ox_view_past_end(&w->v, e.host.bytes, w->v.cluster_bytes))
 		return 0;
@@ -622,7 +607,6 @@ static int mend_data_file_entry(struct ox_mend *m, const struct l2_target *t,
 static void mend_subclusters(struct ox_mend *m, const struct l2_target *t,
 			     const struct ox_qcow2_entry *e)
 {
-	struct ox_walk *w = m->w;
 	struct ox_be64 *second = entry_of(t) + 1;
 	uint64_t bits = ox_be64_get(*second);
 	struct ox_found what = OX_FOUND(.a = ox_be64_get(*entry_of(t)), .b = bits);
@@ -636,7 +620,7 @@ static void mend_subclusters(struct ox_mend *m, const struct l2_target *t,
 		bits &= ~(bits << 32);
 	if (e->kind == OX_QCOW2_ENTRY_COMPRESSED)
 		bits = 0;
-	ox_mend_at_entry(&w->v, t->place, t->index, &what);
+	ox_mend_at_entry(&m->w->v, t->place, t->index, &what);
 	changed(m, second, bits, gone ? lost : in_doubt, OX_FOUND_SUBCLUSTERS, what);
 }
 

@@ -44,15 +44,13 @@ static int lacks_reference_co(struct search *s, uint64_t cluster)
 static int is_lost_table_co(struct search *s, uint64_t offset)
 {
 	struct ox_walk *w = s->w;
-	unsigned words = ox_qcow2_l2_words(&w->v.h);
 	bool any = false;
 	int r = ox_io_pread_co(w->v.io, s->l2, w->v.cluster_bytes, offset);
 
 	if (r < 0)
 		return r == -ENOMEM ? r : 0;
 	for (uint64_t i = 0; i < ox_qcow2_l2_entries(&w->v.h); i++) {
-		struct ox_qcow2_entry e =
-			ox_qcow2_l2_decode(&w->v.h, ox_be64_get(s->l2[i * words]));
+		struct ox_qcow2_entry e = ox_view_l2_entry(&w->v, s->l2, i);
 
 		if (e.kind == OX_QCOW2_ENTRY_UNALLOCATED)
 			continue;
@@ -294,10 +292,8 @@ bool ox_mend_lacks_l1(const struct ox_mend *m)
 {
 	const struct ox_walk *w = m->w;
 
-	for (size_t i = 0; i < OX_QCOW2_FAULT_COUNT; i++) {
-		if (w->v.faults.found[i] && i != OX_QCOW2_FAULT_L1_OFFSET)
-			return false;
-	}
+	if (ox_view_has_fault_but(&w->v, OX_QCOW2_FAULT_L1_OFFSET))
+		return false;
 	return w->v.faults.found[OX_QCOW2_FAULT_L1_OFFSET] ||
 	       (w->v.h.l1_entries > 0 && w->v.trees[0].l1_entries == 0);
 }

@@ -6,6 +6,7 @@
 
 #include "base/arith.h"
 #include "base/grow.h"
+#include "base/sorted.h"
 #include "check/mend/mend.h"
 
 static int by_place(const void *one, const void *other)
@@ -81,13 +82,12 @@ static int sort_by_index(struct ox_places *p)
 
 int ox_mend_read_places_co(struct ox_mend *m)
 {
-	struct ox_walk *w = m->w;
 	struct ox_places *p = &m->places;
 	int r;
 
 	if (p->indexed)
 		return 0;
-	r = ox_walk_l1_co(w, OX_WAYS_ALL, note_l1_entry, m);
+	r = ox_walk_l1_co(m->w, OX_WAYS_ALL, note_l1_entry, m);
 	if (r < 0)
 		return r;
 	if (p->count > 0)
@@ -119,22 +119,14 @@ struct ox_place *const *ox_places_at(const struct ox_places *places, uint64_t in
 
 struct ox_place *ox_places_find(const struct ox_places *places, uint64_t cluster, size_t *ret_count)
 {
-	size_t low = 0;
-	size_t high = places->count;
-	size_t count = 0;
+	size_t first =
+		ox_sorted_from(places->items, places->count, sizeof(*places->items), cluster);
+	size_t end = first;
 
-	while (low < high) {
-		size_t mid = low + (high - low) / 2;
-
-		if (places->items[mid].cluster < cluster)
-			low = mid + 1;
-		else
-			high = mid;
-	}
-	while (low + count < places->count && places->items[low + count].cluster == cluster)
-		count++;
-	*ret_count = count;
-	return count > 0 ? &places->items[low] : NULL;
+	while (end < places->count && places->items[end].cluster == cluster)
+		end++;
+	*ret_count = end - first;
+	return end > first ? &places->items[first] : NULL;
 }
 
 void ox_mend_at_entry(const struct ox_view *v, const struct ox_place *place, uint64_t entry,

@@ -486,10 +486,8 @@ int ox_mend_snapshots_co(struct ox_mend *m, bool *ret_again)
 	struct table t = {.m = m, .w = w};
 	int r;
 
-	for (size_t i = 0; i < OX_QCOW2_FAULT_COUNT; i++) {
-		if (w->v.faults.found[i] && i != OX_QCOW2_FAULT_SNAPSHOTS)
-			return 0;
-	}
+	if (ox_view_has_fault_but(&w->v, OX_QCOW2_FAULT_SNAPSHOTS))
+		return 0;
 	/* The file must not grow beneath what names a place past its end. */
 	if (ox_seen_past_end(w->j) > w->v.past_end_snapshots)
 		return 0;

@@ -19,15 +19,6 @@ enum need {
 	SOUND = 256, /* nothing structural is left: what it should have named looks like a leak */
 };
 
-static bool is_header_sound(const struct ox_view *v)
-{
-	for (size_t i = 0; i < OX_QCOW2_FAULT_COUNT; i++) {
-		if (v->faults.found[i])
-			return false;
-	}
-	return true;
-}
-
 /* Those of the needs that are true. */
 static unsigned truths(const struct ox_mend *m)
 {
@@ -37,8 +28,9 @@ static unsigned truths(const struct ox_mend *m)
 	return (m->repair == OX_REPAIR_ALL ? ALL : 0u) | (v->is_foreign ? 0u : KNOWN) |
 	       (m->is_last ? 0u : ROUND) | (ox_seen_hides_trees(j) ? 0u : TREES) |
 	       (v->h.crypt_method == OX_QCOW2_CRYPT_NONE ? PLAIN : 0u) |
-	       (is_header_sound(v) ? HEADER : 0u) | (ox_seen_past_end(j) == 0 ? INSIDE : 0u) |
-	       (v->has_data_file ? 0u : OWN_DATA) | (j->structural == 0 ? SOUND : 0u);
+	       (ox_view_has_fault_but(v, OX_QCOW2_FAULT_COUNT) ? 0u : HEADER) |
+	       (ox_seen_past_end(j) == 0 ? INSIDE : 0u) | (v->has_data_file ? 0u : OWN_DATA) |
+	       (j->structural == 0 ? SOUND : 0u);
 }
 
 /* ---- what each step looks for ---- */

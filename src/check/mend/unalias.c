@@ -109,11 +109,9 @@ static int collect_table(void *arg, uint64_t cluster, struct ox_cell cell, struc
 	size_t places;
 	const struct ox_place *place = ox_places_find(&u->m->places, cluster, &places);
 	bool split = is_split(cell, places);
-	unsigned words = ox_qcow2_l2_words(&w->v.h);
 
 	for (uint64_t i = 0; place && i < ox_qcow2_l2_entries(&w->v.h); i++) {
-		struct ox_qcow2_entry e =
-			ox_qcow2_l2_decode(&w->v.h, ox_be64_get(table[i * words]));
+		struct ox_qcow2_entry e = ox_view_l2_entry(&w->v, table, i);
 		int r = 0;
 
 		if (e.kind == OX_QCOW2_ENTRY_DATA)
@@ -189,12 +187,11 @@ static int forget_ref(struct ox_walk *w, const struct ref *ref)
 
 static void decide_data(struct unalias *u)
 {
-	const struct ox_walk *w = u->w;
 	const struct ref *keeper = NULL;
 
 	for (size_t i = 0; i < u->count; i++) {
 		struct ref *ref = &u->refs[i];
-		struct ox_cell cell = ox_counts_get(&w->k.cells, ref->host);
+		struct ox_cell cell = ox_counts_get(&u->w->k.cells, ref->host);
 
 		if (keeper && keeper->host != ref->host)
 			keeper = NULL;
@@ -209,14 +206,13 @@ static void decide_data(struct unalias *u)
 
 static void decide_tables(struct unalias *u)
 {
-	const struct ox_walk *w = u->w;
 	struct ox_places *places = &u->m->places;
 
 	for (size_t i = 1; i < places->count; i++) {
 		struct ox_place *p = &places->items[i];
 
 		if (p->cluster == p[-1].cluster &&
-		    ox_cell_is_broken(ox_counts_get(&w->k.cells, p->cluster)))
+		    ox_cell_is_broken(ox_counts_get(&u->w->k.cells, p->cluster)))
 			p->copy = u->next++;
 	}
 }
@@ -289,7 +285,6 @@ static bool is_feasible(const struct unalias *u)
 /* Whether a copy is named more often than a count can say: that has to be mended first. */
 static bool has_narrow_copy(struct unalias *u)
 {
-	struct ox_walk *w = u->w;
 	const struct ox_places *places = &u->m->places;
 	uint64_t most = 0;
 
@@ -301,7 +296,7 @@ static bool has_narrow_copy(struct unalias *u)
 		if (places->items[i].copy)
 			most = ox_max_u64(most, places->items[i].refs);
 	}
-	if (most <= ox_qcow2_refcount_max(w->k.rc.order))
+	if (most <= ox_qcow2_refcount_max(u->w->k.rc.order))
 		return false;
 	u->m->narrow_copies = true;
 	u->m->most_refs = ox_max_u64(u->m->most_refs, most);
@@ -346,8 +341,7 @@ static void divert_table(const struct unalias *u, const struct ox_place *place,
 	unsigned words = ox_qcow2_l2_words(&w->v.h);
 
 	for (uint64_t i = 0; i < entries; i++) {
-		struct ox_qcow2_entry e =
-			ox_qcow2_l2_decode(&w->v.h, ox_be64_get(table[i * words]));
+		struct ox_qcow2_entry e = ox_view_l2_entry(&w->v, table, i);
 		const struct ref *ref =
 			find_copy(u, e.host.bytes / w->v.cluster_bytes, place->index * entries + i);
 
@@ -383,8 +377,7 @@ static int copy_tables_co(struct unalias *u, struct ox_be64 *table)
 
 static int write_copies_co(struct unalias *u)
 {
-	struct ox_walk *w = u->w;
-	uint8_t *bytes = ox_io_buffer(w->v.cluster_bytes);
+	uint8_t *bytes = ox_io_buffer(u->w->v.cluster_bytes);
 	int r;
 
 	if (!bytes)
@@ -456,8 +449,7 @@ static int divert_l2_table(void *arg, uint64_t cluster, struct ox_cell cell, str
 	const struct ox_place *place = ox_places_find(&u->m->places, cluster, &places);
 
 	for (uint64_t i = 0; place && i < entries; i++) {
-		struct ox_qcow2_entry e =
-			ox_qcow2_l2_decode(&w->v.h, ox_be64_get(table[i * words]));
+		struct ox_qcow2_entry e = ox_view_l2_entry(&w->v, table, i);
 		uint64_t host = e.host.bytes / w->v.cluster_bytes;
 		const struct ref *ref = find_copy(u, host, place->index * entries + i);
 
@@ -507,14 +499,13 @@ static int place_copies(struct unalias *u, bool *ret_feasible)
 
 static int make_copies_co(struct unalias *u)
 {
-	struct ox_walk *w = u->w;
 	struct ox_plan plan = {0};
 	int r = ox_plan_make(u->m, &plan);
 
 	if (r == 0)
 		r = write_copies_co(u);
 	if (r == 0)
-		r = ox_mend_publish_counts_co(w, &plan);
+		r = ox_mend_publish_counts_co(u->w, &plan);
 	ox_plan_free(&plan);
 	return r == 0 ? name_copies_co(u) : r;
 }

@@ -66,18 +66,11 @@ static int keep_count(void *arg, struct ox_slot *slot)
 static int tell_slot(void *arg, struct ox_slot *slot)
 {
 	struct ox_walk *w = arg;
-	struct ox_found what = {
-		.a = slot->cluster,
-		.b = slot->stored,
-		.c = slot->cell.count,
-		.host_offset = slot->cluster * w->v.cluster_bytes,
-	};
-
 	if (slot->stored == slot->cell.count || ox_ledger_is_grown(&w->k, slot->cluster) ||
 	    ox_cell_is_broken(slot->cell) || ox_ledger_overflows(&w->k, slot->cell))
 		return 0;
 	ox_journal_mended(w->j, slot->stored > slot->cell.count ? OX_FOUND_LEAK : OX_FOUND_TOO_LOW,
-			  what);
+			  ox_slot_found(&w->k, slot));
 	return 0;
 }
 
@@ -141,8 +134,7 @@ static int publish_co(struct ox_walk *w, const struct ox_plan *plan, const struc
 
 static struct ox_refcounts new_structure(const struct ox_mend *m)
 {
-	const struct ox_walk *w = m->w;
-	struct ox_qcow2_header h = w->v.h;
+	struct ox_qcow2_header h = m->w->v.h;
 
 	h.refcount_order = order_for(most_refs(m));
 	return (struct ox_refcounts){

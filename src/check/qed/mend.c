@@ -193,20 +193,12 @@ static int copy_co(struct ox_qed *q, uint64_t from, uint64_t to, uint64_t size_b
 	return r;
 }
 
-static int by_index(const void *one, const void *other)
-{
-	const struct ox_qed_table *a = one;
-	const struct ox_qed_table *b = other;
-
-	return (a->index > b->index) - (a->index < b->index);
-}
-
 static int divert_l1(struct ox_qed *q, const struct ox_qed_slot *slot, uint64_t *entry)
 {
 	struct ox_qed_table key = {.index = (uint32_t)slot->l1_index};
 	const struct ox_qed_tables *t = &q->more_names;
 	const struct ox_qed_table *found =
-		bsearch(&key, t->list, t->count, sizeof(*t->list), by_index);
+		bsearch(&key, t->list, t->count, sizeof(*t->list), ox_qed_by_index);
 	struct ox_found what = ox_qed_found(q, slot, *entry);
 
 	if (!found)
@@ -269,7 +261,7 @@ static int copy_tables_co(struct ox_qed *q)
 
 	if (r < 0 || !is_affordable(q, q->mend->wanted + tables_want(q)))
 		return r;
-	qsort(t->list, t->count, sizeof(*t->list), by_index);
+	qsort(t->list, t->count, sizeof(*t->list), ox_qed_by_index);
 	for (size_t i = 0; i < t->count && r == 0; i++)
 		r = copy_co(q, t->list[i].offset, q->mend->base + i * q->table_bytes,
 			    q->table_bytes, true);

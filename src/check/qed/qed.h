@@ -122,6 +122,8 @@ enum ox_finding_id ox_qed_bad_entry(const struct ox_qed *q, const struct ox_qed_
 				    enum ox_qed_place place);
 struct ox_found ox_qed_found(const struct ox_qed *q, const struct ox_qed_slot *slot,
 			     uint64_t entry);
+/* For qsort and bsearch of tables: by their L1 index. */
+int ox_qed_by_index(const void *one, const void *other);
 /* The cluster among the shared ones; NULL: it is not. */
 struct ox_qed_shared *ox_qed_find_shared(const struct ox_qed *q, uint64_t cluster);
 

@@ -5,6 +5,7 @@
 
 #include "base/arith.h"
 #include "base/grow.h"
+#include "base/sorted.h"
 #include "check/qed/qed.h"
 #include "check/view/files.h"
 
@@ -114,7 +115,7 @@ static int by_offset(const void *one, const void *other)
 	return (a->index > b->index) - (a->index < b->index);
 }
 
-static int by_l1_index(const void *one, const void *other)
+int ox_qed_by_index(const void *one, const void *other)
 {
 	const struct ox_qed_table *a = one;
 	const struct ox_qed_table *b = other;
@@ -212,7 +213,7 @@ static int claim_tables(struct ox_qed *q)
 	q->l1_is_crossed = is_broken(q, q->h.l1_offset);
 	ox_journal_expect(&q->j, kept * ox_qed_table_pieces(q));
 	if (kept > 0)
-		qsort(t->list, kept, sizeof(*t->list), by_l1_index);
+		qsort(t->list, kept, sizeof(*t->list), ox_qed_by_index);
 	return r < 0 ? r : 0;
 }
 
@@ -277,18 +278,9 @@ static void doubt_tables(struct ox_qed *q)
 
 struct ox_qed_shared *ox_qed_find_shared(const struct ox_qed *q, uint64_t cluster)
 {
-	uint64_t low = 0;
-	uint64_t high = q->shared_count;
+	size_t at = ox_sorted_from(q->shared, q->shared_count, sizeof(*q->shared), cluster);
 
-	while (low < high) {
-		uint64_t mid = low + (high - low) / 2;
-
-		if (q->shared[mid].cluster < cluster)
-			low = mid + 1;
-		else
-			high = mid;
-	}
-	return low < q->shared_count && q->shared[low].cluster == cluster ? &q->shared[low] : NULL;
+	return at < q->shared_count && q->shared[at].cluster == cluster ? &q->shared[at] : NULL;
 }
 
 static bool is_shared(struct ox_cell cell)

@@ -12,24 +12,18 @@
 
 #include "base/arith.h"
 #include "base/grow.h"
+#include "base/sorted.h"
 
 #define MAX_PAIRS (4 * OX_SALVAGE_MAX)
 /* An orphan's place is told by a few of its clusters. */
 #define MAX_SHARED 16u
 
-static int by_cluster(const void *one, const void *other)
-{
-	const struct ox_orphan *a = one;
-	const struct ox_orphan *b = other;
-
-	return (a->cluster > b->cluster) - (a->cluster < b->cluster);
-}
-
 struct ox_orphan *ox_salvage_at(const struct ox_salvage *s, uint64_t cluster)
 {
 	struct ox_orphan key = {.cluster = cluster};
 
-	return s->count > 0 ? bsearch(&key, s->orphans, s->count, sizeof(key), by_cluster) : NULL;
+	return s->count > 0 ? bsearch(&key, s->orphans, s->count, sizeof(key), ox_sorted_compare)
+			    : NULL;
 }
 
 /* ---- each orphan's entries once more ---- */
@@ -158,46 +152,20 @@ static int note_shared(struct ox_salvage *s, struct ox_orphan *o, uint64_t index
 	return 0;
 }
 
-static int by_host(const void *one, const void *other)
-{
-	const struct shared *a = one;
-	const struct shared *b = other;
-
-	return (a->host > b->host) - (a->host < b->host);
-}
-
-static size_t find_shared(const struct all_shared *all, uint64_t host)
-{
-	size_t low = 0;
-	size_t high = all->count;
-
-	while (low < high) {
-		size_t mid = low + (high - low) / 2;
-
-		if (all->items[mid].host < host)
-			low = mid + 1;
-		else
-			high = mid;
-	}
-	return low;
-}
-
 static int meet_named(void *arg, uint64_t cluster, struct ox_cell cell, struct ox_be64 *table)
 {
 	const struct all_shared *all = arg;
 	const struct ox_walk *w = all->w;
 	uint64_t place = ox_walk_place_of(w, cluster);
-	unsigned words = ox_qcow2_l2_words(&w->v.h);
 
 	(void)cell;
 	for (uint64_t i = 0; i < ox_qcow2_l2_entries(&w->v.h) && place != OX_WALK_NO_PLACE; i++) {
-		struct ox_qcow2_entry e =
-			ox_qcow2_l2_decode(&w->v.h, ox_be64_get(table[i * words]));
+		struct ox_qcow2_entry e = ox_view_l2_entry(&w->v, table, i);
 		uint64_t host = e.host.bytes / w->v.cluster_bytes;
 
 		if (e.kind != OX_QCOW2_ENTRY_DATA && e.kind != OX_QCOW2_ENTRY_ZERO_ALLOC)
 			continue;
-		for (size_t at = find_shared(all, host);
+		for (size_t at = ox_sorted_from(all->items, all->count, sizeof(*all->items), host);
 		     at < all->count && all->items[at].host == host; at++) {
 			if (all->items[at].entry == i)
 				all->items[at].orphan->index = ox_walk_place_index(place);
@@ -218,7 +186,7 @@ static int tell_places_co(struct ox_salvage *s, struct ox_be64 *table)
 	}
 	/* A table that cannot be read has been told of, and keeps everything from being linked. */
 	if (r == 0 && all.count > 0 && w->j->totals.check_errors == 0) {
-		qsort(all.items, all.count, sizeof(*all.items), by_host);
+		qsort(all.items, all.count, sizeof(*all.items), ox_sorted_compare);
 		r = ox_walk_place_tables_co(w);
 		if (r == 0)
 			r = ox_walk_l2_co(w, OX_WAYS_ALL, meet_named, &all);
@@ -229,8 +197,7 @@ static int tell_places_co(struct ox_salvage *s, struct ox_be64 *table)
 
 int ox_salvage_relate_co(struct ox_salvage *s)
 {
-	struct ox_walk *w = s->w;
-	struct ox_be64 *table = ox_io_buffer(w->v.cluster_bytes);
+	struct ox_be64 *table = ox_io_buffer(s->w->v.cluster_bytes);
 	int r;
 
 	if (!table)

@@ -162,11 +162,7 @@ static const char *why_none(const struct ox_view *v)
 		return "its clusters lie in another file";
 	if (ox_seen_hides_trees(v->j))
 		return "there are tables that cannot be seen, and it may be theirs";
-	for (size_t i = 0; i < OX_QCOW2_FAULT_COUNT; i++) {
-		if (v->faults.found[i])
-			return "the header is damaged";
-	}
-	return NULL;
+	return ox_view_has_fault_but(v, OX_QCOW2_FAULT_COUNT) ? "the header is damaged" : NULL;
 }
 
 /* The L1 entry that the user named: damaged, or zero. */
@@ -455,8 +451,7 @@ static int link_all_co(struct links *l, bool *ret_again, struct ox_error **err)
 
 int ox_salvage_link_co(struct ox_salvage *s, bool *ret_again, struct ox_error **err)
 {
-	struct ox_walk *w = s->w;
-	struct links l = {.s = s, .w = s->w, .table = ox_io_buffer(w->v.cluster_bytes)};
+	struct links l = {.s = s, .w = s->w, .table = ox_io_buffer(s->w->v.cluster_bytes)};
 	int r = l.table ? ox_salvage_prepare(s) : -ENOMEM;
 
 	if (r < 0)

@@ -7,6 +7,7 @@
 
 #include "base/arith.h"
 #include "base/grow.h"
+#include "base/sorted.h"
 #include "check/scan/scan.h"
 
 /* ---- one cluster's bytes ---- */
@@ -53,14 +54,6 @@ static void count_entry(const struct ox_orphan_entry *entry, struct ox_orphan *o
 	o->zeros += !entry->names && entry->is_zero;
 }
 
-static int compare_words(const void *one, const void *other)
-{
-	const uint64_t *a = one;
-	const uint64_t *b = other;
-
-	return (*a > *b) - (*a < *b);
-}
-
 /* Whether a cluster is there twice. Counts runs on the way, before the order is changed. */
 static bool has_repeats(uint64_t *hosts, uint32_t count, uint32_t *ret_runs)
 {
@@ -73,7 +66,7 @@ static bool has_repeats(uint64_t *hosts, uint32_t count, uint32_t *ret_runs)
 	}
 	if (ascends)
 		return false;
-	qsort(hosts, count, sizeof(*hosts), compare_words);
+	qsort(hosts, count, sizeof(*hosts), ox_sorted_compare);
 	for (uint32_t i = 1; i < count; i++) {
 		if (hosts[i] == hosts[i - 1])
 			return true;
@@ -393,9 +386,7 @@ static int salvage_item_co(void *arg, const struct ox_scan_item *item, uint8_t *
 
 int ox_salvage_prepare(struct ox_salvage *s)
 {
-	struct ox_walk *w = s->w;
-
-	s->hosts = reallocarray(NULL, ox_qcow2_l2_entries(&w->v.h), sizeof(*s->hosts));
+	s->hosts = reallocarray(NULL, ox_qcow2_l2_entries(&s->w->v.h), sizeof(*s->hosts));
 	return s->hosts ? 0 : -ENOMEM;
 }
 

@@ -1,25 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * L2 tables that nothing names any more (docs/check.md, "Salvage"): recognised among the clusters
- * that the walk has not met, held against the L1 entries that cannot be followed, and linked again
- * where there is no choice.
- *
- * What may be taken for a table. A word of random bits is a valid entry of an image of C clusters
- * with a probability of 2^-60 C at most if it is standard (two flags, the cluster's number, all
- * else zero), and of 2^-10 if it claims to be compressed and the file has 2^40 bytes, less in a
- * smaller one. A table has at least 64, all of them valid: one in 2^640. What is mistaken is never
- * random. It is mostly zero, or made as tables are: guest data with a few numbers, the L2 table
- * of an image within the guest, an old copy of a live table, another list of clusters. So what a
- * table names counts for more than how it looks: its clusters are named by nobody else, and for a
- * SURE one the refcounts tell of exactly the references that are missing, its own among them, and
- * its COPIED bits agree with them.
- *
- * Damage in the table itself. As much may be no entry as one write of a disk tears (4 KiB), and at
- * most half of what is not zero: of n words, n/2 and more are then valid, which random ones are
- * with 2^n * 2^(-10 n/2): one in 2^256 where n is 64. Where less is used the rest has to be TELLING
- * by itself, and is held to the counts: a SURE table is sure without what is damaged. An entry that
- * can be followed, but to the wrong place, is not taken for damage: to name that place would make a
- * cross-link.
+ * L2 tables that nothing names any more: recognised among the clusters that the walk has not met,
+ * held against the L1 entries that cannot be followed, and linked again where there is no choice.
+ * docs/check.md ("Salvage") tells what is taken for a table, when one is SURE, which damage in it
+ * is borne with, and why that is enough.
  */
 #ifndef OX_CHECK_SALVAGE_H
 #define OX_CHECK_SALVAGE_H
