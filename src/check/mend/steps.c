@@ -116,35 +116,41 @@ struct step {
 #define ENTRIES (ALL | KNOWN | ROUND | TREES | PLAIN | HEADER)
 
 static const struct step structure[] = {
-	/* 0a: fields of the first cluster that the rest of the image tells. */
+	/* 0a. Writes fields of the first cluster, each within its sector: what the rest of the
+	 * image tells. Keeps the leaks where a field was given up. */
 	{ALL | KNOWN | ROUND, has_patches, ox_mend_apply_patches_co},
 	{ALL | KNOWN | ROUND, has_lost_bitmaps, ox_mend_lost_bitmaps_co},
-	/* 0b: the disk's L1 table and snapshots' that nothing names; the table of snapshots. */
+	/* 0b. Writes the place of the disk's L1 table, found again; or a new table of snapshots and
+	 * its counts, and then the header's sector. Keeps records that somebody may yet read. */
 	{ALL | KNOWN | ROUND, ox_mend_lacks_l1, ox_mend_l1_offset_co},
 	{ALL | KNOWN | ROUND, has_bad_snapshots, ox_mend_snapshots_co},
-	/* 0c: lost L2 tables; before anything that tells where one belongs is taken away. */
+	/* 0c. Writes the counts of lost L2 tables, and the L1 entries that named them; before what
+	 * tells where one belongs is taken away. */
 	{ALL | ROUND, has_keeper, link_co},
-	/* 1: what never became durable; before the file grows. */
+	/* 1. Takes away what never became durable; before the file grows beneath it. */
 	{ENTRIES, has_stale_beside_bad, ox_mend_drop_stale_co},
-	/* 1a: entries lead to what nobody else names, or to nothing. */
+	/* 1a. Leads entries to what nobody else names, or to nothing. Keeps those that the table of
+	 * an orphan may stand for, and what a backing file would show through. */
 	{ENTRIES, has_bad_entries, ox_mend_entries_co},
-	/* 1b: all but one of those who name a cluster, or metadata's, get a copy. */
+	/* 1b. Writes copies and their counts, and then leads all but one of those who name a
+	 * cluster to them. The metadata, and compressed streams, keep theirs. */
 	{ENTRIES | INSIDE | OWN_DATA, has_aliases, ox_mend_aliases_co},
-	/* Counts from here on are made right: but for what is kept. */
+	/* Before counts are lowered: what of the leaks is a lost table's is kept from here on. */
 	{ALL | ROUND, may_free, look_co},
-	/* 1c: all counts anew; what is not to be lowered is carried over. */
+	/* 1c. Writes all counts anew, wider. Keeps, as if it were named, what is not lowered. */
 	{ALL | ROUND, ox_mend_is_narrow, ox_mend_width_co},
 };
 
 static const struct step counts[] = {
 	{0, may_free, look_co},
-	/* 1: again, where nothing else of the entries was due. */
+	/* 1. Where nothing else of the entries was due. */
 	{ALL | KNOWN, has_stale, ox_mend_drop_stale_co},
-	/* 2, 3: no count is below its references (D3), and new blocks are linked. */
+	/* 2, 3. Writes counts that are too low (D3), and new blocks; then links these. Makes no
+	 * block anew while something is structural. */
 	{ALL | KNOWN, has_any, ox_mend_raise_and_link_co},
-	/* 4: needs counts that are not too low (D2). */
+	/* 4. Writes COPIED bits, as counts that are not too low say (D2). */
 	{KNOWN, ox_mend_copied_is_due, ox_mend_copied_co},
-	/* 5: keeps what a lost table may need (D4). */
+	/* 5. Lowers counts (D4). Keeps what a lost table, or a lost entry, may need. */
 	{KNOWN | SOUND, has_any, ox_mend_lower_co},
 };
 

@@ -61,7 +61,7 @@ enum ox_ways {
 int ox_walk_l1_co(struct ox_walk *w, unsigned ways, ox_walk_l1_fn visit_co, void *arg);
 /* Visits L2 tables, each once, in host order. */
 int ox_walk_l2_co(struct ox_walk *w, unsigned ways, ox_walk_l2_fn visit_co, void *arg);
-/* All but those that were done before (scan/crew.h), by their index in l2_clusters. */
+/* All but those that were done before (scan/crew.h), by their index in tables. */
 int ox_walk_l2_but_co(struct ox_walk *w, const uint64_t *done, ox_walk_l2_fn visit_co, void *arg);
 
 /* ---- mapping.c, tables.c: counting what L1 and L2 entries name ---- */
