@@ -136,7 +136,8 @@ struct ox_open_options {
 	uint64_t l2_cache_bytes;       /* 0: sized from the image (docs/cache.md) */
 	uint64_t refcount_cache_bytes; /* 0: the same */
 	/* Lazy refcounts: after so long without an allocation they are committed and the dirty bit
-	 * is cleared, as far as the context is polled. 0: 5000; UINT32_MAX: at close only. */
+	 * is cleared, as far as the context is polled. Other images give back what is held in
+	 * reserve. 0: 5000; UINT32_MAX: at close only. */
 	uint32_t lazy_idle_ms;
 	enum ox_backing_policy backing_policy;
 	const char *backing_dir;
@@ -272,7 +273,8 @@ int ox_image_info_read(struct ox_context *ctx, const char *path, const struct ox
 int ox_image_info_read_fd(struct ox_context *ctx, int fd, const char *name,
 			  const struct ox_open_options *opts, struct ox_image_info **ret_info,
 			  struct ox_error **err) OX_CHECKED;
-/* The same of an open image, also while requests are in flight: what is on disk at that moment. */
+/* The same of an open image, also while requests are in flight: what is on disk at that moment.
+ * -EBUSY: it is being reopened. */
 int ox_image_info_get(struct ox_image *image, struct ox_image_info **ret_info,
 		      struct ox_error **err) OX_CHECKED;
 /* NULL is allowed. */
@@ -305,6 +307,41 @@ struct ox_recovery_status {
 };
 
 void ox_image_recovery(const struct ox_image *image, struct ox_recovery_status *ret_status);
+
+/* ---- notices: what goes wrong while an image is in use ---- */
+
+enum ox_notice_kind {
+	OX_NOTICE_DAMAGE,   /* the image contradicts itself; what needs that part fails with -EIO */
+	OX_NOTICE_REFUSED,  /* believing it would have overwritten metadata: nothing was, the image
+			       is marked as corrupt, and takes no more writes */
+	OX_NOTICE_POISONED, /* a sync failed: every later write and flush fails */
+	OX_NOTICE_NO_SPACE, /* a write failed with -ENOSPC, -EDQUOT or -EFBIG */
+	OX_NOTICE_IO_ERROR, /* the host failed a request with -EIO */
+};
+
+struct ox_notice {
+	enum ox_notice_kind kind;
+	int error;	      /* negative errno */
+	const char *filename; /* of the image or the backing file that it is about */
+	const char *finding;  /* DAMAGE, REFUSED: as ox_image_check names it; else NULL */
+	uint64_t host_offset; /* of what is wrong */
+	uint64_t host_length; /* 0: not known */
+	uint64_t guest_offset;
+	uint64_t guest_length; /* 0: not known */
+	const char *message;   /* all of it as one line, without a newline and the file's name */
+};
+
+/*
+ * Calls notice for each, also for what a request of the image's own meets in the background: as
+ * often as it happens, so that a program which shows them has to limit that. The results of
+ * requests are what they are without it. The strings are valid during the call. NULL: no longer.
+ */
+void ox_image_set_notice(struct ox_image *image,
+			 void (*notice)(void *opaque, const struct ox_notice *notice),
+			 void *opaque);
+/* How many there were since the image was opened, whether anybody listened or not. Where there was
+ * one, *ret_last is the last, valid until the image is used again. ret_last may be NULL. */
+uint64_t ox_image_notices(const struct ox_image *image, struct ox_notice *ret_last);
 
 /* ---- data, synchronously ---- */
 

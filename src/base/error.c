@@ -7,6 +7,10 @@
 
 #include "base/assert.h"
 
+/* The functions themselves are defined here. */
+#undef ox_error_set
+#undef ox_error_set_errno
+
 struct ox_error {
 	char *message;
 };

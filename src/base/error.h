@@ -25,6 +25,22 @@ int ox_error_set(struct ox_error **err, int code, const char *fmt, ...)
 int ox_error_set_errno(struct ox_error **err, int code, const char *fmt, ...)
 	__attribute__((format(printf, 3, 4)));
 
+/*
+ * What these return is negative, and the compiler has to be told: where it inlines a function that
+ * leaves its outputs alone when it fails, it would else see a way on which it neither fails nor
+ * sets them, and warn of that.
+ */
+static inline int ox_error_negative(int code)
+{
+	if (code >= 0)
+		__builtin_unreachable();
+	return code;
+}
+
+#define ox_error_set(err, code, ...) ox_error_negative((ox_error_set)(err, code, __VA_ARGS__))
+#define ox_error_set_errno(err, code, ...)                                                         \
+	ox_error_negative((ox_error_set_errno)(err, code, __VA_ARGS__))
+
 /* Puts text in front of the message in *err, if there is one. */
 void ox_error_prefix(struct ox_error **err, const char *fmt, ...)
 	__attribute__((format(printf, 2, 3)));

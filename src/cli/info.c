@@ -9,7 +9,7 @@
 #include "cli/cli.h"
 
 /* As many as the library follows when it opens an image. */
-#define CHAIN_MAX 200
+#define CHAIN_MAX 1000
 #define NS_PER_SECOND 1000000000ull
 
 static const char help[] =

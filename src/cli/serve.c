@@ -3,6 +3,7 @@
 #include "cli/cli.h"
 #include "cli/deadline.h"
 #include "cli/log.h"
+#include "cli/notices.h"
 #include "cli/pid_file.h"
 
 #include <errno.h>
@@ -29,6 +30,7 @@ struct arguments {
 	struct ox_serve_nbd_options nbd;
 	struct ox_cli_progress progress; /* of a recovery before the opening returns */
 	struct ox_cli_recovery recovery; /* and after it */
+	struct ox_cli_notices notices;
 	bool opened;
 	bool closing;
 	bool memory_stated;
@@ -105,7 +107,8 @@ static const char help_text[] =
 	"  --l2-cache-size SIZE       memory for L2 tables (default: from the image's size)\n"
 	"  --refcount-cache-size SIZE memory for refcount blocks (default: the same)\n"
 	"  --lazy-idle SECONDS|never  lazy refcounts: commit them, and clear the dirty bit, after\n"
-	"                             so long without an allocation (default: 5)\n"
+	"                             so long without an allocation (default: 5); in other\n"
+	"                             images: give back the clusters held in reserve\n"
 	"  --recover MODE             an image that was not closed: auto (default) serves it at "
 	"once "
 	"and\n"
@@ -454,7 +457,10 @@ static int serve(struct ox_context *ctx, struct arguments *arguments)
 		ox_context_free(ctx);
 		return ret;
 	}
+	ox_cli_notices_init(&arguments->notices);
+	ox_image_set_notice(image, ox_cli_notices_take, &arguments->notices);
 	ret = ox_serve_nbd(ctx, image, &arguments->nbd, &error);
+	ox_cli_notices_end(&arguments->notices);
 	if (ret < 0) {
 		if (error.message[0])
 			ox_cli_error("%s", error.message);

@@ -166,6 +166,32 @@ static int file_set_length_co(struct ox_io *io, uint64_t length)
 	return ox_aio_work_co(set_length_work, &w);
 }
 
+struct measure_work {
+	int fd;
+	uint64_t length;
+};
+
+static int measure_work(void *arg)
+{
+	struct measure_work *w = arg;
+	off_t end = lseek(w->fd, 0, SEEK_END);
+
+	if (end < 0)
+		return -errno;
+	w->length = (uint64_t)end;
+	return 0;
+}
+
+static int file_measure_co(struct ox_io *io, uint64_t *ret_length)
+{
+	struct measure_work w = {.fd = file_of(io)->fd};
+	int r = ox_aio_work_co(measure_work, &w);
+
+	if (r == 0)
+		*ret_length = w.length;
+	return r;
+}
+
 struct extent_work {
 	int fd;
 	uint64_t offset;
@@ -240,6 +266,7 @@ static const struct ox_io_ops file_ops = {
 	.reserve_co = file_reserve_co,
 	.set_length_co = file_set_length_co,
 	.extent_co = file_extent_co,
+	.measure_co = file_measure_co,
 	.read_cached = file_read_cached,
 	.close = file_close,
 };

@@ -542,6 +542,19 @@ int ox_io_extent_co(struct ox_io *io, uint64_t offset, struct ox_io_extent *ret)
 	return io->ops->extent_co(io, offset, ret);
 }
 
+bool ox_io_has_grown_co(struct ox_io *io)
+{
+	uint64_t length;
+
+	check_store(io);
+	if (!io->ops->measure_co || (io->can_grow && !io->read_only))
+		return false;
+	if (io->ops->measure_co(io, &length) < 0 || length <= io->length)
+		return false;
+	io->length = length;
+	return true;
+}
+
 void ox_io_close(struct ox_io *io)
 {
 	if (!io)

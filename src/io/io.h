@@ -52,6 +52,8 @@ struct ox_io_ops {
 	int (*reserve_co)(struct ox_io *io, uint64_t offset, uint64_t length);
 	int (*set_length_co)(struct ox_io *io, uint64_t length);
 	int (*extent_co)(struct ox_io *io, uint64_t offset, struct ox_io_extent *ret);
+	/* The length as it is now. NULL: nobody else changes it. */
+	int (*measure_co)(struct ox_io *io, uint64_t *ret_length);
 	/* Of ox_io_read_cached. NULL: never. */
 	bool (*read_cached)(const struct ox_io *io, void *buf, size_t count, uint64_t offset);
 	void (*close)(struct ox_io *io);
@@ -111,6 +113,12 @@ int ox_io_reserve_co(struct ox_io *io, uint64_t offset, uint64_t length);
 int ox_io_reserve_or_fill_co(struct ox_io *io, uint64_t offset, uint64_t length);
 int ox_io_set_length_co(struct ox_io *io, uint64_t length);
 int ox_io_extent_co(struct ox_io *io, uint64_t offset, struct ox_io_extent *ret);
+/*
+ * Others may lengthen a device, and a file that is open read-only. For who has met the end as it
+ * was known: whether it has moved since. A file that is open for writing is as long as we have made
+ * it.
+ */
+bool ox_io_has_grown_co(struct ox_io *io);
 /* Gives up the store and its locks. NULL is allowed. Outside or inside a task. */
 void ox_io_close(struct ox_io *io);
 

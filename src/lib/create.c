@@ -61,7 +61,7 @@ static int create_raw_co(struct ox_io *io, const struct ox_create_options *opts,
 static int preallocate_co(struct create_job *j)
 {
 	struct ox_open_options open_opts = OX_OPEN_OPTIONS_INIT;
-	struct ox_img_open how = {.opts = &open_opts, .recovery = &ox_check_recovery, .io = j->io};
+	struct ox_img_open how = {.opts = &open_opts, .recovery = &ox_check_recovery};
 	struct ox_image *img;
 	int close_r;
 	int r;

@@ -139,6 +139,8 @@ OX_EXPORT int ox_image_info_get(struct ox_image *image, struct ox_image_info **r
 		.err = err,
 	};
 
+	if (image->reopening)
+		return ox_error_set(err, -EBUSY, "'%s' is being reopened", image->filename);
 	return read_store(image->ctx, &job, ret_info);
 }
 

@@ -39,7 +39,7 @@ static int read_first_cluster_co(struct ox_io *io, struct ox_qcow2_header *ret_h
 {
 	struct ox_qcow2_header h;
 	size_t bytes = ox_min_u64(io->length, FIRST_READ_BYTES);
-	uint8_t *buf = NULL;
+	uint8_t *buf;
 	int r;
 
 	if (bytes == 0)
@@ -128,7 +128,7 @@ static int read_snapshots_co(struct ox_io *io, struct ox_info_facts *facts, stru
 	if (!facts->snapshots)
 		return ox_error_set(err, -ENOMEM, "Out of memory");
 	for (size_t bytes = ox_min_u64(limit, FIRST_SNAPSHOT_READ_BYTES);;) {
-		uint8_t *table = NULL;
+		uint8_t *table;
 
 		r = read_range_co(io, offset, bytes, &table, err);
 		if (r < 0)
@@ -148,7 +148,7 @@ static int read_snapshots_co(struct ox_io *io, struct ox_info_facts *facts, stru
 static int read_bitmaps_co(struct ox_io *io, struct ox_info_facts *facts, struct ox_error **err)
 {
 	const struct ox_qcow2_bitmaps_ext *ext = &facts->ext.bitmaps;
-	uint8_t *directory = NULL;
+	uint8_t *directory;
 	size_t pos = 0;
 	int r;
 

@@ -95,6 +95,46 @@ def test_a_full_device_is_an_error_to_the_guest_and_the_image_stays_clean():
             run("losetup", "-d", device)
 
 
+def lengthen(device, bytes, name="device.img"):
+    os.truncate(name, bytes)
+    run("losetup", "-c", device)
+
+
+def test_a_device_that_became_longer_has_room_at_once():
+    for options in ("", "lazy_refcounts=on", "cluster_size=4k"):
+        device = device_with_image(512, options, device_bytes=8 * MIB)
+        with Server("-f", "qcow2", "-t", "none", device) as server:
+            handle = nbd_connect(server.uri)
+            written = write_until_full(handle, 0, 64 * MIB, 64 * KIB)
+            lengthen(device, 16 * MIB)
+            more = write_until_full(handle, 20 * MIB, 64 * MIB, 64 * KIB, nbd.CMD_FLAG_FUA)
+            if len(more) < 100:
+                raise Failure(f"8 MiB more took {len(more)} blocks, {options}")
+            handle.flush()
+            check_blocks(handle, written + more, 64 * KIB, f"a block, {options}")
+            handle.shutdown()
+        check_clean(device, f"after it became longer, {options}")
+        run("losetup", "-d", device)
+
+
+def test_a_larger_l1_table_finds_room_on_a_device_that_became_longer():
+    device = device_with_image(512, "cluster_size=4k", "8M", 256 * KIB)
+    with Server("-f", "qcow2", device) as server:
+        handle = nbd_connect(server.uri)
+        write_until_full(handle, 0, 8 * MIB, 4 * KIB)
+        handle.shutdown()
+    commands = io_args(("truncate 16G",))
+    expect_failure(oxbow_path(), "io", "-f", "qcow2", *commands, device, message="No space left")
+    with subprocess.Popen([oxbow_path(), "io", "-f", "qcow2", device], stdin=subprocess.PIPE,
+                          stdout=subprocess.PIPE, text=True) as process:
+        print("length", file=process.stdin, flush=True)
+        process.stdout.readline()
+        lengthen(device, MIB)
+        process.communicate("truncate 16G\n")
+    check_equal(Qcow2(device).get("size"), 16384 * MIB, "size")
+    check_clean(device)
+
+
 def test_a_killed_server_loses_nothing_that_was_durable():
     for sector, cache, options in ((512, "writeback", "lazy_refcounts=on"),
                                    (4096, "none", "lazy_refcounts=on"),

@@ -126,6 +126,24 @@ def test_force_share_reads_beside_a_writer_and_takes_no_lock():
         qemu_io("-f", "qcow2", "-c", "write 0 512", image)
 
 
+def test_force_share_follows_an_image_that_grows():
+    oxbow("create", "-q", "-f", "qcow2", "disk.qcow2", "4G")
+    with Server("-f", "qcow2", "disk.qcow2") as server:
+        writer = nbd_connect(server.uri)
+        writer.pwrite(b"\x11" * 65536, 0)
+        writer.flush()
+        with Server("-r", "-U", "-f", "qcow2", "disk.qcow2") as other:
+            reader = nbd_connect(other.uri)
+            for at in (100 * MIB, 2048 * MIB):  # in a table that is there, and in a new one
+                writer.pwrite(b"\x22" * 16 * MIB, at)
+            writer.flush()
+            for at in (100 * MIB, 2048 * MIB):
+                check_bytes(bytes(reader.pread(16 * MIB, at)), b"\x22" * 16 * MIB,
+                            f"what was written at {at:#x}")
+            reader.shutdown()
+        writer.shutdown()
+
+
 def test_force_share_is_refused_for_writing():
     image = new_image()
     before = fingerprint(image)

@@ -24,10 +24,14 @@ def library_folder():
     return next(PREFIX.rglob("liboxbow.so")).parent
 
 
+def build_option(name):
+    options = json.loads(output("meson", "introspect", "--buildoptions", BUILD))
+    return next(option["value"] for option in options if option["name"] == name)
+
+
 def compiler_flags():
     """The sanitizers of the library's own build, which what links with it needs as well."""
-    options = json.loads(output("meson", "introspect", "--buildoptions", BUILD))
-    sanitizers = next(o["value"] for o in options if o["name"] == "b_sanitize")
+    sanitizers = build_option("b_sanitize")
     return [] if sanitizers == "none" else [f"-fsanitize={sanitizers}"]
 
 
@@ -164,7 +168,7 @@ def test_the_manual_page_has_every_function_as_the_header_declares_it():
     for kind, name, arguments in re.findall(
             r"^([a-z][^#(){};]*?\*?)\b(ox_\w+)\(([^;]*?)\)\s*(?:OX_CHECKED)?;", header(),
             flags=re.MULTILINE | re.DOTALL):
-        arguments = [" ".join(a.split()) for a in arguments.split(",")]
+        arguments = [" ".join(a.split()) for a in re.split(r",(?![^()]*\))", arguments)]
         declared[name] = (" ".join(kind.split()), arguments)
     check_equal(sorted(declared), sorted(declared_functions()), "what was found in the header")
     synopsis = {}
@@ -235,7 +239,9 @@ def bare_machine():
 def test_the_installing_chapter_of_the_readme_holds_on_a_bare_machine():
     tree, root, env = bare_machine()
     install, use = installing_lines()
-    run("bash", "-eux", input=install, cwd=tree, env=env)
+    said = output("bash", "-eux", input=install, cwd=tree, env=env)
+    if build_option("werror") and "warning:" in said:
+        raise Failure(f"the compiler warns in a release build: {said[said.index('warning:') - 200:]}")
     loader = output("/sbin/ldconfig", "-r", root, "-p")
     found = re.search(r"liboxbow\.so\.0 .*=> (\S+)", loader)
     if not found:

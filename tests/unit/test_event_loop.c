@@ -43,12 +43,12 @@ static int leave_dir(void **state)
 	return chdir(old_dir) < 0 ? -1 : rmdir(dir);
 }
 
-static int create(void)
+static int create(uint64_t virtual_bytes)
 {
 	struct ox_create_options opts = OX_CREATE_OPTIONS_INIT;
 
 	opts.format = "qcow2";
-	opts.virtual_bytes = DISK_BYTES;
+	opts.virtual_bytes = virtual_bytes;
 	opts.lazy_refcounts = true;
 	return ox_image_create(ctx, "disk.qcow2", &opts, NULL);
 }
@@ -67,7 +67,7 @@ static int setup(void **state)
 	struct ox_open_options opts = how();
 
 	(void)state;
-	if (ox_context_new(OX_ENGINE_DEFAULT, &ctx, NULL) < 0 || create() < 0)
+	if (ox_context_new(OX_ENGINE_DEFAULT, &ctx, NULL) < 0 || create(DISK_BYTES) < 0)
 		return -1;
 	if (ox_image_open(ctx, "disk.qcow2", &opts, &image, NULL) < 0)
 		return -1;
@@ -368,6 +368,64 @@ static void a_request_that_has_not_begun_can_be_cancelled(void **state)
 		sleep_and_poll();
 }
 
+#define GIB (1024 * MIB)
+#define TABLES 256u
+
+/* A disk with a block in each GiB, none of whose tables is in memory. */
+static void open_wide_disk(void)
+{
+	struct ox_open_options opts = how();
+	char buf[BLOCK];
+
+	ox_queue_free(queue);
+	assert_int_equal(ox_image_close(image, NULL), 0);
+	assert_int_equal(create(TABLES * GIB), 0);
+	assert_int_equal(ox_image_open(ctx, "disk.qcow2", &opts, &image, NULL), 0);
+	memset(buf, 'x', sizeof(buf));
+	for (unsigned i = 0; i < TABLES; i++)
+		assert_int_equal(ox_pwrite(image, buf, sizeof(buf), i * GIB, 0), 0);
+	assert_int_equal(ox_image_close(image, NULL), 0);
+	assert_int_equal(ox_image_open(ctx, "disk.qcow2", &opts, &image, NULL), 0);
+	assert_int_equal(ox_queue_new(image, &queue), 0);
+}
+
+static char byte_at(uint64_t offset)
+{
+	char byte = 1;
+
+	assert_int_equal(ox_pread(image, &byte, 1, offset), 0);
+	return byte;
+}
+
+/* One poll does not get through so many tables. */
+static void long_work_stops_between_pieces_when_it_is_cancelled(void **state)
+{
+	const enum ox_op ops[] = {OX_OP_WRITE_ZEROES, OX_OP_DISCARD};
+	struct ox_check_options opts = OX_CHECK_OPTIONS_INIT;
+	struct ox_check_result result;
+	struct ox_request *done;
+
+	(void)state;
+	for (unsigned i = 0; i < 2; i++) {
+		open_wide_disk();
+		fill(&slots[0], ops[i], 0, 0);
+		slots[0].request.length = TABLES * GIB;
+		assert_int_equal(ox_queue_submit(queue, &slots[0].request), 0);
+		assert_int_equal(ox_context_poll(ctx), 0);
+		assert_int_equal(ox_queue_cancel(queue, &slots[0].request), 0);
+		while (ox_queue_reap(queue, &done, 1) == 0)
+			sleep_and_poll();
+		assert_int_equal(done->result, -ECANCELED);
+		assert_int_equal(byte_at((TABLES - 1) * GIB), 'x');
+	}
+	ox_queue_free(queue);
+	assert_int_equal(ox_image_close(image, NULL), 0);
+	image = NULL;
+	queue = NULL;
+	assert_int_equal(ox_image_check(ctx, "disk.qcow2", &opts, &result, NULL), 0);
+	assert_int_equal(result.corruptions + result.check_errors, 0);
+}
+
 static void what_is_done_or_is_not_the_queues_is_not_cancelled(void **state)
 {
 	struct ox_queue *other;
@@ -432,6 +490,7 @@ int main(void)
 		TEST(a_disk_grows_while_its_guest_writes),
 		TEST(an_image_becomes_read_only_beside_the_loop),
 		TEST(a_request_that_has_not_begun_can_be_cancelled),
+		TEST(long_work_stops_between_pieces_when_it_is_cancelled),
 		TEST(what_is_done_or_is_not_the_queues_is_not_cancelled),
 		TEST(a_job_that_has_not_begun_can_be_cancelled_unless_it_is_a_closing),
 	};

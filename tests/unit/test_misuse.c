@@ -280,6 +280,48 @@ static void caches_of_absurd_sizes_do_no_harm(void **state)
 	}
 }
 
+static struct ox_create_options good_create(void)
+{
+	struct ox_create_options opts = OX_CREATE_OPTIONS_INIT;
+
+	opts.format = "qcow2";
+	opts.virtual_bytes = MIB;
+	return opts;
+}
+
+static void images_that_cannot_be_are_not_made(void **state)
+{
+	struct ox_create_options opts = good_create();
+
+	(void)state;
+	opts.format = NULL;
+	create_refused(&opts, -EINVAL, "format");
+	opts.format = "parchment";
+	create_refused(&opts, -EINVAL, "parchment");
+	opts = good_create();
+	opts.virtual_bytes = UINT64_MAX;
+	create_refused(&opts, -EFBIG, "");
+	opts = good_create();
+	opts.version = 4;
+	create_refused(&opts, -EINVAL, "");
+	opts = good_create();
+	opts.cluster_bytes = 65537;
+	create_refused(&opts, -EINVAL, "");
+	opts.cluster_bytes = UINT32_MAX;
+	create_refused(&opts, -EINVAL, "");
+	opts = good_create();
+	opts.refcount_bits = 7;
+	create_refused(&opts, -EINVAL, "");
+	opts.refcount_bits = UINT32_MAX;
+	create_refused(&opts, -EINVAL, "");
+	opts = good_create();
+	opts.compression_type = "lead";
+	create_refused(&opts, -EINVAL, "");
+	opts = good_create();
+	opts.backing_file = "base.qcow2";
+	create_refused(&opts, -EINVAL, "backing");
+}
+
 static void there_is_no_engine_and_no_cache_mode_of_another_number(void **state)
 {
 	struct ox_context *other = (void *)dir;
@@ -504,6 +546,7 @@ static void one_job_at_a_time_is_on_an_image(void **state)
 	struct ox_queue *queue = queue_of(image);
 	struct ox_request request = {.op = OX_OP_FLUSH};
 	struct ox_error *err = NULL;
+	struct ox_image_info *info = (void *)dir;
 	struct ox_job *second = (void *)dir;
 	struct ox_job *job;
 
@@ -516,10 +559,12 @@ static void one_job_at_a_time_is_on_an_image(void **state)
 		assert_refused(ox_resize_start(image, MIB, &second, &err), -EBUSY, &err, "job");
 		assert_int_equal(ox_queue_submit(queue, &request), -EBUSY);
 		assert_int_equal(ox_flush(image), -EBUSY);
+		assert_int_equal(ox_image_info_get(image, &info, NULL), -EBUSY);
 		while (!ox_job_is_done(job))
 			assert_int_equal(ox_context_wait(ctx), 0);
 	}
 	assert_ptr_equal(second, dir);
+	assert_ptr_equal(info, dir);
 	assert_int_equal(ox_job_end(job, NULL, NULL), 0);
 	assert_true(ox_image_is_read_only(image));
 	assert_int_equal(ox_flush(image), 0);
@@ -654,6 +699,7 @@ int main(void)
 		TEST(fields_behind_the_known_ones_must_be_zero),
 		TEST(what_is_not_named_is_not_looked_for),
 		TEST(caches_of_absurd_sizes_do_no_harm),
+		TEST(images_that_cannot_be_are_not_made),
 		TEST(there_is_no_engine_and_no_cache_mode_of_another_number),
 		TEST(vectors_that_are_none_are_refused),
 		TEST(operations_and_flags_that_are_none_are_refused),

@@ -14,9 +14,8 @@ import textwrap
 
 COLUMNS = 100
 # Pages that are yet to be wrapped; nothing wraps them by the way.
-UNWRAPPED = {"ARCHITECTURE.md", "CHANGELOG.md", "README.md", "docs/cache.md", "docs/check.md",
-             "docs/durability.md", "docs/findings.md", "docs/performance.md", "docs/recovery.md",
-             "docs/runtime.md", "docs/testing.md", "man/oxbow.1"}
+UNWRAPPED = {"docs/cache.md", "docs/check.md", "docs/durability.md", "docs/findings.md",
+             "docs/recovery.md"}
 ITEM = re.compile(r"\s*(?:[-*+]|\d+[.)])\s+")
 # A heading, a quotation, a row of a table, HTML: what ends a paragraph and is not wrapped.
 OTHER = ("#", ">", "|", "<")

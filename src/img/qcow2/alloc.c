@@ -7,16 +7,21 @@
  * dirty bit covers the counts, D5). From then on a write into a cluster out of the reserve owes
  * nothing but itself: data and L2 entry may go out together, and one sync covers both.
  *
- * A crash leaks what is left of the batch; a clean close gives it back.
+ * A crash leaks what is left of the batch; a clean close gives it back, and so does an idle guest
+ * (idle.c). So a batch is no larger than the guest's demand: it begins with a few clusters, doubles
+ * where the last one did not last long, and shrinks where it did.
  */
 #include <errno.h>
 #include <stdlib.h>
 
 #include "img/qcow2/qcow2.h"
+#include "rt/reactor.h"
 
-#define BATCH_FIRST_CLUSTERS 64u
+#define BATCH_FIRST_CLUSTERS 4u
 #define BATCH_MAX_CLUSTERS 4096u
 #define BATCH_MAX_BYTES (UINT64_C(64) << 20)
+/* A batch is to last as long, about: then its sync is one among many. */
+#define BATCH_LASTS_NS UINT64_C(5000000000)
 /* Of one who has said how many will be taken. */
 #define BATCH_EXPECTED_CLUSTERS (UINT64_C(1) << 20)
 #define GROWTH_ALIGN_BYTES 4096u
@@ -42,7 +47,7 @@ static uint64_t usual_limit(const struct ox_qcow2 *q)
 void ox_alloc_init(struct ox_qcow2 *q)
 {
 	q->alloc = (struct ox_alloc){.batch_limit = usual_limit(q)};
-	q->alloc.batch = ox_min_u64(BATCH_FIRST_CLUSTERS, q->alloc.batch_limit);
+	q->alloc.batch = BATCH_FIRST_CLUSTERS;
 	ox_mutex_init(&q->alloc.lock);
 	ox_list_init(&q->alloc.pending);
 	ox_list_init(&q->alloc.ready);
@@ -50,10 +55,33 @@ void ox_alloc_init(struct ox_qcow2 *q)
 
 void ox_alloc_expect(struct ox_qcow2 *q, uint64_t clusters)
 {
+	q->alloc.expected = clusters > 0;
 	q->alloc.batch_limit =
 		ox_max_u64(ox_min_u64(clusters, BATCH_EXPECTED_CLUSTERS), usual_limit(q));
-	q->alloc.batch =
-		clusters ? q->alloc.batch_limit : ox_min_u64(q->alloc.batch, q->alloc.batch_limit);
+	q->alloc.batch = clusters ? q->alloc.batch_limit : BATCH_FIRST_CLUSTERS;
+}
+
+void ox_alloc_calm(struct ox_qcow2 *q)
+{
+	if (!q->alloc.expected)
+		q->alloc.batch = BATCH_FIRST_CLUSTERS;
+	q->alloc.refilled = false;
+}
+
+/* Before a refill: how many clusters it is to take, for one who wants some now. */
+static uint64_t batch_for(struct ox_qcow2 *q, uint64_t want)
+{
+	struct ox_alloc *a = &q->alloc;
+	uint64_t now = ox_reactor_now_ns(q->img->reactor);
+	uint64_t lasted = (now - a->refilled_ns) / BATCH_LASTS_NS;
+
+	if (a->refilled && !a->expected && lasted == 0)
+		a->batch = ox_min_u64(a->batch * 2, a->batch_limit);
+	else if (a->refilled && !a->expected)
+		a->batch = ox_max_u64(a->batch / lasted, BATCH_FIRST_CLUSTERS);
+	a->refilled = true;
+	a->refilled_ns = now;
+	return ox_max_u64(a->batch, ox_min_u64(want, a->batch_limit));
 }
 
 /* Zeroes the part of the range that the file has already. */
@@ -104,23 +132,34 @@ bool ox_alloc_overlaps_metadata(const struct ox_qcow2 *q, uint64_t start, uint64
 	return ox_tables_overlap(q, ox_host(from), bytes);
 }
 
+/* Clusters that the store may have. */
+static uint64_t host_limit(const struct ox_qcow2 *q)
+{
+	return (q->io->can_grow ? HOST_MAX_BYTES : q->io->length) / q->cluster_bytes;
+}
+
 /* The next free run, within the store's limit and off the tables. */
 static int next_free_co(struct ox_qcow2 *q, uint64_t most, uint64_t *ret_start, uint64_t *ret_count)
 {
-	uint64_t limit = q->io->can_grow ? HOST_MAX_BYTES : q->io->length;
+	uint64_t limit;
 	uint64_t start;
 	uint64_t count;
 	int r;
 
-	limit /= q->cluster_bytes;
 	r = ox_refcount_find_free_co(q, q->alloc.cursor, most, &start, &count);
 	if (r < 0)
 		return r;
+	limit = host_limit(q);
+	if (start >= limit && ox_io_has_grown_co(q->io))
+		limit = host_limit(q);
 	if (start >= limit)
 		return -ENOSPC;
 	count = ox_min_u64(count, limit - start);
-	if (ox_alloc_overlaps_metadata(q, start, count))
+	if (ox_alloc_overlaps_metadata(q, start, count)) {
+		ox_corrupt_refuse(q, "refcount-too-low", ox_host(start * q->cluster_bytes),
+				  count * q->cluster_bytes);
 		return -EIO;
+	}
 	*ret_start = start;
 	*ret_count = count;
 	return 0;
@@ -140,9 +179,10 @@ static int abandon_batch_co(struct ox_qcow2 *q, const struct ox_alloc_range *ran
 }
 
 /* Step 1 of a refill: free clusters, counted in the cache. */
-static int choose_batch_co(struct ox_qcow2 *q, struct ox_alloc_range *ranges, unsigned *ret_n)
+static int choose_batch_co(struct ox_qcow2 *q, uint64_t want, struct ox_alloc_range *ranges,
+			   unsigned *ret_n)
 {
-	uint64_t left = q->alloc.batch;
+	uint64_t left = batch_for(q, want);
 	unsigned n = 0;
 	uint64_t start;
 	uint64_t count;
@@ -201,9 +241,9 @@ static void push_reserve(struct ox_qcow2 *q, const struct ox_alloc_range *range)
 }
 
 /* While the counts are not known: past all that anything may name (docs/recovery.md). */
-static int refill_past_end_co(struct ox_qcow2 *q)
+static int refill_past_end_co(struct ox_qcow2 *q, uint64_t want)
 {
-	struct ox_alloc_range range = {.count = q->alloc.batch};
+	struct ox_alloc_range range = {.count = batch_for(q, want)};
 	uint64_t end;
 	int r;
 
@@ -220,11 +260,10 @@ static int refill_past_end_co(struct ox_qcow2 *q)
 		return r;
 	ox_recover_placed(q, range.count);
 	push_reserve(q, &range);
-	q->alloc.batch = ox_min_u64(q->alloc.batch * 2, q->alloc.batch_limit);
 	return 0;
 }
 
-static int refill_co(struct ox_qcow2 *q)
+static int refill_co(struct ox_qcow2 *q, uint64_t want)
 {
 	struct ox_alloc_range ranges[REFILL_RANGES];
 	uint64_t start;
@@ -233,17 +272,16 @@ static int refill_co(struct ox_qcow2 *q)
 	int r;
 
 	if (ox_recover_active(q))
-		return refill_past_end_co(q);
+		return refill_past_end_co(q, want);
 	/* An image that is too damaged to allocate from is not touched, the dirty bit included. */
 	r = next_free_co(q, 1, &start, &count);
 	if (r == 0 && is_lazy(q))
 		r = ox_lazy_mark_co(q);
 	if (r < 0)
 		return r;
-	if (is_lazy(q))
-		ox_idle_start(q);
+	ox_idle_start(q);
 	ox_assert(!is_lazy(q) || q->lazy.state == OX_LAZY_DIRTY); /* D5 */
-	r = choose_batch_co(q, ranges, &n);
+	r = choose_batch_co(q, want, ranges, &n);
 	if (r < 0)
 		return r;
 	r = settle_batch_co(q, ranges, n);
@@ -252,8 +290,16 @@ static int refill_co(struct ox_qcow2 *q)
 	ox_assert(is_lazy(q) || !ox_cache_is_busy(&q->counts)); /* D3 */
 	for (unsigned i = 0; i < n; i++)
 		push_reserve(q, &ranges[i]);
-	q->alloc.batch = ox_min_u64(q->alloc.batch * 2, q->alloc.batch_limit);
 	return 0;
+}
+
+uint64_t ox_alloc_reserved(const struct ox_alloc *a)
+{
+	uint64_t sum = 0;
+
+	for (unsigned i = 0; i < a->reserve_count; i++)
+		sum += a->reserve[i].count;
+	return sum;
 }
 
 static void pop_reserve(struct ox_alloc *a, uint64_t want, struct ox_alloc_range *ret)
@@ -261,6 +307,7 @@ static void pop_reserve(struct ox_alloc *a, uint64_t want, struct ox_alloc_range
 	struct ox_alloc_range *first = &a->reserve[0];
 
 	*ret = (struct ox_alloc_range){first->start, ox_min_u64(want, first->count), first->zero};
+	a->taken += ret->count;
 	first->start += ret->count;
 	first->count -= ret->count;
 	if (first->count > 0)
@@ -297,7 +344,7 @@ static int take_locked_co(struct ox_qcow2 *q, uint64_t want, struct ox_alloc_ran
 	int r = 0;
 
 	while (q->alloc.reserve_count == 0 && r == 0)
-		r = refill_co(q);
+		r = refill_co(q, want);
 	if (r == 0)
 		pop_reserve(&q->alloc, want, ret);
 	return r;
@@ -360,7 +407,6 @@ int ox_alloc_make_block_co(struct ox_qcow2 *q, uint64_t cluster)
 /* A run of count free clusters: behind the file's end, or anywhere on a store that cannot grow. */
 static int find_run_co(struct ox_qcow2 *q, uint64_t count, uint64_t *ret_start)
 {
-	uint64_t limit = (q->io->can_grow ? HOST_MAX_BYTES : q->io->length) / q->cluster_bytes;
 	uint64_t from = q->io->can_grow ? ox_div_up(q->io->length, q->cluster_bytes) : 1;
 	uint64_t have = 0;
 	uint64_t start;
@@ -371,7 +417,8 @@ static int find_run_co(struct ox_qcow2 *q, uint64_t count, uint64_t *ret_start)
 		r = ox_refcount_find_free_co(q, from + have, count - have, &start, &n);
 		if (r < 0)
 			return r;
-		if (start + n > limit)
+		if (start + n > host_limit(q) &&
+		    (!ox_io_has_grown_co(q->io) || start + n > host_limit(q)))
 			return -ENOSPC;
 		if (start != from + have) {
 			from = start;
@@ -379,8 +426,11 @@ static int find_run_co(struct ox_qcow2 *q, uint64_t count, uint64_t *ret_start)
 		}
 		have += n;
 	}
-	if (ox_alloc_overlaps_metadata(q, from, count))
+	if (ox_alloc_overlaps_metadata(q, from, count)) {
+		ox_corrupt_refuse(q, "refcount-too-low", ox_host(from * q->cluster_bytes),
+				  count * q->cluster_bytes);
 		return -EIO;
+	}
 	*ret_start = from;
 	return 0;
 }
@@ -403,15 +453,6 @@ static int cover_run_co(struct ox_qcow2 *q, uint64_t start, uint64_t count)
 	return r;
 }
 
-static uint64_t reserve_clusters(const struct ox_alloc *a)
-{
-	uint64_t sum = 0;
-
-	for (unsigned i = 0; i < a->reserve_count; i++)
-		sum += a->reserve[i].count;
-	return sum;
-}
-
 /* A free run whose refcount blocks exist. What the search needs for itself is taken first, so that
  * nothing lands in the run; a refcount table that has to grow moves the file's end. */
 static int find_contiguous_co(struct ox_qcow2 *q, uint64_t count, uint64_t *ret_start)
@@ -422,8 +463,8 @@ static int find_contiguous_co(struct ox_qcow2 *q, uint64_t count, uint64_t *ret_
 	int r;
 
 	for (;;) {
-		if (reserve_clusters(&q->alloc) < count / per_block + 2) {
-			r = q->alloc.reserve_count > REFILL_RANGES ? -ENOSPC : refill_co(q);
+		if (ox_alloc_reserved(&q->alloc) < count / per_block + 2) {
+			r = q->alloc.reserve_count > REFILL_RANGES ? -ENOSPC : refill_co(q, 1);
 			if (r < 0)
 				return r;
 			continue;

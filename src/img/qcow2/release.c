@@ -89,10 +89,14 @@ static int release_run_co(struct ox_qcow2 *q, uint64_t start, uint64_t n, uint64
 	int r;
 
 	ox_assert(!ox_recover_active(q)); /* R2 */
-	if (value == 0)
-		return -EIO; /* freed twice: the counts are wrong, touch nothing */
-	if (ox_alloc_overlaps_metadata(q, start, n))
+	if (value == 0) {		  /* freed twice: the counts are wrong, touch nothing */
+		ox_corrupt_counts(q, "refcount-too-low", ox_host(at), bytes);
 		return -EIO;
+	}
+	if (ox_alloc_overlaps_metadata(q, start, n)) {
+		ox_corrupt_refuse(q, "metadata-overlap", ox_host(at), bytes);
+		return -EIO;
+	}
 	if (value > 1)
 		return ox_refcount_set_co(q, start, n, value - 1);
 	if (at < q->io->length) {
@@ -148,16 +152,6 @@ static int release_some_co(struct ox_qcow2 *q)
 	return r;
 }
 
-bool ox_alloc_reclaim_co(struct ox_qcow2 *q)
-{
-	struct ox_alloc *a = &q->alloc;
-
-	if (ox_recover_active(q) || /* R2 */
-	    (ox_list_empty(&a->pending) && ox_list_empty(&a->ready) && !a->releasing))
-		return false;
-	return ox_commit_co(q) == 0 && ox_alloc_release_co(q) == 0;
-}
-
 int ox_alloc_release_co(struct ox_qcow2 *q)
 {
 	int r = 0;
@@ -182,6 +176,16 @@ int ox_alloc_breathe_co(struct ox_qcow2 *q)
 	r = ox_alloc_release_co(q);
 	(void)r;
 	return 0;
+}
+
+bool ox_alloc_reclaim_co(struct ox_qcow2 *q)
+{
+	struct ox_alloc *a = &q->alloc;
+
+	if (ox_recover_active(q) || /* R2 */
+	    (ox_list_empty(&a->pending) && ox_list_empty(&a->ready) && !a->releasing))
+		return false;
+	return ox_commit_co(q) == 0 && ox_alloc_release_co(q) == 0;
 }
 
 static void drop_list(struct ox_qcow2 *q, struct ox_list *list)

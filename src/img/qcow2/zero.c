@@ -164,12 +164,12 @@ static bool needs_bytes(const struct ox_qcow2 *q, const struct ox_map_run *run, 
 	return purpose == PURPOSE_ZERO && run->kind == OX_QCOW2_ENTRY_DATA;
 }
 
-/* Of an unallocated run, what has the same bytes behind it from end to end. */
+/* Of a run, what has the backing file behind it from end to end, or nowhere. */
 static void cut_at_backing_end(const struct ox_qcow2 *q, struct ox_map_run *run, uint64_t at)
 {
 	const struct ox_image *backing = q->img->backing;
 
-	if (run->kind == OX_QCOW2_ENTRY_UNALLOCATED && backing && at < backing->size_bytes)
+	if (backing && at < backing->size_bytes)
 		run->length = ox_min_u64(run->length,
 					 ox_align_up(backing->size_bytes - at, q->cluster_bytes));
 }
