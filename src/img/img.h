@@ -131,8 +131,10 @@ struct ox_image {
 	struct ox_notices notices;
 	/* lib's: */
 	struct ox_context *ctx;
-	struct ox_list queues; /* struct ox_queue */
-	unsigned jobs;	       /* of its control plane, under way or not ended */
+	struct ox_list queues;	/* struct ox_queue */
+	struct ox_list waiting; /* requests that have no task yet */
+	unsigned tasks;		/* of requests */
+	unsigned jobs;		/* of its control plane, under way or not ended */
 	bool reopening;
 	void (*warn)(void *opaque, const char *message);
 	void (*progress)(void *opaque, uint64_t done, uint64_t total);
@@ -163,14 +165,14 @@ int ox_img_resize_co(struct ox_image *img, uint64_t new_bytes, struct ox_error *
 int ox_qcow2_open_co(struct ox_image *img, const struct ox_img_open *how, struct ox_error **err);
 int ox_raw_open_co(struct ox_image *img, const struct ox_img_open *how, struct ox_error **err);
 
-/* Creation: lays out an empty image on an empty store and syncs it. Preallocation METADATA and
- * beyond is done afterwards through ox_qcow2_preallocate_co on the opened image. */
+/* Creation. Whether the options are such that an image can be made: nothing is written. */
+int ox_qcow2_create_check(const struct ox_create_options *opts, struct ox_error **err);
+/* Lays out an empty image on an empty store and syncs it. Preallocation METADATA and beyond is done
+ * afterwards through ox_qcow2_preallocate_co on the opened image. */
 int ox_qcow2_create_co(struct ox_io *io, const struct ox_create_options *opts,
 		       struct ox_error **err);
-/* Makes every cluster of [offset, offset + length) allocated. */
-int ox_qcow2_preallocate_co(struct ox_image *img, uint64_t offset, uint64_t length,
-			    enum ox_preallocation mode,
-			    void (*progress)(void *opaque, uint64_t done, uint64_t total),
-			    void *opaque);
+/* Makes every cluster of the image allocated, as the options say. -EINTR where they tell it to
+ * stop. */
+int ox_qcow2_preallocate_co(struct ox_image *img, const struct ox_create_options *opts);
 
 #endif

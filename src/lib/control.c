@@ -54,6 +54,7 @@ static void open_co(struct ox_job *job)
 	}
 	job->image->ctx = job->ctx;
 	ox_list_init(&job->image->queues);
+	ox_list_init(&job->image->waiting);
 	job->ctx->images++;
 }
 

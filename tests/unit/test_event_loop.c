@@ -176,6 +176,32 @@ static void a_loop_that_reaps_a_few_at_a_time_is_woken_for_the_rest(void **state
 	}
 }
 
+/* More than the host maps stacks for, so that most of them wait for others to end. */
+static void any_number_of_requests_is_taken_and_comes_to_its_end(void **state)
+{
+	const size_t count = 40000;
+	struct ox_request *requests = calloc(count, sizeof(*requests));
+	struct iovec iov = {slots[0].buf, BLOCK};
+	size_t reaped = 0;
+
+	(void)state;
+	assert_non_null(requests);
+	for (size_t i = 0; i < count; i++) {
+		requests[i] = (struct ox_request){.op = OX_OP_READ, .iov = &iov, .iov_count = 1};
+		assert_int_equal(ox_queue_submit(queue, &requests[i]), 0);
+	}
+	while (reaped < count) {
+		size_t n;
+
+		sleep_and_poll();
+		do
+			reaped += n = reap(queue, DEPTH);
+		while (n > 0);
+	}
+	assert_int_equal(ox_queue_pending(queue), 0);
+	free(requests);
+}
+
 static void the_descriptor_stays_readable_while_something_is_to_be_reaped(void **state)
 {
 	struct ox_queue *other;
@@ -481,6 +507,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		TEST(the_descriptor_tells_of_what_was_submitted),
 		TEST(a_loop_that_reaps_a_few_at_a_time_is_woken_for_the_rest),
+		TEST(any_number_of_requests_is_taken_and_comes_to_its_end),
 		TEST(the_descriptor_stays_readable_while_something_is_to_be_reaped),
 		TEST(a_wait_does_not_sleep_over_results),
 		TEST(a_program_that_polls_in_each_turn_is_told_of_the_engines_events_alone),

@@ -24,6 +24,7 @@ struct ox_judge {
 			     */
 
 	uint64_t leaks;
+	uint64_t cut_off; /* clusters that are counted, and that the file had */
 	uint64_t too_low;
 	uint64_t copied_wrong;	/* against the stored counts */
 	uint64_t copied_to_fix; /* against the counted ones */

@@ -24,7 +24,7 @@ static int raise_slot(void *arg, struct ox_slot *slot)
 /* What was lost may be in a cluster that nobody names. */
 bool ox_mend_keeps_leak(const struct ox_mend *m, uint64_t cluster, struct ox_cell cell)
 {
-	return (m->lost > 0 && cell.state == OX_CELL_NONE) ||
+	return (m->lost > 0 && cell.state == OX_CELL_NONE && cluster < m->w->v.file_clusters) ||
 	       ox_keeper_keeps_count(m->keeper, cluster);
 }
 

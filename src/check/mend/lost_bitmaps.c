@@ -111,16 +111,17 @@ static int write_extension_co(struct ox_walk *w, const struct disk_extension *ex
 	uint64_t start = ox_align_down(at, SECTOR_BYTES);
 	uint64_t area_end = w->v.h.backing_offset ? w->v.h.backing_offset : w->v.cluster_bytes;
 	uint8_t sectors[2 * SECTOR_BYTES];
-	uint64_t end = ox_align_up(at + EXTENSION_BYTES, SECTOR_BYTES);
+	uint64_t end = ox_align_up(at + EXTENSION_BYTES + END_BYTES, SECTOR_BYTES);
 	int r;
 
-	if (at == 0 || at + EXTENSION_BYTES + END_BYTES > area_end)
+	if (at == 0 || w->v.has_fence || at + EXTENSION_BYTES + END_BYTES > area_end)
 		return 0;
 	r = ox_io_pread_co(w->v.io, sectors, end - start, start);
 	if (r < 0)
 		return r;
+	/* Where there are zeroes alone, as many as it takes, the list may go on behind them. */
 	if (!is_zero(sectors + (at - start), EXTENSION_BYTES))
-		return 0;
+		memset(sectors + (at - start) + EXTENSION_BYTES, 0, END_BYTES);
 	memcpy(sectors + (at - start), extension, EXTENSION_BYTES);
 	if (end - start > SECTOR_BYTES) {
 		r = ox_io_pwrite_co(w->v.io, sectors + SECTOR_BYTES, SECTOR_BYTES,

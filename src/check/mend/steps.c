@@ -16,6 +16,7 @@ enum need {
 	HEADER = 32, /* all its fields are right: entries mean what they are taken for */
 	INSIDE = 64, /* nothing names a place past the end, beneath which the file would grow */
 	OWN_DATA = 128, /* guest data lie in this file */
+	WHOLE = 512,	/* no table was cut off with the file: that is nowhere else in it */
 	SOUND = 256, /* nothing structural is left: what it should have named looks like a leak */
 };
 
@@ -30,7 +31,7 @@ static unsigned truths(const struct ox_mend *m)
 	       (v->h.crypt_method == OX_QCOW2_CRYPT_NONE ? PLAIN : 0u) |
 	       (ox_view_has_fault_but(v, OX_QCOW2_FAULT_COUNT) ? 0u : HEADER) |
 	       (ox_seen_past_end(j) == 0 ? INSIDE : 0u) | (v->has_data_file ? 0u : OWN_DATA) |
-	       (j->structural == 0 ? SOUND : 0u);
+	       (j->structural == 0 ? SOUND : 0u) | (ox_seen_cut(j) ? 0u : WHOLE);
 }
 
 /* ---- what each step looks for ---- */
@@ -119,11 +120,11 @@ static const struct step structure[] = {
 	/* 0a. Writes fields of the first cluster, each within its sector: what the rest of the
 	 * image tells. Keeps the leaks where a field was given up. */
 	{ALL | KNOWN | ROUND, has_patches, ox_mend_apply_patches_co},
-	{ALL | KNOWN | ROUND, has_lost_bitmaps, ox_mend_lost_bitmaps_co},
+	{ALL | KNOWN | ROUND | WHOLE, has_lost_bitmaps, ox_mend_lost_bitmaps_co},
 	/* 0b. Writes the place of the disk's L1 table, found again; or a new table of snapshots and
 	 * its counts, and then the header's sector. Keeps records that somebody may yet read. */
-	{ALL | KNOWN | ROUND, ox_mend_lacks_l1, ox_mend_l1_offset_co},
-	{ALL | KNOWN | ROUND, has_bad_snapshots, ox_mend_snapshots_co},
+	{ALL | KNOWN | ROUND | WHOLE, ox_mend_lacks_l1, ox_mend_l1_offset_co},
+	{ALL | KNOWN | ROUND | WHOLE, has_bad_snapshots, ox_mend_snapshots_co},
 	/* 0c. Writes the counts of lost L2 tables, and the L1 entries that named them; before what
 	 * tells where one belongs is taken away. */
 	{ALL | ROUND, has_keeper, link_co},

@@ -204,7 +204,7 @@ int ox_salvage_relate_co(struct ox_salvage *s)
 		return -ENOMEM;
 	r = tell_nested_co(s, table);
 	/* Of no use to those who link nothing. */
-	if (r == 0 && s->opts->salvage)
+	if (r == 0 && (s->opts->salvage || s->tells_places))
 		r = tell_places_co(s, table);
 	free(table);
 	return r;

@@ -241,20 +241,13 @@ static bool is_worth_it(const struct ox_salvage *s)
 	       !w->v.is_foreign && !w->v.has_data_file && !w->v.dirty;
 }
 
-int ox_salvage_look_co(struct ox_salvage *s)
+static int look_co(struct ox_salvage *s)
 {
 	struct ox_salvage_look look = {0};
 	uint64_t clusters = s->w->v.file_clusters + 1;
-	int r;
+	int r = ox_counts_init(&s->kept, clusters);
 
-	if (s->opts->salvage || s->has_looked)
-		return 0;
-	ox_salvage_forget(s);
-	s->has_looked = true;
-	if (s->opts->free_lost_tables || !is_worth_it(s))
-		return 0;
 	s->look = &look;
-	r = ox_counts_init(&s->kept, clusters);
 	if (r == 0)
 		r = ox_counts_init(&look.leaked, clusters);
 	if (r == 0)
@@ -267,5 +260,41 @@ int ox_salvage_look_co(struct ox_salvage *s)
 	free(look.whole);
 	s->look = NULL;
 	s->found = s->count;
+	return r;
+}
+
+int ox_salvage_look_co(struct ox_salvage *s)
+{
+	if (s->opts->salvage || s->has_looked)
+		return 0;
+	ox_salvage_forget(s);
+	s->has_looked = true;
+	return s->opts->free_lost_tables || !is_worth_it(s) ? 0 : look_co(s);
+}
+
+int ox_salvage_link_sure_co(struct ox_salvage *s, bool *ret_again, struct ox_error **err)
+{
+	const struct ox_walk *w = s->w;
+	uint64_t unsearched = s->unsearched;
+	int r;
+
+	if (s->opts->free_lost_tables || w->bad_l1_entries == 0 || s->g->leaks < 2 ||
+	    w->v.is_foreign || w->v.has_data_file)
+		return 0;
+	ox_salvage_forget(s);
+	s->tells_places = true;
+	r = look_co(s);
+	if (r == 0 && s->count > 0)
+		r = ox_counts_init(&s->crossed, w->v.file_clusters + 1);
+	if (r == 0 && s->count > 0)
+		r = ox_salvage_fit_co(s);
+	if (r < 0)
+		return ox_error_set_errno(err, r, "Could not salvage '%s'", w->v.io->name);
+	if (s->count > 0)
+		r = ox_salvage_link_co(s, ret_again, err);
+	/* What has a choice is as it would be without. */
+	ox_salvage_forget(s);
+	s->unsearched = unsearched;
+	s->found = 0;
 	return r;
 }

@@ -61,6 +61,7 @@ struct ox_salvage {
 	bool by_hand_done;
 	bool is_over;	   /* an earlier walk of this repair found no orphan */
 	bool is_unsettled; /* this repair changed L1 entries that may have named an orphan */
+	bool tells_places; /* of one walk: which L1 index an orphan stood at is asked */
 	uint64_t linked;
 	uint64_t found;	     /* and left, as the last walk saw it */
 	uint64_t unsearched; /* leaked clusters that were too many to look at */
@@ -146,6 +147,10 @@ void ox_salvage_forget(struct ox_salvage *s);
 /* Looks, once a walk, for lost tables that are SURE among what leaked, where a repair would free
  * it. 0 or a negative errno. */
 int ox_salvage_look_co(struct ox_salvage *s);
+
+/* Links such tables to damaged L1 entries, where there is no choice, before these are taken away.
+ * *ret_again: the walk is to start anew. None is known afterwards. */
+int ox_salvage_link_sure_co(struct ox_salvage *s, bool *ret_again, struct ox_error **err);
 
 /* ---- kin.c: orphans beside each other and beside live tables ---- */
 

@@ -53,9 +53,9 @@ int ox_view_add_tree(struct ox_view *v, struct ox_view_tree tree)
 	return 0;
 }
 
-void ox_view_cut_tree(struct ox_view *v, uint64_t tree)
+void ox_view_cut_tree(struct ox_view *v, uint64_t tree, uint32_t l1_entries)
 {
-	v->trees[tree].l1_entries = 0;
+	v->trees[tree].l1_entries = l1_entries;
 }
 
 void ox_view_set_snapshot_bytes(struct ox_view *v, uint64_t size_bytes)
@@ -100,6 +100,16 @@ bool ox_view_past_end(const struct ox_view *v, uint64_t offset, uint64_t size_by
 	if (!ox_add_u64(offset, size_bytes, &end))
 		return true;
 	return end > v->file_bytes && end - v->file_bytes >= v->cluster_bytes;
+}
+
+bool ox_view_is_cut(const struct ox_view *v, uint64_t offset, uint64_t size_bytes)
+{
+	return !ox_range_within(offset, size_bytes, v->file_bytes);
+}
+
+uint64_t ox_view_entries_within(const struct ox_view *v, uint64_t offset, uint64_t entries)
+{
+	return offset < v->file_bytes ? ox_min_u64((v->file_bytes - offset) / 8, entries) : 0;
 }
 
 uint64_t ox_view_limit_of(const struct ox_view *v, uint64_t l2_cluster)

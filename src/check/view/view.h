@@ -75,8 +75,8 @@ void ox_view_close(struct ox_view *v);
 
 /* Takes over the name. 0 or -ENOMEM. */
 int ox_view_add_tree(struct ox_view *v, struct ox_view_tree tree);
-/* A snapshot whose L1 table cannot be followed is left with no entries. */
-void ox_view_cut_tree(struct ox_view *v, uint64_t tree);
+/* An L1 table is followed that far, and one that cannot be not at all. */
+void ox_view_cut_tree(struct ox_view *v, uint64_t tree, uint32_t l1_entries);
 /* How much of the snapshot table there is. */
 void ox_view_set_snapshot_bytes(struct ox_view *v, uint64_t size_bytes);
 /* Something of a snapshot leads nowhere; so many times past the end. */
@@ -97,6 +97,10 @@ static inline const char *ox_view_name_of(const struct ox_view *v, uint64_t tree
 
 /* Whether a range reaches a whole cluster or more past the file's end. */
 bool ox_view_past_end(const struct ox_view *v, uint64_t offset, uint64_t size_bytes);
+/* Whether the file ends before the end of a range. */
+bool ox_view_is_cut(const struct ox_view *v, uint64_t offset, uint64_t size_bytes);
+/* How many of so many table entries lie in the file. */
+uint64_t ox_view_entries_within(const struct ox_view *v, uint64_t offset, uint64_t entries);
 /* What entries of the L2 table may name ends here: at the fence for a table below it. */
 uint64_t ox_view_limit_of(const struct ox_view *v, uint64_t l2_cluster);
 /* Whether an entry of a dirty image's own, unshared tables names bytes that never were. */

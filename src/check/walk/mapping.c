@@ -13,8 +13,28 @@ static unsigned copied_flag(bool copied)
 
 /* ---- L1 ---- */
 
-static int refer_to_l2(struct ox_walk *w, uint64_t tree, const struct ox_qcow2_l1_entry *e,
-		       struct ox_found what)
+/* The entries that are cut off are no empty ones. */
+static void judge_l2_end(struct ox_walk *w, uint64_t tree, uint64_t index, uint64_t offset)
+{
+	uint64_t entry_bytes = 8 * ox_qcow2_l2_words(&w->v.h);
+	struct ox_found what = {.word = "L2 table",
+				.a = offset,
+				.b = w->v.cluster_bytes,
+				.host_offset = offset,
+				.fate = "lost"};
+	uint64_t start = 0;
+
+	if (!ox_view_is_cut(&w->v, offset, w->v.cluster_bytes))
+		return;
+	if (offset < w->v.file_bytes)
+		start = (w->v.file_bytes - offset) / entry_bytes * w->v.cluster_bytes;
+	ox_view_set_range(&w->v, &what, tree, index * ox_view_l1_span(&w->v) + start,
+			  ox_view_l1_span(&w->v) - start);
+	ox_journal_found(w->j, OX_FOUND_TABLE_CUT, what);
+}
+
+static int refer_to_l2(struct ox_walk *w, uint64_t tree, uint64_t index,
+		       const struct ox_qcow2_l1_entry *e, struct ox_found what)
 {
 	uint64_t cluster = e->l2.bytes / w->v.cluster_bytes;
 	bool is_new = ox_counts_get(&w->k.cells, cluster).state == OX_CELL_NONE;
@@ -26,25 +46,36 @@ static int refer_to_l2(struct ox_walk *w, uint64_t tree, const struct ox_qcow2_l
 		w->bad_l1_entries++;
 		ox_journal_found(w->j, OX_FOUND_OVERLAP, what);
 	}
-	return r == 1 && is_new ? ox_clusters_add(&w->tables, cluster) : r < 0 ? r : 0;
+	if (r != 1 || !is_new)
+		return r < 0 ? r : 0;
+	judge_l2_end(w, tree, index, e->l2.bytes);
+	return ox_clusters_add(&w->tables, cluster);
 }
 
-static int count_l1_entry(void *arg, uint64_t tree, uint64_t index, struct ox_be64 *entry)
+static int count_l1_entry_co(void *arg, uint64_t tree, uint64_t index, struct ox_be64 *entry)
 {
 	struct ox_walk *w = arg;
 	struct ox_qcow2_l1_entry e = ox_qcow2_l1_decode(&w->v.h, ox_be64_get(*entry));
 	enum ox_finding_id id;
 	struct ox_found what = ox_view_bad_l1_entry(&w->v, tree, index, ox_be64_get(*entry), &id);
+	int r;
 
 	if (!e.bad && !ox_view_past_end(&w->v, e.l2.bytes, w->v.cluster_bytes))
-		return refer_to_l2(w, tree, &e, what);
+		return refer_to_l2(w, tree, index, &e, what);
 	/* The active table is its image's own: no snapshot shares it. */
 	if (!e.bad && tree == 0 && w->v.dirty) {
 		w->stale++;
 		id = OX_FOUND_STALE_ENTRY;
-	} else {
-		w->bad_l1_entries++;
+		ox_journal_found(w->j, id, what);
+		return 0;
 	}
+	/* Of a place that no count knows the entry is wrong, and of another one the file. */
+	r = e.bad ? 0 : ox_ledger_was_cut_co(&w->k, e.l2.bytes, w->v.cluster_bytes);
+	if (r != 0) {
+		judge_l2_end(w, tree, index, e.l2.bytes);
+		return r < 0 ? r : 0;
+	}
+	w->bad_l1_entries++;
 	ox_journal_found(w->j, id, what);
 	return 0;
 }
@@ -248,7 +279,7 @@ int ox_walk_settle_digest_co(struct ox_walk *w, const struct ox_digest *d, uint6
 
 int ox_walk_count_l1_co(struct ox_walk *w)
 {
-	int r = ox_walk_l1_co(w, OX_WAYS_ALL, count_l1_entry, w);
+	int r = ox_walk_l1_co(w, OX_WAYS_ALL, count_l1_entry_co, w);
 
 	/* Each table was listed when it was first named, so that none is there twice. */
 	ox_clusters_sort(&w->tables);

@@ -178,9 +178,10 @@ static int abandon_batch_co(struct ox_qcow2 *q, const struct ox_alloc_range *ran
 	return error;
 }
 
-/* Step 1 of a refill: free clusters, counted in the cache. */
+/* Step 1 of a refill: free clusters, counted in the cache. *ret_named: the refcount table has got
+ * new entries for it. */
 static int choose_batch_co(struct ox_qcow2 *q, uint64_t want, struct ox_alloc_range *ranges,
-			   unsigned *ret_n)
+			   unsigned *ret_n, bool *ret_named)
 {
 	uint64_t left = batch_for(q, want);
 	unsigned n = 0;
@@ -197,6 +198,7 @@ static int choose_batch_co(struct ox_qcow2 *q, uint64_t want, struct ox_alloc_ra
 		if (r < 0)
 			break;
 		q->alloc.cursor = start + 1;
+		*ret_named = *ret_named || used;
 		if (used)
 			continue;
 		r = ox_refcount_set_co(q, start, count, 1);
@@ -216,8 +218,12 @@ static int choose_batch_co(struct ox_qcow2 *q, uint64_t want, struct ox_alloc_ra
 	return n > 0 ? 0 : r;
 }
 
-/* Step 2: zero, long enough, counted, and all of it durable. */
-static int settle_batch_co(struct ox_qcow2 *q, struct ox_alloc_range *ranges, unsigned n)
+/*
+ * Step 2: zero, long enough, counted, and all of it durable. In a lazy image the counts may wait,
+ * but not the names of new refcount blocks: on a full disk a recovery could make no others (S1).
+ */
+static int settle_batch_co(struct ox_qcow2 *q, struct ox_alloc_range *ranges, unsigned n,
+			   bool named)
 {
 	int r;
 
@@ -226,7 +232,7 @@ static int settle_batch_co(struct ox_qcow2 *q, struct ox_alloc_range *ranges, un
 		if (r < 0)
 			return r;
 	}
-	if (!is_lazy(q)) {
+	if (!is_lazy(q) || named) {
 		r = ox_cache_flush_co(&q->counts);
 		if (r < 0)
 			return r;
@@ -266,6 +272,7 @@ static int refill_past_end_co(struct ox_qcow2 *q, uint64_t want)
 static int refill_co(struct ox_qcow2 *q, uint64_t want)
 {
 	struct ox_alloc_range ranges[REFILL_RANGES];
+	bool named = false;
 	uint64_t start;
 	uint64_t count;
 	unsigned n;
@@ -281,13 +288,13 @@ static int refill_co(struct ox_qcow2 *q, uint64_t want)
 		return r;
 	ox_idle_start(q);
 	ox_assert(!is_lazy(q) || q->lazy.state == OX_LAZY_DIRTY); /* D5 */
-	r = choose_batch_co(q, want, ranges, &n);
+	r = choose_batch_co(q, want, ranges, &n, &named);
 	if (r < 0)
 		return r;
-	r = settle_batch_co(q, ranges, n);
+	r = settle_batch_co(q, ranges, n, named);
 	if (r < 0)
 		return abandon_batch_co(q, ranges, n, r);
-	ox_assert(is_lazy(q) || !ox_cache_is_busy(&q->counts)); /* D3 */
+	ox_assert((is_lazy(q) && !named) || !ox_cache_is_busy(&q->counts)); /* D3, S1 */
 	for (unsigned i = 0; i < n; i++)
 		push_reserve(q, &ranges[i]);
 	return 0;
@@ -499,7 +506,7 @@ int ox_alloc_take_contiguous_co(struct ox_qcow2 *q, uint64_t count, struct ox_al
 	if (r == 0)
 		r = ox_refcount_set_co(q, range.start, count, 1);
 	if (r == 0) {
-		r = settle_batch_co(q, &range, 1);
+		r = settle_batch_co(q, &range, 1, true);
 		if (r < 0)
 			r = abandon_batch_co(q, &range, 1, r);
 	}

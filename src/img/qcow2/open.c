@@ -353,6 +353,8 @@ static int settle_co(struct ox_qcow2 *q)
 	if (r == 0)
 		r = ox_alloc_shrink_co(q);
 	if (r == 0)
+		ox_alloc_forget(q); /* what found no room */
+	if (r == 0)
 		r = ox_cache_flush_co(&q->counts);
 	if (r == 0)
 		r = ox_order_sync_always_co(&q->order);

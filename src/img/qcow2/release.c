@@ -143,7 +143,8 @@ static int release_some_co(struct ox_qcow2 *q)
 		f = ox_list_first(&q->alloc.ready, struct freed, link);
 		ox_list_del(&f->link);
 		r = release_record_co(q, f);
-		if (r == 0 && f->count > 0)
+		/* A count that finds no room may find some later. */
+		if ((r == 0 && f->count > 0) || ox_io_is_full(r))
 			ox_list_push_front(&q->alloc.ready, &f->link);
 		else
 			record_free(q, f);
