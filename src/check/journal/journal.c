@@ -313,6 +313,11 @@ void ox_journal_begin(struct ox_journal *j, uint64_t cluster_bytes)
 	j->cluster_bytes = cluster_bytes;
 }
 
+void ox_journal_recovers(struct ox_journal *j)
+{
+	j->recovers = true;
+}
+
 void ox_journal_hush(struct ox_journal *j)
 {
 	j->finding = NULL;

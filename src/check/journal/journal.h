@@ -76,7 +76,8 @@ struct ox_journal_totals {
 	uint64_t leaks;
 	uint64_t leaks_fixed;
 	uint64_t check_errors;
-	/* Of the above: what the recovery at the next opening settles, where recovers is set. */
+	/* Of the above: what the recovery at the next opening settles, of an image that was not
+	 * closed. */
 	uint64_t recoverable_corruptions;
 	uint64_t recoverable_leaks;
 	uint64_t uncounted_clusters;
@@ -93,7 +94,6 @@ struct ox_journal {
 	bool quiet;	 /* findings are counted and not told: a repair comes first */
 	bool dry_run;	 /* says what would be repaired */
 	bool mends_told; /* what the image tells is put right before anything else is judged */
-	bool recovers;	 /* the image was not closed: its next opening counts clusters anew */
 
 	/* What was found, for anyone to read. */
 	uint64_t seen[OX_FOUND_COUNT];
@@ -102,6 +102,7 @@ struct ox_journal {
 	struct ox_journal_totals totals;
 
 	/* Its own. */
+	bool recovers; /* ox_journal_recovers */
 	uint64_t cluster_bytes;
 	struct ox_journal_run run; /* what is still to be told */
 	uint64_t work_done;
@@ -112,6 +113,9 @@ struct ox_journal {
 void ox_journal_begin(struct ox_journal *j, uint64_t cluster_bytes);
 /* Tells what is still to be told, and ends it. */
 void ox_journal_end(struct ox_journal *j);
+
+/* The image was not closed: its next opening counts clusters anew. */
+void ox_journal_recovers(struct ox_journal *j);
 
 /* Something is wrong and stays so. */
 void ox_journal_found(struct ox_journal *j, enum ox_finding_id id, struct ox_found what);
