@@ -10,9 +10,10 @@
  * reopening and resizing can be left to such a loop as well, as jobs.
  *
  * Mistakes of the program that the library cannot answer with an error stop it, with a message and
- * abort(3): calls from another thread than the context's, or from within a callback; freeing a
- * context with open images or jobs, or a queue with requests; ending a job that is not done; using
- * a queue whose image was closed. Pointers are not NULL unless that is said to be allowed.
+ * abort(3): calls from another thread than the context's; turning the reactor (polling, waiting,
+ * any synchronous call) from within a callback; freeing a context with open images or jobs, or a
+ * queue with requests; ending a job that is not done; submitting to a queue whose image was closed.
+ * Pointers are not NULL unless that is said to be allowed.
  *
  * Conventions: functions that can fail return 0 or a negative errno. "ret_" outputs are untouched
  * on failure. A struct ox_error ** may be NULL; where it is not, it must point at NULL, and on
@@ -473,6 +474,8 @@ struct ox_create_options {
 	/* Preallocation: done of total bytes. NULL: not told. */
 	void (*progress)(void *opaque, uint64_t done, uint64_t total);
 	void *opaque;
+	/* Asked often while space is preallocated; not 0: give up, with -EINTR. NULL: never. */
+	int (*interrupted)(void *opaque);
 };
 
 #define OX_CREATE_OPTIONS_INIT                                                                     \
@@ -480,8 +483,9 @@ struct ox_create_options {
 		.struct_size = sizeof(struct ox_create_options)                                    \
 	}
 
-/* Makes (or empties and remakes) the file. It is durable when this returns. A file that another
- * process has locked is left alone. On failure a file that did not exist before is removed. */
+/* Makes the file, or empties and remakes it in place. It is durable when this returns. Nothing is
+ * touched before the options are known to be right, nor if another process has the file locked.
+ * After a later failure a new file is removed again, and one that was there is left empty. */
 int ox_image_create(struct ox_context *ctx, const char *path, const struct ox_create_options *opts,
 		    struct ox_error **err) OX_CHECKED;
 /* The same in the file of a descriptor, as ox_image_open_fd takes it, which is emptied first. */
@@ -502,7 +506,7 @@ enum ox_finding_severity {
 	OX_FINDING_NOTE,
 };
 
-/* One inconsistency. The strings live during the callback. */
+/* One inconsistency. The strings live during the callback; name, fix and why_not for ever. */
 struct ox_finding {
 	const char *name; /* stable, of findings.def: "refcount-too-low" */
 	enum ox_finding_severity severity;
@@ -516,6 +520,7 @@ struct ox_finding {
 	const char *fix;      /* what a repair does about it, or "None: " and why it does nothing */
 	const char *fate;     /* of the guest range after a repair: "lost", "in doubt"; or NULL */
 	const char *why_not;  /* why this repair leaves it; NULL: none was asked for, or repaired */
+	bool recovers; /* the next opening for writing settles it: the image was not closed */
 };
 
 /* An L2 table of a qcow2 image that nothing names. Its entries are counted, of those that name
@@ -604,6 +609,11 @@ struct ox_check_result {
 	 * keeps, or would. */
 	uint64_t lost_tables;
 	uint64_t linked_tables;
+	/* Of corruptions and leaks: what the next opening for writing settles, as the image was not
+	 * closed. It is no harm to data. */
+	uint64_t recoverable_corruptions;
+	uint64_t recoverable_leaks;
+	uint64_t uncounted_clusters; /* those that are counted then */
 };
 
 /* 0 when the check ran to its end, whatever it found; -ENOTSUP where the format has no check (raw);

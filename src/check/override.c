@@ -75,14 +75,17 @@ static int take(struct ox_qcow2_header *h, const char *text, size_t length, stru
 	uint64_t value;
 
 	if (!field)
-		return ox_error_set(err, -EINVAL, "'%.*s' is no FIELD=NUMBER of a qcow2 header",
+		return ox_error_set(err, -EINVAL,
+				    "'%.*s' is not FIELD=NUMBER with a field of a qcow2 header",
 				    (int)length, text);
 	errno = 0;
 	value = strtoull(equals + 1, &end, 0);
 	if (errno || end == equals + 1 || end != text + length || equals[1] == '-' ||
 	    (field->size_bytes < 8 && value >> (8 * field->size_bytes)))
-		return ox_error_set(err, -EINVAL, "'%.*s' is no number that fits", (int)length,
-				    text);
+		return ox_error_set(
+			err, -EINVAL,
+			"'%.*s' is not a number (decimal, or 0x...) that fits the field",
+			(int)length, text);
 	set_field(h, field, value);
 	return 0;
 }
@@ -111,17 +114,33 @@ static struct ox_qcow2_header new_header(void)
 	};
 }
 
+/* Where no header is left: what is not stated is as in a new image of such a disk. */
+static int parse_new(struct ox_qcow2_header *h, const char *text, struct ox_error **err)
+{
+	int r = parse(h, text, err);
+
+	if (r < 0)
+		return r;
+	if (h->cluster_bits < OX_QCOW2_MIN_CLUSTER_BITS ||
+	    h->cluster_bits > OX_QCOW2_MAX_CLUSTER_BITS || h->refcount_order > 6)
+		return 0;
+	(void)ox_qcow2_layout_of(h);
+	return parse(h, text, err);
+}
+
 /* What the walk itself can make nothing of is refused before it is written. */
 static int judge(struct ox_qcow2_header h, struct ox_error **err)
 {
 	struct ox_qcow2_faults faults = {0};
 
 	if (h.version != 2 && h.version != 3)
-		return ox_error_set(err, -EINVAL, "The header has version %" PRIu32 ": state it",
+		return ox_error_set(err, -EINVAL,
+				    "The header has version %" PRIu32 ": state 'version'",
 				    h.version);
 	if (h.version == 3 && h.header_length < OX_QCOW2_HEADER_V3_BYTES)
 		return ox_error_set(err, -EINVAL,
-				    "The header has a length of %" PRIu32 " bytes: state it",
+				    "The header has a length of %" PRIu32
+				    " bytes: state 'header_length'",
 				    h.header_length);
 	return ox_qcow2_header_judge(&h, SECTOR_BYTES, &faults, err);
 }
@@ -134,10 +153,13 @@ int ox_header_override_co(struct ox_io *io, const char *text, struct ox_error **
 
 	if (r < 0)
 		return ox_error_set_errno(err, r, "Could not read the header of '%s'", io->name);
-	if (ox_qcow2_probe(sector, sizeof(sector)))
+	if (!ox_qcow2_probe(sector, sizeof(sector))) {
+		r = parse_new(&h, text, err);
+	} else {
 		r = ox_qcow2_header_load(sector, sizeof(sector), &h, err);
-	if (r == 0)
-		r = parse(&h, text, err);
+		if (r == 0)
+			r = parse(&h, text, err);
+	}
 	if (r == 0)
 		r = judge(h, err);
 	if (r < 0)

@@ -10,47 +10,46 @@
 #include "cli/cli.h"
 
 static const char help[] =
-	"usage: oxbow check [-f FMT] [-r leaks|all [--dry-run | --undo UNDO]] [--data] [-T CACHE]\n"
-	"                   [--salvage[=L1INDEX:HOSTOFFSET | =none]]... [--header "
-	"FIELD=NUMBER,...]\n"
-	"                   [--output=human|json] [-p | --progress=json] [-q] [-U]\n"
+	"usage: oxbow check [-f FMT] [-r leaks|all [--dry-run | --undo UNDO]] [--data]\n"
+	"                   [--header FIELD=NUMBER,...]\n"
+	"                   [--salvage[=L1INDEX:HOSTOFFSET | =none]]... [-T CACHE]\n"
+	"                   [--output=human|json] [-p | --progress=json] [-q] [-v] [-U]\n"
 	"                   [--image-opts] FILE\n"
 	"Look for inconsistencies in a qcow2 or QED image, and repair them if told to.\n"
 	"\n"
-	"  -f FMT              qcow2 or qed; without it, the format is looked for in the file\n"
-	"  -r leaks|all        repair: only space that nothing uses, or everything that can be\n"
-	"  --dry-run           write nothing: say what the repair would do and leave\n"
-	"  --undo UNDO         keep what is overwritten in UNDO, a new file, for 'oxbow undo'\n"
-	"  --data              also verify that what is compressed can be decompressed\n"
+	"  -f, --format FMT    qcow2 or qed; without it, the file tells its format\n"
+	"  -r, --repair=leaks|all\n"
+	"                      leaks frees space that nothing uses, all repairs what it can\n"
+	"  --dry-run           with -r: write nothing; say what the repair would do and leave\n"
+	"  --undo UNDO         with -r: keep what the repair overwrites in UNDO, a new file, from\n"
+	"                      which 'oxbow undo' puts it back\n"
+	"  --data              decompress every compressed cluster too, to see if it can be read\n"
 	"  --header FIELD=NUMBER[,...]\n"
-	"                      go by these header fields, named as in the format's specification\n"
-	"                      (size, cluster_bits, l1_table_offset, ...); with -r all, which "
-	"then\n"
-	"                      needs --undo or --dry-run, they are written\n"
-	"  --salvage           look for L2 tables that nothing names any more, in all space that "
-	"is\n"
-	"                      not in use; with -r all, link those that one damaged L1 entry "
-	"alone\n"
-	"                      can have named, and free nothing that belongs to the others\n"
+	"                      believe these header fields, and not the file's. Their names are\n"
+	"                      the specification's: size, cluster_bits, l1_table_offset and so\n"
+	"                      on. -r all writes them, and needs --undo or --dry-run then\n"
+	"  --salvage           search unused space for L2 tables that nothing names. -r all links\n"
+	"                      a table again if exactly one damaged L1 entry can have named it,\n"
+	"                      and only it can have been named by that entry; what belongs to\n"
+	"                      the other tables is not freed\n"
 	"  --salvage=L1INDEX:HOSTOFFSET\n"
-	"                      with -r all: link this table to this L1 entry, damaged or empty; "
-	"may\n"
-	"                      be given more than once\n"
-	"  --salvage=none      with -r: also free what is surely part of such a table, which is "
-	"else\n"
-	"                      kept where it is found among the leaks\n"
+	"                      with -r all: link the table at HOSTOFFSET to this L1 entry, which\n"
+	"                      may be damaged or empty. May be given many times\n"
+	"  --salvage=none      with -r: also free tables that nothing names, and all they lead to\n"
 	"  -T, -t CACHE        writeback (the default), writethrough, none, directsync or unsafe\n"
 	"  --output=human|json text (the default) or JSON\n"
 	"  -p                  show progress, also where there is no terminal\n"
-	"  --progress=json     progress for programs: an object a line on stderr\n"
-	"  -q                  print no summary; what was found is still said on stderr\n"
+	"  --progress=json     progress for programs: a JSON object a line on stderr\n"
+	"  -q                  print no summary; findings still go to stderr\n"
+	"  -v, --verbose       of an image that was not closed, list what its next opening sets\n"
+	"                      right as well\n"
 	"  -U, --force-share   also while another process has the image open for writing\n"
 	"  --image-opts        FILE is a description: driver=qcow2,file.filename=PATH,...\n"
-	"  -h, --help          this text\n"
+	"  -h, --help          print this text\n"
 	"\n"
-	"Exit status: 0 clean (perhaps after a repair), 1 the check could not be completed, 2 the\n"
-	"image is corrupt, 3 it has leaked clusters and is otherwise right, 63 the format has no\n"
-	"check.\n";
+	"Exit status: 0 the image is clean, perhaps after a repair; 1 the check could not be\n"
+	"completed; 2 the image is corrupt; 3 it has leaked clusters and is otherwise right;\n"
+	"63 the format has no check.\n";
 
 enum {
 	OPTION_OUTPUT = 256,
@@ -66,6 +65,7 @@ enum {
 /* The most that JSON lists: an image of garbage has one for every cluster. */
 #define MAX_FINDINGS ((size_t)65536)
 #define FINDINGS_BYTES ((size_t)65536)
+#define MAX_TOLD ((size_t)64)
 
 enum {
 	STATUS_CLEAN = 0,
@@ -83,12 +83,18 @@ struct check {
 	bool progress_json;
 	struct timespec flushed; /* when the findings were last */
 	bool quiet;
+	bool verbose;
 	bool verify_data;
 	struct ox_cli_progress progress;
 	bool dry_run;
 	const char *undo_path;
 	const char *header;
 	struct ox_cli_salvage salvage;
+	struct told {
+		const char *name;
+		const char *why;
+	} told[MAX_TOLD]; /* of what is left */
+	size_t told_count;
 	json_t *findings; /* NULL until there is one */
 	uint64_t findings_left_out;
 };
@@ -132,14 +138,37 @@ static json_t *finding_json(const struct ox_finding *f)
 		ox_cli_json_set(object, "fate", json_string(f->fate));
 	if (f->why_not)
 		ox_cli_json_set(object, "why-not", json_string(f->why_not));
+	if (f->recovers)
+		ox_cli_json_set(object, "recovers", json_true());
 	return object;
+}
+
+/* Why a finding is left, once a kind and reason. */
+static void tell_why(struct check *check, const struct ox_finding *finding)
+{
+	for (size_t i = 0; i < check->told_count; i++) {
+		if (strcmp(check->told[i].name, finding->name) == 0 &&
+		    strcmp(check->told[i].why, finding->why_not) == 0)
+			return;
+	}
+	if (check->told_count == MAX_TOLD)
+		return;
+	/* Both live as long as the program. */
+	check->told[check->told_count].name = finding->name;
+	check->told[check->told_count].why = finding->why_not;
+	check->told_count++;
+	fprintf(stderr, "  not repaired: %s\n", finding->why_not);
 }
 
 static void take_finding(void *opaque, const struct ox_finding *finding)
 {
 	struct check *check = opaque;
 
-	fprintf(stderr, "%s\n", finding->message);
+	/* The summary says once what is so of an image that was not closed. */
+	if (!finding->recovers || check->verbose)
+		fprintf(stderr, "%s\n", finding->message);
+	if (finding->why_not)
+		tell_why(check, finding);
 	if (check->output != OX_CLI_JSON)
 		return;
 	if (!check->findings)
@@ -189,20 +218,47 @@ static void report_progress(void *opaque, uint64_t done, uint64_t total)
 	ox_cli_progress_report(&check->progress, done, total);
 }
 
-static void print_summary(const struct ox_check_result *res)
+/* What is no damage, but work that a program left behind which did not close the image. */
+static void print_recoverable(const struct check *check, const struct ox_check_result *res)
 {
+	const uint64_t corruptions = res->corruptions - res->recoverable_corruptions;
+
+	printf("\nThe image was not closed: its reference counts lag behind.\n");
+	if (res->uncounted_clusters)
+		printf("%" PRIu64 " %s still to be counted.\n", res->uncounted_clusters,
+		       res->uncounted_clusters == 1 ? "cluster is" : "clusters are");
+	if (res->recoverable_leaks)
+		printf("%" PRIu64 " %s to be given back.\n", res->recoverable_leaks,
+		       res->recoverable_leaks == 1 ? "cluster is" : "clusters are");
+	if (!corruptions && !res->check_errors)
+		printf("No data are harmed. The next opening for writing sets this right, and so "
+		       "does "
+		       "-r all.\n");
+	else
+		printf("That alone harms no data, but the damage below is to be repaired first.\n");
+	if (!check->verbose)
+		printf("-v lists the clusters.\n");
+}
+
+static void print_summary(const struct check *check, const struct ox_check_result *res)
+{
+	const uint64_t corruptions = res->corruptions - res->recoverable_corruptions;
+	const uint64_t leaks = res->leaks - res->recoverable_leaks;
+
 	if (!res->corruptions && !res->leaks && !res->check_errors) {
 		printf("No errors were found on the image.\n");
 		return;
 	}
-	if (res->corruptions)
+	if (res->recoverable_corruptions || res->recoverable_leaks)
+		print_recoverable(check, res);
+	if (corruptions)
 		printf("\n%" PRIu64 " errors were found on the image.\n"
 		       "Data may be corrupted, or further writes to the image may corrupt it.\n",
-		       res->corruptions);
-	if (res->leaks)
+		       corruptions);
+	if (leaks)
 		printf("\n%" PRIu64 " leaked clusters were found on the image.\n"
 		       "This means waste of disk space, but no harm to data.\n",
-		       res->leaks);
+		       leaks);
 	if (res->check_errors)
 		printf("\n%" PRIu64 " internal errors have occurred during the check.\n",
 		       res->check_errors);
@@ -222,7 +278,7 @@ static void print_text(const struct check *check, const struct ox_check_result *
 	} else if (check->dry_run) {
 		printf("Nothing would be repaired.\n");
 	}
-	print_summary(res);
+	print_summary(check, res);
 	ox_cli_salvage_print(&check->salvage, res, check->dry_run);
 	if (res->total_clusters && res->allocated_clusters) {
 		double allocated = (double)res->allocated_clusters;
@@ -262,6 +318,9 @@ static void print_json(const struct check *check, const struct ox_check_result *
 	ox_cli_json_set(object, "format", json_string(res->format));
 	set_count(object, "fragmented-clusters", res->fragmented_clusters);
 	set_count(object, "damaged-l1-entries", res->damaged_l1_entries);
+	set_count(object, "recoverable-corruptions", res->recoverable_corruptions);
+	set_count(object, "recoverable-leaks", res->recoverable_leaks);
+	set_count(object, "uncounted-clusters", res->uncounted_clusters);
 	if (check->dry_run)
 		ox_cli_json_set(object, "dry-run", json_true());
 	ox_cli_salvage_set_json(&check->salvage, object);
@@ -383,6 +442,9 @@ static int take_option(struct check *check, int c, char **argv)
 	case 'q':
 		check->quiet = true;
 		return 0;
+	case 'v':
+		check->verbose = true;
+		return 0;
 	case 'U':
 		check->source.open.flags |= OX_OPEN_FORCE_SHARE;
 		return 0;
@@ -417,17 +479,18 @@ static int refuse_combination(const struct check *check)
 	if (check->source.image_opts && check->source.open.format)
 		ox_cli_error("--image-opts and --format are mutually exclusive");
 	else if (check->dry_run && check->repair == OX_REPAIR_NONE)
-		ox_cli_error("--dry-run shows what -r would do: say which");
+		ox_cli_error("--dry-run needs -r leaks or -r all, and shows what that would do");
 	else if (check->undo_path && check->repair == OX_REPAIR_NONE)
-		ox_cli_error("--undo saves what -r overwrites: say which");
+		ox_cli_error("--undo needs -r leaks or -r all, and keeps what that overwrites");
 	else if (check->salvage.asked && check->salvage.none)
-		ox_cli_error("--salvage=none frees what --salvage looks for");
+		ox_cli_error("--salvage and --salvage=none are mutually exclusive");
 	else if (check->salvage.link_count > 0 && check->repair != OX_REPAIR_ALL)
-		ox_cli_error("--salvage=L1INDEX:HOSTOFFSET is a part of -r all");
+		ox_cli_error("--salvage=L1INDEX:HOSTOFFSET needs -r all");
 	else if (check->progress_asked && check->progress_json)
 		ox_cli_error("-p and --progress=json are mutually exclusive");
 	else if (check->undo_path && check->dry_run)
-		ox_cli_error("--dry-run changes nothing: there would be nothing to undo");
+		ox_cli_error(
+			"--dry-run and --undo are mutually exclusive: a dry run writes nothing");
 	else
 		return 0;
 	return -EINVAL;
@@ -442,6 +505,7 @@ static int take_arguments(struct check *check, int argc, char **argv)
 		{"repair", required_argument, NULL, 'r'},
 		{"output", required_argument, NULL, OPTION_OUTPUT},
 		{"progress", required_argument, NULL, OPTION_PROGRESS},
+		{"verbose", no_argument, NULL, 'v'},
 		{"force-share", no_argument, NULL, 'U'},
 		{"image-opts", no_argument, NULL, OPTION_IMAGE_OPTS},
 		{"dry-run", no_argument, NULL, OPTION_DRY_RUN},
@@ -454,7 +518,7 @@ static int take_arguments(struct check *check, int argc, char **argv)
 	int c, status = 0;
 
 	opterr = 0;
-	while (status == 0 && (c = getopt_long(argc, argv, ":hf:r:T:t:pqU", longs, NULL)) != -1)
+	while (status == 0 && (c = getopt_long(argc, argv, ":hf:r:T:t:pqvU", longs, NULL)) != -1)
 		status = take_option(check, c, argv);
 	if (status != 0)
 		return status;

@@ -136,6 +136,18 @@ static inline uint64_t ox_qcow2_refblock_entries(const struct ox_qcow2_header *h
 /* L1 entries that a disk of this size needs. */
 uint64_t ox_qcow2_l1_needed(const struct ox_qcow2_header *h, uint64_t size_bytes);
 
+/* The clusters of a new image: header, refcount table, refcount blocks, L1 table. */
+struct ox_qcow2_layout {
+	uint64_t reftable_clusters;
+	uint64_t refblocks;
+	uint64_t l1_clusters;
+	uint64_t clusters; /* all of them, the header's too */
+};
+
+/* Sets the places and lengths of a new image's tables, by its disk's, cluster's and counts' sizes.
+ */
+struct ox_qcow2_layout ox_qcow2_layout_of(struct ox_qcow2_header *h);
+
 /* "this is qcow2": looks at the magic alone. */
 bool ox_qcow2_probe(const uint8_t *bytes, size_t count);
 

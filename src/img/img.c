@@ -87,8 +87,8 @@ static struct ox_image *img_new(struct ox_io *io, const struct ox_img_open *how)
 	return img;
 }
 
-int ox_img_open_co(struct ox_io *io, const struct ox_img_open *how, struct ox_image **ret,
-		   struct ox_error **err)
+int ox_chain_open_image_co(struct ox_io *io, const struct ox_img_open *how, struct ox_image **ret,
+			   struct ox_error **err)
 {
 	struct ox_image *img;
 	open_fn open = NULL;
@@ -101,16 +101,38 @@ int ox_img_open_co(struct ox_io *io, const struct ox_img_open *how, struct ox_im
 	if (!img)
 		return ox_error_set(err, -ENOMEM, "Out of memory");
 	r = open(img, how, err);
-	if (r == 0 && img->backing_name)
-		r = ox_chain_open_backing_co(img, how, err);
-	if (r == 0 && !img->read_only)
-		r = img->ops->activate_co(img, err);
 	if (r < 0) {
-		if (img->backing)
-			ox_img_close_co(img->backing, NULL);
 		img_free(img);
 		return r;
 	}
+	*ret = img;
+	return 0;
+}
+
+void ox_chain_free_image(struct ox_image *img)
+{
+	ox_io_close(img->io);
+	img_free(img);
+}
+
+int ox_img_open_co(struct ox_io *io, const struct ox_img_open *how, struct ox_image **ret,
+		   struct ox_error **err)
+{
+	struct ox_image *img = NULL;
+	int r;
+
+	r = ox_chain_open_image_co(io, how, &img, err);
+	if (r < 0)
+		return r;
+	r = ox_chain_open_co(img, how, err);
+	if (r == 0 && !img->read_only)
+		r = img->ops->activate_co(img, err);
+	if (r < 0) {
+		ox_chain_close_co(img);
+		img_free(img); /* the store stays the caller's */
+		return r;
+	}
+	ox_notice_join(img);
 	*ret = img;
 	return 0;
 }
@@ -121,10 +143,8 @@ int ox_img_close_co(struct ox_image *img, struct ox_error **err)
 
 	if (!img->read_only)
 		r = img->ops->deactivate_co(img, err);
-	if (img->backing)
-		ox_img_close_co(img->backing, NULL); /* read-only: nothing to lose */
-	ox_io_close(img->io);
-	img_free(img);
+	ox_chain_close_co(img);
+	ox_chain_free_image(img);
 	return r;
 }
 

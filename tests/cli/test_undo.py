@@ -137,6 +137,24 @@ def test_a_header_that_is_gone_is_restored_from_what_is_known_of_it():
     check_equal(digest("disk"), before, "the image after the undo")
 
 
+def test_where_no_header_is_left_the_rest_is_as_in_a_new_image():
+    for options, fields in (((), "size=67108864"),
+                            (("-o", "cluster_size=4k"), "size=67108864,cluster_bits=12"),
+                            (("-o", "compat=0.10"), "size=67108864,version=2")):
+        qemu_img("create", "-q", "-f", "qcow2", *options, "disk", "64M")
+        qemu_io("-f", "qcow2", "-c", "write -q -P 5 1M 1M", "disk")
+        poke("disk", 0, bytes(512))
+        before = digest("disk")
+        check_in("No errors", oxbow("check", "--header", fields, "disk").stdout)
+        check_equal(digest("disk"), before, "the image after a check")
+        oxbow("check", "-r", "all", "--undo", "saved", "--header", fields, "disk")
+        qemu_img("check", "disk")
+        qemu_io("-f", "qcow2", "-c", "read -q -P 5 1M 1M", "-c", "read -q -P 0 0 1M", "disk")
+        oxbow("undo", "saved", "disk")
+        check_equal(digest("disk"), before, "the image after the undo")
+        os.remove("saved")
+
+
 def test_header_fields_that_make_no_sense_are_refused():
     make_damaged(5)
     before = digest("disk")

@@ -55,7 +55,8 @@ def finding_pattern(row):
     text = re.sub(r"%[ABC]", "[0-9a-f]+", text)
     if row[3].startswith("cluster %a "):
         text = text.replace("cluster", "clusters?", 1).replace("[0-9]+", "[0-9]+(?:-[0-9]+)?", 1)
-    return re.compile(f"^(Repairing|{re.escape(row[2])}) {text}$", re.M)
+    fate = "(?:; guest offset 0x[0-9a-f]+ length 0x[0-9a-f]+ is lost)?"
+    return re.compile(f"^(Repairing|{re.escape(row[2])}) {text}{fate}$", re.M)
 
 
 class Recipe:

@@ -52,6 +52,16 @@ int ox_queue_submit(struct ox_queue *queue, struct ox_request *request)
 	return 0;
 }
 
+/* Of what is in its hands: the others may be gone. */
+int ox_queue_cancel(struct ox_queue *queue, struct ox_request *request)
+{
+	(void)queue;
+	for (size_t i = 0; i < submitted_count; i++)
+		if (submitted[i] == request)
+			return 0;
+	return -ENOENT;
+}
+
 static void look(const struct ox_request *request)
 {
 	uint64_t left = EXTENT_BYTES - request->offset % EXTENT_BYTES;
@@ -166,8 +176,8 @@ static void ease(struct ox_nbd_conn *conn)
 	struct ox_nbd_share *next;
 
 	ox_nbd_budget_leave(budget, &rival);
-	if (hog.held_bytes > 0)
-		ox_nbd_budget_give(budget, &hog, hog.held_bytes);
+	ox_nbd_budget_give(budget, &rival, rival.held_bytes);
+	ox_nbd_budget_give(budget, &hog, hog.held_bytes);
 	next = ox_nbd_budget_next(budget);
 	assert((next == &conn->share) == (conn->share.wanted_bytes > 0));
 	if (next)

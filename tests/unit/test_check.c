@@ -404,10 +404,12 @@ static void test_entry_past_the_end_of_a_clean_image_is_lost_and_said_to_be(void
 	struct run run;
 
 	(void)state;
-	set_word(im, L2, 9, COPIED | END * CLUSTER);
-	set_length(im, END);
-	/* What nobody names may be what the entry meant: it stays for now. */
+	set_word(im, L2, 9, COPIED | (END + 4) * CLUSTER);
+	set_length(im, END + 4);
+	/* What nobody names may be what the entry meant: it stays for now. What the file does not
+	 * have holds nothing. */
 	set_refcount(im, END + 3, 1);
+	set_refcount(im, END + 6, 1);
 	run = repair(im, OX_REPAIR_ALL);
 	assert_int_equal(word(im, L2, 9), 0);
 	assert_int_equal(run.lost_bytes, CLUSTER);

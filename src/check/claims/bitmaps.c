@@ -55,7 +55,7 @@ static int claim_bitmap_entry(struct bitmap_pass *p, uint64_t raw, uint64_t entr
 		set_ones(p, OX_FOUND_BITMAP_ENTRY, OX_FOUND(.a = p->number, .b = raw), entry_at);
 		return 0;
 	}
-	if (offset && ox_view_past_end(p->v, offset, p->v->cluster_bytes)) {
+	if (offset && ox_view_is_cut(p->v, offset, p->v->cluster_bytes)) {
 		set_ones(p, OX_FOUND_TABLE_PAST_END, what, entry_at);
 		return 0;
 	}
@@ -122,7 +122,10 @@ static int claim_bitmap_co(struct ox_view *v, struct ox_ledger *k, uint32_t numb
 		cut_directory(v, OX_FOUND_BITMAP_DIRECTORY, what, number, at);
 		return 0;
 	}
-	if (ox_view_past_end(v, p.offset, p.left_bytes)) {
+	r = ox_claims_tell_cut_co(k, "bitmap table", p.offset, p.left_bytes);
+	if (r != 0)
+		return r < 0 ? r : 0;
+	if (ox_view_is_cut(v, p.offset, p.left_bytes)) {
 		what = OX_FOUND(.word = "Bitmap table", .a = p.offset, .b = p.left_bytes,
 				.host_offset = p.offset);
 		cut_directory(v, OX_FOUND_TABLE_PAST_END, what, number, at);
@@ -191,6 +194,10 @@ int ox_claims_bitmaps_co(struct ox_view *v, struct ox_ledger *k,
 					  .b = ext->directory_bytes));
 		return 0;
 	}
+	r = ox_claims_tell_cut_co(k, "bitmap directory", ext->directory_offset,
+				  ext->directory_bytes);
+	if (r != 0)
+		return r < 0 ? r : 0;
 	r = ox_ledger_claim(k, "Bitmap directory", ext->directory_offset, ext->directory_bytes);
 	if (r <= 0)
 		return r;

@@ -15,6 +15,14 @@ int ox_claims_make_co(struct ox_view *v, struct ox_ledger *k);
 
 /* ---- its parts ---- */
 
+/* 1: the file ends in a table, or before it, though a count tells that it was there: a finding; 0
+ * or -ENOMEM. */
+int ox_claims_tell_cut_co(const struct ox_ledger *k, const char *word, uint64_t offset,
+			  uint64_t size_bytes);
+/* The same is known of a tree's L1 table: the finding, and what there is of it is followed. 0 or
+ * -ENOMEM. */
+int ox_claims_cut_l1(struct ox_view *v, struct ox_ledger *k, uint64_t tree, const char *word);
+
 int ox_claims_snapshots_co(struct ox_view *v, struct ox_ledger *k);
 /* Where the header's number or place of them is wrong: a patch, if the table tells. */
 int ox_claims_judge_snapshot_fields_co(struct ox_view *v, const struct ox_ledger *k);

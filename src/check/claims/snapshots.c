@@ -2,10 +2,12 @@
 /* Snapshots: what they claim. */
 #include <errno.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "base/arith.h"
 #include "check/claims/claims.h"
 
+#define MOST_TEXT_BYTES 1024u /* of what programs write in a record */
 #define FIRST_READ_BYTES UINT64_C(65536)
 
 /*
@@ -56,6 +58,49 @@ static void judge_record(const struct ox_view *v, uint32_t number,
 					  .guest_length = snapshot->disk_bytes - mapped));
 }
 
+/* Whether the record that does not fit is one that was cut, and not one whose lengths are damaged.
+ */
+static bool is_plain_record(const struct snapshot_reader *s)
+{
+	struct {
+		struct ox_be64 l1_offset;
+		struct ox_be32 l1_entries;
+		struct ox_be16 id_bytes;
+		struct ox_be16 name_bytes;
+		uint8_t more[20];
+		struct ox_be32 extra_bytes;
+	} __attribute__((packed)) record;
+
+	if (s->read_bytes - s->pos < sizeof(record))
+		return true;
+	memcpy(&record, s->bytes + s->pos, sizeof(record));
+	return ox_be16_get(record.id_bytes) <= MOST_TEXT_BYTES &&
+	       ox_be16_get(record.name_bytes) <= MOST_TEXT_BYTES &&
+	       ox_be32_get(record.extra_bytes) <= MOST_TEXT_BYTES;
+}
+
+/* Why the table ends before a record: the file does, or the record is damaged. -EINVAL or -ENOMEM.
+ */
+static int judge_end_co(struct snapshot_reader *s, uint32_t number, const char *why)
+{
+	uint64_t offset = s->v->h.snapshots_offset;
+	uint64_t size_bytes = s->v->file_bytes - offset + 1;
+	int r = 0;
+
+	if (s->most_bytes == s->v->file_bytes - offset && is_plain_record(s))
+		r = ox_ledger_was_cut_co(s->k, offset, size_bytes);
+	if (r < 0)
+		return r;
+	if (r > 0)
+		ox_journal_found(s->v->j, OX_FOUND_TABLE_CUT,
+				 OX_FOUND(.word = "snapshot table", .a = offset, .b = size_bytes,
+					  .host_offset = offset));
+	else
+		ox_journal_found(s->v->j, OX_FOUND_SNAPSHOT_TABLE,
+				 OX_FOUND(.word = why, .a = number));
+	return -EINVAL;
+}
+
 /* 0; -EINVAL with a finding, where the table ends for us; -EIO likewise; -ENOMEM. */
 static int read_snapshot_co(struct snapshot_reader *s, uint32_t number)
 {
@@ -74,8 +119,7 @@ static int read_snapshot_co(struct snapshot_reader *s, uint32_t number)
 		err = NULL;
 	}
 	if (r == -EINVAL)
-		ox_journal_found(s->v->j, OX_FOUND_SNAPSHOT_TABLE,
-				 OX_FOUND(.word = ox_error_message(err), .a = number));
+		r = judge_end_co(s, number, ox_error_message(err));
 	ox_error_free(err);
 	if (r < 0)
 		return r;
@@ -96,12 +140,13 @@ static int read_snapshot_co(struct snapshot_reader *s, uint32_t number)
 }
 
 /* A tree that cannot be followed is left with no entries. */
-static int claim_snapshot_l1(struct ox_view *v, struct ox_ledger *k, uint64_t number)
+static int claim_snapshot_l1_co(struct ox_view *v, struct ox_ledger *k, uint64_t number)
 {
 	const struct ox_view_tree *t = &v->trees[number];
 	struct ox_found what = OX_FOUND(.a = number - 1, .host_offset = t->l1_offset);
 	uint64_t size_bytes = UINT64_C(8) * t->l1_entries;
 	uint64_t past_end = v->j->seen[OX_FOUND_TABLE_PAST_END];
+	uint32_t followed = 0;
 	int r = 0;
 
 	ox_view_set_range(v, &what, number, 0, ox_view_mapped(v, t->l1_entries));
@@ -112,13 +157,17 @@ static int claim_snapshot_l1(struct ox_view *v, struct ox_ledger *k, uint64_t nu
 		what.b = t->l1_entries;
 		ox_journal_found(v->j, OX_FOUND_SNAPSHOT_L1_SIZE, what);
 	} else {
-		r = ox_ledger_claim(k, "Snapshot L1 table", t->l1_offset, size_bytes);
+		r = ox_ledger_was_cut_co(k, t->l1_offset, size_bytes);
+		if (r > 0)
+			return ox_claims_cut_l1(v, k, number, "snapshot's L1 table");
+		if (r == 0)
+			r = ox_ledger_claim(k, "Snapshot L1 table", t->l1_offset, size_bytes);
+		followed = r > 0 ? t->l1_entries : 0;
 	}
 	ox_view_note_bad_record(v, r <= 0 || t->l1_entries == 0,
 				v->j->seen[OX_FOUND_TABLE_PAST_END] - past_end);
 	/* One that lies in another table could send us round without end. */
-	if (r <= 0)
-		ox_view_cut_tree(v, number);
+	ox_view_cut_tree(v, number, followed);
 	return r;
 }
 
@@ -132,9 +181,11 @@ static int read_snapshots_co(struct snapshot_reader *s)
 	if (r == -ENOMEM)
 		return r;
 	ox_view_set_snapshot_bytes(v, s->pos);
-	r = ox_ledger_claim(s->k, "Snapshot table", v->h.snapshots_offset, s->pos);
+	/* What there is of one that was cut is nobody else's. */
+	r = ox_ledger_claim(s->k, "Snapshot table", v->h.snapshots_offset,
+			    v->j->seen[OX_FOUND_TABLE_CUT] ? s->read_bytes : s->pos);
 	for (uint64_t t = 1; t < v->tree_count && r >= 0; t++)
-		r = claim_snapshot_l1(v, s->k, t);
+		r = claim_snapshot_l1_co(v, s->k, t);
 	return r;
 }
 
@@ -149,6 +200,10 @@ int ox_claims_snapshots_co(struct ox_view *v, struct ox_ledger *k)
 	if (v->h.snapshot_count == 0)
 		return ox_claims_judge_no_snapshots_co(v, k);
 	if (v->h.snapshots_offset >= v->file_bytes) {
+		r = ox_claims_tell_cut_co(k, "snapshot table", v->h.snapshots_offset,
+					  v->h.snapshot_count * OX_QCOW2_MIN_SNAPSHOT_BYTES);
+		if (r != 0)
+			return r < 0 ? r : 0;
 		ox_journal_found(v->j, OX_FOUND_TABLE_PAST_END,
 				 OX_FOUND(.word = "Snapshot table", .a = v->h.snapshots_offset));
 		ox_view_note_bad_record(v, true, 1);

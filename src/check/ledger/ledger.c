@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "base/arith.h"
+#include "check/ledger/stored.h"
 
 int ox_ledger_open(struct ox_ledger *k, const struct ox_view *v)
 {
@@ -41,7 +42,7 @@ int ox_ledger_claim(struct ox_ledger *k, const char *word, uint64_t offset, uint
 
 	if (size_bytes == 0)
 		return 1;
-	if (ox_view_past_end(v, offset, size_bytes)) {
+	if (ox_view_is_cut(v, offset, size_bytes)) {
 		ox_journal_found(v->j, OX_FOUND_TABLE_PAST_END,
 				 OX_FOUND(.word = word, .a = offset, .b = size_bytes,
 					  .host_offset = offset));
@@ -61,6 +62,25 @@ int ox_ledger_claim(struct ox_ledger *k, const char *word, uint64_t offset, uint
 	return r;
 }
 
+/* The first cluster of which something is missing is looked up. Where its block was cut as well,
+ * nothing speaks against it. */
+int ox_ledger_was_cut_co(const struct ox_ledger *k, uint64_t offset, uint64_t size_bytes)
+{
+	uint64_t cluster = ox_max_u64(offset, k->v->file_bytes) / k->v->cluster_bytes;
+	uint64_t index = cluster / k->rc.block_entries;
+	struct ox_stored stored = {0};
+	uint64_t count = 0;
+	int r;
+
+	if (!ox_view_is_cut(k->v, offset, size_bytes))
+		return 0;
+	r = ox_stored_count_co(k, &stored, cluster, &count);
+	ox_stored_free(&stored);
+	if (r == 0)
+		return k->rc.blocks[index].found == OX_FOUND_BLOCK_PAST_END;
+	return r == -ENOMEM ? r : r > 0 && count > 0;
+}
+
 /* ---- the refcount structure ---- */
 
 /* A block that is not its own is left out, and rebuilt by a repair. */
@@ -77,7 +97,7 @@ static int claim_block(struct ox_ledger *k, uint64_t index)
 	k->rc.blocks[index].state = OX_BLOCK_BROKEN;
 	if (!ox_qcow2_reftable_decode(&v->h, raw, &block)) {
 		id = raw & 0x1ff ? OX_FOUND_BLOCK_RESERVED : OX_FOUND_BLOCK_UNALIGNED;
-	} else if (ox_view_past_end(v, block.bytes, v->cluster_bytes)) {
+	} else if (ox_view_is_cut(v, block.bytes, v->cluster_bytes)) {
 		id = OX_FOUND_BLOCK_PAST_END;
 	} else if (ox_counts_get(&k->cells, block.bytes / v->cluster_bytes).state != OX_CELL_NONE) {
 		id = OX_FOUND_BLOCK_OVERLAP;
@@ -121,9 +141,11 @@ int ox_ledger_claim_refcounts_co(struct ox_ledger *k)
 	/* Without one, the references tell all that it would. */
 	if (size_bytes == 0)
 		return 0;
-	if (ox_view_past_end(k->v, k->rc.offset, size_bytes)) {
+	if (ox_view_is_cut(k->v, k->rc.offset, size_bytes)) {
 		ox_journal_found(k->v->j, OX_FOUND_REFCOUNT_TABLE,
-				 OX_FOUND(.word = "it lies past the end of the file",
+				 OX_FOUND(.word = k->rc.offset < k->v->file_bytes
+							  ? "the file ends within it"
+							  : "it lies past the end of the file",
 					  .host_offset = k->rc.offset));
 		/* As where its fields are wrong: a new one leaves nothing behind. */
 		k->rc.offset = 0;

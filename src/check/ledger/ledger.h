@@ -56,6 +56,9 @@ int ox_ledger_open(struct ox_ledger *k, const struct ox_view *v);
 void ox_ledger_close(struct ox_ledger *k);
 /* Claims a range as exclusive metadata. 1: it is; 0: a finding was reported; or -ENOMEM. */
 int ox_ledger_claim(struct ox_ledger *k, const char *word, uint64_t offset, uint64_t size_bytes);
+/* 1: the file ends before the end of a range, and a count tells that it was longer; 0 or -ENOMEM.
+ */
+int ox_ledger_was_cut_co(const struct ox_ledger *k, uint64_t offset, uint64_t size_bytes);
 /* Claims and reads the refcount table, and claims its blocks. 0 or -ENOMEM. */
 int ox_ledger_claim_refcounts_co(struct ox_ledger *k);
 
@@ -115,6 +118,8 @@ enum ox_slots { OX_SLOTS_ALL, OX_SLOTS_RAISE, OX_SLOTS_LOWER };
 int ox_slots_co(struct ox_ledger *k, enum ox_slots select, ox_slot_fn visit, void *arg);
 /* Visits all of them in which something differs; first on all cores. */
 int ox_slots_compare_co(struct ox_ledger *k, ox_slot_fn visit, void *arg);
+/* What a finding says of a slot. */
+struct ox_found ox_slot_found(const struct ox_ledger *k, const struct ox_slot *slot);
 /* Changes the count of a slot. */
 void ox_slot_set(const struct ox_ledger *k, struct ox_slot *slot, uint64_t count);
 

@@ -23,13 +23,6 @@
 #define DEFAULT_VERSION 3u
 #define ZERO_CHUNK_BYTES (1u << 20)
 
-struct layout {
-	uint64_t reftable_clusters;
-	uint64_t refblocks;
-	uint64_t l1_clusters;
-	uint64_t clusters; /* all of them, the header's too */
-};
-
 static int compression_parse(const char *text, uint8_t *ret_type, struct ox_error **err)
 {
 	if (!text || strcmp(text, "zlib") == 0)
@@ -127,34 +120,9 @@ static int header_from_options(const struct ox_create_options *opts, struct ox_q
 	return 0;
 }
 
-/* The refcounts count the clusters that hold them; grown until they cover themselves. */
-static struct layout layout_of(struct ox_qcow2_header *h)
-{
-	uint64_t cluster = ox_qcow2_cluster_bytes(h);
-	struct layout l = {.reftable_clusters = 1, .refblocks = 1};
-	uint64_t blocks, tables;
-
-	h->l1_entries = (uint32_t)ox_qcow2_l1_needed(h, h->size_bytes);
-	l.l1_clusters = ox_div_up(UINT64_C(8) * h->l1_entries, cluster);
-	for (;;) {
-		l.clusters = 1 + l.reftable_clusters + l.refblocks + l.l1_clusters;
-		blocks = ox_div_up(l.clusters, ox_qcow2_refblock_entries(h));
-		tables = ox_div_up(blocks * 8, cluster);
-		if (blocks <= l.refblocks && tables <= l.reftable_clusters)
-			break;
-		l.refblocks = ox_max_u64(blocks, l.refblocks);
-		l.reftable_clusters = ox_max_u64(tables, l.reftable_clusters);
-	}
-	h->reftable_offset = cluster;
-	h->reftable_clusters = (uint32_t)l.reftable_clusters;
-	/* An empty disk has no L1 table, and then no place for one. */
-	h->l1_offset = h->l1_entries ? (1 + l.reftable_clusters + l.refblocks) * cluster : 0;
-	return l;
-}
-
 /* The refcount table and the blocks behind it, in one write. */
 static int write_refcounts_co(struct ox_io *io, const struct ox_qcow2_header *h,
-			      const struct layout *l)
+			      const struct ox_qcow2_layout *l)
 {
 	uint64_t cluster = ox_qcow2_cluster_bytes(h);
 	size_t table_bytes = l->reftable_clusters * cluster;
@@ -201,7 +169,7 @@ static int write_zeroes_co(struct ox_io *io, uint64_t offset, uint64_t length)
  * and its old bytes: an image that was there stops being one first, for good.
  */
 static int prepare_store_co(struct ox_io *io, const struct ox_qcow2_header *h,
-			    const struct layout *l, struct ox_error **err)
+			    const struct ox_qcow2_layout *l, struct ox_error **err)
 {
 	uint64_t bytes = l->clusters << h->cluster_bits;
 	uint64_t l1_bytes = l->l1_clusters << h->cluster_bits;
@@ -222,8 +190,9 @@ static int prepare_store_co(struct ox_io *io, const struct ox_qcow2_header *h,
 }
 
 /* Everything but the first sector, a sync, the first sector, a sync (D1, H9). */
-static int write_image_co(struct ox_io *io, const struct ox_qcow2_header *h, const struct layout *l,
-			  const uint8_t *first_cluster, struct ox_error **err)
+static int write_image_co(struct ox_io *io, const struct ox_qcow2_header *h,
+			  const struct ox_qcow2_layout *l, const uint8_t *first_cluster,
+			  struct ox_error **err)
 {
 	size_t rest_bytes = ox_qcow2_cluster_bytes(h) - SECTOR_BYTES;
 	int r = prepare_store_co(io, h, l, err);
@@ -243,24 +212,51 @@ static int write_image_co(struct ox_io *io, const struct ox_qcow2_header *h, con
 	return r < 0 ? ox_error_set_errno(err, r, "Could not write qcow2 header") : 0;
 }
 
+/* Header, layout and first cluster, which is to be freed. */
+static int plan(const struct ox_create_options *opts, struct ox_qcow2_header *h,
+		struct ox_qcow2_layout *l, uint8_t **ret_first_cluster, struct ox_error **err)
+{
+	uint8_t *first_cluster;
+	int r = header_from_options(opts, h, err);
+
+	if (r < 0)
+		return r;
+	*l = ox_qcow2_layout_of(h);
+	first_cluster = ox_io_buffer(ox_qcow2_cluster_bytes(h));
+	if (!first_cluster)
+		return ox_error_set(err, -ENOMEM, "Out of memory");
+	r = ox_qcow2_first_cluster_encode(h, opts->backing_file, opts->backing_format,
+					  first_cluster, ox_qcow2_cluster_bytes(h), err);
+	if (r == 0)
+		*ret_first_cluster = first_cluster;
+	else
+		free(first_cluster);
+	return r;
+}
+
+int ox_qcow2_create_check(const struct ox_create_options *opts, struct ox_error **err)
+{
+	struct ox_qcow2_header h;
+	uint8_t *first_cluster;
+	struct ox_qcow2_layout l;
+	int r = plan(opts, &h, &l, &first_cluster, err);
+
+	if (r == 0)
+		free(first_cluster);
+	return r;
+}
+
 int ox_qcow2_create_co(struct ox_io *io, const struct ox_create_options *opts,
 		       struct ox_error **err)
 {
 	struct ox_qcow2_header h;
-	struct layout l;
 	uint8_t *first_cluster;
-	int r = header_from_options(opts, &h, err);
+	struct ox_qcow2_layout l;
+	int r = plan(opts, &h, &l, &first_cluster, err);
 
 	if (r < 0)
 		return r;
-	l = layout_of(&h);
-	first_cluster = ox_io_buffer(ox_qcow2_cluster_bytes(&h));
-	if (!first_cluster)
-		return ox_error_set(err, -ENOMEM, "Out of memory");
-	r = ox_qcow2_first_cluster_encode(&h, opts->backing_file, opts->backing_format,
-					  first_cluster, ox_qcow2_cluster_bytes(&h), err);
-	if (r == 0)
-		r = write_image_co(io, &h, &l, first_cluster, err);
+	r = write_image_co(io, &h, &l, first_cluster, err);
 	free(first_cluster);
 	return r;
 }

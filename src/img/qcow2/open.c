@@ -443,6 +443,7 @@ static void qcow2_hold_header_co(struct ox_image *img, bool hold)
 static const struct ox_img_ops qcow2_ops = {
 	.format = "qcow2",
 	.preadv_co = ox_qcow2_preadv_co,
+	.read_part_co = ox_qcow2_read_part_co,
 	.pwritev_co = ox_qcow2_pwritev_co,
 	.zero_co = ox_qcow2_zero_co,
 	.discard_co = ox_qcow2_discard_co,

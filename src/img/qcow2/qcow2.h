@@ -484,6 +484,8 @@ void ox_qcow2_refused(struct ox_image *img, uint64_t offset, uint64_t length);
 /* The first change of this opening: clears autoclear bits that we do not keep (D6's sibling for
  * bitmaps), durably. */
 int ox_qcow2_prepare_write_co(struct ox_qcow2 *q) __attribute__((warn_unused_result));
+int ox_qcow2_read_part_co(struct ox_image *img, const struct iovec *iov, int n, uint64_t skip,
+			  uint64_t offset, uint64_t *length, bool *ret_below);
 int ox_qcow2_preadv_co(struct ox_image *img, const struct iovec *iov, int n, uint64_t offset,
 		       uint64_t length);
 /* What the guest reads there without taking a lock: for copy-on-write under the writer's lock. */

@@ -9,7 +9,7 @@
 static inline uint64_t ox_seen_past_end(const struct ox_journal *j)
 {
 	return j->seen[OX_FOUND_PAST_END] + j->seen[OX_FOUND_TABLE_PAST_END] +
-	       j->seen[OX_FOUND_BLOCK_PAST_END];
+	       j->seen[OX_FOUND_BLOCK_PAST_END] + j->seen[OX_FOUND_TABLE_CUT];
 }
 
 /* Entries that cannot be followed. */
@@ -33,6 +33,12 @@ static inline uint64_t ox_seen_aliases(const struct ox_journal *j)
 	return ox_seen_cross_links(j) + j->seen[OX_FOUND_OVERLAP];
 }
 
+/* Whether the file was cut within its tables, or before them: nothing is given up. */
+static inline bool ox_seen_cut(const struct ox_journal *j)
+{
+	return j->seen[OX_FOUND_TABLE_CUT] > 0;
+}
+
 /* Damage in the snapshot table. */
 static inline uint64_t ox_seen_bad_snapshots(const struct ox_journal *j)
 {
@@ -46,7 +52,7 @@ static inline bool ox_seen_hides_trees(const struct ox_journal *j)
 	return j->seen[OX_FOUND_HEADER_SNAPSHOTS] + j->seen[OX_FOUND_SNAPSHOT_TABLE] +
 		       j->seen[OX_FOUND_SNAPSHOT_L1_UNALIGNED] +
 		       j->seen[OX_FOUND_SNAPSHOT_L1_SIZE] + j->seen[OX_FOUND_UNREADABLE] +
-		       j->seen[OX_FOUND_TABLE_PAST_END] >
+		       j->seen[OX_FOUND_TABLE_PAST_END] + j->seen[OX_FOUND_TABLE_CUT] >
 	       0;
 }
 
