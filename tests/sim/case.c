@@ -163,6 +163,7 @@ static void power_cut(struct sim_case *c)
 		sim_settle_model(c, &bytes, sim_model_settle);
 		plant_stale(c, &bytes);
 		plant_plain(c, &bytes);
+		sim_space_show(&space, &bytes);
 	}
 	c->disk = sim_disk_open(c->reactor, &c->config.disk, &bytes, &c->random, &c->trace);
 	sim_space_free(&c->disk->space);
