@@ -14,8 +14,7 @@ import textwrap
 
 COLUMNS = 100
 # Pages that are yet to be wrapped; nothing wraps them by the way.
-UNWRAPPED = {"docs/cache.md", "docs/check.md", "docs/durability.md", "docs/findings.md",
-             "docs/recovery.md"}
+UNWRAPPED = {"docs/check.md", "docs/findings.md"}
 ITEM = re.compile(r"\s*(?:[-*+]|\d+[.)])\s+")
 # A heading, a quotation, a row of a table, HTML: what ends a paragraph and is not wrapped.
 OTHER = ("#", ">", "|", "<")
