@@ -141,9 +141,11 @@ static int find_again_co(struct ox_walk *w, bool *ret_again)
 	/* What was cut off is nowhere else. */
 	if (ox_seen_cut(w->j))
 		return 0;
-	if (w->v.lost_bitmaps)
+	r = ox_mend_reftable_co(w, ret_again);
+	if (r == 0 && !*ret_again && w->v.lost_bitmaps)
 		return ox_mend_lost_bitmaps_co(w, ret_again);
-	r = ox_mend_l1_offset_co(w, ret_again);
+	if (r == 0 && !*ret_again)
+		r = ox_mend_l1_offset_co(w, ret_again);
 	if (r == 0 && !*ret_again && ox_mend_bad_snapshots(w) > 0)
 		r = ox_mend_snapshots_co(w, ret_again);
 	return r;

@@ -370,6 +370,13 @@ static void damage_lost_bitmaps(struct image *im)
 	put_header(im);
 }
 
+static void damage_both_tables(struct image *im)
+{
+	im->h.reftable_offset += 3;
+	im->h.l1_offset += 7;
+	put_header(im);
+}
+
 static void damage_header_length(struct image *im)
 {
 	im->bytes[103] = 90;
@@ -390,6 +397,7 @@ static const struct damage more[] = {
 	{"the header's extensions", damage_extensions, false},
 	{"the width of counts", damage_refcount_order, false},
 	{"the number of snapshots", damage_snapshot_count, false},
+	{"the places of refcount and L1 table", damage_both_tables, false},
 	{"the extension of the bitmaps", damage_lost_bitmaps, false},
 	{"a snapshot's name", damage_snapshot_name, false},
 	{"a snapshot's record", damage_snapshot_record, false},

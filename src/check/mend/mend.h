@@ -85,6 +85,12 @@ int ox_mend_snapshots_co(struct ox_walk *w, bool *ret_again);
 /* Finds the disk's L1 table where the header leads to none. *ret_again: it did. */
 int ox_mend_l1_offset_co(struct ox_walk *w, bool *ret_again);
 
+/* ---- lost_reftable.c ---- */
+
+/* Finds the refcount table, where the header leads to none and counts are asked for. *ret_again: it
+ * did. */
+int ox_mend_reftable_co(struct ox_walk *w, bool *ret_again);
+
 /* ---- lost_bitmaps.c ---- */
 
 /* Finds the directory of the bitmaps that are vouched for, where no extension tells it, or gives
