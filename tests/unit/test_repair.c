@@ -370,10 +370,10 @@ static void damage_lost_bitmaps(struct image *im)
 	put_header(im);
 }
 
-static void damage_both_tables(struct image *im)
+static void damage_refcount_and_snapshot_table(struct image *im)
 {
-	im->h.reftable_offset += 3;
-	im->h.l1_offset += 7;
+	im->h.reftable_clusters = 0;
+	im->h.snapshot_count = 0xabcdef01;
 	put_header(im);
 }
 
@@ -397,7 +397,8 @@ static const struct damage more[] = {
 	{"the header's extensions", damage_extensions, false},
 	{"the width of counts", damage_refcount_order, false},
 	{"the number of snapshots", damage_snapshot_count, false},
-	{"the places of refcount and L1 table", damage_both_tables, false},
+	{"the refcount table, and the number of snapshots", damage_refcount_and_snapshot_table,
+	 false},
 	{"the extension of the bitmaps", damage_lost_bitmaps, false},
 	{"a snapshot's name", damage_snapshot_name, false},
 	{"a snapshot's record", damage_snapshot_record, false},
