@@ -136,7 +136,8 @@ struct ox_open_options {
 	uint64_t l2_cache_bytes;       /* 0: sized from the image (docs/cache.md) */
 	uint64_t refcount_cache_bytes; /* 0: the same */
 	/* Lazy refcounts: after so long without an allocation they are committed and the dirty bit
-	 * is cleared, as far as the context is polled. 0: 5000; UINT32_MAX: at close only. */
+	 * is cleared, as far as the context is polled. Other images give back what is held in
+	 * reserve. 0: 5000; UINT32_MAX: at close only. */
 	uint32_t lazy_idle_ms;
 	enum ox_backing_policy backing_policy;
 	const char *backing_dir;
@@ -307,6 +308,41 @@ struct ox_recovery_status {
 
 void ox_image_recovery(const struct ox_image *image, struct ox_recovery_status *ret_status);
 
+/* ---- notices: what goes wrong while an image is in use ---- */
+
+enum ox_notice_kind {
+	OX_NOTICE_DAMAGE,   /* the image contradicts itself; what needs that part fails with -EIO */
+	OX_NOTICE_REFUSED,  /* believing it would have overwritten metadata: nothing was, the image
+			       is marked as corrupt, and takes no more writes */
+	OX_NOTICE_POISONED, /* a sync failed: every later write and flush fails */
+	OX_NOTICE_NO_SPACE, /* a write failed with -ENOSPC, -EDQUOT or -EFBIG */
+	OX_NOTICE_IO_ERROR, /* the host failed a request with -EIO */
+};
+
+struct ox_notice {
+	enum ox_notice_kind kind;
+	int error;	      /* negative errno */
+	const char *filename; /* of the image or the backing file that it is about */
+	const char *finding;  /* DAMAGE, REFUSED: as ox_image_check names it; else NULL */
+	uint64_t host_offset; /* of what is wrong */
+	uint64_t host_length; /* 0: not known */
+	uint64_t guest_offset;
+	uint64_t guest_length; /* 0: not known */
+	const char *message;   /* all of it as one line, without a newline and the file's name */
+};
+
+/*
+ * Calls notice for each, also for what a request of the image's own meets in the background: as
+ * often as it happens, so that a program which shows them has to limit that. The results of
+ * requests are what they are without it. The strings are valid during the call. NULL: no longer.
+ */
+void ox_image_set_notice(struct ox_image *image,
+			 void (*notice)(void *opaque, const struct ox_notice *notice),
+			 void *opaque);
+/* How many there were since the image was opened, whether anybody listened or not. Where there was
+ * one, *ret_last is the last, valid until the image is used again. ret_last may be NULL. */
+uint64_t ox_image_notices(const struct ox_image *image, struct ox_notice *ret_last);
+
 /* ---- data, synchronously ---- */
 
 enum ox_request_flags {
@@ -437,6 +473,8 @@ struct ox_create_options {
 	/* Preallocation: done of total bytes. NULL: not told. */
 	void (*progress)(void *opaque, uint64_t done, uint64_t total);
 	void *opaque;
+	/* Asked often while space is preallocated; not 0: give up, with -EINTR. NULL: never. */
+	int (*interrupted)(void *opaque);
 };
 
 #define OX_CREATE_OPTIONS_INIT                                                                     \
@@ -444,8 +482,9 @@ struct ox_create_options {
 		.struct_size = sizeof(struct ox_create_options)                                    \
 	}
 
-/* Makes (or empties and remakes) the file. It is durable when this returns. A file that another
- * process has locked is left alone. On failure a file that did not exist before is removed. */
+/* Makes the file, or empties and remakes it in place. It is durable when this returns. Nothing is
+ * touched before the options are known to be right, nor if another process has the file locked.
+ * After a later failure a new file is removed again, and one that was there is left empty. */
 int ox_image_create(struct ox_context *ctx, const char *path, const struct ox_create_options *opts,
 		    struct ox_error **err) OX_CHECKED;
 /* The same in the file of a descriptor, as ox_image_open_fd takes it, which is emptied first. */

@@ -10,47 +10,44 @@
 #include "cli/cli.h"
 
 static const char help[] =
-	"usage: oxbow check [-f FMT] [-r leaks|all [--dry-run | --undo UNDO]] [--data] [-T CACHE]\n"
-	"                   [--salvage[=L1INDEX:HOSTOFFSET | =none]]... [--header "
-	"FIELD=NUMBER,...]\n"
+	"usage: oxbow check [-f FMT] [-r leaks|all [--dry-run | --undo UNDO]] [--data]\n"
+	"                   [--header FIELD=NUMBER,...]\n"
+	"                   [--salvage[=L1INDEX:HOSTOFFSET | =none]]... [-T CACHE]\n"
 	"                   [--output=human|json] [-p | --progress=json] [-q] [-U]\n"
 	"                   [--image-opts] FILE\n"
 	"Look for inconsistencies in a qcow2 or QED image, and repair them if told to.\n"
 	"\n"
-	"  -f FMT              qcow2 or qed; without it, the format is looked for in the file\n"
-	"  -r leaks|all        repair: only space that nothing uses, or everything that can be\n"
-	"  --dry-run           write nothing: say what the repair would do and leave\n"
-	"  --undo UNDO         keep what is overwritten in UNDO, a new file, for 'oxbow undo'\n"
-	"  --data              also verify that what is compressed can be decompressed\n"
+	"  -f, --format FMT    qcow2 or qed; without it, the file tells its format\n"
+	"  -r, --repair=leaks|all\n"
+	"                      leaks frees space that nothing uses, all repairs what it can\n"
+	"  --dry-run           with -r: write nothing; say what the repair would do and leave\n"
+	"  --undo UNDO         with -r: keep what the repair overwrites in UNDO, a new file, from\n"
+	"                      which 'oxbow undo' puts it back\n"
+	"  --data              decompress every compressed cluster too, to see if it can be read\n"
 	"  --header FIELD=NUMBER[,...]\n"
-	"                      go by these header fields, named as in the format's specification\n"
-	"                      (size, cluster_bits, l1_table_offset, ...); with -r all, which "
-	"then\n"
-	"                      needs --undo or --dry-run, they are written\n"
-	"  --salvage           look for L2 tables that nothing names any more, in all space that "
-	"is\n"
-	"                      not in use; with -r all, link those that one damaged L1 entry "
-	"alone\n"
-	"                      can have named, and free nothing that belongs to the others\n"
+	"                      believe these header fields, and not the file's. Their names are\n"
+	"                      the specification's: size, cluster_bits, l1_table_offset and so\n"
+	"                      on. -r all writes them, and needs --undo or --dry-run then\n"
+	"  --salvage           search unused space for L2 tables that nothing names. -r all links\n"
+	"                      a table again if exactly one damaged L1 entry can have named it,\n"
+	"                      and only it can have been named by that entry; what belongs to\n"
+	"                      the other tables is not freed\n"
 	"  --salvage=L1INDEX:HOSTOFFSET\n"
-	"                      with -r all: link this table to this L1 entry, damaged or empty; "
-	"may\n"
-	"                      be given more than once\n"
-	"  --salvage=none      with -r: also free what is surely part of such a table, which is "
-	"else\n"
-	"                      kept where it is found among the leaks\n"
+	"                      with -r all: link the table at HOSTOFFSET to this L1 entry, which\n"
+	"                      may be damaged or empty. May be given many times\n"
+	"  --salvage=none      with -r: also free tables that nothing names, and all they lead to\n"
 	"  -T, -t CACHE        writeback (the default), writethrough, none, directsync or unsafe\n"
 	"  --output=human|json text (the default) or JSON\n"
 	"  -p                  show progress, also where there is no terminal\n"
-	"  --progress=json     progress for programs: an object a line on stderr\n"
-	"  -q                  print no summary; what was found is still said on stderr\n"
+	"  --progress=json     progress for programs: a JSON object a line on stderr\n"
+	"  -q                  print no summary; findings still go to stderr\n"
 	"  -U, --force-share   also while another process has the image open for writing\n"
 	"  --image-opts        FILE is a description: driver=qcow2,file.filename=PATH,...\n"
-	"  -h, --help          this text\n"
+	"  -h, --help          print this text\n"
 	"\n"
-	"Exit status: 0 clean (perhaps after a repair), 1 the check could not be completed, 2 the\n"
-	"image is corrupt, 3 it has leaked clusters and is otherwise right, 63 the format has no\n"
-	"check.\n";
+	"Exit status: 0 the image is clean, perhaps after a repair; 1 the check could not be\n"
+	"completed; 2 the image is corrupt; 3 it has leaked clusters and is otherwise right;\n"
+	"63 the format has no check.\n";
 
 enum {
 	OPTION_OUTPUT = 256,
@@ -442,17 +439,18 @@ static int refuse_combination(const struct check *check)
 	if (check->source.image_opts && check->source.open.format)
 		ox_cli_error("--image-opts and --format are mutually exclusive");
 	else if (check->dry_run && check->repair == OX_REPAIR_NONE)
-		ox_cli_error("--dry-run shows what -r would do: say which");
+		ox_cli_error("--dry-run needs -r leaks or -r all, and shows what that would do");
 	else if (check->undo_path && check->repair == OX_REPAIR_NONE)
-		ox_cli_error("--undo saves what -r overwrites: say which");
+		ox_cli_error("--undo needs -r leaks or -r all, and keeps what that overwrites");
 	else if (check->salvage.asked && check->salvage.none)
-		ox_cli_error("--salvage=none frees what --salvage looks for");
+		ox_cli_error("--salvage and --salvage=none are mutually exclusive");
 	else if (check->salvage.link_count > 0 && check->repair != OX_REPAIR_ALL)
-		ox_cli_error("--salvage=L1INDEX:HOSTOFFSET is a part of -r all");
+		ox_cli_error("--salvage=L1INDEX:HOSTOFFSET needs -r all");
 	else if (check->progress_asked && check->progress_json)
 		ox_cli_error("-p and --progress=json are mutually exclusive");
 	else if (check->undo_path && check->dry_run)
-		ox_cli_error("--dry-run changes nothing: there would be nothing to undo");
+		ox_cli_error(
+			"--dry-run and --undo are mutually exclusive: a dry run writes nothing");
 	else
 		return 0;
 	return -EINVAL;

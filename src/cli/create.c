@@ -2,23 +2,26 @@
 /* oxbow create */
 #include <errno.h>
 #include <getopt.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #include "cli/create_options.h"
 
 static const char help[] =
-	"usage: oxbow create [-q] [-f FMT] [-b BACKING_FILE -F BACKING_FMT] [-u] [-o OPTIONS] FILE "
-	"[SIZE]\n"
+	"usage: oxbow create [-q] [-f FMT] [-b BACKING_FILE -F BACKING_FMT] [-u] [-o OPTIONS]\n"
+	"                    FILE [SIZE]\n"
 	"Make a disk image.\n"
 	"\n"
 	"  -f FMT           format of the image: qcow2, or raw (the default)\n"
-	"  -b BACKING_FILE  image that holds what is not written yet; relative to FILE's folder\n"
+	"  -b BACKING_FILE  the image to read where nothing has been written yet; a relative name\n"
+	"                   begins in FILE's folder\n"
 	"  -F BACKING_FMT   format of the backing file: qcow2 or raw\n"
 	"  -u               do not look at the backing file; SIZE is then needed\n"
 	"  -o OPTIONS       NAME=VALUE[,NAME=VALUE...]; '-o help' lists them for the format\n"
-	"  -q               say nothing but errors\n"
-	"  -h, --help       this text\n"
+	"  -q, --quiet      print nothing but errors\n"
+	"  -h, --help       print this text\n"
 	"\n"
 	"SIZE is in bytes, or takes a suffix k, M, G, T, P or E (powers of 1024). Without it the\n"
 	"image is as large as its backing file.\n";
@@ -126,6 +129,52 @@ static int look_at_backing(struct ox_context *ctx, struct create *create, const 
 	return ox_image_close(image, NULL);
 }
 
+/* Whether path names the file that is to be made; NULL does not. */
+static bool is_target(const struct create *create, const char *path)
+{
+	struct stat target, st;
+
+	return path && stat(create->file, &target) == 0 && stat(path, &st) == 0 &&
+	       target.st_dev == st.st_dev && target.st_ino == st.st_ino;
+}
+
+static int refuse_same_file(const struct create *create)
+{
+	ox_cli_error("%s: Error: Trying to create an image with the same filename as the backing "
+		     "file",
+		     create->file);
+	return -EINVAL;
+}
+
+/* A file that is among the images below its own backing file would end in a chain without end, and
+ * would lose what they need. The chain has been opened, so that it has an end now. */
+static int refuse_loop(struct ox_context *ctx, const struct create *create, const char *path,
+		       const char *format)
+{
+	struct ox_open_options opts = OX_OPEN_OPTIONS_INIT;
+	struct ox_image_info *info = NULL;
+	struct ox_image_info *below;
+	int r = 0;
+
+	opts.flags = OX_OPEN_READ_ONLY | OX_OPEN_PROBE | OX_OPEN_FORCE_SHARE;
+	opts.format = format;
+	while (r == 0 && path) {
+		r = ox_image_info_read(ctx, path, &opts, &below, NULL);
+		ox_image_info_free(info);
+		info = r == 0 ? below : NULL;
+		path = info ? info->backing_path : NULL;
+		opts.format = info ? info->backing_format : NULL;
+		if (is_target(create, path)) {
+			ox_cli_error("%s: Error: it is in the chain of the backing file already: "
+				     "'%s' is based on it",
+				     create->file, info->filename);
+			r = -ELOOP;
+		}
+	}
+	ox_image_info_free(info);
+	return r == -ELOOP ? r : 0;
+}
+
 static int check_backing(struct ox_context *ctx, struct create *create)
 {
 	const char *name = ox_cli_create_get(&create->values, "backing_file");
@@ -144,19 +193,19 @@ static int check_backing(struct ox_context *ctx, struct create *create)
 		ox_cli_error("%s: Expected backing file name, got empty string", create->file);
 		return -EINVAL;
 	}
-	if (strcmp(name, create->file) == 0) {
-		ox_cli_error("%s: Error: Trying to create an image with the same filename as the "
-			     "backing file",
-			     create->file);
-		return -EINVAL;
-	}
+	if (strcmp(name, create->file) == 0)
+		return refuse_same_file(create);
 	path = backing_path(create->file, name);
 	if (!path) {
 		ox_cli_error("%s", strerror(ENOMEM));
 		return -ENOMEM;
 	}
-	if (!create->unsafe)
+	if (is_target(create, path))
+		r = refuse_same_file(create);
+	if (r == 0 && !create->unsafe)
 		r = look_at_backing(ctx, create, path, format);
+	if (r == 0 && !create->unsafe)
+		r = refuse_loop(ctx, create, path, format);
 	if (r == 0 && !format) {
 		ox_cli_error("%s: Backing file specified without backing format", create->file);
 		if (!create->unsafe)
@@ -165,6 +214,45 @@ static int check_backing(struct ox_context *ctx, struct create *create)
 	}
 	free(path);
 	return r;
+}
+
+/* ---- what a signal leaves ---- */
+
+static volatile sig_atomic_t signal_met;
+
+static void note_signal(int number)
+{
+	signal_met = number;
+}
+
+static int was_interrupted(void *opaque)
+{
+	(void)opaque;
+	return signal_met != 0;
+}
+
+/* The first signal lets the library put things in order; a second one ends the process. */
+static void catch_signals(void)
+{
+	static const int numbers[] = {SIGINT, SIGTERM, SIGHUP};
+	struct sigaction action = {.sa_handler = note_signal, .sa_flags = SA_RESETHAND};
+
+	for (size_t i = 0; i < sizeof(numbers) / sizeof(numbers[0]); i++) {
+		struct sigaction old;
+
+		if (sigaction(numbers[i], NULL, &old) == 0 && old.sa_handler != SIG_IGN)
+			sigaction(numbers[i], &action, NULL);
+	}
+}
+
+/* Ends the process as the signal would have. */
+static void die_of_signal(void)
+{
+	if (!signal_met)
+		return;
+	fflush(stdout);
+	signal(signal_met, SIG_DFL);
+	raise(signal_met);
 }
 
 static int make_image(struct ox_context *ctx, struct create *create)
@@ -182,12 +270,15 @@ static int make_image(struct ox_context *ctx, struct create *create)
 	options.backing_format = ox_cli_create_get(&create->values, "backing_fmt");
 	options.progress = ox_cli_progress_report;
 	options.opaque = &progress;
+	options.interrupted = was_interrupted;
+	catch_signals();
 	ox_cli_progress_begin(&progress, false, NULL);
 	r = ox_image_create(ctx, create->file, &options, &err);
 	ox_cli_progress_end(&progress, r == 0);
 	if (r < 0)
 		ox_cli_error("%s: %s", create->file, err ? ox_error_message(err) : strerror(-r));
 	ox_error_free(err);
+	die_of_signal();
 	return r;
 }
 

@@ -9,20 +9,20 @@
 #include "cli/cli.h"
 
 /* As many as the library follows when it opens an image. */
-#define CHAIN_MAX 200
+#define CHAIN_MAX 1000
 #define NS_PER_SECOND 1000000000ull
 
 static const char help[] =
-	"usage: oxbow info [-f FMT] [--output=human|json] [--backing-chain] [-U] [--image-opts] "
-	"FILE\n"
+	"usage: oxbow info [-f FMT] [--output=human|json] [--backing-chain] [-U] [--image-opts]\n"
+	"                  FILE\n"
 	"Say what an image is.\n"
 	"\n"
-	"  -f FMT              format of the image; without it, it is looked for in the file\n"
+	"  -f, --format FMT    format of the image; without it, the file tells it\n"
 	"  --output=human|json text (the default) or JSON\n"
-	"  --backing-chain     the image, its backing file, and so on to the last\n"
+	"  --backing-chain     say the same of its backing file, and so on to the last\n"
 	"  -U, --force-share   also while another process has the image open for writing\n"
 	"  --image-opts        FILE is a description: driver=qcow2,file.filename=PATH,...\n"
-	"  -h, --help          this text\n";
+	"  -h, --help          print this text\n";
 
 enum {
 	OPTION_OUTPUT = 256,

@@ -3,6 +3,7 @@
 #include "cli/cli.h"
 #include "cli/deadline.h"
 #include "cli/log.h"
+#include "cli/notices.h"
 #include "cli/pid_file.h"
 
 #include <errno.h>
@@ -29,6 +30,7 @@ struct arguments {
 	struct ox_serve_nbd_options nbd;
 	struct ox_cli_progress progress; /* of a recovery before the opening returns */
 	struct ox_cli_recovery recovery; /* and after it */
+	struct ox_cli_notices notices;
 	bool opened;
 	bool closing;
 	bool memory_stated;
@@ -85,48 +87,43 @@ static const struct option long_options[] = {
 
 static const char help_text[] =
 	"usage: oxbow serve [OPTION...] --nbd ADDRESS IMAGE\n"
-	"Serves IMAGE to NBD clients until SIGTERM, SIGINT or SIGHUP. Once clients can connect, "
-	"one\n"
-	"line with the URI for them is printed.\n"
+	"Serve IMAGE to NBD clients until SIGTERM, SIGINT or SIGHUP. Once clients can connect,\n"
+	"one line with the URI for them is printed.\n"
 	"\n"
-	"  --nbd ADDRESS              a unix socket's path, or for TCP HOST:PORT, [IPv6]:PORT,\n"
+	"  --nbd ADDRESS              a unix socket's path; or for TCP HOST:PORT, [IPv6]:PORT,\n"
 	"                             :PORT (this host alone) or *:PORT (every address of this\n"
-	"                             host); port 0: any free one\n"
-	"  -f, --format FMT           qcow2 or raw. Never guessed: without it, qcow2\n"
+	"                             host). Port 0 is any free one\n"
+	"  -f, --format FMT           qcow2 (the default) or raw; never guessed\n"
 	"  -t, --cache MODE           writeback (default), writethrough, none, directsync, unsafe\n"
 	"  -r, --read-only            clients cannot write\n"
 	"  --discard=unmap|ignore     whether trims give space back to the host (default: unmap)\n"
 	"  -x, --export NAME          the export's name (default: the empty one)\n"
-	"  -D, --description TEXT     what clients are told of it\n"
+	"  -D, --description TEXT     what clients are told of the export\n"
 	"  --allow-backing[=DIR]      open the backing file that the image names (only if it lies\n"
-	"                             under DIR); without this, such an image is refused\n"
-	"  --backing-format FMT       qcow2 or raw: the backing file's, where the image does not "
-	"say\n"
+	"                             under DIR); without this option such an image is refused\n"
+	"  --backing-format FMT       format of that backing file, qcow2 or raw, if the image\n"
+	"                             does not state it\n"
 	"  --l2-cache-size SIZE       memory for L2 tables (default: from the image's size)\n"
-	"  --refcount-cache-size SIZE memory for refcount blocks (default: the same)\n"
-	"  --lazy-idle SECONDS|never  lazy refcounts: commit them, and clear the dirty bit, after\n"
-	"                             so long without an allocation (default: 5)\n"
-	"  --recover MODE             an image that was not closed: auto (default) serves it at "
-	"once "
-	"and\n"
-	"                             recovers it meanwhile, wait recovers it first, never refuses "
-	"it\n"
+	"  --refcount-cache-size SIZE memory for refcount blocks (default: 2M)\n"
+	"  --lazy-idle SECONDS|never  lazy refcounts: commit them and clear the dirty bit after\n"
+	"                             so long without an allocation (default: 5); in other\n"
+	"                             images: give back the clusters held in reserve\n"
+	"  --recover MODE             for an image that was not closed: auto (default) serves it\n"
+	"                             at once and recovers it meanwhile, wait recovers it first,\n"
+	"                             never refuses it\n"
 	"  --shared N                 at most N clients at once (default: 64)\n"
-	"  --memory SIZE              for requests in flight, of all clients together (default: "
-	"256M)\n"
-	"  --drain SECONDS            at the end, how long to wait for an image's file that "
-	"answers\n"
-	"                             nothing (default: 60)\n"
+	"  --memory SIZE              memory for the requests of all clients (default: 256M)\n"
+	"  --drain SECONDS            how long the end waits for an image's file that does not\n"
+	"                             answer (default: 60)\n"
 	"  --fd N                     the image is the inherited descriptor N; IMAGE is its name\n"
-	"  --pid-file FILE            holds the process id while clients can connect\n"
-	"  -U, --force-share          with -r: take no notice of others' locks on the image\n"
+	"  --pid-file FILE            FILE holds the process id while clients can connect\n"
+	"  -U, --force-share          with -r: ignore others' locks on the image\n"
 	"  -q, --quiet                print neither the URI nor warnings\n"
-	"  -v, --verbose              tell of each client that comes or goes, and why, on stderr\n"
-	"  -h, --help                 this\n"
+	"  -v, --verbose              report on stderr which clients come and go, and why\n"
+	"  -h, --help                 print this text\n"
 	"\n"
-	"Sizes take the suffixes k, M, G, T. A second SIGTERM ends the wait for clients that do "
-	"not\n"
-	"read their last replies.\n";
+	"Sizes take the suffixes k, M, G, T. A second SIGTERM ends the wait for clients that do\n"
+	"not read their last replies.\n";
 
 /* ---- the command line ---- */
 
@@ -294,14 +291,13 @@ static int take_option(struct arguments *arguments, int option, const char *valu
 static int check_arguments(const struct arguments *arguments, int images)
 {
 	if (images != 1) {
-		ox_cli_usage_error("serve",
-				   images == 0 ? "Which image? (oxbow serve --nbd ADDRESS IMAGE)"
-					       : "Just one image can be served");
+		ox_cli_usage_error("serve", images == 0 ? "No image is given"
+							: "Only one image can be served");
 		return -EINVAL;
 	}
 	if (!arguments->nbd.address) {
 		ox_cli_usage_error("serve",
-				   "Where? Say --nbd PATH for a unix socket, or --nbd HOST:PORT");
+				   "No address: say --nbd PATH (a unix socket) or --nbd HOST:PORT");
 		return -EINVAL;
 	}
 	if (strlen(arguments->nbd.export_name) > 4096 ||
@@ -454,7 +450,10 @@ static int serve(struct ox_context *ctx, struct arguments *arguments)
 		ox_context_free(ctx);
 		return ret;
 	}
+	ox_cli_notices_init(&arguments->notices);
+	ox_image_set_notice(image, ox_cli_notices_take, &arguments->notices);
 	ret = ox_serve_nbd(ctx, image, &arguments->nbd, &error);
+	ox_cli_notices_end(&arguments->notices);
 	if (ret < 0) {
 		if (error.message[0])
 			ox_cli_error("%s", error.message);

@@ -8,15 +8,14 @@
 
 static const char help[] =
 	"usage: oxbow undo [--force] UNDO FILE\n"
-	"Put FILE back to what it was before the 'oxbow check -r ... --undo UNDO' that wrote "
-	"UNDO.\n"
+	"Put FILE back to what it was before 'oxbow check -r ... --undo UNDO', which wrote UNDO.\n"
 	"\n"
-	"The repair need not have come to its end, and an undo that was interrupted may be run\n"
-	"again. An image that is not as the repair left it is refused: to put the old bytes back\n"
-	"would damage what was written since.\n"
+	"The repair may have been interrupted. An undo that was interrupted may be run again.\n"
+	"An image that is not as the repair left it is refused: the old bytes would damage what\n"
+	"was written since.\n"
 	"\n"
-	"  --force             also then\n"
-	"  -h, --help          this text\n";
+	"  --force             put the old bytes back even then\n"
+	"  -h, --help          print this text\n";
 
 enum {
 	OPTION_FORCE = 256,

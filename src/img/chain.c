@@ -11,6 +11,8 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "base/arith.h"
+#include "base/iov.h"
 #include "base/path.h"
 #include "rt/co.h"
 
@@ -76,9 +78,9 @@ static int open_store(const struct ox_image *img, const struct ox_open_options *
 	return r;
 }
 
-/* An image that bears, directly or not, its own file: found by device and inode, before its locks
- * are asked for. */
-static bool closes_loop(const struct ox_img_open *how, const char *path)
+/* Whether the file is that of an image from top to last: found by device and inode, before its
+ * locks are asked for. */
+static bool closes_loop(const struct ox_image *top, const struct ox_image *last, const char *path)
 {
 	struct stat st;
 	uint64_t dev;
@@ -86,11 +88,13 @@ static bool closes_loop(const struct ox_img_open *how, const char *path)
 
 	if (stat(path, &st) < 0)
 		return false; /* opening it tells why */
-	for (const struct ox_img_open *up = how; up; up = up->above) {
-		if (ox_io_file_identity(up->io, &dev, &ino) && dev == st.st_dev && ino == st.st_ino)
+	for (const struct ox_image *img = top;; img = img->backing) {
+		if (ox_io_file_identity(img->io, &dev, &ino) && dev == st.st_dev &&
+		    ino == st.st_ino)
 			return true;
+		if (img == last)
+			return false;
 	}
-	return false;
 }
 
 static int check_policy(const struct ox_image *img, const struct ox_open_options *opts,
@@ -104,64 +108,122 @@ static int check_policy(const struct ox_image *img, const struct ox_open_options
 	return 0;
 }
 
-static int open_layer_co(struct ox_image *img, const struct ox_img_open *how, struct ox_io *io,
+static int open_image_co(struct ox_image *above, const struct ox_img_open *how, struct ox_io *io,
 			 const char *format, struct ox_error **err)
 {
 	struct ox_open_options opts = *how->opts;
-	struct ox_img_open below = {
-		.opts = &opts,
-		.recovery = how->recovery,
-		.depth = how->depth + 1,
-		.above = how,
-		.io = io,
-	};
+	struct ox_img_open below = {.opts = &opts, .recovery = how->recovery};
 
 	opts.format = format;
 	opts.flags = (opts.flags & ~(unsigned)OX_OPEN_PROBE) | OX_OPEN_READ_ONLY;
-	opts.backing_format = NULL;
-	return ox_img_open_co(io, &below, &img->backing, err);
+	return ox_chain_open_image_co(io, &below, &above->backing, err);
 }
 
-int ox_chain_open_backing_co(struct ox_image *img, const struct ox_img_open *how,
-			     struct ox_error **err)
+/* Opens the image that above names, which is the last of top's chain up to now. */
+static int open_backing_co(struct ox_image *top, struct ox_image *above,
+			   const struct ox_img_open *how, const char *format, struct ox_error **err)
 {
-	const char *format = img->backing_format ? img->backing_format : how->opts->backing_format;
+	char *path = ox_path_beside(above->filename, above->backing_name);
 	struct ox_io *io = NULL;
-	char *path;
 	int r;
 
-	if (how->opts->flags & OX_OPEN_NO_BACKING)
-		return 0;
-	if (ox_co_is_cancelled())
-		return ox_error_set(err, -ECANCELED, "The opening was cancelled");
-	r = check_policy(img, how->opts, err);
-	if (r < 0)
-		return r;
-	if (how->depth + 1 >= OX_IMG_MAX_CHAIN)
-		return ox_error_set(err, -ELOOP, "The backing chain is longer than %d images",
-				    OX_IMG_MAX_CHAIN);
-	if (!format)
-		return ox_error_set(
-			err, -EINVAL,
-			"Image '%s' does not state the format of its backing file '%s', "
-			"and guessing it is not safe: state it with 'qemu-img rebase -u "
-			"-F FORMAT -b ...'",
-			img->filename, img->backing_name);
-	path = ox_path_beside(img->filename, img->backing_name);
 	if (!path)
 		return ox_error_set(err, -ENOMEM, "Out of memory");
-	if (closes_loop(how, path))
-		r = ox_error_set(err, -ELOOP, "Backing file '%s' of '%s' makes a loop", path,
-				 img->filename);
+	if (closes_loop(top, above, path))
+		r = ox_error_set(err, -ELOOP,
+				 "The backing chain is endless: '%s' names '%s', which is one of "
+				 "the images above it",
+				 above->filename, path);
 	else
-		r = open_store(img, how->opts, path, &io, err);
-	if (r < 0) {
-		ox_error_prefix(err, "Could not open backing file: ");
-	} else {
-		r = open_layer_co(img, how, io, format, err);
+		r = open_store(above, how->opts, path, &io, err);
+	if (r == 0) {
+		r = open_image_co(above, how, io, format, err);
 		if (r < 0)
 			ox_io_close(io);
+	} else {
+		ox_error_prefix(err, "Could not open backing file: ");
 	}
 	free(path);
 	return r;
+}
+
+int ox_chain_open_co(struct ox_image *img, const struct ox_img_open *how, struct ox_error **err)
+{
+	unsigned count = 1;
+	int r = 0;
+
+	if (how->opts->flags & OX_OPEN_NO_BACKING)
+		return 0;
+	for (struct ox_image *last = img; last->backing_name; last = last->backing) {
+		const char *format = last->backing_format;
+
+		/* What the caller states holds for the backing file of the image itself. */
+		if (!format && last == img)
+			format = how->opts->backing_format;
+		r = check_policy(last, how->opts, err);
+		if (r < 0)
+			return r;
+		if (++count > OX_IMG_MAX_CHAIN)
+			return ox_error_set(err, -ELOOP,
+					    "The backing chain is longer than %d images",
+					    OX_IMG_MAX_CHAIN);
+		if (!format)
+			return ox_error_set(
+				err, -EINVAL,
+				"Image '%s' does not state the format of its backing file '%s', "
+				"and guessing it is not safe: state it with 'qemu-img rebase -u "
+				"-F FORMAT -b ...'",
+				last->filename, last->backing_name);
+		r = open_backing_co(img, last, how, format, err);
+		if (r < 0)
+			return r;
+	}
+	return 0;
+}
+
+void ox_chain_close_co(struct ox_image *img)
+{
+	struct ox_image *next;
+
+	for (struct ox_image *below = img->backing; below; below = next) {
+		next = below->backing;
+		ox_chain_free_image(below); /* read-only: nothing to lose */
+	}
+	img->backing = NULL;
+}
+
+/* The beginning of the range, from whichever image has it. *length becomes what was read. */
+static int read_part_co(struct ox_image *img, const struct iovec *iov, int n, uint64_t skip,
+			uint64_t offset, uint64_t *length)
+{
+	bool is_below = true;
+	int r;
+
+	for (; img; img = img->backing) {
+		if (offset >= img->size_bytes) {
+			ox_iov_zero(iov, n, skip, *length);
+			return 0;
+		}
+		*length = ox_min_u64(*length, img->size_bytes - offset);
+		r = img->ops->read_part_co(img, iov, n, skip, offset, length, &is_below);
+		if (r < 0 || !is_below)
+			return r;
+	}
+	return -EIO; /* the chain was left closed, and must not read as if it ended here */
+}
+
+int ox_chain_read_co(struct ox_image *img, const struct iovec *iov, int n, uint64_t skip,
+		     uint64_t offset, uint64_t length)
+{
+	while (length > 0) {
+		uint64_t part = length;
+		int r = read_part_co(img, iov, n, skip, offset, &part);
+
+		if (r < 0)
+			return r;
+		skip += part;
+		offset += part;
+		length -= part;
+	}
+	return 0;
 }

@@ -9,8 +9,21 @@
 
 #include "img/img.h"
 
-/* Opens img->backing_name (read-only) as img->backing, unless how says not to. */
-int ox_chain_open_backing_co(struct ox_image *img, const struct ox_img_open *how,
-			     struct ox_error **err);
+/* Opens the images below img, each as the backing of the one above it, read-only, unless how says
+ * not to. After a failure those that were opened are img's. */
+int ox_chain_open_co(struct ox_image *img, const struct ox_img_open *how, struct ox_error **err);
+/* Frees those below img, which becomes an image without. */
+void ox_chain_close_co(struct ox_image *img);
+
+/* Reads from img, which backs another image, and what is not there from those below it; zeroes past
+ * its end. Bytes skip and on of the list are filled. */
+int ox_chain_read_co(struct ox_image *img, const struct iovec *iov, int n, uint64_t skip,
+		     uint64_t offset, uint64_t length);
+
+/* One image of a chain, as img.c opens it: neither those below it, nor for writing. */
+int ox_chain_open_image_co(struct ox_io *io, const struct ox_img_open *how, struct ox_image **ret,
+			   struct ox_error **err);
+/* Frees it, with its store. */
+void ox_chain_free_image(struct ox_image *img);
 
 #endif

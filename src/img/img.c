@@ -87,8 +87,8 @@ static struct ox_image *img_new(struct ox_io *io, const struct ox_img_open *how)
 	return img;
 }
 
-int ox_img_open_co(struct ox_io *io, const struct ox_img_open *how, struct ox_image **ret,
-		   struct ox_error **err)
+int ox_chain_open_image_co(struct ox_io *io, const struct ox_img_open *how, struct ox_image **ret,
+			   struct ox_error **err)
 {
 	struct ox_image *img;
 	open_fn open = NULL;
@@ -101,14 +101,35 @@ int ox_img_open_co(struct ox_io *io, const struct ox_img_open *how, struct ox_im
 	if (!img)
 		return ox_error_set(err, -ENOMEM, "Out of memory");
 	r = open(img, how, err);
-	if (r == 0 && img->backing_name)
-		r = ox_chain_open_backing_co(img, how, err);
+	if (r < 0) {
+		img_free(img);
+		return r;
+	}
+	*ret = img;
+	return 0;
+}
+
+void ox_chain_free_image(struct ox_image *img)
+{
+	ox_io_close(img->io);
+	img_free(img);
+}
+
+int ox_img_open_co(struct ox_io *io, const struct ox_img_open *how, struct ox_image **ret,
+		   struct ox_error **err)
+{
+	struct ox_image *img = NULL;
+	int r;
+
+	r = ox_chain_open_image_co(io, how, &img, err);
+	if (r < 0)
+		return r;
+	r = ox_chain_open_co(img, how, err);
 	if (r == 0 && !img->read_only)
 		r = img->ops->activate_co(img, err);
 	if (r < 0) {
-		if (img->backing)
-			ox_img_close_co(img->backing, NULL);
-		img_free(img);
+		ox_chain_close_co(img);
+		img_free(img); /* the store stays the caller's */
 		return r;
 	}
 	*ret = img;
@@ -121,10 +142,8 @@ int ox_img_close_co(struct ox_image *img, struct ox_error **err)
 
 	if (!img->read_only)
 		r = img->ops->deactivate_co(img, err);
-	if (img->backing)
-		ox_img_close_co(img->backing, NULL); /* read-only: nothing to lose */
-	ox_io_close(img->io);
-	img_free(img);
+	ox_chain_close_co(img);
+	ox_chain_free_image(img);
 	return r;
 }
 
@@ -172,39 +191,73 @@ static unsigned effective_flags(const struct ox_image *img, unsigned flags)
 	return writes_through(img) ? flags | OX_REQ_FUA : flags;
 }
 
+/* What a request is told of before it begins, and after it has ended with r. */
+struct watch {
+	uint64_t offset;
+	uint64_t length;
+	bool changing;
+	uint64_t told_before;
+};
+
+static struct watch begin(const struct ox_image *img, uint64_t offset, uint64_t length,
+			  bool changing)
+{
+	return (struct watch){offset, length, changing, ox_notice_count(img)};
+}
+
+static int ended(struct ox_image *img, const struct watch *w, int r)
+{
+	if (r >= 0)
+		return r;
+	if (r == -EUCLEAN) {
+		if (w->changing)
+			img->ops->refused(img, w->offset, w->length);
+		return -EIO;
+	}
+	ox_notice_failed(img, r, w->told_before, w->offset, w->length, w->changing);
+	return r;
+}
+
 int ox_img_preadv_co(struct ox_image *img, const struct iovec *iov, int n, uint64_t offset)
 {
 	uint64_t length = ox_iov_bytes(iov, n);
+	struct watch w = begin(img, offset, length, false);
 
 	if (!ox_range_within(offset, length, img->size_bytes))
 		return -EINVAL;
-	return length == 0 ? 0 : img->ops->preadv_co(img, iov, n, offset, length);
+	if (length == 0)
+		return 0;
+	return ended(img, &w, img->ops->preadv_co(img, iov, n, offset, length));
 }
 
 int ox_img_pwritev_co(struct ox_image *img, const struct iovec *iov, int n, uint64_t offset,
 		      unsigned flags)
 {
 	uint64_t length = ox_iov_bytes(iov, n);
+	struct watch w = begin(img, offset, length, true);
 	int r = check_write(img, offset, length);
 
 	if (r < 0 || length == 0)
 		return r;
-	return img->ops->pwritev_co(img, iov, n, offset, length, effective_flags(img, flags));
+	r = img->ops->pwritev_co(img, iov, n, offset, length, effective_flags(img, flags));
+	return ended(img, &w, r);
 }
 
 int ox_img_zero_co(struct ox_image *img, uint64_t offset, uint64_t length, unsigned flags)
 {
+	struct watch w = begin(img, offset, length, true);
 	int r = check_write(img, offset, length);
 
 	if (r < 0 || length == 0)
 		return r;
 	if (img->open_flags & OX_OPEN_NO_DISCARD)
 		flags &= ~(unsigned)OX_REQ_MAY_UNMAP;
-	return img->ops->zero_co(img, offset, length, effective_flags(img, flags));
+	return ended(img, &w, img->ops->zero_co(img, offset, length, effective_flags(img, flags)));
 }
 
 int ox_img_discard_co(struct ox_image *img, uint64_t offset, uint64_t length)
 {
+	struct watch w = begin(img, offset, length, true);
 	int r = check_write(img, offset, length);
 
 	if (r < 0 || length == 0 || (img->open_flags & OX_OPEN_NO_DISCARD))
@@ -212,14 +265,16 @@ int ox_img_discard_co(struct ox_image *img, uint64_t offset, uint64_t length)
 	r = img->ops->discard_co(img, offset, length);
 	if (r == 0 && writes_through(img))
 		r = img->ops->flush_co(img, true);
-	return r;
+	return ended(img, &w, r);
 }
 
 int ox_img_flush_co(struct ox_image *img)
 {
+	struct watch w = begin(img, 0, 0, true);
+
 	if (img->read_only)
 		return 0;
-	return img->ops->flush_co(img, img->cache != OX_CACHE_UNSAFE);
+	return ended(img, &w, img->ops->flush_co(img, img->cache != OX_CACHE_UNSAFE));
 }
 
 int ox_img_resize_co(struct ox_image *img, uint64_t new_bytes, struct ox_error **err)
@@ -240,7 +295,9 @@ int ox_img_extent_co(struct ox_image *img, uint64_t offset, uint64_t length, str
 	if (length == 0 || !ox_range_within(offset, length, img->size_bytes))
 		return -EINVAL;
 	for (;;) {
-		r = img->ops->extent_co(img, offset, length, &e);
+		struct watch w = begin(img, offset, length, false);
+
+		r = ended(img, &w, img->ops->extent_co(img, offset, length, &e));
 		if (r < 0)
 			return r;
 		if ((e.flags & (OX_EXTENT_DATA | OX_EXTENT_ZERO)) || !img->backing)

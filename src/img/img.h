@@ -11,6 +11,7 @@
 
 #include "base/error.h"
 #include "base/offset.h"
+#include "img/notice.h"
 #include "io/io.h"
 #include "oxbow.h"
 
@@ -19,6 +20,11 @@ struct ox_img_ops {
 	/* Ranges are within the image and longer than zero. */
 	int (*preadv_co)(struct ox_image *img, const struct iovec *iov, int n, uint64_t offset,
 			 uint64_t length);
+	/* Of an image that backs another: reads the beginning of the range out of this image alone,
+	 * into bytes skip and on of the list. *length becomes what was read; or, with *ret_below
+	 * true, what is to be read from the backing file instead. */
+	int (*read_part_co)(struct ox_image *img, const struct iovec *iov, int n, uint64_t skip,
+			    uint64_t offset, uint64_t *length, bool *ret_below);
 	int (*pwritev_co)(struct ox_image *img, const struct iovec *iov, int n, uint64_t offset,
 			  uint64_t length, unsigned flags);
 	int (*zero_co)(struct ox_image *img, uint64_t offset, uint64_t length, unsigned flags);
@@ -38,6 +44,11 @@ struct ox_img_ops {
 	/* Frees the format's state; the store is closed by img.c. deactivate_co came before. */
 	void (*free)(struct ox_image *img);
 	void (*stats)(const struct ox_image *img, struct ox_image_stats *ret);
+	/* The error since which nothing is written any more (M3); 0: none. */
+	int (*error)(const struct ox_image *img);
+	/* A request that was to change the range has ended with -EUCLEAN: it would have written
+	 * over metadata. NULL: there is none. */
+	void (*refused)(struct ox_image *img, uint64_t offset, uint64_t length);
 	/* NULL: the format knows no recovery. The message lives as long as the image is not used.
 	 */
 	void (*recovery)(const struct ox_image *img, struct ox_recovery_status *ret);
@@ -101,9 +112,6 @@ struct ox_recovery {
 struct ox_img_open {
 	const struct ox_open_options *opts;
 	const struct ox_recovery *recovery;
-	unsigned depth;			 /* 0: the image itself; backing files count up */
-	const struct ox_img_open *above; /* the layer that names this one; NULL at the top */
-	struct ox_io *io;		 /* this layer's store, for finding loops */
 };
 
 struct ox_image {
@@ -120,18 +128,22 @@ struct ox_image {
 	unsigned open_flags; /* enum ox_open_flags */
 	bool read_only;
 	void *state; /* the format's: struct ox_qcow2 * */
+	struct ox_notices notices;
 	/* lib's: */
 	struct ox_context *ctx;
-	struct ox_list queues; /* struct ox_queue */
-	unsigned jobs;	       /* of its control plane, under way or not ended */
+	struct ox_list queues;	/* struct ox_queue */
+	struct ox_list waiting; /* requests that have no task yet */
+	unsigned tasks;		/* of requests */
+	unsigned jobs;		/* of its control plane, under way or not ended */
 	bool reopening;
 	void (*warn)(void *opaque, const char *message);
 	void (*progress)(void *opaque, uint64_t done, uint64_t total);
 	void *opaque;
 };
 
-/* Longest chain of backing files that is followed. */
-#define OX_IMG_MAX_CHAIN 100
+/* Images of the longest chain that is opened: about as many as a process may have files open. Every
+ * way along a chain is a loop, so that its length costs no stack. */
+#define OX_IMG_MAX_CHAIN 1000
 
 /* Takes the store over, on success alone. */
 int ox_img_open_co(struct ox_io *io, const struct ox_img_open *how, struct ox_image **ret,
@@ -153,14 +165,14 @@ int ox_img_resize_co(struct ox_image *img, uint64_t new_bytes, struct ox_error *
 int ox_qcow2_open_co(struct ox_image *img, const struct ox_img_open *how, struct ox_error **err);
 int ox_raw_open_co(struct ox_image *img, const struct ox_img_open *how, struct ox_error **err);
 
-/* Creation: lays out an empty image on an empty store and syncs it. Preallocation METADATA and
- * beyond is done afterwards through ox_qcow2_preallocate_co on the opened image. */
+/* Creation. Whether the options are such that an image can be made: nothing is written. */
+int ox_qcow2_create_check(const struct ox_create_options *opts, struct ox_error **err);
+/* Lays out an empty image on an empty store and syncs it. Preallocation METADATA and beyond is done
+ * afterwards through ox_qcow2_preallocate_co on the opened image. */
 int ox_qcow2_create_co(struct ox_io *io, const struct ox_create_options *opts,
 		       struct ox_error **err);
-/* Makes every cluster of [offset, offset + length) allocated. */
-int ox_qcow2_preallocate_co(struct ox_image *img, uint64_t offset, uint64_t length,
-			    enum ox_preallocation mode,
-			    void (*progress)(void *opaque, uint64_t done, uint64_t total),
-			    void *opaque);
+/* Makes every cluster of the image allocated, as the options say. -EINTR where they tell it to
+ * stop. */
+int ox_qcow2_preallocate_co(struct ox_image *img, const struct ox_create_options *opts);
 
 #endif

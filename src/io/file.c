@@ -391,7 +391,7 @@ fail:
 
 static int check_flags(unsigned flags, struct ox_error **err)
 {
-	ox_assert(!(flags & OX_IO_CREATE) || !(flags & OX_IO_READ_ONLY));
+	ox_assert(!(flags & (OX_IO_CREATE | OX_IO_NEW)) || !(flags & OX_IO_READ_ONLY));
 	if ((flags & OX_IO_FORCE_SHARE) && !(flags & OX_IO_READ_ONLY))
 		return ox_error_set(err, -EINVAL,
 				    "Locks can be disregarded for read-only images only");
@@ -419,13 +419,14 @@ static int sync_directory_of(const char *path)
 	return r;
 }
 
-/* Makes the file, durably, or opens the one that is there, perhaps at the end of a link. */
-static int create_path(const char *path, int mode)
+/* Makes the file, durably; or, unless it must be new, opens the one that is there, perhaps at the
+ * end of a link. */
+static int create_path(const char *path, int mode, bool must_be_new)
 {
 	int fd = open(path, mode | O_CREAT | O_EXCL, 0644);
 	int r;
 
-	if (fd < 0 && errno != EEXIST)
+	if (fd < 0 && (must_be_new || errno != EEXIST))
 		return -errno;
 	if (fd < 0) {
 		fd = open(path, mode);
@@ -447,8 +448,8 @@ static int open_path(const char *path, unsigned flags)
 	int r;
 
 	mode |= O_CLOEXEC | O_NONBLOCK | O_NOCTTY | ((flags & OX_IO_DIRECT) ? O_DIRECT : 0);
-	if (flags & OX_IO_CREATE) {
-		fd = create_path(path, mode);
+	if (flags & (OX_IO_CREATE | OX_IO_NEW)) {
+		fd = create_path(path, mode, flags & OX_IO_NEW);
 	} else {
 		fd = open(path, mode);
 		fd = fd < 0 ? -errno : fd;
@@ -574,7 +575,7 @@ static int replace_fd(struct file_store *f, unsigned flags, struct ox_file_lock 
 int ox_io_file_reopen(struct ox_io *io, bool read_only, struct ox_error **err)
 {
 	struct file_store *f = file_of(io);
-	unsigned flags = f->open_flags & ~(OX_IO_READ_ONLY | OX_IO_CREATE);
+	unsigned flags = f->open_flags & ~(OX_IO_READ_ONLY | OX_IO_CREATE | OX_IO_NEW);
 	struct ox_file_lock old = f->lock;
 	struct ox_file_lock lock;
 	int r;

@@ -139,6 +139,7 @@ enum ox_io_open_flags {
 	OX_IO_FORCE_SHARE = 1 << 2, /* take no notice of others' locks (qemu's -U) */
 	OX_IO_NO_LOCK = 1 << 3,
 	OX_IO_CREATE = 1 << 4, /* make the file, or empty one that is there, after locking it */
+	OX_IO_NEW = 1 << 6,    /* make the file; -EEXIST where there is one, or a link */
 	OX_IO_SHARE_WRITE = 1 << 5, /* a read-only user that lets others write (backing files
 				       keep others from writing instead) */
 };

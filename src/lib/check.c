@@ -43,16 +43,16 @@ static int check_qed_co(struct ox_io *io, const struct ox_check_options *opts,
 {
 	if (opts->header)
 		return ox_error_set(err, -EINVAL,
-				    "A header is restored in qcow2 images alone, and "
+				    "Header fields can be stated for qcow2 images alone, and "
 				    "this one is in QED format");
 	if (opts->salvage)
 		return ox_error_set(err, -EINVAL,
-				    "Tables are salvaged in qcow2 images alone, and "
+				    "Tables can be salvaged in qcow2 images alone, and "
 				    "this one is in QED format");
 	if (opts->verify_data)
 		return ox_error_set(err, -EINVAL,
-				    "A QED image holds nothing compressed, and no "
-				    "other data can be verified");
+				    "A QED image has no compressed clusters, and only those can "
+				    "be verified");
 	return ox_check_qed_co(io, opts, ret, err);
 }
 
@@ -86,24 +86,23 @@ static int refuse_options(const struct ox_check_options *opts, struct ox_error *
 	if (format && strcmp(format, "qcow2") != 0 && strcmp(format, "qed") != 0)
 		return ox_error_set(err, -ENOTSUP, "This image format does not support checks");
 	if (opts->header && opts->repair == OX_REPAIR_LEAKS)
-		return ox_error_set(err, -EINVAL, "A header is restored by a repair of everything");
+		return ox_error_set(err, -EINVAL,
+				    "Only a repair of everything writes header fields");
 	if (opts->header && opts->repair != OX_REPAIR_NONE && !opts->dry_run && !opts->undo_path)
-		return ox_error_set(err, -EINVAL, "A header is restored only with an undo file");
+		return ox_error_set(err, -EINVAL, "Writing header fields needs an undo file");
 	if (opts->link_count > 0 && (!opts->salvage || opts->repair != OX_REPAIR_ALL))
 		return ox_error_set(err, -EINVAL,
-				    "Tables are linked by a repair of everything that salvages");
+				    "Linking tables needs a repair of everything, and salvage");
 	if (opts->link_count > 0 && !opts->links)
-		return ox_error_set(err, -EINVAL, "link_count says %zu, and there are no links",
+		return ox_error_set(err, -EINVAL, "link_count is %zu, but links is NULL",
 				    opts->link_count);
 	if (opts->salvage && opts->free_lost_tables)
-		return ox_error_set(err, -EINVAL,
-				    "What is looked for in order to be salvaged is not freed");
+		return ox_error_set(err, -EINVAL, "Salvaging lost tables excludes freeing them");
 	if (opts->repair == OX_REPAIR_NONE && (opts->dry_run || opts->undo_path))
-		return ox_error_set(err, -EINVAL,
-				    "A dry run, and an undo file, are of use for a repair alone");
+		return ox_error_set(err, -EINVAL, "A dry run or an undo file needs a repair");
 	if (opts->dry_run && opts->undo_path)
 		return ox_error_set(err, -EINVAL,
-				    "A dry run changes nothing: there would be nothing to undo");
+				    "A dry run writes nothing, and needs no undo file");
 	if (opts->repair != OX_REPAIR_NONE && !opts->dry_run && (opts->flags & OX_OPEN_FORCE_SHARE))
 		return ox_error_set(err, -EINVAL,
 				    "An image that others may be using cannot be repaired");

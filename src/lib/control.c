@@ -47,7 +47,6 @@ static void open_co(struct ox_job *job)
 	job->result = job->on_worker ? ox_aio_work_co(open_store, job) : open_store(job);
 	if (job->result < 0)
 		return;
-	how.io = job->io;
 	job->result = ox_img_open_co(job->io, &how, &job->image, &job->err);
 	if (job->result < 0) {
 		ox_io_close(job->io);
@@ -55,6 +54,7 @@ static void open_co(struct ox_job *job)
 	}
 	job->image->ctx = job->ctx;
 	ox_list_init(&job->image->queues);
+	ox_list_init(&job->image->waiting);
 	job->ctx->images++;
 }
 

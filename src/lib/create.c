@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "base/arith.h"
@@ -10,6 +11,8 @@
 #include "lib/context.h"
 #include "lib/options.h"
 #include "lib/source.h"
+
+#define PIECE_BYTES (UINT64_C(16) << 20)
 
 struct create_job {
 	struct ox_io *io;
@@ -19,25 +22,31 @@ struct create_job {
 	int result;
 };
 
+/* In pieces, between which the caller is told and asked. */
 static int raw_preallocate_co(struct ox_io *io, const struct ox_create_options *opts,
 			      uint64_t bytes)
 {
-	switch (opts->preallocation) {
-	case OX_PREALLOC_FULL:
-		return ox_io_fill_zero_co(io, 0, bytes);
-	case OX_PREALLOC_FALLOC:
-		return ox_io_reserve_or_fill_co(io, 0, bytes);
-	default:
+	int r = 0;
+
+	if (opts->preallocation == OX_PREALLOC_OFF)
 		return 0;
+	for (uint64_t at = 0; at < bytes && r == 0; at += PIECE_BYTES) {
+		uint64_t n = ox_min_u64(bytes - at, PIECE_BYTES);
+
+		if (opts->interrupted && opts->interrupted(opts->opaque))
+			return -EINTR;
+		if (opts->preallocation == OX_PREALLOC_FULL)
+			r = ox_io_fill_zero_co(io, at, n);
+		else
+			r = ox_io_reserve_or_fill_co(io, at, n);
+		if (r == 0 && opts->progress)
+			opts->progress(opts->opaque, at + n, bytes);
 	}
+	return r;
 }
 
-static int create_raw_co(struct ox_io *io, const struct ox_create_options *opts,
-			 struct ox_error **err)
+static int check_raw(const struct ox_create_options *opts, struct ox_error **err)
 {
-	uint64_t bytes;
-	int r;
-
 	if (opts->backing_file)
 		return ox_error_set(err, -EINVAL,
 				    "Backing file not supported for file format 'raw'");
@@ -45,11 +54,19 @@ static int create_raw_co(struct ox_io *io, const struct ox_create_options *opts,
 		return ox_error_set(err, -EINVAL, "Unsupported preallocation mode 'metadata'");
 	if (opts->virtual_bytes > (uint64_t)INT64_MAX - 511)
 		return ox_error_set(err, -EFBIG, "Image size too big");
-	bytes = ox_align_up(opts->virtual_bytes, 512);
+	return 0;
+}
+
+static int create_raw_co(struct ox_io *io, const struct ox_create_options *opts,
+			 struct ox_error **err)
+{
+	uint64_t bytes = ox_align_up(opts->virtual_bytes, 512);
+	int r;
+
 	if (!io->can_grow && bytes > io->length)
 		return ox_error_set(err, -ENOSPC, "The device is smaller than the image");
 	r = io->can_grow ? ox_io_set_length_co(io, bytes) : 0;
-	if (r == 0 && bytes > 0)
+	if (r == 0)
 		r = raw_preallocate_co(io, opts, bytes);
 	if (r == 0)
 		r = ox_io_sync_co(io);
@@ -61,7 +78,7 @@ static int create_raw_co(struct ox_io *io, const struct ox_create_options *opts,
 static int preallocate_co(struct create_job *j)
 {
 	struct ox_open_options open_opts = OX_OPEN_OPTIONS_INIT;
-	struct ox_img_open how = {.opts = &open_opts, .recovery = &ox_check_recovery, .io = j->io};
+	struct ox_img_open how = {.opts = &open_opts, .recovery = &ox_check_recovery};
 	struct ox_image *img;
 	int close_r;
 	int r;
@@ -73,8 +90,7 @@ static int preallocate_co(struct create_job *j)
 		return r;
 	j->io_taken = true;
 	if (img->size_bytes > 0) {
-		r = ox_qcow2_preallocate_co(img, 0, img->size_bytes, j->opts->preallocation,
-					    j->opts->progress, j->opts->opaque);
+		r = ox_qcow2_preallocate_co(img, j->opts);
 		if (r < 0)
 			ox_error_set_errno(j->err, r, "Could not preallocate the image");
 	}
@@ -82,10 +98,20 @@ static int preallocate_co(struct create_job *j)
 	return r < 0 ? r : close_r;
 }
 
+static int empty_co(struct ox_io *io, struct ox_error **err)
+{
+	int r = io->can_grow && io->length > 0 ? ox_io_set_length_co(io, 0) : 0;
+
+	return r < 0 ? ox_error_set_errno(err, r, "Could not empty '%s'", io->name) : 0;
+}
+
 static void create_task_co(void *arg)
 {
 	struct create_job *j = arg;
 
+	j->result = empty_co(j->io, j->err);
+	if (j->result < 0)
+		return;
 	if (strcmp(j->opts->format, "raw") == 0) {
 		j->result = create_raw_co(j->io, j->opts, j->err);
 		return;
@@ -93,6 +119,13 @@ static void create_task_co(void *arg)
 	j->result = ox_qcow2_create_co(j->io, j->opts, j->err);
 	if (j->result == 0 && j->opts->preallocation != OX_PREALLOC_OFF)
 		j->result = preallocate_co(j);
+}
+
+static void empty_task_co(void *arg)
+{
+	struct create_job *j = arg;
+
+	j->result = empty_co(j->io, NULL);
 }
 
 static int check_options(const struct ox_create_options *opts, struct ox_error **err)
@@ -109,7 +142,51 @@ static int check_options(const struct ox_create_options *opts, struct ox_error *
 			err, -EINVAL,
 			"Backing file and preallocation can only be used at the same time if "
 			"extended_l2 is enabled");
-	return 0;
+	if (strcmp(opts->format, "raw") == 0)
+		return check_raw(opts, err);
+	return ox_qcow2_create_check(opts, err);
+}
+
+/* A file that is there is opened as it is: it is emptied when nothing can be wrong any more. */
+static int open_store(struct ox_context *ctx, const struct ox_source *source, bool *ret_new,
+		      struct ox_io **ret, struct ox_error **err)
+{
+	struct ox_error *why = NULL;
+	int r = -EEXIST;
+
+	if (source->path)
+		r = ox_source_open(ctx, source, OX_IO_NEW, ret, &why);
+	*ret_new = r == 0;
+	if (r == -EEXIST || !err)
+		ox_error_free(why);
+	else
+		*err = why;
+	return r == -EEXIST ? ox_source_open(ctx, source, 0, ret, err) : r;
+}
+
+struct file_id {
+	uint64_t dev;
+	uint64_t ino;
+};
+
+/* Removes the path, if it still names the file that was made. */
+static void remove_new(const char *path, const struct file_id *id)
+{
+	struct stat st;
+
+	if (lstat(path, &st) == 0 && st.st_dev == id->dev && st.st_ino == id->ino)
+		unlink(path);
+}
+
+/* Empties the file again. One that somebody else has opened meanwhile is let be. */
+static void empty_again(struct ox_context *ctx, const struct ox_source *source)
+{
+	struct create_job job = {0};
+
+	if (ox_source_open(ctx, source, 0, &job.io, NULL) < 0)
+		return;
+	job.result = ox_reactor_call(ctx->reactor, empty_task_co, &job);
+	ox_io_close(job.io);
 }
 
 static int create_source(struct ox_context *ctx, const struct ox_source *source,
@@ -117,7 +194,8 @@ static int create_source(struct ox_context *ctx, const struct ox_source *source,
 {
 	struct ox_create_options opts;
 	struct create_job job = {.opts = &opts, .err = err};
-	bool existed = !source->path || access(source->path, F_OK) == 0;
+	struct file_id id = {0};
+	bool is_new;
 	int r;
 
 	r = ox_options_take(&ox_create_options_type, given, &opts, err);
@@ -126,9 +204,10 @@ static int create_source(struct ox_context *ctx, const struct ox_source *source,
 	r = check_options(&opts, err);
 	if (r < 0)
 		return r;
-	r = ox_source_open(ctx, source, OX_IO_CREATE, &job.io, err);
+	r = open_store(ctx, source, &is_new, &job.io, err);
 	if (r < 0)
 		return r;
+	is_new = is_new && ox_io_file_identity(job.io, &id.dev, &id.ino);
 	r = ox_reactor_call(ctx->reactor, create_task_co, &job);
 	if (r == 0)
 		r = job.result;
@@ -136,8 +215,10 @@ static int create_source(struct ox_context *ctx, const struct ox_source *source,
 		ox_error_set_errno(err, r, "The I/O engine failed");
 	if (!job.io_taken)
 		ox_io_close(job.io);
-	if (r < 0 && !existed)
-		unlink(source->path);
+	if (r < 0 && is_new)
+		remove_new(source->path, &id);
+	else if (r < 0)
+		empty_again(ctx, source);
 	return r;
 }
 

@@ -43,6 +43,20 @@ OX_EXPORT void ox_image_recovery(const struct ox_image *image,
 		image->ops->recovery(image, ret_status);
 }
 
+OX_EXPORT void ox_image_set_notice(struct ox_image *image,
+				   void (*notice)(void *opaque, const struct ox_notice *notice),
+				   void *opaque)
+{
+	ox_notice_listen(image, notice, opaque);
+}
+
+OX_EXPORT uint64_t ox_image_notices(const struct ox_image *image, struct ox_notice *ret_last)
+{
+	if (ret_last)
+		(void)ox_notice_last(image, ret_last);
+	return ox_notice_count(image);
+}
+
 /* ---- data ---- */
 
 struct call {

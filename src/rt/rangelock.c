@@ -9,6 +9,7 @@
 
 void ox_rangelock_init(struct ox_rangelock *l)
 {
+	*l = (struct ox_rangelock){0};
 	ox_list_init(&l->ranges);
 }
 
@@ -23,6 +24,8 @@ static bool is_blocked(const struct ox_rangelock *l, const struct ox_range *rang
 {
 	const struct ox_list *it;
 
+	if (!range->exclusive && l->exclusive == 0)
+		return false;
 	for (it = l->ranges.next; it != end; it = it->next) {
 		const struct ox_range *earlier = ox_list_entry(it, struct ox_range, link);
 
@@ -49,6 +52,8 @@ void ox_rangelock_acquire_co(struct ox_rangelock *l, struct ox_range *range, uin
 	range->held = !is_blocked(l, range, &l->ranges);
 	range->waiter = ox_co_self();
 	ox_list_push_back(&l->ranges, &range->link);
+	l->exclusive += exclusive;
+	l->waiting += !range->held;
 	while (!range->held)
 		ox_co_suspend_co();
 }
@@ -63,6 +68,7 @@ bool ox_rangelock_try_acquire(struct ox_rangelock *l, struct ox_range *range, ui
 	*range = want;
 	range->held = true;
 	ox_list_push_back(&l->ranges, &range->link);
+	l->exclusive += exclusive;
 	return true;
 }
 
@@ -71,12 +77,13 @@ static void grant(struct ox_rangelock *l, const struct ox_range *freed, struct o
 {
 	struct ox_list *it;
 
-	for (it = from; it != &l->ranges; it = it->next) {
+	for (it = from; l->waiting > 0 && it != &l->ranges; it = it->next) {
 		struct ox_range *range = ox_list_entry(it, struct ox_range, link);
 
 		if (range->held || !overlap(range, freed) || is_blocked(l, range, it))
 			continue;
 		range->held = true;
+		l->waiting--;
 		ox_co_wake(range->waiter);
 	}
 }
@@ -88,6 +95,7 @@ void ox_rangelock_release(struct ox_rangelock *l, struct ox_range *range)
 	ox_assert(range->held);
 	range->held = false;
 	ox_list_del(&range->link);
+	l->exclusive -= range->exclusive;
 	grant(l, range, next);
 }
 
@@ -95,6 +103,7 @@ void ox_rangelock_downgrade(struct ox_rangelock *l, struct ox_range *range)
 {
 	ox_assert(range->held && range->exclusive);
 	range->exclusive = false;
+	l->exclusive--;
 	grant(l, range, range->link.next);
 }
 

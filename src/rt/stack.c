@@ -10,6 +10,8 @@
 #include "rt/internal.h"
 #include "rt/sanitize.h"
 
+/* The deepest task of the library's own uses 12 KiB. A caller's callbacks (warn, progress, finding)
+ * run on it as well, and what is never touched costs address space alone. */
 #ifdef OX_ASAN
 #define STACK_BYTES ((size_t)1024 << 10) /* redzones make frames several times as large */
 #else

@@ -49,6 +49,8 @@ void ox_latch_wait_co(struct ox_latch *l);
  */
 struct ox_rangelock {
 	struct ox_list ranges; /* struct ox_range by arrival; held and waiting */
+	unsigned exclusive;    /* of them; with none, shared ranges need not be looked through */
+	unsigned waiting;
 };
 
 struct ox_range {

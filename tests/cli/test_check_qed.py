@@ -85,11 +85,11 @@ def test_a_corruption_has_exit_code_2_and_its_repair_0_or_3():
 def test_what_is_of_qcow2_alone_is_refused_and_nothing_is_written():
     make_disk()
     before = pathlib.Path("disk").read_bytes()
-    for args, message in ((("--salvage",), "Tables are salvaged in qcow2 images alone"),
-                          (("--data",), "holds nothing compressed"),
-                          (("--header", "size=1M"), "A header is restored in qcow2 images alone"),
+    for args, message in ((("--salvage",), "Tables can be salvaged in qcow2 images alone"),
+                          (("--data",), "has no compressed clusters"),
+                          (("--header", "size=1M"), "Header fields can be stated for qcow2 images alone"),
                           (("-r", "all", "--undo", "undo", "--header", "size=1M"),
-                           "A header is restored in qcow2 images alone")):
+                           "Header fields can be stated for qcow2 images alone")):
         for form in ((), ("-f", "qed")):
             expect_failure(oxbow_path(), "check", *args, *form, "disk", message=message)
             pathlib.Path("undo").unlink(missing_ok=True)

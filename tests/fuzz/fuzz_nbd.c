@@ -166,8 +166,8 @@ static void ease(struct ox_nbd_conn *conn)
 	struct ox_nbd_share *next;
 
 	ox_nbd_budget_leave(budget, &rival);
-	if (hog.held_bytes > 0)
-		ox_nbd_budget_give(budget, &hog, hog.held_bytes);
+	ox_nbd_budget_give(budget, &rival, rival.held_bytes);
+	ox_nbd_budget_give(budget, &hog, hog.held_bytes);
 	next = ox_nbd_budget_next(budget);
 	assert((next == &conn->share) == (conn->share.wanted_bytes > 0));
 	if (next)

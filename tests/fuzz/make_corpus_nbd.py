@@ -60,6 +60,10 @@ SEEDS = {
     "read_only": b"\1" + FIXED + option(STRUCTURED) + info(GO) + requests(compact),
     "trickle": b"\x18" + FIXED + option(STRUCTURED) + info(GO) + requests(compact),
     "vanish": b"\x64" + FIXED + option(STRUCTURED) + info(GO) + requests(compact)[:-28],
+    "short_memory": b"\x88" + FIXED + option(STRUCTURED) + info(GO) +
+                    compact(READ, 0, 0, 262144) * 8 + requests(compact),
+    "short_memory_late": b"\xd4" + FIXED + info(GO) + compact(READ, 0, 0, 262144) * 8 +
+                         compact(WRITE, 0, 0, 262144, bytes(262144)) + requests(compact),
     "long_option": b"\0" + FIXED + struct.pack(">QII", IHAVEOPT, 77, 70000) + bytes(500),
     "long_write": b"\0" + FIXED + info(GO) + compact(WRITE, 0, 0, 33 << 20, bytes(1000)),
 }

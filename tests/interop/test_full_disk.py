@@ -149,6 +149,37 @@ for _kind in PROMISED:
                     make_test(_kind, _make, _refcounts))
 
 
+def killed(image, cache, what):
+    """The next server finds the disk as full: counts that a lazy image lacks have their space."""
+    with Server("-f", "qcow2", "-t", cache, "--allow-backing", image) as server:
+        handle = nbd_connect(server.uri)
+        written = fill(handle, 0, nbd.CMD_FLAG_FUA)
+        server.kill9()
+    wait_until_unlocked(image)
+    with Server("-f", "qcow2", "-t", cache, "--allow-backing", image) as server:
+        handle = nbd_connect(server.uri)
+        for at in written[::5]:
+            handle.pwrite(block_at(at, BLOCK), at)
+        handle.flush()
+        check_all(handle, written, f"after a kill {what}")
+        handle.shutdown()
+    check_equal(Qcow2(image).is_dirty, False, f"dirty bit after a kill {what}")
+    oxbow("check", "-q", "-r", "leaks", "-f", "qcow2", image)
+    check_clean(image, f"after a kill {what}")
+
+
+def test_a_server_killed_on_a_full_disk_is_followed_by_one_that_needs_no_room():
+    where = mounted("ext4", HOST_BYTES)
+    for make_image in (plain, chain, small_clusters):
+        for refcounts, options in LAZY.items():
+            for cache in ("writeback", "directsync"):
+                image = make_image(where, options)
+                leave_room(where / "filler", ROOM)
+                killed(image, cache, f"{make_image.__name__} {refcounts} {cache}")
+                os.unlink(image)
+                os.unlink(where / "filler")
+
+
 def test_where_overwrites_need_room_no_acknowledged_flush_is_lost_and_reads_go_on():
     where = mounted("btrfs", HOST_BYTES)
     for cache in ("writeback", "none", "unsafe"):

@@ -18,8 +18,8 @@ def test_help_goes_to_stdout():
 def test_a_bad_command_line_says_what_is_wrong():
     disk = make_disk(MIB)
     place = ("--nbd", "s.sock")
-    refused(*place, message="Which image?")
-    refused(*place, disk, disk, message="Just one image")
+    refused(*place, message="No image is given")
+    refused(*place, disk, disk, message="Only one image")
     refused(disk, message="--nbd")
     refused(*place, "--cache", "fast", disk, message="--cache 'fast'")
     refused(*place, "--discard", "maybe", disk, message="--discard 'maybe'")

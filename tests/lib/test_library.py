@@ -168,7 +168,7 @@ def test_the_manual_page_has_every_function_as_the_header_declares_it():
     for kind, name, arguments in re.findall(
             r"^([a-z][^#(){};]*?\*?)\b(ox_\w+)\(([^;]*?)\)\s*(?:OX_CHECKED)?;", header(),
             flags=re.MULTILINE | re.DOTALL):
-        arguments = [" ".join(a.split()) for a in arguments.split(",")]
+        arguments = [" ".join(a.split()) for a in re.split(r",(?![^()]*\))", arguments)]
         declared[name] = (" ".join(kind.split()), arguments)
     check_equal(sorted(declared), sorted(declared_functions()), "what was found in the header")
     synopsis = {}

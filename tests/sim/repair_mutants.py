@@ -39,7 +39,7 @@ REPAIR_MUTANTS = [
      "what an L1 entry took for a table keeps the lost table's data from being counted", "salvage"),
     # ---- what is kept ----
     ("lost_tables_freed", "D4", "check/mend/repair.c",
-     [(" || ox_salvage_keeps_count(w, cluster);", ";")],
+     [(" ||\n\t       ox_salvage_keeps_count(w, cluster);", ";")],
      "what belongs to a lost table is freed", "salvage"),
     ("damaged_tables_free_what_they_named", "D4", "check/salvage/salvage.c",
      [("\treturn ox_salvage_keeps(w, cluster) || (w->salvage && w->salvage->has_damaged);",

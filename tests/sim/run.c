@@ -133,7 +133,7 @@ static int open_image_co(struct sim_disk *disk, const char *format, unsigned fla
 			 const struct sim_config *config, struct ox_image **ret)
 {
 	struct ox_open_options opts = OX_OPEN_OPTIONS_INIT;
-	struct ox_img_open how = {.opts = &opts, .recovery = &ox_check_recovery, .io = &disk->io};
+	struct ox_img_open how = {.opts = &opts, .recovery = &ox_check_recovery};
 	struct ox_error *err = NULL;
 	int r;
 

@@ -711,6 +711,65 @@ static void a_disk_grows_with_zeroes_and_shrinks(void **state)
 	assert_clean();
 }
 
+struct heard {
+	unsigned count;
+	enum ox_notice_kind kind;
+	uint64_t guest_offset;
+};
+
+static void hear(void *opaque, const struct ox_notice *notice)
+{
+	struct heard *heard = opaque;
+
+	heard->count++;
+	heard->kind = notice->kind;
+	heard->guest_offset = notice->guest_offset;
+	assert_string_equal(notice->filename, "disk.qcow2");
+	assert_int_not_equal(strlen(notice->message), 0);
+}
+
+/* Puts nonsense where the L1 entry of the disk's beginning is. */
+static void damage_l1(void)
+{
+	static const unsigned char nonsense[8] = {0x80, 0, 0, 0, 0, 0x05, 0, 0x07};
+	int fd = open("disk.qcow2", O_RDWR);
+	unsigned char at[8];
+	off_t offset = 0;
+
+	assert_int_equal(pread(fd, at, sizeof(at), 40), sizeof(at));
+	for (unsigned i = 0; i < 8; i++)
+		offset = offset << 8 | at[i];
+	assert_int_equal(pwrite(fd, nonsense, sizeof(nonsense), offset), sizeof(nonsense));
+	close(fd);
+}
+
+static void damage_is_told_and_counted(void **state)
+{
+	struct ox_notice last = {.guest_length = 17};
+	struct heard heard = {0};
+	struct ox_image *image;
+	char byte;
+
+	(void)state;
+	create("disk.qcow2", NULL);
+	damage_l1();
+	image = open_as("disk.qcow2", "qcow2", OX_CACHE_WRITEBACK, OX_OPEN_READ_ONLY);
+	assert_int_equal(ox_image_notices(image, &last), 0);
+	assert_int_equal(last.guest_length, 17);
+	ox_image_set_notice(image, hear, &heard);
+	assert_int_equal(ox_pread(image, &byte, 1, 5), -EIO);
+	assert_int_equal(heard.count, 1);
+	assert_int_equal(heard.kind, OX_NOTICE_DAMAGE);
+	assert_int_equal(heard.guest_offset, 0);
+	ox_image_set_notice(image, NULL, NULL);
+	assert_int_equal(ox_pread(image, &byte, 1, 5), -EIO);
+	assert_int_equal(heard.count, 1);
+	assert_int_equal(ox_image_notices(image, NULL), 2);
+	assert_int_equal(ox_image_notices(image, &last), 2);
+	assert_string_equal(last.finding, "l1-entry-reserved-bits");
+	close_image(image);
+}
+
 #define TEST(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
 
 int main(void)
@@ -718,6 +777,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		TEST(sixty_four_requests_of_all_kinds_are_in_flight_at_once),
 		TEST(a_queued_request_does_not_start_before_a_poll),
+		TEST(damage_is_told_and_counted),
 		TEST(queued_requests_go_on_beside_synchronous_calls),
 		TEST(overlapping_writes_in_flight_leave_one_of_them),
 		TEST(concurrent_durable_writes_share_their_syncs),

@@ -43,12 +43,12 @@ static int leave_dir(void **state)
 	return chdir(old_dir) < 0 ? -1 : rmdir(dir);
 }
 
-static int create(void)
+static int create(uint64_t virtual_bytes)
 {
 	struct ox_create_options opts = OX_CREATE_OPTIONS_INIT;
 
 	opts.format = "qcow2";
-	opts.virtual_bytes = DISK_BYTES;
+	opts.virtual_bytes = virtual_bytes;
 	opts.lazy_refcounts = true;
 	return ox_image_create(ctx, "disk.qcow2", &opts, NULL);
 }
@@ -67,7 +67,7 @@ static int setup(void **state)
 	struct ox_open_options opts = how();
 
 	(void)state;
-	if (ox_context_new(OX_ENGINE_DEFAULT, &ctx, NULL) < 0 || create() < 0)
+	if (ox_context_new(OX_ENGINE_DEFAULT, &ctx, NULL) < 0 || create(DISK_BYTES) < 0)
 		return -1;
 	if (ox_image_open(ctx, "disk.qcow2", &opts, &image, NULL) < 0)
 		return -1;
@@ -174,6 +174,32 @@ static void a_loop_that_reaps_a_few_at_a_time_is_woken_for_the_rest(void **state
 		}
 		assert_int_equal(ox_queue_pending(queue), 0);
 	}
+}
+
+/* More than the host maps stacks for, so that most of them wait for others to end. */
+static void any_number_of_requests_is_taken_and_comes_to_its_end(void **state)
+{
+	const size_t count = 40000;
+	struct ox_request *requests = calloc(count, sizeof(*requests));
+	struct iovec iov = {slots[0].buf, BLOCK};
+	size_t reaped = 0;
+
+	(void)state;
+	assert_non_null(requests);
+	for (size_t i = 0; i < count; i++) {
+		requests[i] = (struct ox_request){.op = OX_OP_READ, .iov = &iov, .iov_count = 1};
+		assert_int_equal(ox_queue_submit(queue, &requests[i]), 0);
+	}
+	while (reaped < count) {
+		size_t n;
+
+		sleep_and_poll();
+		do
+			reaped += n = reap(queue, DEPTH);
+		while (n > 0);
+	}
+	assert_int_equal(ox_queue_pending(queue), 0);
+	free(requests);
 }
 
 static void the_descriptor_stays_readable_while_something_is_to_be_reaped(void **state)
@@ -368,6 +394,64 @@ static void a_request_that_has_not_begun_can_be_cancelled(void **state)
 		sleep_and_poll();
 }
 
+#define GIB (1024 * MIB)
+#define TABLES 256u
+
+/* A disk with a block in each GiB, none of whose tables is in memory. */
+static void open_wide_disk(void)
+{
+	struct ox_open_options opts = how();
+	char buf[BLOCK];
+
+	ox_queue_free(queue);
+	assert_int_equal(ox_image_close(image, NULL), 0);
+	assert_int_equal(create(TABLES * GIB), 0);
+	assert_int_equal(ox_image_open(ctx, "disk.qcow2", &opts, &image, NULL), 0);
+	memset(buf, 'x', sizeof(buf));
+	for (unsigned i = 0; i < TABLES; i++)
+		assert_int_equal(ox_pwrite(image, buf, sizeof(buf), i * GIB, 0), 0);
+	assert_int_equal(ox_image_close(image, NULL), 0);
+	assert_int_equal(ox_image_open(ctx, "disk.qcow2", &opts, &image, NULL), 0);
+	assert_int_equal(ox_queue_new(image, &queue), 0);
+}
+
+static char byte_at(uint64_t offset)
+{
+	char byte = 1;
+
+	assert_int_equal(ox_pread(image, &byte, 1, offset), 0);
+	return byte;
+}
+
+/* One poll does not get through so many tables. */
+static void long_work_stops_between_pieces_when_it_is_cancelled(void **state)
+{
+	const enum ox_op ops[] = {OX_OP_WRITE_ZEROES, OX_OP_DISCARD};
+	struct ox_check_options opts = OX_CHECK_OPTIONS_INIT;
+	struct ox_check_result result;
+	struct ox_request *done;
+
+	(void)state;
+	for (unsigned i = 0; i < 2; i++) {
+		open_wide_disk();
+		fill(&slots[0], ops[i], 0, 0);
+		slots[0].request.length = TABLES * GIB;
+		assert_int_equal(ox_queue_submit(queue, &slots[0].request), 0);
+		assert_int_equal(ox_context_poll(ctx), 0);
+		assert_int_equal(ox_queue_cancel(queue, &slots[0].request), 0);
+		while (ox_queue_reap(queue, &done, 1) == 0)
+			sleep_and_poll();
+		assert_int_equal(done->result, -ECANCELED);
+		assert_int_equal(byte_at((TABLES - 1) * GIB), 'x');
+	}
+	ox_queue_free(queue);
+	assert_int_equal(ox_image_close(image, NULL), 0);
+	image = NULL;
+	queue = NULL;
+	assert_int_equal(ox_image_check(ctx, "disk.qcow2", &opts, &result, NULL), 0);
+	assert_int_equal(result.corruptions + result.check_errors, 0);
+}
+
 static void what_is_done_or_is_not_the_queues_is_not_cancelled(void **state)
 {
 	struct ox_queue *other;
@@ -423,6 +507,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		TEST(the_descriptor_tells_of_what_was_submitted),
 		TEST(a_loop_that_reaps_a_few_at_a_time_is_woken_for_the_rest),
+		TEST(any_number_of_requests_is_taken_and_comes_to_its_end),
 		TEST(the_descriptor_stays_readable_while_something_is_to_be_reaped),
 		TEST(a_wait_does_not_sleep_over_results),
 		TEST(a_program_that_polls_in_each_turn_is_told_of_the_engines_events_alone),
@@ -432,6 +517,7 @@ int main(void)
 		TEST(a_disk_grows_while_its_guest_writes),
 		TEST(an_image_becomes_read_only_beside_the_loop),
 		TEST(a_request_that_has_not_begun_can_be_cancelled),
+		TEST(long_work_stops_between_pieces_when_it_is_cancelled),
 		TEST(what_is_done_or_is_not_the_queues_is_not_cancelled),
 		TEST(a_job_that_has_not_begun_can_be_cancelled_unless_it_is_a_closing),
 	};

@@ -54,9 +54,11 @@ static void make_image_co(uint64_t bytes, uint32_t cluster_bytes)
 /* Every cluster has its place: there is much to do. */
 static void make_full_image_co(void)
 {
+	struct ox_create_options opts = OX_CREATE_OPTIONS_INIT;
+
+	opts.preallocation = OX_PREALLOC_METADATA;
 	make_image_co(DISK, CLUSTER);
-	assert_int_equal(ox_qcow2_preallocate_co(image, 0, DISK, OX_PREALLOC_METADATA, NULL, NULL),
-			 0);
+	assert_int_equal(ox_qcow2_preallocate_co(image, &opts), 0);
 }
 
 static void finish_co(void)

@@ -7,16 +7,21 @@
  * dirty bit covers the counts, D5). From then on a write into a cluster out of the reserve owes
  * nothing but itself: data and L2 entry may go out together, and one sync covers both.
  *
- * A crash leaks what is left of the batch; a clean close gives it back.
+ * A crash leaks what is left of the batch; a clean close gives it back, and so does an idle guest
+ * (idle.c). So a batch is no larger than the guest's demand: it begins with a few clusters, doubles
+ * where the last one did not last long, and shrinks where it did.
  */
 #include <errno.h>
 #include <stdlib.h>
 
 #include "img/qcow2/qcow2.h"
+#include "rt/reactor.h"
 
-#define BATCH_FIRST_CLUSTERS 64u
+#define BATCH_FIRST_CLUSTERS 4u
 #define BATCH_MAX_CLUSTERS 4096u
 #define BATCH_MAX_BYTES (UINT64_C(64) << 20)
+/* A batch is to last as long, about: then its sync is one among many. */
+#define BATCH_LASTS_NS UINT64_C(5000000000)
 /* Of one who has said how many will be taken. */
 #define BATCH_EXPECTED_CLUSTERS (UINT64_C(1) << 20)
 #define GROWTH_ALIGN_BYTES 4096u
@@ -42,7 +47,7 @@ static uint64_t usual_limit(const struct ox_qcow2 *q)
 void ox_alloc_init(struct ox_qcow2 *q)
 {
 	q->alloc = (struct ox_alloc){.batch_limit = usual_limit(q)};
-	q->alloc.batch = ox_min_u64(BATCH_FIRST_CLUSTERS, q->alloc.batch_limit);
+	q->alloc.batch = BATCH_FIRST_CLUSTERS;
 	ox_mutex_init(&q->alloc.lock);
 	ox_list_init(&q->alloc.pending);
 	ox_list_init(&q->alloc.ready);
@@ -50,10 +55,33 @@ void ox_alloc_init(struct ox_qcow2 *q)
 
 void ox_alloc_expect(struct ox_qcow2 *q, uint64_t clusters)
 {
+	q->alloc.expected = clusters > 0;
 	q->alloc.batch_limit =
 		ox_max_u64(ox_min_u64(clusters, BATCH_EXPECTED_CLUSTERS), usual_limit(q));
-	q->alloc.batch =
-		clusters ? q->alloc.batch_limit : ox_min_u64(q->alloc.batch, q->alloc.batch_limit);
+	q->alloc.batch = clusters ? q->alloc.batch_limit : BATCH_FIRST_CLUSTERS;
+}
+
+void ox_alloc_calm(struct ox_qcow2 *q)
+{
+	if (!q->alloc.expected)
+		q->alloc.batch = BATCH_FIRST_CLUSTERS;
+	q->alloc.refilled = false;
+}
+
+/* Before a refill: how many clusters it is to take, for one who wants some now. */
+static uint64_t batch_for(struct ox_qcow2 *q, uint64_t want)
+{
+	struct ox_alloc *a = &q->alloc;
+	uint64_t now = ox_reactor_now_ns(q->img->reactor);
+	uint64_t lasted = (now - a->refilled_ns) / BATCH_LASTS_NS;
+
+	if (a->refilled && !a->expected && lasted == 0)
+		a->batch = ox_min_u64(a->batch * 2, a->batch_limit);
+	else if (a->refilled && !a->expected)
+		a->batch = ox_max_u64(a->batch / lasted, BATCH_FIRST_CLUSTERS);
+	a->refilled = true;
+	a->refilled_ns = now;
+	return ox_max_u64(a->batch, ox_min_u64(want, a->batch_limit));
 }
 
 /* Zeroes the part of the range that the file has already. */
@@ -127,8 +155,11 @@ static int next_free_co(struct ox_qcow2 *q, uint64_t most, uint64_t *ret_start, 
 	if (start >= limit)
 		return -ENOSPC;
 	count = ox_min_u64(count, limit - start);
-	if (ox_alloc_overlaps_metadata(q, start, count))
+	if (ox_alloc_overlaps_metadata(q, start, count)) {
+		ox_corrupt_refuse(q, "refcount-too-low", ox_host(start * q->cluster_bytes),
+				  count * q->cluster_bytes);
 		return -EIO;
+	}
 	*ret_start = start;
 	*ret_count = count;
 	return 0;
@@ -147,10 +178,12 @@ static int abandon_batch_co(struct ox_qcow2 *q, const struct ox_alloc_range *ran
 	return error;
 }
 
-/* Step 1 of a refill: free clusters, counted in the cache. */
-static int choose_batch_co(struct ox_qcow2 *q, struct ox_alloc_range *ranges, unsigned *ret_n)
+/* Step 1 of a refill: free clusters, counted in the cache. *ret_named: the refcount table has got
+ * new entries for it. */
+static int choose_batch_co(struct ox_qcow2 *q, uint64_t want, struct ox_alloc_range *ranges,
+			   unsigned *ret_n, bool *ret_named)
 {
-	uint64_t left = q->alloc.batch;
+	uint64_t left = batch_for(q, want);
 	unsigned n = 0;
 	uint64_t start;
 	uint64_t count;
@@ -165,6 +198,7 @@ static int choose_batch_co(struct ox_qcow2 *q, struct ox_alloc_range *ranges, un
 		if (r < 0)
 			break;
 		q->alloc.cursor = start + 1;
+		*ret_named = *ret_named || used;
 		if (used)
 			continue;
 		r = ox_refcount_set_co(q, start, count, 1);
@@ -184,8 +218,12 @@ static int choose_batch_co(struct ox_qcow2 *q, struct ox_alloc_range *ranges, un
 	return n > 0 ? 0 : r;
 }
 
-/* Step 2: zero, long enough, counted, and all of it durable. */
-static int settle_batch_co(struct ox_qcow2 *q, struct ox_alloc_range *ranges, unsigned n)
+/*
+ * Step 2: zero, long enough, counted, and all of it durable. In a lazy image the counts may wait,
+ * but not the names of new refcount blocks: on a full disk a recovery could make no others (S1).
+ */
+static int settle_batch_co(struct ox_qcow2 *q, struct ox_alloc_range *ranges, unsigned n,
+			   bool named)
 {
 	int r;
 
@@ -194,7 +232,7 @@ static int settle_batch_co(struct ox_qcow2 *q, struct ox_alloc_range *ranges, un
 		if (r < 0)
 			return r;
 	}
-	if (!is_lazy(q)) {
+	if (!is_lazy(q) || named) {
 		r = ox_cache_flush_co(&q->counts);
 		if (r < 0)
 			return r;
@@ -209,9 +247,9 @@ static void push_reserve(struct ox_qcow2 *q, const struct ox_alloc_range *range)
 }
 
 /* While the counts are not known: past all that anything may name (docs/recovery.md). */
-static int refill_past_end_co(struct ox_qcow2 *q)
+static int refill_past_end_co(struct ox_qcow2 *q, uint64_t want)
 {
-	struct ox_alloc_range range = {.count = q->alloc.batch};
+	struct ox_alloc_range range = {.count = batch_for(q, want)};
 	uint64_t end;
 	int r;
 
@@ -228,40 +266,47 @@ static int refill_past_end_co(struct ox_qcow2 *q)
 		return r;
 	ox_recover_placed(q, range.count);
 	push_reserve(q, &range);
-	q->alloc.batch = ox_min_u64(q->alloc.batch * 2, q->alloc.batch_limit);
 	return 0;
 }
 
-static int refill_co(struct ox_qcow2 *q)
+static int refill_co(struct ox_qcow2 *q, uint64_t want)
 {
 	struct ox_alloc_range ranges[REFILL_RANGES];
+	bool named = false;
 	uint64_t start;
 	uint64_t count;
 	unsigned n;
 	int r;
 
 	if (ox_recover_active(q))
-		return refill_past_end_co(q);
+		return refill_past_end_co(q, want);
 	/* An image that is too damaged to allocate from is not touched, the dirty bit included. */
 	r = next_free_co(q, 1, &start, &count);
 	if (r == 0 && is_lazy(q))
 		r = ox_lazy_mark_co(q);
 	if (r < 0)
 		return r;
-	if (is_lazy(q))
-		ox_idle_start(q);
+	ox_idle_start(q);
 	ox_assert(!is_lazy(q) || q->lazy.state == OX_LAZY_DIRTY); /* D5 */
-	r = choose_batch_co(q, ranges, &n);
+	r = choose_batch_co(q, want, ranges, &n, &named);
 	if (r < 0)
 		return r;
-	r = settle_batch_co(q, ranges, n);
+	r = settle_batch_co(q, ranges, n, named);
 	if (r < 0)
 		return abandon_batch_co(q, ranges, n, r);
-	ox_assert(is_lazy(q) || !ox_cache_is_busy(&q->counts)); /* D3 */
+	ox_assert((is_lazy(q) && !named) || !ox_cache_is_busy(&q->counts)); /* D3, S1 */
 	for (unsigned i = 0; i < n; i++)
 		push_reserve(q, &ranges[i]);
-	q->alloc.batch = ox_min_u64(q->alloc.batch * 2, q->alloc.batch_limit);
 	return 0;
+}
+
+uint64_t ox_alloc_reserved(const struct ox_alloc *a)
+{
+	uint64_t sum = 0;
+
+	for (unsigned i = 0; i < a->reserve_count; i++)
+		sum += a->reserve[i].count;
+	return sum;
 }
 
 static void pop_reserve(struct ox_alloc *a, uint64_t want, struct ox_alloc_range *ret)
@@ -269,6 +314,7 @@ static void pop_reserve(struct ox_alloc *a, uint64_t want, struct ox_alloc_range
 	struct ox_alloc_range *first = &a->reserve[0];
 
 	*ret = (struct ox_alloc_range){first->start, ox_min_u64(want, first->count), first->zero};
+	a->taken += ret->count;
 	first->start += ret->count;
 	first->count -= ret->count;
 	if (first->count > 0)
@@ -305,7 +351,7 @@ static int take_locked_co(struct ox_qcow2 *q, uint64_t want, struct ox_alloc_ran
 	int r = 0;
 
 	while (q->alloc.reserve_count == 0 && r == 0)
-		r = refill_co(q);
+		r = refill_co(q, want);
 	if (r == 0)
 		pop_reserve(&q->alloc, want, ret);
 	return r;
@@ -387,8 +433,11 @@ static int find_run_co(struct ox_qcow2 *q, uint64_t count, uint64_t *ret_start)
 		}
 		have += n;
 	}
-	if (ox_alloc_overlaps_metadata(q, from, count))
+	if (ox_alloc_overlaps_metadata(q, from, count)) {
+		ox_corrupt_refuse(q, "refcount-too-low", ox_host(from * q->cluster_bytes),
+				  count * q->cluster_bytes);
 		return -EIO;
+	}
 	*ret_start = from;
 	return 0;
 }
@@ -411,15 +460,6 @@ static int cover_run_co(struct ox_qcow2 *q, uint64_t start, uint64_t count)
 	return r;
 }
 
-static uint64_t reserve_clusters(const struct ox_alloc *a)
-{
-	uint64_t sum = 0;
-
-	for (unsigned i = 0; i < a->reserve_count; i++)
-		sum += a->reserve[i].count;
-	return sum;
-}
-
 /* A free run whose refcount blocks exist. What the search needs for itself is taken first, so that
  * nothing lands in the run; a refcount table that has to grow moves the file's end. */
 static int find_contiguous_co(struct ox_qcow2 *q, uint64_t count, uint64_t *ret_start)
@@ -430,8 +470,8 @@ static int find_contiguous_co(struct ox_qcow2 *q, uint64_t count, uint64_t *ret_
 	int r;
 
 	for (;;) {
-		if (reserve_clusters(&q->alloc) < count / per_block + 2) {
-			r = q->alloc.reserve_count > REFILL_RANGES ? -ENOSPC : refill_co(q);
+		if (ox_alloc_reserved(&q->alloc) < count / per_block + 2) {
+			r = q->alloc.reserve_count > REFILL_RANGES ? -ENOSPC : refill_co(q, 1);
 			if (r < 0)
 				return r;
 			continue;
@@ -466,7 +506,7 @@ int ox_alloc_take_contiguous_co(struct ox_qcow2 *q, uint64_t count, struct ox_al
 	if (r == 0)
 		r = ox_refcount_set_co(q, range.start, count, 1);
 	if (r == 0) {
-		r = settle_batch_co(q, &range, 1);
+		r = settle_batch_co(q, &range, 1, true);
 		if (r < 0)
 			r = abandon_batch_co(q, &range, 1, r);
 	}

@@ -212,24 +212,51 @@ static int write_image_co(struct ox_io *io, const struct ox_qcow2_header *h,
 	return r < 0 ? ox_error_set_errno(err, r, "Could not write qcow2 header") : 0;
 }
 
+/* Header, layout and first cluster, which is to be freed. */
+static int plan(const struct ox_create_options *opts, struct ox_qcow2_header *h,
+		struct ox_qcow2_layout *l, uint8_t **ret_first_cluster, struct ox_error **err)
+{
+	uint8_t *first_cluster;
+	int r = header_from_options(opts, h, err);
+
+	if (r < 0)
+		return r;
+	*l = ox_qcow2_layout_of(h);
+	first_cluster = ox_io_buffer(ox_qcow2_cluster_bytes(h));
+	if (!first_cluster)
+		return ox_error_set(err, -ENOMEM, "Out of memory");
+	r = ox_qcow2_first_cluster_encode(h, opts->backing_file, opts->backing_format,
+					  first_cluster, ox_qcow2_cluster_bytes(h), err);
+	if (r == 0)
+		*ret_first_cluster = first_cluster;
+	else
+		free(first_cluster);
+	return r;
+}
+
+int ox_qcow2_create_check(const struct ox_create_options *opts, struct ox_error **err)
+{
+	struct ox_qcow2_header h;
+	uint8_t *first_cluster;
+	struct ox_qcow2_layout l;
+	int r = plan(opts, &h, &l, &first_cluster, err);
+
+	if (r == 0)
+		free(first_cluster);
+	return r;
+}
+
 int ox_qcow2_create_co(struct ox_io *io, const struct ox_create_options *opts,
 		       struct ox_error **err)
 {
 	struct ox_qcow2_header h;
-	struct ox_qcow2_layout l;
 	uint8_t *first_cluster;
-	int r = header_from_options(opts, &h, err);
+	struct ox_qcow2_layout l;
+	int r = plan(opts, &h, &l, &first_cluster, err);
 
 	if (r < 0)
 		return r;
-	l = ox_qcow2_layout_of(&h);
-	first_cluster = ox_io_buffer(ox_qcow2_cluster_bytes(&h));
-	if (!first_cluster)
-		return ox_error_set(err, -ENOMEM, "Out of memory");
-	r = ox_qcow2_first_cluster_encode(&h, opts->backing_file, opts->backing_format,
-					  first_cluster, ox_qcow2_cluster_bytes(&h), err);
-	if (r == 0)
-		r = write_image_co(io, &h, &l, first_cluster, err);
+	r = write_image_co(io, &h, &l, first_cluster, err);
 	free(first_cluster);
 	return r;
 }

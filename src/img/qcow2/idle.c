@@ -2,7 +2,9 @@
 /*
  * The bounded dirty window: once nothing has been allocated for a while, the refcounts are
  * committed and the dirty bit is cleared, beside the guest's requests, so that a crash of an idle
- * guest leaves a clean image.
+ * guest leaves a clean image. In an image whose refcounts are kept there is no bit, and the reserve
+ * alone is given back: no entry names it, so its counts may reach the disk at any time (D3). There
+ * a guest that allocates little after it has allocated much gives it back as well.
  *
  * The allocator's lock is held from the moment the reserve is given back until the bit is cleared:
  * no refill comes between, so every cluster that an entry names, or that a request under way is
@@ -13,43 +15,77 @@
 
 /* Quiet steps that make the idle time. */
 #define IDLE_STEPS 4u
+/* A reserve that would last longer than so many steps is too large. */
+#define RESERVE_STEPS 16u
+
+static int clear_bit_locked_co(struct ox_qcow2 *q)
+{
+	int r = ox_order_sync_always_co(&q->order);
+
+	return r < 0 ? r : ox_lazy_clear_co(q);
+}
 
 int ox_idle_commit_counts_co(struct ox_qcow2 *q, uint64_t takes)
 {
 	int r = 0;
 
 	ox_mutex_lock_co(&q->alloc.lock);
-	if (q->alloc.takes == takes && q->lazy.state == OX_LAZY_DIRTY && !ox_recover_active(q)) {
+	if (q->alloc.takes == takes && !ox_recover_active(q)) {
+		ox_alloc_calm(q);
 		r = ox_alloc_return_reserve_co(q);
 		if (r == 0)
 			r = ox_cache_flush_co(&q->counts);
-		if (r == 0)
-			r = ox_order_sync_always_co(&q->order);
-		if (r == 0)
-			r = ox_lazy_clear_co(q);
+		if (r == 0 && q->lazy.state == OX_LAZY_DIRTY)
+			r = clear_bit_locked_co(q);
 	}
 	ox_mutex_unlock(&q->alloc.lock);
 	return r;
 }
 
-/* True when the bit is cleared, or cannot be: the image stays dirty until it is closed. */
+/* What a guest has taken in a step says how long the reserve would last. A recovery finds a lazy
+ * image's. */
+static int give_back_excess_co(struct ox_qcow2 *q, uint64_t taken)
+{
+	int r = 0;
+
+	ox_mutex_lock_co(&q->alloc.lock);
+	if (q->lazy.state == OX_LAZY_CLEAN &&
+	    ox_alloc_reserved(&q->alloc) > RESERVE_STEPS * (q->alloc.taken - taken)) {
+		ox_alloc_calm(q);
+		r = ox_alloc_return_reserve_co(q);
+		if (r == 0)
+			r = ox_cache_flush_co(&q->counts);
+	}
+	ox_mutex_unlock(&q->alloc.lock);
+	return r;
+}
+
+/* Whether the guest's quiet has nothing left to do. */
+static bool is_settled(const struct ox_qcow2 *q)
+{
+	return q->lazy.state == OX_LAZY_CLEAN && q->alloc.reserve_count == 0;
+}
+
+/* True when all is settled, or cannot be: then it stays so until the image is closed. */
 static bool settle_when_quiet_co(struct ox_qcow2 *q)
 {
 	uint64_t takes = q->alloc.takes;
+	uint64_t taken;
 	int r;
 
 	for (unsigned i = 0; i < IDLE_STEPS; i++) {
+		taken = q->alloc.taken;
 		/* A close commits as well. */
 		if (q->idle.stopping ||
 		    !ox_timer_sleep_co(&q->idle.timer, q->idle.after_ns / IDLE_STEPS))
 			return true;
 		if (q->alloc.takes != takes)
-			return false;
+			return give_back_excess_co(q, taken) < 0;
 	}
-	r = ox_commit_co(q);
+	r = q->lazy.state == OX_LAZY_DIRTY ? ox_commit_co(q) : 0;
 	if (r == 0)
 		r = ox_idle_commit_counts_co(q, takes);
-	return r < 0 || q->lazy.state == OX_LAZY_CLEAN;
+	return r < 0 || is_settled(q);
 }
 
 static void idle_task_co(void *arg)

@@ -42,6 +42,13 @@ static bool is_known(struct ox_qcow2 *q, struct ox_host table)
 	return ox_tables_unique(q, table);
 }
 
+/* Whether an entry that looks damaged is to be looked at again: what lies past the end, as a reader
+ * knew it, may have been written since (-U). */
+static bool may_be_good_co(struct ox_qcow2 *q)
+{
+	return q->img->read_only && ox_io_has_grown_co(q->io);
+}
+
 int ox_map_l1_co(struct ox_qcow2 *q, uint64_t index, struct ox_qcow2_l1_entry *ret,
 		 bool *ret_durable)
 {
@@ -49,6 +56,7 @@ int ox_map_l1_co(struct ox_qcow2 *q, uint64_t index, struct ox_qcow2_l1_entry *r
 	uint64_t slice = ox_align_down(at, q->slice_bytes);
 	struct ox_qcow2_l1_entry e;
 	struct ox_block *b;
+	uint64_t raw;
 	bool durable;
 	int r;
 
@@ -56,18 +64,22 @@ int ox_map_l1_co(struct ox_qcow2 *q, uint64_t index, struct ox_qcow2_l1_entry *r
 	r = ox_cache_get_co(&q->map, slice, &b);
 	if (r < 0)
 		return r;
-	e = ox_qcow2_l1_decode(ox_qcow2_hdr(q),
-			       ox_be64_get(((struct ox_be64 *)(void *)b->data)[(at - slice) / 8]));
+	raw = ox_be64_get(((struct ox_be64 *)(void *)b->data)[(at - slice) / 8]);
+	e = ox_qcow2_l1_decode(ox_qcow2_hdr(q), raw);
 	durable = ox_cache_is_durable(&q->map, b);
 	ox_cache_put(&q->map, b);
-	if (e.bad || (e.l2.bytes == 0 && e.copied))
+	if (e.bad || (e.l2.bytes == 0 && e.copied)) {
+		ox_corrupt_l1(q, index, raw);
 		return -EIO;
+	}
 	if (ox_recover_is_stale_table(q, e.l2))
 		e = (struct ox_qcow2_l1_entry){0};
-	if (e.l2.bytes != 0 && !ox_map_host_ok(q, e.l2, q->cluster_bytes))
+	if (e.l2.bytes != 0 && (!ox_map_host_ok(q, e.l2, q->cluster_bytes) || !is_known(q, e.l2))) {
+		if (may_be_good_co(q))
+			return -EAGAIN;
+		ox_corrupt_l1(q, index, raw);
 		return -EIO;
-	if (e.l2.bytes != 0 && !is_known(q, e.l2))
-		return -EIO;
+	}
 	*ret = e;
 	*ret_durable = durable;
 	return 0;
@@ -272,19 +284,25 @@ static int lookup_co(struct ox_qcow2 *q, struct ox_guest guest, uint64_t length,
 		     guest.bytes & (q->cluster_bytes - 1), length, &run);
 	run.durable = run.durable && ox_cache_is_durable(&q->map, b);
 	ox_cache_put(&q->map, b);
-	if (r == 0)
-		*ret = run;
-	return r;
+	if (r < 0) {
+		struct ox_host at = ox_host(slice_of(q, l1.l2, guest, &index) + index * 8);
+
+		if (may_be_good_co(q))
+			return -EAGAIN;
+		return ox_corrupt_l2(q, guest, at, run.entry);
+	}
+	*ret = run;
+	return 0;
 }
 
 int ox_map_lookup_co(struct ox_qcow2 *q, struct ox_guest guest, uint64_t length,
 		     struct ox_map_run *ret)
 {
-	int r = lookup_co(q, guest, length, ret);
+	int r;
 
-	/* Past the end as it was known, it may have been written since (-U). */
-	if (r == -EIO && q->img->read_only && ox_io_has_grown_co(q->io))
+	do
 		r = lookup_co(q, guest, length, ret);
+	while (r == -EAGAIN); /* as often as the file has grown */
 	return r;
 }
 

@@ -310,7 +310,8 @@ int ox_qcow2_prepare_write_co(struct ox_qcow2 *q)
 	bool bitmaps;
 	int r = 0;
 
-	if (ox_order_error(&q->order)) /* M3: poisoned until closed and opened again */
+	/* M3: poisoned until closed and opened again; or about to be, after a refusal. */
+	if (ox_order_error(&q->order) || q->refused)
 		return -EIO;
 	if (q->prepared)
 		return 0;
@@ -352,6 +353,8 @@ static int settle_co(struct ox_qcow2 *q)
 	if (r == 0)
 		r = ox_alloc_shrink_co(q);
 	if (r == 0)
+		ox_alloc_forget(q); /* what found no room */
+	if (r == 0)
 		r = ox_cache_flush_co(&q->counts);
 	if (r == 0)
 		r = ox_order_sync_always_co(&q->order);
@@ -373,6 +376,7 @@ static int qcow2_deactivate_co(struct ox_image *img, struct ox_error **err)
 	r = ox_order_error(&q->order);
 	if (r == 0)
 		r = settle_co(q);
+	ox_latch_wait_co(&q->background); /* where settling met a refusal */
 	q->prepared = false;
 	q->reread = true;
 	q->recover.state = OX_RECOVERY_NONE;
@@ -397,6 +401,13 @@ int ox_qcow2_flush_co(struct ox_image *img, bool durable)
 	(void)durable; /* in unsafe mode the order skips the sync; the tables still reach the host
 			*/
 	return ox_commit_co(q);
+}
+
+static int qcow2_error(const struct ox_image *img)
+{
+	const struct ox_qcow2 *q = img->state;
+
+	return ox_order_error(&q->order);
 }
 
 static void qcow2_stats(const struct ox_image *img, struct ox_image_stats *ret)
@@ -432,6 +443,7 @@ static void qcow2_hold_header_co(struct ox_image *img, bool hold)
 static const struct ox_img_ops qcow2_ops = {
 	.format = "qcow2",
 	.preadv_co = ox_qcow2_preadv_co,
+	.read_part_co = ox_qcow2_read_part_co,
 	.pwritev_co = ox_qcow2_pwritev_co,
 	.zero_co = ox_qcow2_zero_co,
 	.discard_co = ox_qcow2_discard_co,
@@ -442,6 +454,8 @@ static const struct ox_img_ops qcow2_ops = {
 	.deactivate_co = qcow2_deactivate_co,
 	.hold_header_co = qcow2_hold_header_co,
 	.free = qcow2_free,
+	.error = qcow2_error,
+	.refused = ox_qcow2_refused,
 	.stats = qcow2_stats,
 	.recovery = qcow2_recovery,
 };

@@ -48,45 +48,40 @@ static int allocate_run_co(struct ox_qcow2 *q, uint64_t offset, uint64_t cluster
 	return r;
 }
 
-static int preallocate_co(struct ox_qcow2 *q, uint64_t offset, uint64_t length,
-			  enum ox_preallocation mode,
-			  void (*progress)(void *opaque, uint64_t done, uint64_t total),
-			  void *opaque)
+static int preallocate_co(struct ox_qcow2 *q, const struct ox_create_options *opts)
 {
-	uint64_t end = ox_align_up(offset + length, q->cluster_bytes);
-	uint64_t start = ox_align_down(offset, q->cluster_bytes);
+	uint64_t end = ox_align_up(q->img->size_bytes, q->cluster_bytes);
 	struct ox_map_run run;
 	uint64_t n;
 	int r;
 
-	for (uint64_t at = start; at < end; at += n * q->cluster_bytes) {
+	for (uint64_t at = 0; at < end; at += n * q->cluster_bytes) {
+		if (opts->interrupted && opts->interrupted(opts->opaque))
+			return -EINTR;
 		r = ox_map_lookup_co(q, ox_guest(at), end - at, &run);
 		if (r < 0)
 			return r;
 		n = ox_min_u64(run.length >> q->cluster_bits, 1024);
 		if (run.kind == OX_QCOW2_ENTRY_UNALLOCATED) {
-			r = allocate_run_co(q, at, n, mode, &n);
+			r = allocate_run_co(q, at, n, opts->preallocation, &n);
 			if (r < 0)
 				return r;
 		}
-		if (progress)
-			progress(opaque, at - start, end - start);
+		if (opts->progress)
+			opts->progress(opts->opaque, at, end);
 	}
-	if (progress)
-		progress(opaque, end - start, end - start);
+	if (opts->progress)
+		opts->progress(opts->opaque, end, end);
 	return ox_commit_co(q);
 }
 
-int ox_qcow2_preallocate_co(struct ox_image *img, uint64_t offset, uint64_t length,
-			    enum ox_preallocation mode,
-			    void (*progress)(void *opaque, uint64_t done, uint64_t total),
-			    void *opaque)
+int ox_qcow2_preallocate_co(struct ox_image *img, const struct ox_create_options *opts)
 {
 	struct ox_qcow2 *q = ox_qcow2_of(img);
 	int r;
 
-	ox_alloc_expect(q, ox_div_up(length, q->cluster_bytes));
-	r = preallocate_co(q, offset, length, mode, progress, opaque);
+	ox_alloc_expect(q, ox_div_up(img->size_bytes, q->cluster_bytes));
+	r = preallocate_co(q, opts);
 	ox_alloc_expect(q, 0);
 	return r;
 }

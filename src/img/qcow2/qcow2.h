@@ -68,10 +68,14 @@ struct ox_alloc {
 	struct ox_alloc_range reserve[OX_ALLOC_RESERVE_RANGES];
 	unsigned reserve_count;
 	uint64_t takes;	 /* allocations, ever: the idle task sees whether it moves */
+	uint64_t taken;	 /* clusters out of the reserve, ever */
 	uint64_t cursor; /* no cluster below it is known to be free */
-	uint64_t batch;	 /* clusters of the next refill */
+	uint64_t batch;	 /* clusters of the last refill, or of the first to come */
 	uint64_t batch_limit;
-	uint64_t floor; /* the file is not cut below this many clusters at close */
+	uint64_t refilled_ns; /* when that was */
+	bool refilled;	      /* since the guest was idle */
+	bool expected;	      /* ox_alloc_expect has said how many will be taken */
+	uint64_t floor;	      /* the file is not cut below this many clusters at close */
 	/* Clusters whose entry is gone from the cache: pending until the next commit has made that
 	 * durable, then ready to be released (D4). */
 	struct ox_list pending;
@@ -156,6 +160,7 @@ struct ox_qcow2 {
 	size_t slice_bytes;
 	bool prepared; /* first write of this opening has been announced (prepare_write_co) */
 	bool reread;   /* another program may have changed the header since it was read */
+	bool refused;  /* something would have overwritten a table: no more changes (corrupt.c) */
 	struct ox_qcow2_extensions ext;
 	struct ox_header header;
 	struct ox_order order;
@@ -218,9 +223,10 @@ int ox_lazy_clear_co(struct ox_qcow2 *q) __attribute__((warn_unused_result));
 
 /* lazy_idle_ms: as in struct ox_open_options. */
 void ox_idle_init(struct ox_qcow2 *q, uint32_t lazy_idle_ms);
-/* The dirty bit has been set: watch for quiet. */
+/* The reserve has been filled, the dirty bit may be set: watch for quiet. */
 void ox_idle_start(struct ox_qcow2 *q);
-/* Commits the counts and clears the dirty bit, unless something was allocated since takes. */
+/* Gives back the reserve, commits the counts and clears the dirty bit, unless something was
+ * allocated since takes. */
 int ox_idle_commit_counts_co(struct ox_qcow2 *q, uint64_t takes)
 	__attribute__((warn_unused_result));
 /* Ends the watch, which is a background task, until ox_idle_allow. */
@@ -342,6 +348,10 @@ int ox_refcount_grow_table_co(struct ox_qcow2 *q, uint64_t need_blocks, uint64_t
 void ox_alloc_init(struct ox_qcow2 *q);
 /* So many clusters are going to be taken in one go: refills may be as large. 0: no longer. */
 void ox_alloc_expect(struct ox_qcow2 *q, uint64_t clusters);
+/* The guest is idle: the next batch is as small as the first. */
+void ox_alloc_calm(struct ox_qcow2 *q);
+/* Clusters in the reserve. */
+uint64_t ox_alloc_reserved(const struct ox_alloc *a);
 /*
  * Takes up to want clusters, contiguous, out of the reserve. They lie within the file's durable
  * length (D8), their refcounts are durable or covered by the dirty bit (D3, D5), and zero tells
@@ -451,11 +461,29 @@ int ox_map_l1_co(struct ox_qcow2 *q, uint64_t index, struct ox_qcow2_l1_entry *r
  * top of the fixed tables. */
 bool ox_map_host_ok(const struct ox_qcow2 *q, struct ox_host host, uint64_t bytes);
 
+/* ---- corrupt.c: each tells what is wrong; the caller fails with -EIO ---- */
+
+/* The L1 entry of that index, or the L2 entry of guest, which is at that place, as it was read. The
+ * latter returns -EIO, or -EUCLEAN where it names metadata: a writer's refusal, as img.c knows. */
+void ox_corrupt_l1(struct ox_qcow2 *q, uint64_t index, uint64_t raw);
+int ox_corrupt_l2(struct ox_qcow2 *q, struct ox_guest guest, struct ox_host at, uint64_t raw);
+/* Something in the refcount structure, by the name of a finding. */
+void ox_corrupt_counts(struct ox_qcow2 *q, const char *finding, struct ox_host host,
+		       uint64_t bytes);
+void ox_corrupt_stream(struct ox_qcow2 *q, struct ox_host host, uint64_t bytes);
+/* The host range holds metadata and was about to be written over, or freed. */
+void ox_corrupt_refuse(struct ox_qcow2 *q, const char *finding, struct ox_host host,
+		       uint64_t bytes);
+/* The same, met by a request on the guest range (struct ox_img_ops). */
+void ox_qcow2_refused(struct ox_image *img, uint64_t offset, uint64_t length);
+
 /* ---- the request paths, one file each ---- */
 
 /* The first change of this opening: clears autoclear bits that we do not keep (D6's sibling for
  * bitmaps), durably. */
 int ox_qcow2_prepare_write_co(struct ox_qcow2 *q) __attribute__((warn_unused_result));
+int ox_qcow2_read_part_co(struct ox_image *img, const struct iovec *iov, int n, uint64_t skip,
+			  uint64_t offset, uint64_t *length, bool *ret_below);
 int ox_qcow2_preadv_co(struct ox_image *img, const struct iovec *iov, int n, uint64_t offset,
 		       uint64_t length);
 /* What the guest reads there without taking a lock: for copy-on-write under the writer's lock. */

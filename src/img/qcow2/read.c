@@ -5,6 +5,7 @@
 
 #include "base/iov.h"
 #include "codec/codec.h"
+#include "img/chain.h"
 #include "img/qcow2/qcow2.h"
 
 void ox_qcow2_lock_co(struct ox_qcow2 *q, struct ox_range *range, uint64_t offset, uint64_t length,
@@ -24,31 +25,6 @@ bool ox_qcow2_backing_covers(const struct ox_qcow2 *q, uint64_t offset)
 	if (!img->backing)
 		return ox_qcow2_hdr(q)->backing_offset != 0;
 	return offset < img->backing->size_bytes;
-}
-
-/* Reads from the backing file; zeroes past its end. */
-static int read_backing_co(struct ox_qcow2 *q, const struct iovec *iov, int n, uint64_t skip,
-			   uint64_t offset, uint64_t length)
-{
-	struct ox_image *backing = q->img->backing;
-	struct ox_iov part;
-	uint64_t have;
-	int r;
-
-	if (!ox_qcow2_backing_covers(q, offset)) {
-		ox_iov_zero(iov, n, skip, length);
-		return 0;
-	}
-	if (!backing)
-		return -EIO;
-	have = ox_min_u64(length, backing->size_bytes - offset);
-	ox_iov_zero(iov, n, skip + have, length - have);
-	r = ox_iov_cut(&part, iov, n, skip, have);
-	if (r < 0)
-		return r;
-	r = ox_img_preadv_co(backing, part.v, part.n, offset);
-	ox_iov_free(&part);
-	return r;
 }
 
 struct unpack_job {
@@ -93,8 +69,11 @@ int ox_qcow2_unpack_co(struct ox_qcow2 *q, const struct ox_map_run *run, uint8_t
 		return -ENOMEM;
 	job.src = src;
 	r = ox_io_pread_co(q->io, src, bytes, run->host.bytes);
-	if (r == 0)
+	if (r == 0) {
 		r = ox_aio_work_co(unpack_job, &job);
+		if (r == -EIO)
+			ox_corrupt_stream(q, run->host, bytes);
+	}
 	free(src);
 	return r;
 }
@@ -143,31 +122,43 @@ static int read_run_co(struct ox_qcow2 *q, const struct ox_map_run *run, const s
 	switch (run->kind) {
 	case OX_QCOW2_ENTRY_DATA:
 		return read_data_co(q, run, iov, n, skip);
+	case OX_QCOW2_ENTRY_UNALLOCATED: /* and no backing file has it */
 	case OX_QCOW2_ENTRY_ZERO:
 	case OX_QCOW2_ENTRY_ZERO_ALLOC:
 		ox_iov_zero(iov, n, skip, run->length);
 		return 0;
 	case OX_QCOW2_ENTRY_COMPRESSED:
 		return read_compressed_co(q, run, iov, n, skip, offset & (q->cluster_bytes - 1));
-	case OX_QCOW2_ENTRY_UNALLOCATED:
-		return read_backing_co(q, iov, n, skip, offset, run->length);
 	case OX_QCOW2_ENTRY_BAD:
 		break;
 	}
 	return -EIO;
 }
 
+/* Whether the backing file has the run, or its beginning. */
+static bool is_below(const struct ox_qcow2 *q, const struct ox_map_run *run, uint64_t offset)
+{
+	return run->kind == OX_QCOW2_ENTRY_UNALLOCATED && ox_qcow2_backing_covers(q, offset);
+}
+
 int ox_qcow2_read_unlocked_co(struct ox_qcow2 *q, const struct iovec *iov, int n, uint64_t offset,
 			      uint64_t length)
 {
+	struct ox_image *backing = q->img->backing;
 	struct ox_map_run run;
 	uint64_t done = 0;
 	int r;
 
 	while (done < length) {
 		r = ox_map_lookup_co(q, ox_guest(offset + done), length - done, &run);
-		if (r == 0)
+		if (r < 0)
+			return r;
+		if (!is_below(q, &run, offset + done))
 			r = read_run_co(q, &run, iov, n, done, offset + done);
+		else if (backing)
+			r = ox_chain_read_co(backing, iov, n, done, offset + done, run.length);
+		else
+			r = -EIO;
 		if (r < 0)
 			return r;
 		done += run.length;
@@ -184,6 +175,26 @@ int ox_qcow2_preadv_co(struct ox_image *img, const struct iovec *iov, int n, uin
 
 	ox_qcow2_lock_co(q, &range, offset, length, false);
 	r = ox_qcow2_read_unlocked_co(q, iov, n, offset, length);
+	ox_rangelock_release(&q->guest, &range);
+	return r;
+}
+
+int ox_qcow2_read_part_co(struct ox_image *img, const struct iovec *iov, int n, uint64_t skip,
+			  uint64_t offset, uint64_t *length, bool *ret_below)
+{
+	struct ox_qcow2 *q = ox_qcow2_of(img);
+	struct ox_map_run run;
+	struct ox_range range;
+	int r;
+
+	ox_qcow2_lock_co(q, &range, offset, *length, false);
+	r = ox_map_lookup_co(q, ox_guest(offset), *length, &run);
+	if (r == 0) {
+		*length = run.length;
+		*ret_below = is_below(q, &run, offset);
+		if (!*ret_below)
+			r = read_run_co(q, &run, iov, n, skip, offset);
+	}
 	ox_rangelock_release(&q->guest, &range);
 	return r;
 }

@@ -31,11 +31,15 @@ static int table_read_co(struct ox_qcow2 *q, uint64_t index, struct ox_host *ret
 		return r;
 	raw = ox_be64_get(((struct ox_be64 *)(void *)b->data)[(at - slice) / 8]);
 	ox_cache_put(&q->counts, b);
-	if (!ox_qcow2_reftable_decode(ox_qcow2_hdr(q), raw, ret))
+	if (!ox_qcow2_reftable_decode(ox_qcow2_hdr(q), raw, ret)) {
+		ox_corrupt_counts(q, "refcount-block-reserved-bits", ox_host(at), 8);
 		return -EIO;
+	}
 	if (ret->bytes != 0 &&
-	    (!ox_map_host_ok(q, *ret, q->cluster_bytes) || !ox_tables_unique(q, *ret)))
+	    (!ox_map_host_ok(q, *ret, q->cluster_bytes) || !ox_tables_unique(q, *ret))) {
+		ox_corrupt_counts(q, "refcount-block-overlap", ox_host(at), 8);
 		return -EIO;
+	}
 	return 0;
 }
 

@@ -89,10 +89,14 @@ static int release_run_co(struct ox_qcow2 *q, uint64_t start, uint64_t n, uint64
 	int r;
 
 	ox_assert(!ox_recover_active(q)); /* R2 */
-	if (value == 0)
-		return -EIO; /* freed twice: the counts are wrong, touch nothing */
-	if (ox_alloc_overlaps_metadata(q, start, n))
+	if (value == 0) {		  /* freed twice: the counts are wrong, touch nothing */
+		ox_corrupt_counts(q, "refcount-too-low", ox_host(at), bytes);
 		return -EIO;
+	}
+	if (ox_alloc_overlaps_metadata(q, start, n)) {
+		ox_corrupt_refuse(q, "metadata-overlap", ox_host(at), bytes);
+		return -EIO;
+	}
 	if (value > 1)
 		return ox_refcount_set_co(q, start, n, value - 1);
 	if (at < q->io->length) {
@@ -139,7 +143,8 @@ static int release_some_co(struct ox_qcow2 *q)
 		f = ox_list_first(&q->alloc.ready, struct freed, link);
 		ox_list_del(&f->link);
 		r = release_record_co(q, f);
-		if (r == 0 && f->count > 0)
+		/* A count that finds no room may find some later. */
+		if ((r == 0 && f->count > 0) || ox_io_is_full(r))
 			ox_list_push_front(&q->alloc.ready, &f->link);
 		else
 			record_free(q, f);

@@ -4,6 +4,7 @@
 
 #include "base/arith.h"
 #include "base/assert.h"
+#include "base/iov.h"
 #include "img/img.h"
 #include "img/raw/guard.h"
 #include "meta/order.h"
@@ -20,6 +21,27 @@ static int raw_preadv_co(struct ox_image *img, const struct iovec *iov, int n, u
 {
 	(void)length;
 	return ox_io_preadv_co(img->io, iov, n, offset);
+}
+
+static int raw_error(const struct ox_image *img)
+{
+	const struct raw *raw = img->state;
+
+	return ox_order_error(&raw->order);
+}
+
+static int raw_read_part_co(struct ox_image *img, const struct iovec *iov, int n, uint64_t skip,
+			    uint64_t offset, uint64_t *length, bool *ret_below)
+{
+	struct ox_iov part;
+	int r = ox_iov_cut(&part, iov, n, skip, *length);
+
+	if (r < 0)
+		return r;
+	*ret_below = false;
+	r = ox_io_preadv_co(img->io, part.v, part.n, offset);
+	ox_iov_free(&part);
+	return r;
 }
 
 static int raw_finish_co(struct ox_image *img, int r, unsigned flags)
@@ -203,6 +225,7 @@ static void raw_stats(const struct ox_image *img, struct ox_image_stats *ret)
 static const struct ox_img_ops raw_ops = {
 	.format = "raw",
 	.preadv_co = raw_preadv_co,
+	.read_part_co = raw_read_part_co,
 	.pwritev_co = raw_pwritev_co,
 	.zero_co = raw_zero_co,
 	.discard_co = raw_discard_co,
@@ -212,6 +235,7 @@ static const struct ox_img_ops raw_ops = {
 	.activate_co = raw_activate_co,
 	.deactivate_co = raw_deactivate_co,
 	.free = raw_free,
+	.error = raw_error,
 	.stats = raw_stats,
 };
 

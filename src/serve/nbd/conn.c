@@ -19,7 +19,7 @@ int ox_nbd_conn_init(struct ox_nbd_conn *conn, struct ox_nbd_export *export)
 
 	*conn = (struct ox_nbd_conn){.export = export};
 	if (!ox_nbd_budget_take(&export->budget, &conn->share, NBD_CONN_BYTES))
-		assert(!"a share holds a connection");
+		assert(false && "a share holds a connection");
 	conn->receive = malloc(NBD_RECEIVE_BYTES);
 	hello = ox_nbd_conn_answer(conn, NBD_HELLO_BYTES);
 	if (!conn->receive || !hello) {
