@@ -21,8 +21,6 @@ int ox_check_qcow2_co(struct ox_io *io, const struct ox_check_options *opts,
 /* The same of a QED image. What is of qcow2 alone in opts must not be asked for. */
 int ox_check_qed_co(struct ox_io *io, const struct ox_check_options *opts,
 		    struct ox_check_result *ret, struct ox_error **err);
-/* Says what could not be done, and returns r. */
-int ox_check_failed(struct ox_io *io, const char *doing, int r, struct ox_error **err);
 
 /* What the public call of that name says. opts->bins and guest_bins are at least 1. */
 int ox_check_layout_co(struct ox_io *io, const struct ox_layout_options *opts,

@@ -148,10 +148,9 @@ SIM_MUTANTS = [
      [("\tif (r == 0)\n\t\tr = ox_order_sync_always_co(&q->order);\n\tif (r == 0)\n"
        "\t\tr = ox_lazy_clear_co(q);", "\tif (r == 0)\n\t\tr = ox_lazy_clear_co(q);")],
      "close clears the dirty bit before the refcounts are durable"),
-    ("recovery_not_synced", "D6", "check/mend/repair.c",
-     [("\tint r = ox_slots_co(&w->k, OX_SLOTS_LOWER, lower_slot, w);\n\n"
-       "\treturn r < 0 ? r : ox_io_sync_co(w->v.io);",
-       "\treturn ox_slots_co(&w->k, OX_SLOTS_LOWER, lower_slot, w);")],
+    ("recovery_not_synced", "D6", "check/mend/counts.c",
+     [("\treturn r < 0 ? r : ox_io_sync_co(m->w->v.io);\n}\n\nint ox_mend_write_counts_co",
+       "\treturn r;\n}\n\nint ox_mend_write_counts_co")],
      "recovery clears the dirty bit before its counts are durable"),
     ("recovery_skipped", "D6", "img/qcow2/open.c",
      [("r = img->recovery->rebuild_co(q->io, err, img->progress, img->opaque);", "r = 0;")],
@@ -180,7 +179,7 @@ SIM_MUTANTS = [
      [("\treturn q->io->can_grow ? ox_io_set_length_co(q->io, ox_align_up(to, GROWTH_ALIGN_BYTES))\n"
        "\t\t\t       : -ENOSPC;\n", "\treturn 0;\n")],
      "entries name clusters past the file's durable end"),
-    ("recovery_does_not_raise", "D9", "check/mend/repair.c",
+    ("recovery_does_not_raise", "D9", "check/mend/counts.c",
      [("\tint r = ox_slots_co(&w->k, OX_SLOTS_RAISE, raise_slot, w);\n\n\treturn r < 0",
        "\tint r = 0;\n\n\treturn r < 0")],
      "recovery leaves refcounts that are too low"),

@@ -38,70 +38,69 @@ REPAIR_MUTANTS = [
      [("\t\tr = forget_old(l->w, &l->items[i].gap);\n", "\t\tr = 0;\n")],
      "what an L1 entry took for a table keeps the lost table's data from being counted", "salvage"),
     # ---- what is kept ----
-    ("lost_tables_freed", "D4", "check/mend/repair.c",
-     [(" ||\n\t       ox_salvage_keeps_count(w, cluster);", ";")],
+    ("lost_tables_freed", "D4", "check/mend/counts.c",
+     [(" ||\n\t       ox_keeper_keeps_count(m->keeper, cluster);", ";")],
      "what belongs to a lost table is freed", "salvage"),
     ("damaged_tables_free_what_they_named", "D4", "check/salvage/salvage.c",
-     [("\treturn ox_salvage_keeps(w, cluster) || (w->salvage && w->salvage->has_damaged);",
-       "\treturn ox_salvage_keeps(w, cluster);")],
+     [("\treturn keeps(keeper, cluster) || ox_salvage_of(keeper)->has_damaged;",
+       "\treturn keeps(keeper, cluster);")],
      "what the damaged entries of a lost table named is freed", "torn_tables"),
     ("copied_over_a_kept_count", "D2", "check/judge/copied.c",
-     [("\t\tr = keep_count_co(w, cluster, ret_count);\n", "\t\tr = 0;\n")],
+     [("\t\tr = keep_count_co(p, cluster, ret_count);\n", "\t\tr = 0;\n")],
      "COPIED is set where a count stays above one for a lost table's sake", "salvage"),
     ("copied_over_a_kept_leak", "D2", "check/judge/copied.c",
-     [("stored > 1 &&\n\t\t       !ox_salvage_keeps_count(w, cluster);", "stored > 1;")],
+     [("stored > 1 &&\n\t\t       !ox_keeper_keeps_count(p->keeper, cluster);", "stored > 1;")],
      "-r leaks sets COPIED where a count stays above one", "salvage"),
     # ---- mend/snapshot_table.c ----
     ("snapshots_named_before_written", "D1", "check/mend/snapshot_table.c",
      [("\tif (r == 0)\n\t\tr = ox_io_pwrite_co(w->v.io, t->bytes, (end - base) * w->v.cluster_bytes,\n"
        "\t\t\t\t    base * w->v.cluster_bytes, 0);\n\tif (r == 0)\n"
-       "\t\tr = ox_walk_publish_counts_co(w, &plan);\n",
-       "\tif (r == 0)\n\t\tr = ox_walk_publish_counts_co(w, &plan);\n"
+       "\t\tr = ox_mend_publish_counts_co(w, &plan);\n",
+       "\tif (r == 0)\n\t\tr = ox_mend_publish_counts_co(w, &plan);\n"
        "\tif (r == 0)\n\t\tr = ox_io_pwrite_co(w->v.io, t->bytes, (end - base) * w->v.cluster_bytes,\n"
        "\t\t\t\t    base * w->v.cluster_bytes, 0);\n")],
      "the header names a snapshot table that is not durable", "repair"),
     ("snapshots_named_before_counted", "D3", "check/mend/snapshot_table.c",
-     [("\tif (r == 0)\n\t\tr = ox_walk_publish_counts_co(w, &plan);\n",
+     [("\tif (r == 0)\n\t\tr = ox_mend_publish_counts_co(w, &plan);\n",
        "\tif (r == 0)\n\t\tr = ox_io_sync_co(w->v.io);\n")],
      "the header names a snapshot table that is not counted", "repair"),
     ("snapshots_named_in_two_writes", "H9", "check/mend/snapshot_table.c",
-     [("\tmemcpy(sector + COUNT_AT, &fields, sizeof(fields));\n\tr = ox_io_pwrite_co",
-       "\tmemcpy(sector + COUNT_AT, &fields, 4);\n\tr = ox_io_pwrite_co(w->v.io, sector, sizeof(sector), 0, 0);\n"
-       "\tif (r == 0)\n\t\tr = ox_io_sync_co(w->v.io);\n"
-       "\tmemcpy(sector + COUNT_AT, &fields, sizeof(fields));\n\tif (r == 0)\n\t\tr = ox_io_pwrite_co")],
+     [("\tint r = ox_drive_write_within_sector_co(io, COUNT_AT, &fields, sizeof(fields));\n",
+       "\tint r = ox_drive_write_within_sector_co(io, COUNT_AT, &fields, 4);\n\n"
+       "\tif (r == 0)\n\t\tr = ox_io_sync_co(io);\n"
+       "\tif (r == 0)\n\t\tr = ox_drive_write_within_sector_co(io, COUNT_AT, &fields, sizeof(fields));\n")],
      "the count and the place of the snapshots are on the disk one without the other", "repair"),
     ("snapshots_not_synced", "D1", "check/mend/snapshot_table.c",
-     [("\tr = ox_io_pwrite_co(w->v.io, sector, sizeof(sector), 0, 0);\n\treturn r < 0 ? r : ox_io_sync_co(w->v.io);",
-       "\tr = ox_io_pwrite_co(w->v.io, sector, sizeof(sector), 0, 0);\n\treturn r;")],
+     [("\treturn r < 0 ? r : ox_io_sync_co(io);", "\treturn r;")],
      "the place of a new snapshot table is not durable before the old one is freed", "repair"),
     ("snapshots_grow_beneath_stale_entries", "D8", "check/mend/snapshot_table.c",
      [("\tif (w->stale > 0) {\n\t\t*ret_again", "\tif (false) {\n\t\t*ret_again")],
      "the file grows for a snapshot table beneath an entry past the end", "repair"),
-    ("snapshots_grow_beneath_dropped_entries", "D8", "check/mend/snapshot_table.c",
-     [("\t\treturn r < 0 ? r : ox_io_sync_co(w->v.io);\n\t}\n\tr = mend_co", "\t\treturn r;\n\t}\n\tr = mend_co")],
+    ("snapshots_grow_beneath_dropped_entries", "D8", "check/mend/stale.c",
+     [("\tif (r == 0)\n\t\tr = ox_io_sync_co(w->v.io);\n", "")],
      "the file grows for a snapshot table before entries past its end are durably gone", "repair"),
-    # ---- mend/patches.c ----
-    ("patches_not_synced", "D1", "check/mend/patches.c",
-     [("\treturn r == 0 ? ox_io_sync_co(w->v.io) : r;", "\treturn r;")],
+    # ---- mend/header.c ----
+    ("patches_not_synced", "D1", "check/mend/header.c",
+     [("\treturn ox_io_sync_co(v->io);", "\treturn 0;")],
      "a header field that was put right is not durable", "repair"),
-    ("patches_lose_the_sector", "H9", "check/mend/patches.c",
-     [("\tint r = ox_io_pread_co(w->v.io, sector, sizeof(sector), start);\n\n\tif (r < 0)\n\t\treturn r;\n\tmemcpy(sector +",
-       "\tint r = 0;\n\n\tmemset(sector, 0, sizeof(sector));\n\tmemcpy(sector +")],
+    ("patches_lose_the_sector", "H9", "check/drive/drive.c",
+     [("\tr = ox_io_pread_co(io, sector, sizeof(sector), start);\n",
+       "\tr = 0;\n\tmemset(sector, 0, sizeof(sector));\n")],
      "what lies beside a field that is put right is lost", "repair"),
     # ---- mend/unalias.c ----
     ("copies_named_before_counted", "D3", "check/mend/unalias.c",
-     [("\tif (r == 0)\n\t\tr = ox_walk_publish_counts_co(w, &plan);\n\tox_walk_plan_free(&plan);\n"
-       "\treturn r == 0 ? name_copies_co(w) : r;",
-       "\tif (r == 0)\n\t\tr = ox_io_sync_co(w->v.io);\n\tif (r == 0)\n\t\tr = name_copies_co(w);\n"
-       "\tif (r == 0)\n\t\tr = ox_walk_publish_counts_co(w, &plan);\n\tox_walk_plan_free(&plan);\n\treturn r;")],
+     [("\tif (r == 0)\n\t\tr = ox_mend_publish_counts_co(u->w, &plan);\n\tox_plan_free(&plan);\n"
+       "\treturn r == 0 ? name_copies_co(u) : r;",
+       "\tif (r == 0)\n\t\tr = ox_io_sync_co(u->w->v.io);\n\tif (r == 0)\n\t\tr = name_copies_co(u);\n"
+       "\tif (r == 0)\n\t\tr = ox_mend_publish_counts_co(u->w, &plan);\n\tox_plan_free(&plan);\n\treturn r;")],
      "entries name copies before the copies' counts are durable", "repair"),
     ("copies_named_before_written", "D1", "check/mend/unalias.c",
-     [("\tif (r == 0)\n\t\tr = write_copies_co(w);\n\tif (r == 0)\n\t\tr = ox_walk_publish_counts_co(w, &plan);\n",
-       "\tif (r == 0)\n\t\tr = ox_walk_publish_counts_co(w, &plan);\n\tif (r == 0)\n\t\tr = write_copies_co(w);\n")],
+     [("\tif (r == 0)\n\t\tr = write_copies_co(u);\n\tif (r == 0)\n\t\tr = ox_mend_publish_counts_co(u->w, &plan);\n",
+       "\tif (r == 0)\n\t\tr = ox_mend_publish_counts_co(u->w, &plan);\n\tif (r == 0)\n\t\tr = write_copies_co(u);\n")],
      "entries name copies that are not durable", "repair"),
     ("shared_table_changed_before_its_copy_is_named", "D2", "check/mend/unalias.c",
-     [("\tif (r == 0)\n\t\tr = ox_io_sync_co(w->v.io);\n\tif (r == 0)\n\t\tr = ox_walk_l2_co(w, false, divert_l2_table);",
-       "\tif (r == 0)\n\t\tr = ox_walk_l2_co(w, false, divert_l2_table);")],
+     [("\tif (r == 0)\n\t\tr = ox_io_sync_co(w->v.io);\n\tif (r == 0)\n\t\tr = ox_walk_l2_co(w, OX_WAYS_CHANGE, divert_l2_table, u);",
+       "\tif (r == 0)\n\t\tr = ox_walk_l2_co(w, OX_WAYS_CHANGE, divert_l2_table, u);")],
      "a table that is still named twice is changed for one of its places", "repair"),
     ("copies_not_synced", "D1", "check/mend/unalias.c",
      [("\treturn r < 0 ? r : ox_io_sync_co(w->v.io);\n}\n\n/* ---- all of it", "\treturn r;\n}\n\n/* ---- all of it")],
@@ -117,27 +116,28 @@ REPAIR_MUTANTS = [
      [("\treturn r <= 0 ? r : stored == refs;", "\treturn r <= 0 ? r : true;")],
      "an entry is led to a cluster that is counted another number of times", "repair"),
     ("entries_take_what_is_used", "D2", "check/mend/entries.c",
-     [("\t       ox_counts_get(&w->k.cells, cluster).state == OX_CELL_NONE &&\n\t       !ox_salvage_keeps(w, cluster);\n",
-       "\t       !ox_salvage_keeps(w, cluster);\n")],
+     [("\t       ox_counts_get(&w->k.cells, cluster).state == OX_CELL_NONE &&\n\t       !ox_keeper_keeps(m->keeper, cluster);\n",
+       "\t       !ox_keeper_keeps(m->keeper, cluster);\n")],
      "an entry is led to a cluster that somebody names", "repair"),
-    # ---- mend/rebuild.c, mend/repair.c ----
-    ("raised_and_not_synced", "D3", "check/mend/repair.c",
+    # ---- mend/rebuild.c, mend/counts.c ----
+    ("raised_and_not_synced", "D3", "check/mend/counts.c",
      [("\tint r = ox_slots_co(&w->k, OX_SLOTS_RAISE, raise_slot, w);\n\n\treturn r < 0 ? r : ox_io_sync_co(w->v.io);",
        "\treturn ox_slots_co(&w->k, OX_SLOTS_RAISE, raise_slot, w);")],
      "counts that are raised are not durable before what they count is named", "salvage"),
-    ("blocks_linked_before_written", "D1", "check/mend/repair.c",
-     [("\tint r = ox_walk_write_blocks_co(w, plan);\n\n\tif (r == 0)\n\t\tr = ox_walk_raise_counts_co(w);\n"
-       "\tif (r == 0 && (w->j->structural == 0 || plan->count > 0))\n\t\tr = ox_walk_link_blocks_co(w, plan);\n\treturn r;",
-       "\tint r = 0;\n\n\tif (r == 0 && (w->j->structural == 0 || plan->count > 0))\n\t\tr = ox_walk_link_blocks_co(w, plan);\n"
-       "\tif (r == 0)\n\t\tr = ox_walk_write_blocks_co(w, plan);\n\tif (r == 0)\n\t\tr = ox_walk_raise_counts_co(w);\n"
+    ("blocks_linked_before_written", "D1", "check/mend/counts.c",
+     [("\tint r = ox_plan_write_co(w, plan);\n\n\tif (r == 0)\n\t\tr = ox_mend_raise_counts_co(w);\n"
+       "\tif (r == 0 && (w->j->structural == 0 || plan->count > 0))\n\t\tr = ox_plan_link_co(w, plan);\n\treturn r;",
+       "\tint r = 0;\n\n\tif (r == 0 && (w->j->structural == 0 || plan->count > 0))\n\t\tr = ox_plan_link_co(w, plan);\n"
+       "\tif (r == 0)\n\t\tr = ox_plan_write_co(w, plan);\n\tif (r == 0)\n\t\tr = ox_mend_raise_counts_co(w);\n"
        "\treturn r;")],
      "a refcount table names new blocks before they are durable", "repair"),
     ("new_table_named_before_durable", "H7", "check/mend/rebuild.c",
-     [("\tif (r == 0)\n\t\tr = ox_io_sync_co(w->v.io);\n\tif (r == 0)\n\t\tr = ox_walk_write_header_co",
-       "\tif (r == 0)\n\t\tr = ox_walk_write_header_co")],
+     [("\tif (r == 0)\n\t\tr = ox_io_sync_co(w->v.io);\n\tif (r == 0)\n\t\tr = ox_mend_write_header_co",
+       "\tif (r == 0)\n\t\tr = ox_mend_write_header_co")],
      "the header names a new refcount table that is not durable", "repair"),
-    ("lowered_before_copied_is_settled", "D2", "check/mend/repair.c",
-     [("\treturn r < 0 ? r : ox_io_sync_co(w->v.io);\n}\n\nstatic int lower_co", "\treturn r;\n}\n\nstatic int lower_co")],
+    ("lowered_before_copied_is_settled", "D2", "check/mend/counts.c",
+     [("\treturn r < 0 ? r : ox_io_sync_co(m->w->v.io);\n}\n\nint ox_mend_lower_co",
+       "\treturn r;\n}\n\nint ox_mend_lower_co")],
      "counts are lowered before COPIED bits are durable", "repair"),
     # ---- undo/ ----
     ("undo_file_not_synced", "D9", "check/undo/log.c",
@@ -170,11 +170,11 @@ REPAIR_MUTANTS = [
      "an undone image's length is not durable", "edit"),
     # ---- qed/mend.c ----
     ("qed_copy_not_synced", "D1", "check/qed/mend.c",
-     [("\tr = ox_qed_l2_co(q, copy_data_co);\n\tif (r == 0)\n\t\tr = ox_io_sync_co(q->w.v.io);\n",
+     [("\tr = ox_qed_l2_co(q, copy_data_co);\n\tif (r == 0)\n\t\tr = ox_io_sync_co(q->io);\n",
        "\tr = ox_qed_l2_co(q, copy_data_co);\n")],
      "an entry of a QED image names a copy that is not durable", "qed"),
     ("qed_table_copy_not_synced", "D1", "check/qed/mend.c",
-     [("\t\t\t    q->table_bytes, true);\n\tif (r == 0)\n\t\tr = ox_io_sync_co(q->w.v.io);\n",
+     [("\t\t\t    q->table_bytes, true);\n\tif (r == 0)\n\t\tr = ox_io_sync_co(q->io);\n",
        "\t\t\t    q->table_bytes, true);\n")],
      "an L1 entry of a QED image names a copied table that is not durable", "qed"),
 ]

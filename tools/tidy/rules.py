@@ -14,6 +14,18 @@ RANKS = {"base": 0, "rt": 1, "fmt": 1, "codec": 1, "io": 2, "meta": 3, "img": 4,
 # Those that may include their own headers and these, and no others.
 RESTRICTED = {"fmt": {"base"}, "codec": {"base"}, "serve": {"include"},
               "cli": {"include", "serve"}}
+# Folders within a layer, lower first; those in one tuple include nothing of each other. What lies
+# in the layer's own folder is above them all, but for the header that says what the layer offers.
+ROOMS = {"check": (("undo", "counts", "scan"), ("journal",), ("drive",), ("view",), ("ledger",),
+                   ("claims",), ("walk",), ("judge",), ("mend",), ("salvage",), ("qed", "layout"))}
+OFFERS = {"check/check.h"}
+# By which name rooms above know a room's struct, and what of it is for others to set.
+STRUCTS = {"check": {"j": "journal", "v": "view", "k": "ledger", "w": "walk", "g": "judge",
+                     "m": "mend"}}
+SET_BY_OTHERS = {"j", "w", "g", "m", "quiet", "mends_told", "progress", "opaque", "pause_co",
+                 "pause_arg", "claimed", "claimed_arg", "lacks_entries", "is_last", "err"}
+ASSIGNMENT = re.compile(r"\b[a-z_]+(?:(?:\.|->)[a-z_0-9]+(?:\[[^\]]*\])?)+\s*"
+                        r"(?:[-+|&]?=(?!=)|\+\+|--)")
 UNFINISHED = re.compile(r"\b(?:" + "|".join(("TO" + "DO", "FIX" + "ME", "X" + "XX")) + r")\b")
 
 
@@ -51,6 +63,54 @@ def _may_include(folder, target):
     if folder in RESTRICTED:
         return target in RESTRICTED[folder]
     return target == "include" or RANKS[target] < RANKS[folder]
+
+
+def _rank_of_room(layer, path):
+    """The rank of the room that a file of a layer is in; what is in none is above them."""
+    rooms = ROOMS[layer]
+    parts = path.split("/")
+    if path in OFFERS:
+        return -1
+    return next((i for i, names in enumerate(rooms) if len(parts) > 2 and parts[1] in names),
+                len(rooms) if len(parts) == 2 else None)
+
+
+def rooms_point_down(tree):
+    """Within a layer that has rooms, an include points to its own room or to a lower one."""
+    for path, text in c_files(tree):
+        layer = path.split("/")[1] if path.startswith("src/") else None
+        if layer not in ROOMS:
+            continue
+        own = path[len("src/"):]
+        rank = _rank_of_room(layer, own)
+        if rank is None:
+            yield f"{path}: is in no room of src/{layer}"
+            continue
+        for included, line in csource.includes(text):
+            if not included.startswith(layer + "/"):
+                continue
+            other = _rank_of_room(layer, included)
+            same = included.split("/")[:-1] == own.split("/")[:-1]
+            if not same and (other is None or other >= rank):
+                yield f"{path}:{line}: includes {included} of a room that is not below"
+
+
+def rooms_write_what_is_theirs(tree):
+    """A struct that other rooms know is written by its own room alone."""
+    for path, text in c_files(tree):
+        layer = path.split("/")[1] if path.startswith("src/") else None
+        if layer not in STRUCTS:
+            continue
+        rank = _rank_of_room(layer, path[len("src/"):])
+        for match in ASSIGNMENT.finditer(text):
+            names = re.findall(r"[a-z_][a-z_0-9]*", re.sub(r"\[[^\]]*\]", "", match.group()))
+            known = [i for i, name in enumerate(names[:-1]) if name in STRUCTS[layer]]
+            if not known or rank is None or names[known[-1] + 1] in SET_BY_OTHERS:
+                continue
+            owner = STRUCTS[layer][names[known[-1]]]
+            if rank > _rank_of_room(layer, f"{layer}/{owner}/x"):
+                line = text.count("\n", 0, match.start()) + 1
+                yield f"{path}:{line}: writes {match.group().split()[0]} of {owner}"
 
 
 def only_suspending_functions_suspend(tree):
@@ -125,6 +185,7 @@ def prose_keeps_to_its_columns(tree):
             yield f"{path}: is wrapped, and need not be named as UNWRAPPED"
 
 
-ALL = [dependencies_point_down, only_suspending_functions_suspend, functions_fit_a_screen,
-       files_have_one_purpose, sources_state_their_licence, nothing_is_marked_unfinished,
-       lines_end_cleanly, prose_keeps_to_its_columns]
+ALL = [dependencies_point_down, rooms_point_down, rooms_write_what_is_theirs,
+       only_suspending_functions_suspend, functions_fit_a_screen, files_have_one_purpose,
+       sources_state_their_licence, nothing_is_marked_unfinished, lines_end_cleanly,
+       prose_keeps_to_its_columns]

@@ -31,6 +31,14 @@ def test_the_projects_dependencies_point_down():
     check_project("dependencies_point_down")
 
 
+def test_the_projects_rooms_point_down():
+    check_project("rooms_point_down")
+
+
+def test_the_projects_rooms_write_what_is_theirs():
+    check_project("rooms_write_what_is_theirs")
+
+
 def test_in_the_project_only_suspending_functions_suspend():
     check_project("only_suspending_functions_suspend")
 
@@ -108,6 +116,37 @@ def test_a_front_end_may_include_the_public_header_and_its_own():
 def test_serve_may_not_include_cli():
     check_refused(rules.dependencies_point_down, "src/serve/a.c", '#include "cli/cli.h"\n',
                   "serve includes cli/cli.h", ["src/cli/cli.h"])
+
+
+def test_an_include_of_a_higher_room_is_refused():
+    for path, included in (("ledger/ledger.c", "salvage/salvage.h"), ("qed/qed.c", "layout/layout.h"),
+                           ("mend/counts.c", "repairs.h")):
+        check_refused(rules.rooms_point_down, f"src/check/{path}", f'#include "check/{included}"\n',
+                      f"includes check/{included}")
+
+
+def test_an_include_of_a_lower_room_or_of_what_the_layer_offers_is_accepted():
+    check_accepted(rules.rooms_point_down, "src/check/mend/counts.c",
+                   '#include "check/mend/mend.h"\n#include "check/view/view.h"\n'
+                   '#include "check/check.h"\n#include "base/arith.h"\n')
+
+
+def test_a_folder_that_is_no_room_is_refused():
+    check_refused(rules.rooms_point_down, "src/check/attic/old.c", SPDX, "in no room")
+
+
+def test_a_write_to_another_rooms_struct_is_refused():
+    for line in ("w->v.dirty = false;", "m->w->k.rc.blocks[i].state = 0;", "g->leaks++;",
+                 "round->j.structural += 1;"):
+        check_refused(rules.rooms_write_what_is_theirs, "src/check/salvage/link.c", f"\t{line}\n",
+                      "writes")
+
+
+def test_what_is_for_others_to_set_and_a_rooms_own_struct_may_be_written():
+    check_accepted(rules.rooms_write_what_is_theirs, "src/check/background.c",
+                   "\tb->round.w.v.pause_co = pause_co;\n\tif (w->v.dirty == g->leaks)\n")
+    check_accepted(rules.rooms_write_what_is_theirs, "src/check/ledger/ledger.c",
+                   "\tk->rc.offset = 0;\n")
 
 
 def test_an_include_that_climbs_is_refused():

@@ -6,6 +6,7 @@
 
 #include "base/arith.h"
 #include "check/claims/claims.h"
+#include "check/view/files.h"
 
 static int judge_backing_file(struct ox_view *v, const uint8_t *cluster)
 {
@@ -20,7 +21,7 @@ static int judge_backing_file(struct ox_view *v, const uint8_t *cluster)
 	ox_error_free(err);
 	if (r < 0)
 		return r == -EINVAL ? 0 : r;
-	r = ox_names_judge_file(v->j, v->io->name, name, OX_FOUND_BACKING_MISSING);
+	r = ox_files_judge(v->j, v->io->name, name, OX_FOUND_BACKING_MISSING);
 	free(name);
 	return r;
 }
@@ -56,8 +57,7 @@ static int claim_decoded_co(struct ox_view *v, struct ox_ledger *k,
 	if (!ext->has_bitmaps && (v->h.autoclear & OX_QCOW2_AUTOCLEAR_BITMAPS))
 		ox_view_lose_bitmaps(v);
 	if (r >= 0 && v->has_data_file)
-		r = ox_names_judge_file(v->j, v->io->name, ext->data_file,
-					OX_FOUND_DATA_FILE_MISSING);
+		r = ox_files_judge(v->j, v->io->name, ext->data_file, OX_FOUND_DATA_FILE_MISSING);
 	return r;
 }
 

@@ -8,8 +8,8 @@
 #include <stdlib.h>
 
 #include "base/arith.h"
+#include "check/judge/judge.h"
 #include "check/judge/streams.h"
-#include "check/walk/walk.h"
 #include "codec/codec.h"
 #include "rt/co.h"
 #include "rt/reactor.h"
@@ -20,14 +20,14 @@
 /* Of a round: 32 MiB at most while it is listed. */
 #define STREAMS_MAX ((size_t)1 << 20)
 
-struct ox_walk_verify_pass {
+struct pass {
 	struct ox_walk *w;
 	struct ox_streams streams;
 	size_t next; /* to be decompressed */
 	bool any_bad;
 	int error;
 	struct ox_latch tasks;
-	int (*entry_co)(struct ox_walk_verify_pass *v, uint64_t l2_cluster, uint64_t index,
+	int (*entry_co)(struct pass *p, uint64_t l2_cluster, uint64_t index,
 			const struct ox_qcow2_entry *e);
 };
 
@@ -68,15 +68,15 @@ static int try_stream_co(const struct ox_walk *w, struct unpack_job *job,
  * Streams with one start differ in the length that is claimed; what is long enough for the cluster
  * stays so when it is longer. So a few tries find the shortest that is.
  */
-static int verify_group_co(struct ox_walk_verify_pass *v, struct unpack_job *job,
-			   struct ox_stream *group, size_t count)
+static int verify_group_co(struct pass *p, struct unpack_job *job, struct ox_stream *group,
+			   size_t count)
 {
 	size_t bad = 0; /* the first so many */
 	size_t try = count - 1;
 	size_t good = count;
 
 	while (bad < good) {
-		int r = try_stream_co(v->w, job, &group[try]);
+		int r = try_stream_co(p->w, job, &group[try]);
 
 		if (r < 0)
 			return r;
@@ -88,18 +88,18 @@ static int verify_group_co(struct ox_walk_verify_pass *v, struct unpack_job *job
 	}
 	for (size_t i = 0; i < bad; i++)
 		group[i].is_bad = true;
-	v->any_bad |= bad > 0;
+	p->any_bad |= bad > 0;
 	return 0;
 }
 
 /* The next streams that start at one place; 0: there are none left. */
-static size_t take_group(struct ox_walk_verify_pass *v, struct ox_stream **ret)
+static size_t take_group(struct pass *p, struct ox_stream **ret)
 {
-	struct ox_stream *first = v->streams.list + v->next;
+	struct ox_stream *first = p->streams.list + p->next;
 	size_t count = 0;
 
-	while (v->next < v->streams.count && v->streams.list[v->next].start == first->start) {
-		v->next++;
+	while (p->next < p->streams.count && p->streams.list[p->next].start == first->start) {
+		p->next++;
 		count++;
 	}
 	*ret = first;
@@ -108,8 +108,8 @@ static size_t take_group(struct ox_walk_verify_pass *v, struct ox_stream **ret)
 
 static void verifier_co(void *arg)
 {
-	struct ox_walk_verify_pass *v = arg;
-	const struct ox_walk *w = v->w;
+	struct pass *p = arg;
+	const struct ox_walk *w = p->w;
 	struct unpack_job job = {
 		.codec =
 			w->v.h.compression_type == OX_QCOW2_ZSTD ? OX_CODEC_ZSTD : OX_CODEC_DEFLATE,
@@ -121,117 +121,118 @@ static void verifier_co(void *arg)
 	size_t count;
 
 	if (!job.dst || !job.src)
-		v->error = -ENOMEM;
-	while (v->error == 0 && (count = take_group(v, &group)) > 0) {
-		int r = verify_group_co(v, &job, group, count);
+		p->error = -ENOMEM;
+	while (p->error == 0 && (count = take_group(p, &group)) > 0) {
+		int r = verify_group_co(p, &job, group, count);
 
 		if (r < 0)
-			v->error = r;
+			p->error = r;
 	}
 	free(job.dst);
 	free(job.src);
-	ox_latch_done(&v->tasks);
+	ox_latch_done(&p->tasks);
 }
 
-static int verify_streams_co(struct ox_walk_verify_pass *v)
+static int verify_streams_co(struct pass *p)
 {
 	unsigned tasks = (unsigned)ox_min_u64(ox_aio_workers(ox_co_reactor()) + 2, TASKS_MAX);
 	int r = 0;
 
-	v->next = 0;
-	v->any_bad = false;
-	tasks = (unsigned)ox_min_u64(tasks, v->streams.count);
-	ox_latch_init(&v->tasks);
+	p->next = 0;
+	p->any_bad = false;
+	tasks = (unsigned)ox_min_u64(tasks, p->streams.count);
+	ox_latch_init(&p->tasks);
 	for (unsigned i = 0; i < tasks && r == 0; i++) {
-		ox_latch_add(&v->tasks);
-		r = ox_co_spawn(ox_co_reactor(), verifier_co, v);
+		ox_latch_add(&p->tasks);
+		r = ox_co_spawn(ox_co_reactor(), verifier_co, p);
 		if (r < 0)
-			ox_latch_done(&v->tasks);
+			ox_latch_done(&p->tasks);
 	}
-	ox_latch_wait_co(&v->tasks);
-	return r < 0 ? r : v->error;
+	ox_latch_wait_co(&p->tasks);
+	return r < 0 ? r : p->error;
 }
 
 /* ---- the entries ---- */
 
-static int list_entry_co(struct ox_walk_verify_pass *v, uint64_t l2_cluster, uint64_t index,
+static int list_entry_co(struct pass *p, uint64_t l2_cluster, uint64_t index,
 			 const struct ox_qcow2_entry *e)
 {
 	(void)l2_cluster;
 	(void)index;
-	return ox_streams_add(&v->streams, e->host.bytes, (uint32_t)e->compressed_bytes);
+	return ox_streams_add(&p->streams, e->host.bytes, (uint32_t)e->compressed_bytes);
 }
 
-static int report_entry_co(struct ox_walk_verify_pass *v, uint64_t l2_cluster, uint64_t index,
+static int report_entry_co(struct pass *p, uint64_t l2_cluster, uint64_t index,
 			   const struct ox_qcow2_entry *e)
 {
 	uint64_t host = e->host.bytes;
 	const struct ox_stream *stream =
-		ox_streams_find(&v->streams, host, (uint32_t)e->compressed_bytes);
+		ox_streams_find(&p->streams, host, (uint32_t)e->compressed_bytes);
 
 	if (!stream || !stream->is_bad)
 		return 0;
-	return ox_walk_found_in_l2_co(v->w, l2_cluster, index, OX_FOUND_COMPRESSED_DATA,
+	return ox_walk_found_in_l2_co(p->w, l2_cluster, index, OX_FOUND_COMPRESSED_DATA,
 				      OX_FOUND(.a = host, .host_offset = host));
 }
 
 /* Visits the compressed entries that lie in the file. */
-static int table_entries_co(struct ox_walk *w, uint64_t cluster, struct ox_cell cell,
+static int table_entries_co(void *arg, uint64_t cluster, struct ox_cell cell,
 			    struct ox_be64 *entries)
 {
+	struct pass *p = arg;
+	const struct ox_view *v = &p->w->v;
+
 	(void)cell;
-	for (uint64_t i = 0; i < ox_qcow2_l2_entries(&w->v.h); i++) {
-		struct ox_be64 raw = entries[i * ox_qcow2_l2_words(&w->v.h)];
+	for (uint64_t i = 0; i < ox_qcow2_l2_entries(&v->h); i++) {
+		struct ox_be64 raw = entries[i * ox_qcow2_l2_words(&v->h)];
 		struct ox_qcow2_entry e;
 		int r;
 
 		if (!(ox_be64_get(raw) & OX_QCOW2_COMPRESSED))
 			continue;
-		e = ox_qcow2_l2_decode(&w->v.h, ox_be64_get(raw));
-		if (e.kind != OX_QCOW2_ENTRY_COMPRESSED || e.host.bytes >= w->v.file_bytes)
+		e = ox_qcow2_l2_decode(&v->h, ox_be64_get(raw));
+		if (e.kind != OX_QCOW2_ENTRY_COMPRESSED || e.host.bytes >= v->file_bytes)
 			continue;
-		r = w->verify->entry_co(w->verify, cluster, i, &e);
+		r = p->entry_co(p, cluster, i, &e);
 		if (r < 0)
 			return r;
 	}
 	return 0;
 }
 
-static int each_entry_co(struct ox_walk_verify_pass *v,
-			 int (*entry_co)(struct ox_walk_verify_pass *v, uint64_t l2_cluster,
-					 uint64_t index, const struct ox_qcow2_entry *e))
+static int each_entry_co(struct pass *p,
+			 int (*entry_co)(struct pass *p, uint64_t l2_cluster, uint64_t index,
+					 const struct ox_qcow2_entry *e))
 {
-	v->entry_co = entry_co;
-	return ox_walk_l2_co(v->w, false, table_entries_co);
+	p->entry_co = entry_co;
+	return ox_walk_l2_co(p->w, OX_WAYS_ALL, table_entries_co, p);
 }
 
-static int round_co(struct ox_walk_verify_pass *v)
+static int round_co(struct pass *p)
 {
-	int r = each_entry_co(v, list_entry_co);
+	int r = each_entry_co(p, list_entry_co);
 
 	if (r < 0)
 		return r;
-	ox_streams_settle(&v->streams);
-	r = verify_streams_co(v);
-	if (r == 0 && v->any_bad)
-		r = each_entry_co(v, report_entry_co);
+	ox_streams_settle(&p->streams);
+	r = verify_streams_co(p);
+	if (r == 0 && p->any_bad)
+		r = each_entry_co(p, report_entry_co);
 	return r;
 }
 
-int ox_walk_verify_co(struct ox_walk *w)
+int ox_judge_verify_co(struct ox_walk *w)
 {
-	struct ox_walk_verify_pass v = {.w = w};
+	struct pass p = {.w = w};
 	int r;
 
 	/* How to decompress is not known. */
 	if (w->v.faults.found[OX_QCOW2_FAULT_COMPRESSION])
 		return 0;
-	ox_streams_init(&v.streams, STREAMS_MAX);
-	w->verify = &v;
+	ox_streams_init(&p.streams, STREAMS_MAX);
 	do {
-		r = round_co(&v);
-	} while (r == 0 && ox_streams_next(&v.streams));
-	w->verify = NULL;
-	ox_streams_free(&v.streams);
+		r = round_co(&p);
+	} while (r == 0 && ox_streams_next(&p.streams));
+	ox_streams_free(&p.streams);
 	return r;
 }

@@ -9,41 +9,16 @@
 
 #define UNSEEN UINT64_MAX
 
-static int compare_clusters(const void *a, const void *b)
-{
-	uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
-
-	return (x > y) - (x < y);
-}
-
-/* Where a cluster stands among the L2 tables; NULL where it is none. */
-static uint64_t *place_of(struct ox_layout *l, uint64_t cluster)
-{
-	const uint64_t *at = NULL;
-
-	if (l->w.l2_count > 0)
-		at = bsearch(&cluster, l->w.l2_clusters, l->w.l2_count, sizeof(cluster),
-			     compare_clusters);
-	return at ? &l->l2_places[at - l->w.l2_clusters] : NULL;
-}
-
 /* ---- L1 ---- */
 
-static int place_l2(struct ox_walk *w, uint64_t tree, uint64_t index, struct ox_be64 *entry)
+static int mark_bad(void *arg, uint64_t tree, uint64_t index, struct ox_be64 *entry)
 {
-	struct ox_layout *l = ox_container_of(w, struct ox_layout, w);
-	struct ox_qcow2_l1_entry e = ox_qcow2_l1_decode(&w->v.h, ox_be64_get(*entry));
-	uint64_t *place;
+	struct ox_layout *l = arg;
+	const struct ox_view *v = &l->w.v;
+	struct ox_qcow2_l1_entry e = ox_qcow2_l1_decode(&v->h, ox_be64_get(*entry));
 
-	if (e.bad || ox_view_past_end(&w->v, e.l2.bytes, w->v.cluster_bytes)) {
-		if (!w->v.dirty || e.bad)
-			ox_layout_mark(l, (w->v.trees[tree].l1_offset + index * 8) /
-						  w->v.cluster_bytes);
-		return 0;
-	}
-	place = place_of(l, e.l2.bytes / w->v.cluster_bytes);
-	if (place && *place == UNSEEN)
-		*place = index;
+	if (e.bad || (!v->dirty && ox_view_past_end(v, e.l2.bytes, v->cluster_bytes)))
+		ox_layout_mark(l, (v->trees[tree].l1_offset + index * 8) / v->cluster_bytes);
 	return 0;
 }
 
@@ -112,28 +87,28 @@ static void take_entry(struct table *t, uint64_t guest_cluster, const struct ox_
 	t->next_contiguous = e->host.bytes + w->v.cluster_bytes;
 }
 
-static int look_at_l2(struct ox_walk *w, uint64_t cluster, struct ox_cell cell,
-		      struct ox_be64 *entries)
+static int look_at_l2(void *arg, uint64_t cluster, struct ox_cell cell, struct ox_be64 *entries)
 {
-	struct ox_layout *l = ox_container_of(w, struct ox_layout, w);
+	struct ox_layout *l = arg;
+	struct ox_walk *w = &l->w;
 	struct table t = {.l = l, .cell = cell, .cluster = cluster};
-	const uint64_t *place = place_of(l, cluster);
+	uint64_t place = ox_walk_place_of(w, cluster);
 	/* An extended entry is followed by a word about its subclusters. */
 	uint64_t words = w->v.h.incompatible & OX_QCOW2_INCOMPAT_EXTENDED_L2 ? 2 : 1;
 	uint64_t count = w->v.cluster_bytes / sizeof(*entries) / words;
 	uint64_t first;
 
 	/* A table that stands past the disk's end has no place there. */
-	if (!place || *place == UNSEEN || !ox_mul_u64(*place, count, &first) ||
-	    first >= w->result.total_clusters)
+	if (place == OX_WALK_NO_PLACE || !ox_mul_u64(ox_walk_place_index(place), count, &first) ||
+	    first >= w->total_clusters)
 		return 0;
-	count = ox_min_u64(count, w->result.total_clusters - first);
+	count = ox_min_u64(count, w->total_clusters - first);
 	for (uint64_t i = 0; i < count; i++) {
 		struct ox_qcow2_entry e;
 
 		if (!entries[i * words].raw)
 			continue;
-		e = ox_qcow2_l2_decode(&w->v.h, ox_be64_get(entries[i * words]));
+		e = ox_view_l2_entry(&w->v, entries, i);
 		take_entry(&t, first + i, &e);
 	}
 	return 0;
@@ -154,22 +129,21 @@ int ox_layout_guest_co(struct ox_layout *l)
 	struct ox_walk *w = &l->w;
 	int r;
 
-	l->l2_places = malloc(ox_max_u64(w->l2_count, 1) * sizeof(*l->l2_places));
 	l->guest_first = malloc(l->result->guest_bin_count * sizeof(*l->guest_first));
-	if (!l->l2_places || !l->guest_first)
+	if (!l->guest_first)
 		return -ENOMEM;
-	for (uint64_t i = 0; i < w->l2_count; i++)
-		l->l2_places[i] = UNSEEN;
 	for (size_t i = 0; i < l->result->guest_bin_count; i++) {
 		l->guest_first[i] = UNSEEN;
 		l->guest_bins[i].host_offset = UINT64_MAX;
 	}
 	/* Entries that name places in another file say nothing of this one. */
-	if (w->v.h.incompatible & OX_QCOW2_INCOMPAT_DATA_FILE)
+	if (w->v.has_data_file)
 		return 0;
-	r = ox_walk_l1_co(w, false, place_l2);
+	r = ox_walk_place_tables_co(w);
 	if (r == 0)
-		r = ox_walk_l2_co(w, true, look_at_l2);
+		r = ox_walk_l1_co(w, OX_WAYS_ACTIVE, mark_bad, l);
+	if (r == 0)
+		r = ox_walk_l2_co(w, OX_WAYS_ACTIVE, look_at_l2, l);
 	if (r == 0)
 		sum_up(l);
 	return r;

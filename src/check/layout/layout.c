@@ -13,6 +13,8 @@
 
 #include "base/arith.h"
 #include "base/assert.h"
+#include "base/grow.h"
+#include "base/sorted.h"
 #include "check/check.h"
 
 /* ---- which table a META cluster belongs to ---- */
@@ -50,15 +52,8 @@ static int add_range(struct ox_layout *l, enum ox_layout_kind kind, uint64_t fir
 		last->end = end;
 		return 0;
 	}
-	if (l->range_count == l->range_room) {
-		size_t room = l->range_room ? 2 * l->range_room : 64;
-		struct ox_layout_range *more = reallocarray(l->ranges, room, sizeof(*more));
-
-		if (!more)
-			return -ENOMEM;
-		l->ranges = more;
-		l->range_room = room;
-	}
+	if (ox_grow(l->ranges, l->range_count, l->range_room, 64) < 0)
+		return -ENOMEM;
 	l->ranges[l->range_count++] = (struct ox_layout_range){first, end, kind};
 	return 0;
 }
@@ -66,13 +61,6 @@ static int add_range(struct ox_layout *l, enum ox_layout_kind kind, uint64_t fir
 static int take_claim(void *arg, const char *word, uint64_t first, uint64_t end)
 {
 	return add_range(arg, kind_of_word(word), first, end);
-}
-
-static int compare_ranges(const void *a, const void *b)
-{
-	const struct ox_layout_range *x = a, *y = b;
-
-	return (x->first > y->first) - (x->first < y->first);
 }
 
 /* Refcount blocks are claimed one by one, under no word. */
@@ -88,7 +76,7 @@ static int complete_ranges(struct ox_layout *l)
 			return -ENOMEM;
 	}
 	if (l->range_count > 0)
-		qsort(l->ranges, l->range_count, sizeof(*l->ranges), compare_ranges);
+		qsort(l->ranges, l->range_count, sizeof(*l->ranges), ox_sorted_compare);
 	return 0;
 }
 
@@ -133,9 +121,9 @@ static enum ox_layout_kind kind_of_cell(const struct ox_layout *l, uint64_t clus
 							   : OX_LAYOUT_DATA;
 }
 
-static uint64_t bytes_of_cluster(const struct ox_walk *w, uint64_t cluster)
+static uint64_t bytes_of_cluster(const struct ox_view *v, uint64_t cluster)
 {
-	return ox_min_u64(w->v.cluster_bytes, w->v.file_bytes - cluster * w->v.cluster_bytes);
+	return ox_min_u64(v->cluster_bytes, v->file_bytes - cluster * v->cluster_bytes);
 }
 
 static void count_named(struct ox_layout *l)
@@ -146,7 +134,7 @@ static void count_named(struct ox_layout *l)
 	     (c = ox_counts_next(&w->k.cells, c, w->v.file_clusters)) < w->v.file_clusters; c++) {
 		enum ox_layout_kind kind = kind_of_cell(l, c, ox_counts_get(&w->k.cells, c));
 
-		l->bins[c / l->bin_clusters].bytes[kind] += bytes_of_cluster(w, c);
+		l->bins[c / l->bin_clusters].bytes[kind] += bytes_of_cluster(&w->v, c);
 	}
 }
 
@@ -160,7 +148,7 @@ static int count_slot(void *arg, struct ox_slot *slot)
 	if (slot->cluster >= w->v.file_clusters || ox_cell_is_broken(slot->cell))
 		return 0;
 	bytes = l->bins[slot->cluster / l->bin_clusters].bytes;
-	size = bytes_of_cluster(w, slot->cluster);
+	size = bytes_of_cluster(&w->v, slot->cluster);
 	if (slot->cell.state == OX_CELL_NONE) {
 		bytes[OX_LAYOUT_LEAKED] += size;
 	} else if (slot->stored < slot->cell.count && !w->v.dirty) {
@@ -233,11 +221,11 @@ static void take_figures(struct ox_layout *l)
 	const struct ox_walk *w = &l->w;
 	struct ox_image_layout *result = l->result;
 
-	result->leaks = w->leaks;
+	result->leaks = l->g.leaks;
 	result->check_errors = w->j->totals.check_errors;
 	result->corruptions = w->j->totals.corruptions;
 	if (w->v.dirty) {
-		result->uncounted = w->too_low;
+		result->uncounted = l->g.too_low;
 		result->corruptions -= ox_min_u64(result->corruptions, w->stale);
 	}
 }
@@ -248,7 +236,7 @@ static int prepare(struct ox_layout *l, struct ox_error **err)
 {
 	const struct ox_walk *w = &l->w;
 	struct ox_image_layout *result = l->result;
-	uint64_t guest_clusters = ox_max_u64(w->result.total_clusters, 1);
+	uint64_t guest_clusters = ox_max_u64(w->total_clusters, 1);
 
 	result->file_bytes = w->v.file_bytes;
 	result->virtual_bytes = w->v.h.size_bytes;
@@ -275,9 +263,9 @@ static int collect_co(struct ox_layout *l)
 	int r = ox_walk_count_co(w);
 
 	if (r == 0)
-		r = ox_walk_compare_co(w);
+		r = ox_judge_compare_co(&l->g);
 	if (r == 0)
-		r = ox_walk_explain_co(w);
+		r = ox_judge_explain_co(&l->g);
 	if (r == 0)
 		r = complete_ranges(l);
 	if (r < 0)
@@ -285,7 +273,7 @@ static int collect_co(struct ox_layout *l)
 	/* What further passes find is counted, and shown in its place, but not told one by one. */
 	ox_journal_hush(w->j);
 	if (!w->v.dirty)
-		r = ox_walk_report_co(w);
+		r = ox_judge_report_co(&l->g);
 	if (r < 0)
 		return r;
 	take_figures(l);
@@ -331,6 +319,7 @@ int ox_check_layout_co(struct ox_io *io, const struct ox_layout_options *opts,
 		.opaque = l,
 	};
 	l->w.j = &l->j;
+	l->g.w = &l->w;
 	l->w.k.claimed = take_claim;
 	l->w.k.claimed_arg = l;
 	r = read_co(l, io, err);
@@ -338,11 +327,11 @@ int ox_check_layout_co(struct ox_io *io, const struct ox_layout_options *opts,
 		*ret = l->result;
 	else
 		ox_check_layout_free(l->result);
+	ox_judge_close(&l->g);
 	ox_walk_close(&l->w);
 	ox_journal_end(&l->j);
 	free(l->ranges);
 	free(l->guest_first);
-	free(l->l2_places);
 	free(l);
 	return r;
 }

@@ -3,7 +3,7 @@
 #ifndef OX_CHECK_LAYOUT_H
 #define OX_CHECK_LAYOUT_H
 
-#include "check/walk/walk.h"
+#include "check/judge/judge.h"
 #include "oxbow.h"
 
 /* Clusters of one kind of exclusive metadata. */
@@ -14,8 +14,9 @@ struct ox_layout_range {
 };
 
 struct ox_layout {
-	struct ox_walk w;
 	struct ox_journal j;
+	struct ox_walk w;
+	struct ox_judge g;
 	const struct ox_layout_options *opts;
 
 	/* What each META cell is; disjoint, sorted once counting is done. Bounded by the file's
@@ -30,7 +31,6 @@ struct ox_layout {
 	struct ox_layout_guest_bin *guest_bins;
 	uint64_t guest_bin_clusters;
 	uint64_t *guest_first; /* of guest_bins: the guest cluster that host_offset is of */
-	uint64_t *l2_places;   /* of w.l2_clusters: index in the active L1 */
 };
 
 /* A check finds something in this cluster; nothing where the file does not have it. */

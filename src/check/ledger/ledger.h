@@ -118,6 +118,8 @@ enum ox_slots { OX_SLOTS_ALL, OX_SLOTS_RAISE, OX_SLOTS_LOWER };
 int ox_slots_co(struct ox_ledger *k, enum ox_slots select, ox_slot_fn visit, void *arg);
 /* Visits all of them in which something differs; first on all cores. */
 int ox_slots_compare_co(struct ox_ledger *k, ox_slot_fn visit, void *arg);
+/* What a finding says of a slot. */
+struct ox_found ox_slot_found(const struct ox_ledger *k, const struct ox_slot *slot);
 /* Changes the count of a slot. */
 void ox_slot_set(const struct ox_ledger *k, struct ox_slot *slot, uint64_t count);
 

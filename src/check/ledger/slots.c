@@ -252,6 +252,16 @@ int ox_slots_co(struct ox_ledger *k, enum ox_slots select, ox_slot_fn visit, voi
 	return slots_co(&p);
 }
 
+struct ox_found ox_slot_found(const struct ox_ledger *k, const struct ox_slot *slot)
+{
+	return (struct ox_found){
+		.a = slot->cluster,
+		.b = slot->stored,
+		.c = slot->cell.count,
+		.host_offset = slot->cluster * k->v->cluster_bytes,
+	};
+}
+
 void ox_slot_set(const struct ox_ledger *k, struct ox_slot *slot, uint64_t count)
 {
 	ox_qcow2_refcount_set(slot->block, k->rc.order, slot->index, count);

@@ -149,19 +149,21 @@ static int restore_co(struct search *s)
 	return s->found == 1 ? write_extension_co(s->w, &extension) : 0;
 }
 
-static int give_up_co(struct ox_walk *w, struct ox_found what)
+static int give_up_co(struct ox_mend *m, struct ox_found what, bool *ret_again)
 {
+	struct ox_walk *w = m->w;
 	struct ox_be64 autoclear =
 		ox_be64(w->v.h.autoclear & ~(uint64_t)OX_QCOW2_AUTOCLEAR_BITMAPS);
 
 	what.loses = true;
 	ox_view_patch(&w->v, OX_FOUND_HEADER_AUTOCLEAR, what, AUTOCLEAR_AT, &autoclear,
 		      sizeof(autoclear));
-	return ox_walk_apply_patches_co(w);
+	return ox_mend_apply_patches_co(m, ret_again);
 }
 
-int ox_mend_lost_bitmaps_co(struct ox_walk *w, bool *ret_again)
+int ox_mend_lost_bitmaps_co(struct ox_mend *m, bool *ret_again)
 {
+	struct ox_walk *w = m->w;
 	struct ox_found what = ox_view_lost_bitmaps_found();
 	struct search s = {.w = w};
 	int r = search_co(&s);
@@ -171,7 +173,7 @@ int ox_mend_lost_bitmaps_co(struct ox_walk *w, bool *ret_again)
 	ox_stored_free(&s.stored);
 	*ret_again = true;
 	if (r == 0)
-		return give_up_co(w, what);
+		return give_up_co(m, what, ret_again);
 	if (r < 0)
 		return r;
 	ox_journal_mended(w->j, OX_FOUND_HEADER_AUTOCLEAR, what);

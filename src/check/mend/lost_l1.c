@@ -12,7 +12,7 @@
 #include <stdlib.h>
 
 #include "base/arith.h"
-#include "check/ledger/stored.h"
+#include "base/grow.h"
 #include "check/mend/mend.h"
 
 #define SECTOR_BYTES 512u
@@ -44,15 +44,13 @@ static int lacks_reference_co(struct search *s, uint64_t cluster)
 static int is_lost_table_co(struct search *s, uint64_t offset)
 {
 	struct ox_walk *w = s->w;
-	unsigned words = ox_qcow2_l2_words(&w->v.h);
 	bool any = false;
 	int r = ox_io_pread_co(w->v.io, s->l2, w->v.cluster_bytes, offset);
 
 	if (r < 0)
 		return r == -ENOMEM ? r : 0;
 	for (uint64_t i = 0; i < ox_qcow2_l2_entries(&w->v.h); i++) {
-		struct ox_qcow2_entry e =
-			ox_qcow2_l2_decode(&w->v.h, ox_be64_get(s->l2[i * words]));
+		struct ox_qcow2_entry e = ox_view_l2_entry(&w->v, s->l2, i);
 
 		if (e.kind == OX_QCOW2_ENTRY_UNALLOCATED)
 			continue;
@@ -160,11 +158,8 @@ static int are_free_co(struct search *s, uint64_t cluster)
 
 static int add(struct ox_lost_l1s *list, uint64_t offset, uint32_t entries)
 {
-	struct ox_lost_l1 *more = reallocarray(list->items, list->count + 1, sizeof(*more));
-
-	if (!more)
+	if (ox_grow(list->items, list->count, list->room, 16) < 0)
 		return -ENOMEM;
-	list->items = more;
 	list->items[list->count++] = (struct ox_lost_l1){.offset = offset, .entries = entries};
 	return 0;
 }
@@ -293,26 +288,25 @@ int ox_lost_l1_find_co(struct ox_walk *w, size_t most, struct ox_lost_l1s *ret)
 
 /* ---- the disk's own ---- */
 
-/* Whether the header leads to no L1 table, and everything else in it is sound. */
-static bool is_l1_lost(const struct ox_walk *w)
+bool ox_mend_lacks_l1(const struct ox_mend *m)
 {
-	for (size_t i = 0; i < OX_QCOW2_FAULT_COUNT; i++) {
-		if (w->v.faults.found[i] && i != OX_QCOW2_FAULT_L1_OFFSET)
-			return false;
-	}
+	const struct ox_walk *w = m->w;
+
+	if (ox_view_has_fault_but(&w->v, OX_QCOW2_FAULT_L1_OFFSET))
+		return false;
 	return w->v.faults.found[OX_QCOW2_FAULT_L1_OFFSET] ||
 	       (w->v.h.l1_entries > 0 && w->v.trees[0].l1_entries == 0);
 }
 
-int ox_mend_l1_offset_co(struct ox_walk *w, bool *ret_again)
+int ox_mend_l1_offset_co(struct ox_mend *m, bool *ret_again)
 {
+	struct ox_walk *w = m->w;
 	struct ox_found what = {.word = w->v.faults.text[OX_QCOW2_FAULT_L1_OFFSET],
 				.guest_length = w->v.h.size_bytes};
 	enum ox_finding_id id = OX_FOUND_HEADER_L1_OFFSET;
 	struct ox_lost_l1s found = {0};
 	struct ox_be64 offset;
-	int r = is_l1_lost(w) && ox_mend_bad_snapshots(w) == 0 ? ox_lost_l1_find_co(w, 1, &found)
-							       : 0;
+	int r = ox_mend_bad_snapshots(w) == 0 ? ox_lost_l1_find_co(w, 1, &found) : 0;
 
 	if (r == 0 && found.count == 1) {
 		if (!w->v.faults.found[OX_QCOW2_FAULT_L1_OFFSET]) {
@@ -323,8 +317,7 @@ int ox_mend_l1_offset_co(struct ox_walk *w, bool *ret_again)
 		}
 		offset = ox_be64(found.items[0].offset);
 		ox_view_patch(&w->v, id, what, L1_OFFSET_AT, &offset, sizeof(offset));
-		r = ox_walk_apply_patches_co(w);
-		*ret_again = true;
+		r = ox_mend_apply_patches_co(m, ret_again);
 	}
 	free(found.items);
 	return r;

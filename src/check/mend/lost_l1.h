@@ -13,6 +13,7 @@ struct ox_lost_l1 {
 struct ox_lost_l1s {
 	struct ox_lost_l1 *items; /* for free(), also after an error */
 	size_t count;
+	size_t room;
 };
 
 /* Looks through the file, after a count and a comparison. Where there are more than most, some are

@@ -129,15 +129,19 @@ static void patch(struct search *s)
 		      &fields, sizeof(fields));
 }
 
-int ox_mend_reftable_co(struct ox_walk *w, bool *ret_again)
+/* The width of counts says how blocks are to be read. */
+bool ox_mend_lacks_reftable(const struct ox_mend *m)
 {
-	struct search s = {.w = w};
-	int r = 0;
+	return m->w->v.faults.found[OX_QCOW2_FAULT_REFTABLE] &&
+	       !m->w->v.faults.found[OX_QCOW2_FAULT_REFCOUNT_ORDER] && m->w->j->structural > 0;
+}
 
-	/* The width of counts says how blocks are to be read. */
-	if (!w->v.faults.found[OX_QCOW2_FAULT_REFTABLE] ||
-	    w->v.faults.found[OX_QCOW2_FAULT_REFCOUNT_ORDER] || w->j->structural == 0)
-		return 0;
+int ox_mend_reftable_co(struct ox_mend *m, bool *ret_again)
+{
+	struct ox_walk *w = m->w;
+	struct search s = {.w = w};
+	int r;
+
 	s.block = malloc(w->v.cluster_bytes);
 	s.entries = malloc(w->v.cluster_bytes);
 	r = s.block && s.entries ? search_co(&s) : -ENOMEM;
@@ -146,6 +150,5 @@ int ox_mend_reftable_co(struct ox_walk *w, bool *ret_again)
 	if (r < 0 || s.found != 1)
 		return r;
 	patch(&s);
-	*ret_again = true;
-	return ox_walk_apply_patches_co(w);
+	return ox_mend_apply_patches_co(m, ret_again);
 }

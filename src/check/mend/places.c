@@ -5,6 +5,8 @@
 #include <string.h>
 
 #include "base/arith.h"
+#include "base/grow.h"
+#include "base/sorted.h"
 #include "check/mend/mend.h"
 
 static int by_place(const void *one, const void *other)
@@ -19,23 +21,18 @@ static int by_place(const void *one, const void *other)
 	return a->tree < b->tree ? -1 : a->tree > b->tree;
 }
 
-static int note_l1_entry(struct ox_walk *w, uint64_t tree, uint64_t index, struct ox_be64 *entry)
+static int note_l1_entry(void *arg, uint64_t tree, uint64_t index, struct ox_be64 *entry)
 {
+	struct ox_mend *m = arg;
+	struct ox_walk *w = m->w;
 	struct ox_qcow2_l1_entry e = ox_qcow2_l1_decode(&w->v.h, ox_be64_get(*entry));
-	struct ox_places *p = &w->mend->places;
+	struct ox_places *p = &m->places;
 	uint64_t cluster = e.l2.bytes / w->v.cluster_bytes;
 
 	if (e.bad || !ox_cell_is_l2(ox_counts_get(&w->k.cells, cluster)))
 		return 0;
-	if (p->count == p->room) {
-		size_t room = p->room ? 2 * p->room : 256;
-		struct ox_place *more = reallocarray(p->items, room, sizeof(*more));
-
-		if (!more)
-			return -ENOMEM;
-		p->items = more;
-		p->room = room;
-	}
+	if (ox_grow(p->items, p->count, p->room, 256) < 0)
+		return -ENOMEM;
 	p->items[p->count++] = (struct ox_place){
 		.cluster = cluster,
 		.index = index,
@@ -83,11 +80,14 @@ static int sort_by_index(struct ox_places *p)
 	return 0;
 }
 
-int ox_places_read_co(struct ox_walk *w)
+int ox_mend_read_places_co(struct ox_mend *m)
 {
-	struct ox_places *p = &w->mend->places;
-	int r = ox_walk_l1_co(w, true, note_l1_entry);
+	struct ox_places *p = &m->places;
+	int r;
 
+	if (p->indexed)
+		return 0;
+	r = ox_walk_l1_co(m->w, OX_WAYS_ALL, note_l1_entry, m);
 	if (r < 0)
 		return r;
 	if (p->count > 0)
@@ -119,36 +119,27 @@ struct ox_place *const *ox_places_at(const struct ox_places *places, uint64_t in
 
 struct ox_place *ox_places_find(const struct ox_places *places, uint64_t cluster, size_t *ret_count)
 {
-	size_t low = 0;
-	size_t high = places->count;
-	size_t count = 0;
+	size_t first =
+		ox_sorted_from(places->items, places->count, sizeof(*places->items), cluster);
+	size_t end = first;
 
-	while (low < high) {
-		size_t mid = low + (high - low) / 2;
-
-		if (places->items[mid].cluster < cluster)
-			low = mid + 1;
-		else
-			high = mid;
-	}
-	while (low + count < places->count && places->items[low + count].cluster == cluster)
-		count++;
-	*ret_count = count;
-	return count > 0 ? &places->items[low] : NULL;
+	while (end < places->count && places->items[end].cluster == cluster)
+		end++;
+	*ret_count = end - first;
+	return end > first ? &places->items[first] : NULL;
 }
 
-void ox_places_free(struct ox_places *places)
-{
-	free(places->items);
-	free(places->indexed);
-	*places = (struct ox_places){0};
-}
-
-void ox_mend_at_entry(const struct ox_walk *w, const struct ox_place *place, uint64_t entry,
+void ox_mend_at_entry(const struct ox_view *v, const struct ox_place *place, uint64_t entry,
 		      struct ox_found *what)
 {
-	what->guest_offset =
-		(place->index * ox_qcow2_l2_entries(&w->v.h) + entry) * w->v.cluster_bytes;
-	what->guest_length = w->v.cluster_bytes;
-	what->snapshot = ox_view_name_of(&w->v, place->tree);
+	what->guest_offset = (place->index * ox_qcow2_l2_entries(&v->h) + entry) * v->cluster_bytes;
+	what->guest_length = v->cluster_bytes;
+	what->snapshot = ox_view_name_of(v, place->tree);
+}
+
+void ox_mend_close(struct ox_mend *m)
+{
+	free(m->places.items);
+	free(m->places.indexed);
+	ox_stored_free(&m->stored);
 }

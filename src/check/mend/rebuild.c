@@ -6,7 +6,8 @@
 
 #include "base/arith.h"
 #include "base/assert.h"
-#include "check/walk/walk.h"
+#include "base/grow.h"
+#include "check/mend/mend.h"
 
 /* ---- planning ---- */
 
@@ -24,24 +25,15 @@ static bool is_needed(const struct ox_walk *w, uint64_t index)
 	return ox_counts_next(&w->k.cells, index * w->k.rc.block_entries, end) < end;
 }
 
-static int add_index(struct ox_walk_plan *plan, uint64_t index)
+static int add_index(struct ox_plan *plan, uint64_t index)
 {
-	uint64_t *more;
-
-	/* Room is a power of two. */
-	if ((plan->count & (plan->count - 1)) == 0) {
-		uint64_t room = plan->count ? 2 * plan->count : 1;
-
-		more = reallocarray(plan->indexes, room, sizeof(*more));
-		if (!more)
-			return -ENOMEM;
-		plan->indexes = more;
-	}
+	if (ox_grow(plan->indexes, plan->count, plan->room, 64) < 0)
+		return -ENOMEM;
 	plan->indexes[plan->count++] = index;
 	return 0;
 }
 
-static int add_needed(const struct ox_walk *w, struct ox_walk_plan *plan)
+static int add_needed(const struct ox_walk *w, struct ox_plan *plan)
 {
 	uint64_t c = 0;
 
@@ -60,7 +52,7 @@ static int add_needed(const struct ox_walk *w, struct ox_walk_plan *plan)
  * New blocks and a new table are clusters too and want counting: grows the plan until it covers
  * itself. Each round adds a small fraction of the last, so there are few.
  */
-static int cover_itself(const struct ox_walk *w, uint64_t base, struct ox_walk_plan *plan)
+static int cover_itself(const struct ox_walk *w, uint64_t base, struct ox_plan *plan)
 {
 	uint64_t covered = base / w->k.rc.block_entries;
 
@@ -83,7 +75,7 @@ static int cover_itself(const struct ox_walk *w, uint64_t base, struct ox_walk_p
 	}
 }
 
-static int place(struct ox_walk *w, uint64_t base, struct ox_walk_plan *plan)
+static int place(struct ox_walk *w, uint64_t base, struct ox_plan *plan)
 {
 	uint64_t next = base;
 	int r = ox_ledger_grow(&w->k, plan->end);
@@ -112,8 +104,9 @@ static int place(struct ox_walk *w, uint64_t base, struct ox_walk_plan *plan)
 
 /* The same for a store that is in use up to its end and cannot grow: the first gap between the
  * clusters in use that holds the plan. What leaked is a gap like any other. */
-static int fit_in_gap(const struct ox_walk *w, uint64_t *ret_base, struct ox_walk_plan *plan)
+static int fit_in_gap(const struct ox_mend *m, uint64_t *ret_base, struct ox_plan *plan)
 {
+	const struct ox_walk *w = m->w;
 	uint64_t limit = w->v.file_bytes / w->v.cluster_bytes;
 	uint64_t least = plan->count;
 	uint64_t next;
@@ -121,10 +114,10 @@ static int fit_in_gap(const struct ox_walk *w, uint64_t *ret_base, struct ox_wal
 
 	for (uint64_t at = 1; at < limit; at = next + 1) {
 		next = ox_min_u64(ox_counts_next(&w->k.cells, at, limit), limit);
-		next = ox_min_u64(ox_salvage_next_kept(w, at, limit), next);
+		next = ox_min_u64(ox_keeper_next_kept(m->keeper, at, limit), next);
 		if (next - at < least)
 			continue;
-		ox_walk_plan_free(plan);
+		ox_plan_free(plan);
 		r = add_needed(w, plan);
 		if (r == 0)
 			r = cover_itself(w, at, plan);
@@ -138,37 +131,45 @@ static int fit_in_gap(const struct ox_walk *w, uint64_t *ret_base, struct ox_wal
 	return -ENOSPC;
 }
 
-int ox_walk_plan_blocks(struct ox_walk *w, struct ox_walk_plan *ret)
+uint64_t ox_mend_end_of_all(const struct ox_mend *m)
 {
+	const struct ox_walk *w = m->w;
+
+	return ox_max_u64(w->k.cells.end,
+			  w->v.io->can_grow ? w->v.file_clusters : m->g->stored_end);
+}
+
+int ox_plan_make(const struct ox_mend *m, struct ox_plan *ret)
+{
+	struct ox_walk *w = m->w;
 	/* Past the last cluster in use, so that nothing moves. */
-	uint64_t base =
-		ox_max_u64(w->k.cells.end, w->v.io->can_grow ? w->v.file_clusters : w->stored_end);
-	struct ox_walk_plan plan = {0};
+	uint64_t base = ox_mend_end_of_all(m);
+	struct ox_plan plan = {0};
 	int r = add_needed(w, &plan);
 
 	if (r == 0 && plan.count > 0)
 		r = cover_itself(w, base, &plan);
 	if (r == 0 && plan.table_clusters > OX_QCOW2_MAX_REFTABLE_BYTES / w->v.cluster_bytes) {
 		ox_journal_found(w->j, OX_FOUND_TABLE_TOO_SMALL, OX_FOUND(.a = plan.end - 1));
-		ox_walk_plan_free(&plan);
+		ox_plan_free(&plan);
 		return 0;
 	}
 	if (r == 0 && !w->v.io->can_grow && plan.end > w->v.file_bytes / w->v.cluster_bytes)
-		r = fit_in_gap(w, &base, &plan);
+		r = fit_in_gap(m, &base, &plan);
 	if (r == 0 && plan.count > 0)
 		r = place(w, base, &plan);
 	if (r < 0)
-		ox_walk_plan_free(&plan);
+		ox_plan_free(&plan);
 	else
 		*ret = plan;
 	return r;
 }
 
-void ox_walk_plan_free(struct ox_walk_plan *plan)
+void ox_plan_free(struct ox_plan *plan)
 {
 	free(plan->indexes);
 	free(plan->block_clusters);
-	*plan = (struct ox_walk_plan){0};
+	*plan = (struct ox_plan){0};
 }
 
 /* ---- writing ---- */
@@ -197,7 +198,7 @@ static void fill_block(struct ox_walk *w, uint64_t index, uint8_t *block)
 				  OX_FOUND(.a = index, .b = ox_ledger_block_offset(&w->k, index)));
 }
 
-int ox_walk_write_blocks_co(struct ox_walk *w, const struct ox_walk_plan *plan)
+int ox_plan_write_co(struct ox_walk *w, const struct ox_plan *plan)
 {
 	uint8_t *block;
 	int r = 0;
@@ -219,7 +220,7 @@ int ox_walk_write_blocks_co(struct ox_walk *w, const struct ox_walk_plan *plan)
 	return r;
 }
 
-static int move_table_co(struct ox_walk *w, const struct ox_walk_plan *plan)
+static int move_table_co(struct ox_walk *w, const struct ox_plan *plan)
 {
 	struct ox_qcow2_header h = w->v.h;
 	int r;
@@ -231,7 +232,7 @@ static int move_table_co(struct ox_walk *w, const struct ox_walk_plan *plan)
 	if (r == 0)
 		r = ox_io_sync_co(w->v.io);
 	if (r == 0)
-		r = ox_walk_write_header_co(w, &h);
+		r = ox_mend_write_header_co(w->v.io, &h);
 	if (r == 0)
 		r = ox_ledger_move_table(&w->k, h.reftable_offset, h.reftable_clusters);
 	if (r < 0)
@@ -251,7 +252,7 @@ static int write_entries_co(struct ox_walk *w, uint64_t first, uint64_t last)
 	return r < 0 ? r : ox_io_sync_co(w->v.io);
 }
 
-int ox_walk_link_blocks_co(struct ox_walk *w, const struct ox_walk_plan *plan)
+int ox_plan_link_co(struct ox_walk *w, const struct ox_plan *plan)
 {
 	uint64_t first = UINT64_MAX;
 	uint64_t last = 0;

@@ -11,9 +11,9 @@
 #include <string.h>
 
 #include "base/arith.h"
+#include "check/drive/drive.h"
 #include "check/mend/lost_l1.h"
 #include "check/mend/mend.h"
-#include "check/mend/seen.h"
 
 #define MOST_FOUND ((size_t)1024)
 #define COUNT_AT 60u /* of the header: how many, and where */
@@ -33,6 +33,7 @@ struct record {
 };
 
 struct table {
+	struct ox_mend *m;
 	struct ox_walk *w;
 	uint8_t *old;
 	struct record *records;
@@ -99,13 +100,13 @@ static int read_old_co(struct table *t)
 }
 
 /* Whether a record leads to no table, whatever else is wrong. */
-static bool is_hopeless(const struct ox_walk *w, const struct ox_qcow2_snapshot *s)
+static bool is_hopeless(const struct ox_view *v, const struct ox_qcow2_snapshot *s)
 {
 	uint64_t size_bytes = UINT64_C(8) * s->l1_entries;
 
 	return s->l1_entries == 0 || s->l1_offset == 0 || size_bytes > OX_QCOW2_MAX_L1_BYTES ||
-	       !ox_is_aligned(s->l1_offset, w->v.cluster_bytes) ||
-	       ox_view_past_end(&w->v, s->l1_offset, size_bytes);
+	       !ox_is_aligned(s->l1_offset, v->cluster_bytes) ||
+	       ox_view_past_end(v, s->l1_offset, size_bytes);
 }
 
 /* The first record before end, but for one, that has the id; end: none. */
@@ -205,7 +206,7 @@ static bool decode_broken(const struct table *t, struct ox_qcow2_snapshot *ret)
 		.l1_offset = ox_be64_get(begin.l1_offset),
 		.l1_entries = ox_be32_get(begin.l1_size),
 	};
-	return !is_hopeless(t->w, ret);
+	return !is_hopeless(&t->w->v, ret);
 }
 
 static bool is_found(const struct table *t, uint64_t l1_offset)
@@ -219,20 +220,20 @@ static bool is_found(const struct table *t, uint64_t l1_offset)
 
 /* Whether only the size of a record's L1 table is wrong, and how large it is for the disk is known.
  */
-static bool tells_place(const struct ox_walk *w, const struct ox_qcow2_snapshot *s)
+static bool tells_place(const struct ox_view *v, const struct ox_qcow2_snapshot *s)
 {
-	uint64_t size_bytes = 8 * ox_qcow2_l1_needed(&w->v.h, w->v.h.size_bytes);
+	uint64_t size_bytes = 8 * ox_qcow2_l1_needed(&v->h, v->h.size_bytes);
 
-	return is_hopeless(w, s) && s->l1_entries > 0 && s->l1_offset > 0 &&
-	       ox_is_aligned(s->l1_offset, w->v.cluster_bytes) &&
-	       !ox_view_past_end(&w->v, s->l1_offset, size_bytes);
+	return is_hopeless(v, s) && s->l1_entries > 0 && s->l1_offset > 0 &&
+	       ox_is_aligned(s->l1_offset, v->cluster_bytes) &&
+	       !ox_view_past_end(v, s->l1_offset, size_bytes);
 }
 
 /* Whether the header says how many there are, and not where. */
-static bool is_counted(const struct ox_walk *w)
+static bool is_counted(const struct ox_view *v)
 {
-	return w->v.faults.found[OX_QCOW2_FAULT_SNAPSHOTS] &&
-	       w->v.faults.snapshot_count <= OX_QCOW2_MAX_SNAPSHOTS;
+	return v->faults.found[OX_QCOW2_FAULT_SNAPSHOTS] &&
+	       v->faults.snapshot_count <= OX_QCOW2_MAX_SNAPSHOTS;
 }
 
 /* Whether the records for which no table is found are given up. One that begins as it should, and
@@ -248,16 +249,16 @@ static bool may_give_up(const struct table *t)
 		return false;
 	/* Where not even a table of snapshots can be among what is counted, there are none. */
 	if (t->w->k.rc.order == 0 &&
-	    (!t->w->v.faults.found[OX_QCOW2_FAULT_SNAPSHOTS] || t->w->leaks > 0))
+	    (!t->w->v.faults.found[OX_QCOW2_FAULT_SNAPSHOTS] || t->m->g->leaks > 0))
 		return false;
 	/* Some are found, and the header says that there are more: it may be a count that is wrong.
 	 */
-	if (is_counted(t->w) && t->found.count > 0)
+	if (is_counted(&t->w->v) && t->found.count > 0)
 		return false;
 	for (size_t i = 0; i < t->old_count; i++) {
 		const struct ox_qcow2_snapshot *s = &t->records[i].s;
 
-		if (tells_place(t->w, s) && !is_found(t, s->l1_offset))
+		if (tells_place(&t->w->v, s) && !is_found(t, s->l1_offset))
 			return false;
 	}
 	return !decode_broken(t, &broken) || is_found(t, broken.l1_offset);
@@ -274,7 +275,7 @@ static int find_lost_co(struct table *t, size_t most)
 	for (size_t i = 0; i < t->old_count && r == 0; i++) {
 		const struct ox_qcow2_snapshot *s = &t->records[i].s;
 
-		if (tells_place(t->w, s) && s->vm_state_bytes == 0)
+		if (tells_place(&t->w->v, s) && s->vm_state_bytes == 0)
 			r = ox_lost_l1_trust_co(t->w, s->l1_offset, needed, &t->found);
 	}
 	return r;
@@ -287,7 +288,7 @@ static int choose_records(struct table *t)
 	int r = 0;
 
 	for (size_t i = 0; i < t->old_count; i++)
-		t->records[i].dropped = is_hopeless(w, &t->records[i].s);
+		t->records[i].dropped = is_hopeless(&w->v, &t->records[i].s);
 	for (size_t i = 0; i < t->found.count && r == 0; i++)
 		r = add_found(t, &t->found.items[i]);
 	for (size_t i = 0; i < t->count && r == 0; i++) {
@@ -306,12 +307,12 @@ static int choose_records(struct table *t)
 
 /* ---- what is told of it ---- */
 
-static void tell_table(struct ox_walk *w, uint64_t index, const char *word, const char *fate,
+static void tell_table(const struct ox_view *v, uint64_t index, const char *word, const char *fate,
 		       uint64_t offset)
 {
-	ox_journal_mended(w->j, OX_FOUND_SNAPSHOT_TABLE,
+	ox_journal_mended(v->j, OX_FOUND_SNAPSHOT_TABLE,
 			  OX_FOUND(.a = index, .word = word, .fate = fate,
-				   .guest_length = w->v.h.size_bytes, .host_offset = offset));
+				   .guest_length = v->h.size_bytes, .host_offset = offset));
 }
 
 static void tell_record(const struct table *t, size_t index)
@@ -319,7 +320,7 @@ static void tell_record(const struct table *t, size_t index)
 	const struct record *record = &t->records[index];
 
 	if (record->found)
-		tell_table(t->w, index, "its L1 table is found again", in_doubt,
+		tell_table(&t->w->v, index, "its L1 table is found again", in_doubt,
 			   record->s.l1_offset);
 	else if (record->lacks_extra)
 		ox_journal_mended(t->w->j, OX_FOUND_SNAPSHOT_EXTRA,
@@ -338,8 +339,8 @@ static void tell_given_up(const struct table *t)
 	for (uint64_t i = 0; i < w->v.h.snapshot_count && count > 0; i++) {
 		if (i < t->old_count && !t->records[i].dropped)
 			continue;
-		tell_table(w, i, "nothing is left that tells of a snapshot", lost, 0);
-		w->lost++;
+		tell_table(&w->v, i, "nothing is left that tells of a snapshot", lost, 0);
+		t->m->dropped++;
 		count--;
 	}
 }
@@ -389,13 +390,12 @@ static int encode(struct table *t, uint32_t *ret_count)
 static int write_table_co(struct table *t, uint64_t *ret_offset)
 {
 	struct ox_walk *w = t->w;
-	uint64_t base =
-		ox_max_u64(w->k.cells.end, w->v.io->can_grow ? w->v.file_clusters : w->stored_end);
+	uint64_t base = ox_mend_end_of_all(t->m);
 	uint64_t end = base + ox_div_up(t->size, w->v.cluster_bytes);
-	struct ox_walk_plan plan = {0};
+	struct ox_plan plan = {0};
 	int r;
 
-	if (!ox_mend_can_count(w, base, end) ||
+	if (!ox_mend_can_count(&w->k, base, end) ||
 	    (!w->v.io->can_grow && end > w->v.file_bytes / w->v.cluster_bytes))
 		return 0;
 	r = ox_ledger_grow(&w->k, end);
@@ -403,33 +403,28 @@ static int write_table_co(struct table *t, uint64_t *ret_offset)
 		r = ox_ledger_add(&w->k, c, OX_CELL_META, 1);
 	ox_ledger_note_grown(&w->k, base, end);
 	if (r == 0)
-		r = ox_walk_plan_blocks(w, &plan);
+		r = ox_plan_make(t->m, &plan);
 	if (r == 0 && w->v.io->length < end * w->v.cluster_bytes)
 		r = ox_io_set_length_co(w->v.io, end * w->v.cluster_bytes);
 	if (r == 0)
 		r = ox_io_pwrite_co(w->v.io, t->bytes, (end - base) * w->v.cluster_bytes,
 				    base * w->v.cluster_bytes, 0);
 	if (r == 0)
-		r = ox_walk_publish_counts_co(w, &plan);
-	ox_walk_plan_free(&plan);
+		r = ox_mend_publish_counts_co(w, &plan);
+	ox_plan_free(&plan);
 	*ret_offset = base * w->v.cluster_bytes;
 	return r < 0 ? r : 1;
 }
 
-static int name_table_co(struct ox_walk *w, uint32_t count, uint64_t offset)
+static int name_table_co(struct ox_io *io, uint32_t count, uint64_t offset)
 {
 	struct {
 		struct ox_be32 count;
 		struct ox_be64 offset;
 	} __attribute__((packed)) fields = {ox_be32(count), ox_be64(offset)};
-	uint8_t sector[512];
-	int r = ox_io_pread_co(w->v.io, sector, sizeof(sector), 0);
+	int r = ox_drive_write_within_sector_co(io, COUNT_AT, &fields, sizeof(fields));
 
-	if (r < 0)
-		return r;
-	memcpy(sector + COUNT_AT, &fields, sizeof(fields));
-	r = ox_io_pwrite_co(w->v.io, sector, sizeof(sector), 0, 0);
-	return r < 0 ? r : ox_io_sync_co(w->v.io);
+	return r < 0 ? r : ox_io_sync_co(io);
 }
 
 static int replace_co(struct table *t, bool *ret_again)
@@ -443,7 +438,7 @@ static int replace_co(struct table *t, bool *ret_again)
 	if (r <= 0)
 		return r;
 	*ret_again = true;
-	r = name_table_co(t->w, count, offset);
+	r = name_table_co(t->w->v.io, count, offset);
 	if (r == 0)
 		tell_all(t);
 	return r;
@@ -458,9 +453,9 @@ static uint64_t count_lost(const struct table *t)
 	uint64_t good = 0;
 
 	if (w->v.faults.found[OX_QCOW2_FAULT_SNAPSHOTS])
-		return is_counted(w) ? w->v.faults.snapshot_count : MOST_FOUND;
+		return is_counted(&w->v) ? w->v.faults.snapshot_count : MOST_FOUND;
 	for (size_t i = 0; i < t->old_count; i++)
-		good += !is_hopeless(w, &t->records[i].s);
+		good += !is_hopeless(&w->v, &t->records[i].s);
 	return w->v.h.snapshot_count - good;
 }
 
@@ -479,7 +474,7 @@ static int mend_co(struct table *t, bool *ret_again)
 	if (r < 0 || t->found.count > most)
 		return r;
 	if (t->w->v.faults.found[OX_QCOW2_FAULT_SNAPSHOTS] && t->found.count == 0 &&
-	    t->w->leaks > 0)
+	    t->m->g->leaks > 0)
 		return 0;
 	if (t->lost > t->found.count && !may_give_up(t))
 		return 0;
@@ -488,22 +483,20 @@ static int mend_co(struct table *t, bool *ret_again)
 	return r == 0 && t->changes ? replace_co(t, ret_again) : r;
 }
 
-int ox_mend_snapshots_co(struct ox_walk *w, bool *ret_again)
+int ox_mend_snapshots_co(struct ox_mend *m, bool *ret_again)
 {
-	struct table t = {.w = w};
+	struct ox_walk *w = m->w;
+	struct table t = {.m = m, .w = w};
 	int r;
 
-	for (size_t i = 0; i < OX_QCOW2_FAULT_COUNT; i++) {
-		if (w->v.faults.found[i] && i != OX_QCOW2_FAULT_SNAPSHOTS)
-			return 0;
-	}
+	if (ox_view_has_fault_but(&w->v, OX_QCOW2_FAULT_SNAPSHOTS))
+		return 0;
 	/* The file must not grow beneath what names a place past its end. */
 	if (ox_seen_past_end(w->j) > w->v.past_end_snapshots)
 		return 0;
 	if (w->stale > 0) {
 		*ret_again = true;
-		r = ox_walk_drop_stale_co(w);
-		return r < 0 ? r : ox_io_sync_co(w->v.io);
+		return ox_mend_drop_stale_co(m, ret_again);
 	}
 	r = mend_co(&t, ret_again);
 	table_free(&t);

@@ -8,6 +8,7 @@
 #include <stdlib.h>
 
 #include "base/arith.h"
+#include "base/grow.h"
 #include "check/mend/mend.h"
 #include "check/undo/edit.h"
 
@@ -27,7 +28,9 @@ struct ref {
 	bool owner;    /* a compressed stream: keeps the cluster */
 };
 
-struct ox_unalias {
+struct unalias {
+	struct ox_mend *m;
+	struct ox_walk *w;
 	struct ref *refs; /* by host and guest, once they are all known */
 	size_t count;
 	size_t room;
@@ -44,36 +47,29 @@ static bool is_split(struct ox_cell table_cell, size_t places)
 	return places > 1 && ox_cell_is_broken(table_cell);
 }
 
-static int add_ref(struct ox_walk *w, struct ref ref)
+static int add_ref(struct unalias *u, struct ref ref)
 {
-	struct ox_unalias *u = w->mend->unalias;
 
 	if (u->count >= 4 * u->budget) {
 		u->too_many = true;
 		return 0;
 	}
-	if (u->count == u->room) {
-		size_t room = u->room ? 2 * u->room : 64;
-		struct ref *more = reallocarray(u->refs, room, sizeof(*more));
-
-		if (!more)
-			return -ENOMEM;
-		u->refs = more;
-		u->room = room;
-	}
+	if (ox_grow(u->refs, u->count, u->room, 64) < 0)
+		return -ENOMEM;
 	u->refs[u->count++] = ref;
 	return 0;
 }
 
-static int collect_stream(struct ox_walk *w, const struct ox_qcow2_entry *e)
+static int collect_stream(struct unalias *u, const struct ox_qcow2_entry *e)
 {
+	struct ox_walk *w = u->w;
 	uint64_t last = (e->host.bytes + e->compressed_bytes - 1) / w->v.cluster_bytes;
 
 	for (uint64_t c = e->host.bytes / w->v.cluster_bytes; c <= last; c++) {
 		int r = 0;
 
 		if (ox_cell_is_broken(ox_counts_get(&w->k.cells, c)))
-			r = add_ref(w, (struct ref){.host = c, .owner = true});
+			r = add_ref(u, (struct ref){.host = c, .owner = true});
 		if (r < 0)
 			return r;
 	}
@@ -81,9 +77,10 @@ static int collect_stream(struct ox_walk *w, const struct ox_qcow2_entry *e)
 }
 
 /* One entry of a table, for each of the places that will have a table of their own. */
-static int collect_data(struct ox_walk *w, const struct ox_place *place, size_t places, bool split,
+static int collect_data(struct unalias *u, const struct ox_place *place, size_t places, bool split,
 			uint64_t index, uint64_t host)
 {
+	struct ox_walk *w = u->w;
 	bool broken = ox_cell_is_broken(ox_counts_get(&w->k.cells, host));
 	uint64_t entries = ox_qcow2_l2_entries(&w->v.h);
 	uint64_t all_refs = 0;
@@ -100,29 +97,28 @@ static int collect_data(struct ox_walk *w, const struct ox_place *place, size_t 
 		};
 
 		if (broken || ref.forced)
-			r = add_ref(w, ref);
+			r = add_ref(u, ref);
 	}
 	return r;
 }
 
-static int collect_table(struct ox_walk *w, uint64_t cluster, struct ox_cell cell,
-			 struct ox_be64 *table)
+static int collect_table(void *arg, uint64_t cluster, struct ox_cell cell, struct ox_be64 *table)
 {
+	struct unalias *u = arg;
+	struct ox_walk *w = u->w;
 	size_t places;
-	const struct ox_place *place = ox_places_find(&w->mend->places, cluster, &places);
+	const struct ox_place *place = ox_places_find(&u->m->places, cluster, &places);
 	bool split = is_split(cell, places);
-	unsigned words = ox_qcow2_l2_words(&w->v.h);
 
 	for (uint64_t i = 0; place && i < ox_qcow2_l2_entries(&w->v.h); i++) {
-		struct ox_qcow2_entry e =
-			ox_qcow2_l2_decode(&w->v.h, ox_be64_get(table[i * words]));
+		struct ox_qcow2_entry e = ox_view_l2_entry(&w->v, table, i);
 		int r = 0;
 
 		if (e.kind == OX_QCOW2_ENTRY_DATA)
-			r = collect_data(w, place, places, split, i,
+			r = collect_data(u, place, places, split, i,
 					 e.host.bytes / w->v.cluster_bytes);
 		else if (e.kind == OX_QCOW2_ENTRY_COMPRESSED)
-			r = collect_stream(w, &e);
+			r = collect_stream(u, &e);
 		if (r < 0)
 			return r;
 	}
@@ -141,7 +137,7 @@ static int by_host(const void *one, const void *other)
 	return a->guest < b->guest ? -1 : a->guest > b->guest;
 }
 
-static void join_equal(struct ox_unalias *u)
+static void join_equal(struct unalias *u)
 {
 	size_t kept = 0;
 
@@ -159,7 +155,7 @@ static void join_equal(struct ox_unalias *u)
 }
 
 /* The copy that stands in for host at a guest cluster; NULL where there is none. */
-static const struct ref *find_copy(const struct ox_unalias *u, uint64_t host, uint64_t guest)
+static const struct ref *find_copy(const struct unalias *u, uint64_t host, uint64_t guest)
 {
 	struct ref key = {.host = host, .guest = guest};
 	const struct ref *ref;
@@ -189,14 +185,13 @@ static int forget_ref(struct ox_walk *w, const struct ref *ref)
 	return ox_counts_set(&w->k.cells, ref->host, cell);
 }
 
-static void decide_data(const struct ox_walk *w)
+static void decide_data(struct unalias *u)
 {
-	struct ox_unalias *u = w->mend->unalias;
 	const struct ref *keeper = NULL;
 
 	for (size_t i = 0; i < u->count; i++) {
 		struct ref *ref = &u->refs[i];
-		struct ox_cell cell = ox_counts_get(&w->k.cells, ref->host);
+		struct ox_cell cell = ox_counts_get(&u->w->k.cells, ref->host);
 
 		if (keeper && keeper->host != ref->host)
 			keeper = NULL;
@@ -209,23 +204,23 @@ static void decide_data(const struct ox_walk *w)
 	}
 }
 
-static void decide_tables(const struct ox_walk *w)
+static void decide_tables(struct unalias *u)
 {
-	struct ox_places *places = &w->mend->places;
+	struct ox_places *places = &u->m->places;
 
 	for (size_t i = 1; i < places->count; i++) {
 		struct ox_place *p = &places->items[i];
 
 		if (p->cluster == p[-1].cluster &&
-		    ox_cell_is_broken(ox_counts_get(&w->k.cells, p->cluster)))
-			p->copy = w->mend->unalias->next++;
+		    ox_cell_is_broken(ox_counts_get(&u->w->k.cells, p->cluster)))
+			p->copy = u->next++;
 	}
 }
 
-static int count_copies(struct ox_walk *w)
+static int count_copies(struct unalias *u)
 {
-	const struct ox_unalias *u = w->mend->unalias;
-	const struct ox_places *places = &w->mend->places;
+	struct ox_walk *w = u->w;
+	const struct ox_places *places = &u->m->places;
 	int r = ox_ledger_grow(&w->k, u->next);
 
 	for (size_t i = 0; i < u->count && r == 0; i++) {
@@ -246,52 +241,51 @@ static int count_copies(struct ox_walk *w)
 
 /* Whether a block that cannot be read would have to count what is put there: the clusters asked
  * for, and then, at worst, a block for each of them and a table twice as large. */
-static bool has_broken_block(const struct ox_walk *w, uint64_t base, uint64_t end)
+static bool has_broken_block(const struct ox_ledger *k, uint64_t base, uint64_t end)
 {
-	uint64_t most = end + (end - base) + 2 * (uint64_t)w->k.rc.clusters + 2;
-	uint64_t last = ox_min_u64(most / w->k.rc.block_entries + 1, w->k.rc.index_count);
+	uint64_t most = end + (end - base) + 2 * (uint64_t)k->rc.clusters + 2;
+	uint64_t last = ox_min_u64(most / k->rc.block_entries + 1, k->rc.index_count);
 
-	for (uint64_t i = base / w->k.rc.block_entries; i < last; i++) {
-		if (w->k.rc.blocks[i].state != OX_BLOCK_NONE && !ox_ledger_block_is_own(&w->k, i))
+	for (uint64_t i = base / k->rc.block_entries; i < last; i++) {
+		if (k->rc.blocks[i].state != OX_BLOCK_NONE && !ox_ledger_block_is_own(k, i))
 			return true;
 	}
 	return false;
 }
 
 /* Whether an entry can be written to the refcount table without harm to something else. */
-static bool table_is_own(const struct ox_walk *w)
+static bool table_is_own(const struct ox_ledger *k)
 {
-	uint64_t first = w->k.rc.offset / w->v.cluster_bytes;
+	uint64_t first = k->rc.offset / k->v->cluster_bytes;
 
-	for (uint64_t c = first; c < first + w->k.rc.clusters; c++) {
-		if (ox_counts_get(&w->k.cells, c).state != OX_CELL_META)
+	for (uint64_t c = first; c < first + k->rc.clusters; c++) {
+		if (ox_counts_get(&k->cells, c).state != OX_CELL_META)
 			return false;
 	}
 	return true;
 }
 
-bool ox_mend_can_count(const struct ox_walk *w, uint64_t base, uint64_t end)
+bool ox_mend_can_count(const struct ox_ledger *k, uint64_t base, uint64_t end)
 {
-	return !has_broken_block(w, base, end) && table_is_own(w);
+	return !has_broken_block(k, base, end) && table_is_own(k);
 }
 
 /* Whether the copies may be made: there is room, they can be counted, and are not without end. */
-static bool is_feasible(const struct ox_walk *w)
+static bool is_feasible(const struct unalias *u)
 {
-	const struct ox_unalias *u = w->mend->unalias;
+	const struct ox_walk *w = u->w;
 
 	if (u->too_many || u->next - u->base > u->budget)
 		return false;
 	if (!w->v.io->can_grow && u->next > w->v.file_bytes / w->v.cluster_bytes)
 		return false;
-	return ox_mend_can_count(w, u->base, u->next);
+	return ox_mend_can_count(&w->k, u->base, u->next);
 }
 
 /* Whether a copy is named more often than a count can say: that has to be mended first. */
-static bool has_narrow_copy(struct ox_walk *w)
+static bool has_narrow_copy(struct unalias *u)
 {
-	const struct ox_unalias *u = w->mend->unalias;
-	const struct ox_places *places = &w->mend->places;
+	const struct ox_places *places = &u->m->places;
 	uint64_t most = 0;
 
 	for (size_t i = 0; i < u->count; i++) {
@@ -302,10 +296,10 @@ static bool has_narrow_copy(struct ox_walk *w)
 		if (places->items[i].copy)
 			most = ox_max_u64(most, places->items[i].refs);
 	}
-	if (most <= ox_qcow2_refcount_max(w->k.rc.order))
+	if (most <= ox_qcow2_refcount_max(u->w->k.rc.order))
 		return false;
-	w->narrow_copies = true;
-	w->most_refs = ox_max_u64(w->most_refs, most);
+	u->m->narrow_copies = true;
+	u->m->most_refs = ox_max_u64(u->m->most_refs, most);
 	return true;
 }
 
@@ -316,9 +310,9 @@ static uint64_t copied_bit(bool active, uint64_t refs)
 	return active && refs == 1 ? OX_QCOW2_COPIED : 0;
 }
 
-static int copy_data_co(struct ox_walk *w, uint8_t *bytes)
+static int copy_data_co(struct unalias *u, uint8_t *bytes)
 {
-	const struct ox_unalias *u = w->mend->unalias;
+	struct ox_walk *w = u->w;
 	uint64_t read = 0;
 	int r = 0;
 
@@ -339,18 +333,17 @@ static int copy_data_co(struct ox_walk *w, uint8_t *bytes)
 }
 
 /* Turns a table's bytes into those that its copy at a place has. */
-static void divert_table(const struct ox_walk *w, const struct ox_place *place,
+static void divert_table(const struct unalias *u, const struct ox_place *place,
 			 struct ox_be64 *table)
 {
+	const struct ox_walk *w = u->w;
 	uint64_t entries = ox_qcow2_l2_entries(&w->v.h);
 	unsigned words = ox_qcow2_l2_words(&w->v.h);
 
 	for (uint64_t i = 0; i < entries; i++) {
-		struct ox_qcow2_entry e =
-			ox_qcow2_l2_decode(&w->v.h, ox_be64_get(table[i * words]));
+		struct ox_qcow2_entry e = ox_view_l2_entry(&w->v, table, i);
 		const struct ref *ref =
-			find_copy(w->mend->unalias, e.host.bytes / w->v.cluster_bytes,
-				  place->index * entries + i);
+			find_copy(u, e.host.bytes / w->v.cluster_bytes, place->index * entries + i);
 
 		if (e.kind == OX_QCOW2_ENTRY_ZERO_ALLOC)
 			table[i * words] = ox_be64(OX_QCOW2_ZERO);
@@ -360,9 +353,10 @@ static void divert_table(const struct ox_walk *w, const struct ox_place *place,
 	}
 }
 
-static int copy_tables_co(struct ox_walk *w, struct ox_be64 *table)
+static int copy_tables_co(struct unalias *u, struct ox_be64 *table)
 {
-	const struct ox_places *places = &w->mend->places;
+	struct ox_walk *w = u->w;
+	const struct ox_places *places = &u->m->places;
 	int r = 0;
 
 	for (size_t i = 0; i < places->count && r == 0; i++) {
@@ -374,31 +368,33 @@ static int copy_tables_co(struct ox_walk *w, struct ox_be64 *table)
 				   p->cluster * w->v.cluster_bytes);
 		if (r < 0)
 			return r;
-		divert_table(w, p, table);
+		divert_table(u, p, table);
 		r = ox_io_pwrite_co(w->v.io, table, w->v.cluster_bytes,
 				    p->copy * w->v.cluster_bytes, 0);
 	}
 	return r;
 }
 
-static int write_copies_co(struct ox_walk *w)
+static int write_copies_co(struct unalias *u)
 {
-	uint8_t *bytes = ox_io_buffer(w->v.cluster_bytes);
+	uint8_t *bytes = ox_io_buffer(u->w->v.cluster_bytes);
 	int r;
 
 	if (!bytes)
 		return -ENOMEM;
-	r = copy_data_co(w, bytes);
+	r = copy_data_co(u, bytes);
 	if (r == 0)
-		r = copy_tables_co(w, (struct ox_be64 *)bytes);
+		r = copy_tables_co(u, (struct ox_be64 *)bytes);
 	free(bytes);
 	return r;
 }
 
 /* ---- naming them ---- */
 
-static int divert_l1_entry(struct ox_walk *w, uint64_t tree, uint64_t index, struct ox_be64 *entry)
+static int divert_l1_entry(void *arg, uint64_t tree, uint64_t index, struct ox_be64 *entry)
 {
+	struct unalias *u = arg;
+	struct ox_walk *w = u->w;
 	struct ox_qcow2_l1_entry e = ox_qcow2_l1_decode(&w->v.h, ox_be64_get(*entry));
 	uint64_t range_bytes = ox_qcow2_l2_entries(&w->v.h) * w->v.cluster_bytes;
 	const struct ox_place *place;
@@ -406,13 +402,13 @@ static int divert_l1_entry(struct ox_walk *w, uint64_t tree, uint64_t index, str
 
 	if (e.bad || e.l2.bytes == 0)
 		return 0;
-	place = ox_places_find(&w->mend->places, e.l2.bytes / w->v.cluster_bytes, &places);
+	place = ox_places_find(&u->m->places, e.l2.bytes / w->v.cluster_bytes, &places);
 	for (size_t p = 0; p < places; p++) {
 		if (place[p].index != index || !place[p].copy)
 			continue;
 		*entry = ox_be64(place[p].copy * w->v.cluster_bytes |
 				 copied_bit(tree == 0, place[p].refs));
-		w->mend->changes++;
+		u->m->changes++;
 		ox_journal_mended(w->j, OX_FOUND_CROSS_LINK_L2,
 				  OX_FOUND(.a = place->cluster, .b = place->index, .c = index,
 					   .host_offset = e.l2.bytes,
@@ -423,45 +419,44 @@ static int divert_l1_entry(struct ox_walk *w, uint64_t tree, uint64_t index, str
 	return 0;
 }
 
-static void tell_data(struct ox_walk *w, const struct ox_place *place, uint64_t index,
+static void tell_data(const struct ox_view *v, const struct ox_place *place, uint64_t index,
 		      const struct ref *ref)
 {
-	uint64_t offset = ref->host * w->v.cluster_bytes;
+	uint64_t offset = ref->host * v->cluster_bytes;
 	struct ox_found what = OX_FOUND(.host_offset = offset, .fate = in_doubt);
 
-	ox_mend_at_entry(w, place, index, &what);
+	ox_mend_at_entry(v, place, index, &what);
 	if (ref->first == UINT64_MAX) {
 		what.word = "Data cluster";
 		what.a = offset;
-		what.b = w->v.cluster_bytes;
-		ox_journal_mended(w->j, OX_FOUND_OVERLAP, what);
+		what.b = v->cluster_bytes;
+		ox_journal_mended(v->j, OX_FOUND_OVERLAP, what);
 	} else {
 		what.a = ref->host;
-		what.b = ref->first * w->v.cluster_bytes;
-		what.c = ref->guest * w->v.cluster_bytes;
-		ox_journal_mended(w->j, OX_FOUND_CROSS_LINK, what);
+		what.b = ref->first * v->cluster_bytes;
+		what.c = ref->guest * v->cluster_bytes;
+		ox_journal_mended(v->j, OX_FOUND_CROSS_LINK, what);
 	}
 }
 
-static int divert_l2_table(struct ox_walk *w, uint64_t cluster, struct ox_cell cell,
-			   struct ox_be64 *table)
+static int divert_l2_table(void *arg, uint64_t cluster, struct ox_cell cell, struct ox_be64 *table)
 {
+	struct unalias *u = arg;
+	struct ox_walk *w = u->w;
 	uint64_t entries = ox_qcow2_l2_entries(&w->v.h);
 	unsigned words = ox_qcow2_l2_words(&w->v.h);
 	size_t places;
-	const struct ox_place *place = ox_places_find(&w->mend->places, cluster, &places);
+	const struct ox_place *place = ox_places_find(&u->m->places, cluster, &places);
 
 	for (uint64_t i = 0; place && i < entries; i++) {
-		struct ox_qcow2_entry e =
-			ox_qcow2_l2_decode(&w->v.h, ox_be64_get(table[i * words]));
+		struct ox_qcow2_entry e = ox_view_l2_entry(&w->v, table, i);
 		uint64_t host = e.host.bytes / w->v.cluster_bytes;
-		const struct ref *ref =
-			find_copy(w->mend->unalias, host, place->index * entries + i);
+		const struct ref *ref = find_copy(u, host, place->index * entries + i);
 
 		if (e.kind == OX_QCOW2_ENTRY_DATA && ref) {
 			table[i * words] = ox_be64(ref->copy * w->v.cluster_bytes |
 						   copied_bit((cell.state & 3u) != 0, ref->refs));
-			tell_data(w, place, i, ref);
+			tell_data(&w->v, place, i, ref);
 		} else if (e.kind == OX_QCOW2_ENTRY_ZERO_ALLOC &&
 			   ox_cell_is_broken(ox_counts_get(&w->k.cells, host))) {
 			/* The place is given up, and still reads as zeroes. */
@@ -469,70 +464,70 @@ static int divert_l2_table(struct ox_walk *w, uint64_t cluster, struct ox_cell c
 		} else {
 			continue;
 		}
-		w->mend->changes++;
+		u->m->changes++;
 	}
 	return 0;
 }
 
 /* L1 first, durably: a table that was named twice is then named once, and may be changed. */
-static int name_copies_co(struct ox_walk *w)
+static int name_copies_co(struct unalias *u)
 {
-	int r;
+	struct ox_walk *w = u->w;
+	int r = ox_walk_l1_co(w, OX_WAYS_CHANGE, divert_l1_entry, u);
 
-	w->changes_entries = true;
-	r = ox_walk_l1_co(w, true, divert_l1_entry);
 	if (r == 0)
 		r = ox_io_sync_co(w->v.io);
 	if (r == 0)
-		r = ox_walk_l2_co(w, false, divert_l2_table);
-	w->changes_entries = false;
+		r = ox_walk_l2_co(w, OX_WAYS_CHANGE, divert_l2_table, u);
 	return r < 0 ? r : ox_io_sync_co(w->v.io);
 }
 
 /* ---- all of it ---- */
 
-static int place_copies(struct ox_walk *w, bool *ret_feasible)
+static int place_copies(struct unalias *u, bool *ret_feasible)
 {
-	struct ox_unalias *u = w->mend->unalias;
-
-	u->base =
-		ox_max_u64(w->k.cells.end, w->v.io->can_grow ? w->v.file_clusters : w->stored_end);
+	u->base = ox_mend_end_of_all(u->m);
 	u->next = u->base;
 	if (u->count > 0)
 		qsort(u->refs, u->count, sizeof(*u->refs), by_host);
 	join_equal(u);
-	decide_data(w);
-	decide_tables(w);
-	*ret_feasible = is_feasible(w) && !has_narrow_copy(w);
-	return *ret_feasible ? count_copies(w) : 0;
+	decide_data(u);
+	decide_tables(u);
+	*ret_feasible = is_feasible(u) && !has_narrow_copy(u);
+	return *ret_feasible ? count_copies(u) : 0;
 }
 
-static int make_copies_co(struct ox_walk *w)
+static int make_copies_co(struct unalias *u)
 {
-	struct ox_walk_plan plan = {0};
-	int r = ox_walk_plan_blocks(w, &plan);
+	struct ox_plan plan = {0};
+	int r = ox_plan_make(u->m, &plan);
 
 	if (r == 0)
-		r = write_copies_co(w);
+		r = write_copies_co(u);
 	if (r == 0)
-		r = ox_walk_publish_counts_co(w, &plan);
-	ox_walk_plan_free(&plan);
-	return r == 0 ? name_copies_co(w) : r;
+		r = ox_mend_publish_counts_co(u->w, &plan);
+	ox_plan_free(&plan);
+	return r == 0 ? name_copies_co(u) : r;
 }
 
-int ox_mend_aliases_co(struct ox_walk *w)
+int ox_mend_aliases_co(struct ox_mend *m, bool *ret_again)
 {
-	struct ox_unalias u = {.budget = ox_max_u64(w->v.file_clusters, LEAST_BUDGET)};
+	struct ox_walk *w = m->w;
+	struct unalias u = {
+		.m = m,
+		.w = w,
+		.budget = ox_max_u64(w->v.file_clusters, LEAST_BUDGET),
+	};
 	bool feasible = false;
-	int r;
+	int r = ox_mend_read_places_co(m);
 
-	w->mend->unalias = &u;
-	r = ox_walk_l2_co(w, false, collect_table);
 	if (r == 0)
-		r = place_copies(w, &feasible);
+		r = ox_walk_l2_co(w, OX_WAYS_ALL, collect_table, &u);
+	if (r == 0)
+		r = place_copies(&u, &feasible);
 	if (r == 0 && feasible)
-		r = make_copies_co(w);
-	w->mend->unalias = NULL;
+		r = make_copies_co(&u);
 	free(u.refs);
+	*ret_again = m->changes > 0;
 	return r;
 }

@@ -10,20 +10,26 @@
 
 #include "base/arith.h"
 #include "check/mend/mend.h"
-#include "check/mend/seen.h"
 
 /* ---- whether ---- */
 
-/* A cross-link is no obstacle where it waits for wider counts itself. */
-static bool is_due(const struct ox_walk *w)
+/* Of what overflows, and of copies that were not made for it. */
+static uint64_t most_refs(const struct ox_mend *m)
 {
+	return ox_max_u64(m->g->most_refs, m->most_refs);
+}
+
+/* A cross-link is no obstacle where it waits for wider counts itself. */
+bool ox_mend_is_narrow(const struct ox_mend *m)
+{
+	const struct ox_walk *w = m->w;
 	uint64_t others = w->j->structural - w->j->seen[OX_FOUND_OVERFLOW];
 
-	if (w->j->seen[OX_FOUND_OVERFLOW] == 0 && !w->narrow_copies)
+	if (w->j->seen[OX_FOUND_OVERFLOW] == 0 && !m->narrow_copies)
 		return false;
-	if (w->v.h.version < 3 || w->v.is_foreign || w->most_refs >= OX_COUNT_MAX)
+	if (w->v.h.version < 3 || w->v.is_foreign || most_refs(m) >= OX_COUNT_MAX)
 		return false;
-	return others == 0 || (w->narrow_copies && others == ox_seen_cross_links(w->j));
+	return others == 0 || (m->narrow_copies && others == ox_seen_cross_links(w->j));
 }
 
 static unsigned order_for(uint64_t count)
@@ -40,13 +46,14 @@ static unsigned order_for(uint64_t count)
 /* What is not to be lowered is kept as if it were named so often. */
 static int keep_count(void *arg, struct ox_slot *slot)
 {
-	struct ox_walk *w = arg;
+	struct ox_mend *m = arg;
+	struct ox_walk *w = m->w;
 	struct ox_cell cell = slot->cell;
 
 	if (slot->stored <= cell.count || slot->cluster >= w->k.cells.limit)
 		return 0;
 	if (w->j->structural == w->j->seen[OX_FOUND_OVERFLOW] &&
-	    !ox_walk_keeps_leak(w, slot->cluster, cell))
+	    !ox_mend_keeps_leak(m, slot->cluster, cell))
 		return 0;
 	if (cell.state == OX_CELL_NONE)
 		cell.state = OX_CELL_META;
@@ -59,28 +66,22 @@ static int keep_count(void *arg, struct ox_slot *slot)
 static int tell_slot(void *arg, struct ox_slot *slot)
 {
 	struct ox_walk *w = arg;
-	struct ox_found what = {
-		.a = slot->cluster,
-		.b = slot->stored,
-		.c = slot->cell.count,
-		.host_offset = slot->cluster * w->v.cluster_bytes,
-	};
-
 	if (slot->stored == slot->cell.count || ox_ledger_is_grown(&w->k, slot->cluster) ||
 	    ox_cell_is_broken(slot->cell) || ox_ledger_overflows(&w->k, slot->cell))
 		return 0;
 	ox_journal_mended(w->j, slot->stored > slot->cell.count ? OX_FOUND_LEAK : OX_FOUND_TOO_LOW,
-			  what);
+			  ox_slot_found(&w->k, slot));
 	return 0;
 }
 
 /* What the new structure mends, by the old one. */
-static int tell_co(struct ox_walk *w)
+static int tell_co(struct ox_mend *m)
 {
+	struct ox_walk *w = m->w;
 	struct ox_found what;
 
-	for (uint64_t i = 0; i < w->suspect_count; i++) {
-		if (ox_walk_overflow_of(w, i, &what))
+	for (uint64_t i = 0; i < m->g->suspects.count; i++) {
+		if (ox_judge_overflow_of(m->g, i, &what))
 			ox_journal_mended(w->j, OX_FOUND_OVERFLOW, what);
 	}
 	for (uint64_t i = 0; i < w->k.rc.index_count; i++) {
@@ -112,16 +113,15 @@ static int uncount(struct ox_walk *w, const struct ox_refcounts *old)
 
 /* Past the end of everything; on a store that cannot grow, between what is in use, the old
  * structure too. *ret_fits: there is room. */
-static int plan_new(struct ox_walk *w, struct ox_walk_plan *plan, bool *ret_fits)
+static int plan_new(struct ox_mend *m, struct ox_plan *plan, bool *ret_fits)
 {
-	int r = ox_walk_plan_blocks(w, plan);
+	int r = ox_plan_make(m, plan);
 
 	*ret_fits = r == 0 && plan->count > 0;
 	return r == -ENOSPC ? 0 : r;
 }
 
-static int publish_co(struct ox_walk *w, const struct ox_walk_plan *plan,
-		      const struct ox_refcounts *old)
+static int publish_co(struct ox_walk *w, const struct ox_plan *plan, const struct ox_refcounts *old)
 {
 	int r = uncount(w, old);
 
@@ -129,58 +129,52 @@ static int publish_co(struct ox_walk *w, const struct ox_walk_plan *plan,
 		return r;
 	/* All is new, and has been told of. */
 	ox_ledger_note_grown(&w->k, 0, UINT64_MAX);
-	return ox_walk_publish_counts_co(w, plan);
+	return ox_mend_publish_counts_co(w, plan);
 }
 
-static struct ox_refcounts new_structure(const struct ox_walk *w)
+static struct ox_refcounts new_structure(const struct ox_mend *m)
 {
-	struct ox_qcow2_header h = w->v.h;
+	struct ox_qcow2_header h = m->w->v.h;
 
-	h.refcount_order = order_for(w->most_refs);
+	h.refcount_order = order_for(most_refs(m));
 	return (struct ox_refcounts){
 		.order = h.refcount_order,
 		.block_entries = ox_qcow2_refblock_entries(&h),
 	};
 }
 
-static int renew_co(struct ox_walk *w, bool *ret_again)
+static int renew_co(struct ox_mend *m, bool *ret_again)
 {
-	struct ox_refcounts other = new_structure(w);
-	struct ox_walk_plan plan = {0};
+	struct ox_walk *w = m->w;
+	struct ox_refcounts other = new_structure(m);
+	struct ox_plan plan = {0};
 	bool fits;
 	int r;
 
 	ox_ledger_exchange(&w->k, &other);
-	r = plan_new(w, &plan, &fits);
+	r = plan_new(m, &plan, &fits);
 	ox_ledger_exchange(&w->k, &other);
 	if (r == 0 && fits)
-		r = tell_co(w);
+		r = tell_co(m);
 	if (r == 0 && fits) {
 		ox_ledger_exchange(&w->k, &other);
 		r = publish_co(w, &plan, &other);
 		*ret_again = r == 0;
 	}
-	ox_walk_plan_free(&plan);
+	ox_plan_free(&plan);
 	ox_refcounts_free(&other);
 	return r;
 }
 
-int ox_mend_width_co(struct ox_walk *w, bool *ret_again)
+int ox_mend_width_co(struct ox_mend *m, bool *ret_again)
 {
+	struct ox_walk *w = m->w;
 	uint64_t structural = w->j->structural;
-	int r = 0;
-
-	if (!is_due(w))
-		return 0;
 	/* The file must not grow beneath an entry. */
-	if (w->stale > 0) {
-		r = ox_walk_drop_stale_co(w);
-		if (r == 0)
-			r = ox_io_sync_co(w->v.io);
-		w->stale = 0;
-	}
+	int r = ox_mend_drop_stale_co(m, ret_again);
+
 	if (r == 0)
-		r = ox_slots_co(&w->k, OX_SLOTS_ALL, keep_count, w);
+		r = ox_slots_co(&w->k, OX_SLOTS_ALL, keep_count, m);
 	/* Unless a block or table could suddenly not be read. */
-	return r == 0 && w->j->structural == structural ? renew_co(w, ret_again) : r;
+	return r == 0 && w->j->structural == structural ? renew_co(m, ret_again) : r;
 }

@@ -95,7 +95,7 @@ static int visit_piece_co(void *arg, const struct ox_scan_item *item, uint8_t *b
 	uint64_t first = (item->offset - start) / 8;
 
 	if (error)
-		return ox_journal_unreadable(q->w.j, p->is_l1 ? "L1 table" : "L2 table",
+		return ox_journal_unreadable(&q->j, p->is_l1 ? "L1 table" : "L2 table",
 					     item->offset, error);
 	if (p->before)
 		memcpy(p->before, bytes, item->size_bytes);
@@ -105,8 +105,8 @@ static int visit_piece_co(void *arg, const struct ox_scan_item *item, uint8_t *b
 		if (r < 0)
 			return r;
 	}
-	ox_journal_progress(q->w.j, 1);
-	return p->before ? write_changes_co(q->w.v.io, p->before, bytes, item) : 0;
+	ox_journal_progress(&q->j, 1);
+	return p->before ? write_changes_co(q->io, p->before, bytes, item) : 0;
 }
 
 static int pass_co(struct pass *p)
@@ -119,7 +119,7 @@ static int pass_co(struct pass *p)
 		if (!p->before)
 			return -ENOMEM;
 	}
-	r = ox_scan_co(p->q->w.v.io, p->q->w.v.cluster_bytes, &ops, p);
+	r = ox_scan_co(p->q->io, p->q->cluster_bytes, &ops, p);
 	free(p->before);
 	return r;
 }

@@ -8,7 +8,7 @@
 #include <stdlib.h>
 
 #include "base/arith.h"
-#include "check/mend/seen.h"
+#include "check/drive/seen.h"
 #include "check/qed/qed.h"
 #include "check/undo/edit.h"
 
@@ -37,7 +37,7 @@ static void tell_mended(struct ox_qed *q, enum ox_finding_id id, struct ox_found
 			const char *fate)
 {
 	what.fate = what.guest_length ? fate : NULL;
-	ox_journal_mended(q->w.j, id, what);
+	ox_journal_mended(&q->j, id, what);
 	q->mend->changes++;
 }
 
@@ -52,25 +52,25 @@ static void mended(struct ox_qed *q, const struct ox_qed_slot *slot, enum ox_fin
 /* Takes a cluster that nothing else names. */
 static int take(struct ox_qed *q, uint64_t offset, uint64_t size_bytes, unsigned state)
 {
-	uint64_t end = ox_div_up(offset + size_bytes, q->w.v.cluster_bytes);
+	uint64_t end = ox_div_up(offset + size_bytes, q->cluster_bytes);
 	int r = 0;
 
-	for (uint64_t c = offset / q->w.v.cluster_bytes; c < end && r == 0; c++)
-		r = ox_counts_set(&q->w.k.cells, c, (struct ox_cell){.state = state, .count = 1});
+	for (uint64_t c = offset / q->cluster_bytes; c < end && r == 0; c++)
+		r = ox_counts_set(&q->cells, c, (struct ox_cell){.state = state, .count = 1});
 	return r;
 }
 
 static bool is_free(const struct ox_qed *q, uint64_t offset, uint64_t size_bytes)
 {
-	uint64_t first = offset / q->w.v.cluster_bytes;
-	uint64_t end = ox_div_up(offset + size_bytes, q->w.v.cluster_bytes);
+	uint64_t first = offset / q->cluster_bytes;
+	uint64_t end = ox_div_up(offset + size_bytes, q->cluster_bytes);
 
-	return ox_counts_is_none(&q->w.k.cells, first, end - first);
+	return ox_counts_is_none(&q->cells, first, end - first);
 }
 
 static int mend_data(struct ox_qed *q, const struct ox_qed_slot *slot, uint64_t *entry)
 {
-	uint64_t rounded = ox_align_down(*entry, q->w.v.cluster_bytes);
+	uint64_t rounded = ox_align_down(*entry, q->cluster_bytes);
 	enum ox_qed_place place = ox_qed_judge_place(q, *entry, 1);
 	enum ox_finding_id id = ox_qed_bad_entry(q, slot, place);
 	uint64_t old = *entry;
@@ -90,8 +90,6 @@ static int mend_data(struct ox_qed *q, const struct ox_qed_slot *slot, uint64_t 
 		fate = in_doubt;
 		r = take(q, rounded, 1, OX_CELL_DATA | OX_CELL_COPIED);
 	}
-	if (fate == lost)
-		q->w.lost++;
 	mended(q, slot, id, old, fate);
 	return r;
 }
@@ -124,7 +122,7 @@ static int holds_table_co(struct ox_qed *q, uint64_t offset)
 		uint64_t size = ox_min_u64(CHUNK_BYTES, q->table_bytes - at);
 
 		/* What cannot be read is no table to follow. */
-		if (ox_io_pread_co(q->w.v.io, q->mend->chunk, size, offset + at) < 0)
+		if (ox_io_pread_co(q->io, q->mend->chunk, size, offset + at) < 0)
 			return 0;
 		if (!is_plausible(q, (const struct ox_le64 *)q->mend->chunk, size / 8, &used))
 			return 0;
@@ -135,7 +133,7 @@ static int holds_table_co(struct ox_qed *q, uint64_t offset)
 /* An entry is taken away only where it names nothing in the file, and nothing shows through. */
 static int mend_l1_co(struct ox_qed *q, const struct ox_qed_slot *slot, uint64_t *entry)
 {
-	uint64_t rounded = ox_align_down(*entry, q->w.v.cluster_bytes);
+	uint64_t rounded = ox_align_down(*entry, q->cluster_bytes);
 	enum ox_qed_place place = ox_qed_judge_place(q, *entry, q->table_bytes);
 	enum ox_finding_id id = ox_qed_bad_entry(q, slot, place);
 	uint64_t old = *entry;
@@ -156,11 +154,9 @@ static int mend_l1_co(struct ox_qed *q, const struct ox_qed_slot *slot, uint64_t
 		mended(q, slot, id, old, in_doubt);
 		return take(q, rounded, q->table_bytes, OX_CELL_L2);
 	}
-	if (place != OX_QED_PAST_END || old < q->w.v.file_bytes || has_backing(q) ||
-	    q->has_doubtful)
+	if (place != OX_QED_PAST_END || old < q->file_bytes || has_backing(q) || q->has_doubtful)
 		return 0;
 	*entry = 0;
-	q->w.lost++;
 	mended(q, slot, id, old, lost);
 	return 0;
 }
@@ -174,7 +170,7 @@ static int mend_entries_co(struct ox_qed *q)
 	if (r == 0)
 		r = ox_qed_l1_co(q, mend_l1_co);
 	q->changes_entries = false;
-	return r == 0 && q->mend->changes > 0 ? ox_io_sync_co(q->w.v.io) : r;
+	return r == 0 && q->mend->changes > 0 ? ox_io_sync_co(q->io) : r;
 }
 
 /* ---- copies ---- */
@@ -182,7 +178,7 @@ static int mend_entries_co(struct ox_qed *q)
 /* Guest data are told from a table: a dry run needs to keep no more than their length. */
 static int copy_co(struct ox_qed *q, uint64_t from, uint64_t to, uint64_t size_bytes, bool is_table)
 {
-	struct ox_io *io = q->w.v.io;
+	struct ox_io *io = q->io;
 	int r = 0;
 
 	for (uint64_t at = 0; at < size_bytes && r == 0; at += CHUNK_BYTES) {
@@ -197,26 +193,18 @@ static int copy_co(struct ox_qed *q, uint64_t from, uint64_t to, uint64_t size_b
 	return r;
 }
 
-static int by_index(const void *one, const void *other)
-{
-	const struct ox_qed_table *a = one;
-	const struct ox_qed_table *b = other;
-
-	return (a->index > b->index) - (a->index < b->index);
-}
-
 static int divert_l1(struct ox_qed *q, const struct ox_qed_slot *slot, uint64_t *entry)
 {
 	struct ox_qed_table key = {.index = (uint32_t)slot->l1_index};
 	const struct ox_qed_tables *t = &q->more_names;
 	const struct ox_qed_table *found =
-		bsearch(&key, t->list, t->count, sizeof(*t->list), by_index);
+		bsearch(&key, t->list, t->count, sizeof(*t->list), ox_qed_by_index);
 	struct ox_found what = ox_qed_found(q, slot, *entry);
 
 	if (!found)
 		return 0;
 	*entry = q->mend->base + (uint64_t)(found - t->list) * q->table_bytes;
-	what.a = found->offset / q->w.v.cluster_bytes;
+	what.a = found->offset / q->cluster_bytes;
 	what.b = found->first_index;
 	what.c = found->index;
 	tell_mended(q, OX_FOUND_CROSS_LINK_L2, what, in_doubt);
@@ -226,20 +214,20 @@ static int divert_l1(struct ox_qed *q, const struct ox_qed_slot *slot, uint64_t 
 /* So much is copied at most, whatever the image says: what would need more is left as it is. */
 static bool is_affordable(const struct ox_qed *q, uint64_t clusters)
 {
-	uint64_t least = ox_min_u64(LEAST_BUDGET, LEAST_BUDGET_BYTES / q->w.v.cluster_bytes);
+	uint64_t least = ox_min_u64(LEAST_BUDGET, LEAST_BUDGET_BYTES / q->cluster_bytes);
 
-	return clusters <= ox_max_u64(least, q->w.v.file_clusters);
+	return clusters <= ox_max_u64(least, q->file_clusters);
 }
 
 /* Whether the entry is to name a copy: another one keeps the cluster, or metadata do. */
 static bool wants_copy(const struct ox_qed *q, const struct ox_qed_slot *slot, uint64_t entry)
 {
-	uint64_t cluster = entry / q->w.v.cluster_bytes;
+	uint64_t cluster = entry / q->cluster_bytes;
 	const struct ox_qed_shared *shared;
 
 	if (ox_qed_judge_place(q, entry, 1) != OX_QED_SOUND || slot->table->is_crossed)
 		return false;
-	if (ox_cell_is_broken(ox_counts_get(&q->w.k.cells, cluster)))
+	if (ox_cell_is_broken(ox_counts_get(&q->cells, cluster)))
 		return true;
 	shared = ox_qed_find_shared(q, cluster);
 	return shared && shared->first_entry != slot->entry;
@@ -273,38 +261,38 @@ static int copy_tables_co(struct ox_qed *q)
 
 	if (r < 0 || !is_affordable(q, q->mend->wanted + tables_want(q)))
 		return r;
-	qsort(t->list, t->count, sizeof(*t->list), by_index);
+	qsort(t->list, t->count, sizeof(*t->list), ox_qed_by_index);
 	for (size_t i = 0; i < t->count && r == 0; i++)
 		r = copy_co(q, t->list[i].offset, q->mend->base + i * q->table_bytes,
 			    q->table_bytes, true);
 	if (r == 0)
-		r = ox_io_sync_co(q->w.v.io);
+		r = ox_io_sync_co(q->io);
 	q->changes_entries = true;
 	if (r == 0)
 		r = ox_qed_l1_co(q, divert_l1);
 	q->changes_entries = false;
-	return r == 0 ? ox_io_sync_co(q->w.v.io) : r;
+	return r == 0 ? ox_io_sync_co(q->io) : r;
 }
 
 static int copy_data_co(struct ox_qed *q, const struct ox_qed_slot *slot, uint64_t *entry)
 {
-	uint64_t to = q->mend->base + q->mend->next * q->w.v.cluster_bytes;
+	uint64_t to = q->mend->base + q->mend->next * q->cluster_bytes;
 
 	if (!wants_copy(q, slot, *entry))
 		return 0;
 	q->mend->next++;
-	return copy_co(q, *entry, to, q->w.v.cluster_bytes, false);
+	return copy_co(q, *entry, to, q->cluster_bytes, false);
 }
 
 static int divert_data(struct ox_qed *q, const struct ox_qed_slot *slot, uint64_t *entry)
 {
-	uint64_t cluster = *entry / q->w.v.cluster_bytes;
+	uint64_t cluster = *entry / q->cluster_bytes;
 	struct ox_found what = ox_qed_found(q, slot, *entry);
 
 	if (!wants_copy(q, slot, *entry))
 		return 0;
-	*entry = q->mend->base + q->mend->next++ * q->w.v.cluster_bytes;
-	if (ox_cell_is_broken(ox_counts_get(&q->w.k.cells, cluster))) {
+	*entry = q->mend->base + q->mend->next++ * q->cluster_bytes;
+	if (ox_cell_is_broken(ox_counts_get(&q->cells, cluster))) {
 		what.word = "Data cluster";
 		tell_mended(q, OX_FOUND_OVERLAP, what, in_doubt);
 		return 0;
@@ -324,13 +312,13 @@ static int copy_clusters_co(struct ox_qed *q)
 		return r;
 	r = ox_qed_l2_co(q, copy_data_co);
 	if (r == 0)
-		r = ox_io_sync_co(q->w.v.io);
+		r = ox_io_sync_co(q->io);
 	q->mend->next = 0;
 	q->changes_entries = true;
 	if (r == 0)
 		r = ox_qed_l2_co(q, divert_data);
 	q->changes_entries = false;
-	return r == 0 ? ox_io_sync_co(q->w.v.io) : r;
+	return r == 0 ? ox_io_sync_co(q->io) : r;
 }
 
 /* ---- all of it ---- */
@@ -339,14 +327,14 @@ static int copy_clusters_co(struct ox_qed *q)
 static int write_features_co(struct ox_qed *q, uint64_t features)
 {
 	uint8_t sector[512];
-	int r = ox_io_pread_co(q->w.v.io, sector, sizeof(sector), 0);
+	int r = ox_io_pread_co(q->io, sector, sizeof(sector), 0);
 
 	if (r < 0)
 		return r;
 	ox_qed_set_features(sector, features);
-	r = ox_io_pwrite_co(q->w.v.io, sector, sizeof(sector), 0, 0);
+	r = ox_io_pwrite_co(q->io, sector, sizeof(sector), 0, 0);
 	if (r == 0)
-		r = ox_io_sync_co(q->w.v.io);
+		r = ox_io_sync_co(q->io);
 	if (r < 0)
 		return r;
 	q->h.features = features;
@@ -356,30 +344,28 @@ static int write_features_co(struct ox_qed *q, uint64_t features)
 
 static int make_whole_co(struct ox_qed *q)
 {
-	struct ox_walk *w = &q->w;
-	int r = ox_io_set_length_co(w->v.io, ox_align_up(w->v.file_bytes, w->v.cluster_bytes));
+	int r = ox_io_set_length_co(q->io, ox_align_up(q->file_bytes, q->cluster_bytes));
 
 	if (r == 0)
-		r = ox_io_sync_co(w->v.io);
+		r = ox_io_sync_co(q->io);
 	if (r < 0)
 		return r;
-	ox_journal_mended(w->j, OX_FOUND_QED_SHORT, OX_FOUND(.a = w->v.file_bytes));
+	ox_journal_mended(&q->j, OX_FOUND_QED_SHORT, OX_FOUND(.a = q->file_bytes));
 	q->mend->changes++;
 	return 0;
 }
 
 static int mend_co(struct ox_qed *q)
 {
-	const struct ox_walk *w = &q->w;
 
-	if (ox_seen_bad_entries(w->j) + w->stale > 0) {
+	if (ox_seen_bad_entries(&q->j) + q->stale > 0) {
 		int r = mend_entries_co(q);
 
 		if (r < 0 || q->mend->changes > 0)
 			return r;
 	}
 	/* Copies make the file grow: not beneath an entry that names a place past its end. */
-	if (ox_seen_past_end(w->j) + w->stale > 0 || !w->v.io->can_grow)
+	if (ox_seen_past_end(&q->j) + q->stale > 0 || !q->io->can_grow)
 		return 0;
 	if (q->is_short)
 		return make_whole_co(q);
@@ -390,11 +376,11 @@ static int mend_co(struct ox_qed *q)
 
 int ox_qed_mend_co(struct ox_qed *q, bool *ret_again)
 {
-	struct ox_qed_mend mend = {.base = ox_align_up(q->w.v.io->length, q->w.v.cluster_bytes)};
+	struct ox_qed_mend mend = {.base = ox_align_up(q->io->length, q->cluster_bytes)};
 	int r;
 
-	if (q->w.v.is_foreign || !q->has_l1 || q->w.j->totals.check_errors > 0 ||
-	    q->w.j->totals.corruptions == 0)
+	if (q->is_foreign || !q->has_l1 || q->j.totals.check_errors > 0 ||
+	    q->j.totals.corruptions == 0)
 		return 0;
 	mend.chunk = ox_io_buffer(CHUNK_BYTES);
 	if (!mend.chunk)
@@ -412,7 +398,7 @@ int ox_qed_mend_co(struct ox_qed *q, bool *ret_again)
 
 int ox_qed_clear_need_check_co(struct ox_qed *q)
 {
-	int r = ox_io_sync_co(q->w.v.io);
+	int r = ox_io_sync_co(q->io);
 
 	return r < 0 ? r : write_features_co(q, q->h.features & ~(uint64_t)OX_QED_NEED_CHECK);
 }

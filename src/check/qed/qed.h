@@ -8,7 +8,8 @@
 #define OX_CHECK_QED_H
 
 #include "base/arith.h"
-#include "check/walk/walk.h"
+#include "check/counts/counts.h"
+#include "check/drive/drive.h"
 #include "fmt/qed.h"
 
 /* An L2 table that can be followed, or a second L1 entry that names one. */
@@ -38,9 +39,16 @@ struct ox_qed_shared {
 struct ox_qed_mend;
 
 struct ox_qed {
-	struct ox_walk w; /* first: visitors find the rest by it */
 	struct ox_journal j;
+	struct ox_why why;
+	struct ox_io *io;
 	struct ox_qed_header h;
+	uint64_t cluster_bytes;
+	uint64_t file_bytes;
+	uint64_t file_clusters;
+	bool dirty;
+	bool is_foreign;
+	struct ox_counts cells;
 	uint64_t table_bytes;
 	uint64_t table_entries;
 	uint64_t header_bytes;
@@ -49,6 +57,10 @@ struct ox_qed {
 	struct ox_qed_tables more_names; /* of tables that another L1 entry has */
 	struct ox_qed_shared *shared;	 /* ascending */
 	uint64_t shared_count;
+	uint64_t total_clusters;
+	uint64_t allocated;
+	uint64_t fragmented;
+	uint64_t stale;	      /* entries to drop */
 	uint64_t on_metadata; /* data entries */
 	uint64_t bad_l1;      /* entries that lead nowhere, */
 	bool l1_is_crossed;   /* and the whole table: as of an L2 table */
@@ -88,7 +100,7 @@ static inline uint64_t ox_qed_guest_offset(const struct ox_qed *q, uint64_t entr
 {
 	uint64_t offset;
 
-	return ox_mul_u64(entry, q->w.v.cluster_bytes, &offset) ? offset : UINT64_MAX;
+	return ox_mul_u64(entry, q->cluster_bytes, &offset) ? offset : UINT64_MAX;
 }
 
 /* Of an L1 entry; tables have so few entries that their numbers fit. */
@@ -110,6 +122,8 @@ enum ox_finding_id ox_qed_bad_entry(const struct ox_qed *q, const struct ox_qed_
 				    enum ox_qed_place place);
 struct ox_found ox_qed_found(const struct ox_qed *q, const struct ox_qed_slot *slot,
 			     uint64_t entry);
+/* For qsort and bsearch of tables: by their L1 index. */
+int ox_qed_by_index(const void *one, const void *other);
 /* The cluster among the shared ones; NULL: it is not. */
 struct ox_qed_shared *ox_qed_find_shared(const struct ox_qed *q, uint64_t cluster);
 

@@ -4,13 +4,15 @@
 #include <stdlib.h>
 
 #include "base/arith.h"
+#include "base/grow.h"
+#include "base/sorted.h"
 #include "check/qed/qed.h"
+#include "check/view/files.h"
 
 /* ---- opening ---- */
 
 int ox_qed_open_co(struct ox_qed *q, struct ox_io *io, struct ox_error **err)
 {
-	struct ox_walk *w = &q->w;
 	uint8_t header[OX_QED_HEADER_BYTES];
 	const char *wrong;
 	int r = ox_io_pread_co(io, header, sizeof(header), 0);
@@ -23,17 +25,15 @@ int ox_qed_open_co(struct ox_qed *q, struct ox_io *io, struct ox_error **err)
 	q->table_bytes = ox_qed_table_bytes(&q->h);
 	q->table_entries = ox_qed_table_entries(&q->h);
 	q->header_bytes = ox_qed_header_bytes(&q->h);
-	w->v.io = io;
-	w->v.h.version = 3;
-	w->v.h.size_bytes = q->h.size_bytes;
-	w->v.cluster_bytes = ox_qed_cluster_bytes(&q->h);
-	ox_journal_begin(w->j, w->v.cluster_bytes);
-	w->v.file_bytes = ox_min_u64(io->length, INT64_MAX);
-	w->v.file_clusters = ox_div_up(w->v.file_bytes, w->v.cluster_bytes);
-	w->v.dirty = q->h.features & OX_QED_NEED_CHECK;
-	w->v.is_foreign = q->h.features & ~(uint64_t)OX_QED_KNOWN_FEATURES;
-	w->result.total_clusters = ox_div_up(w->v.h.size_bytes, w->v.cluster_bytes);
-	if (ox_counts_init(&w->k.cells, w->v.file_clusters) < 0)
+	q->io = io;
+	q->cluster_bytes = ox_qed_cluster_bytes(&q->h);
+	ox_journal_begin(&q->j, q->cluster_bytes);
+	q->file_bytes = ox_min_u64(io->length, INT64_MAX);
+	q->file_clusters = ox_div_up(q->file_bytes, q->cluster_bytes);
+	q->dirty = q->h.features & OX_QED_NEED_CHECK;
+	q->is_foreign = q->h.features & ~(uint64_t)OX_QED_KNOWN_FEATURES;
+	q->total_clusters = ox_div_up(q->h.size_bytes, q->cluster_bytes);
+	if (ox_counts_init(&q->cells, q->file_clusters) < 0)
 		return ox_error_set(err, -ENOMEM, "Out of memory");
 	return 0;
 }
@@ -43,7 +43,7 @@ void ox_qed_close(struct ox_qed *q)
 	free(q->tables.list);
 	free(q->more_names.list);
 	free(q->shared);
-	ox_walk_close(&q->w);
+	ox_counts_free(&q->cells);
 	ox_journal_end(&q->j);
 }
 
@@ -51,31 +51,32 @@ void ox_qed_close(struct ox_qed *q)
 
 enum ox_qed_place ox_qed_judge_place(const struct ox_qed *q, uint64_t offset, uint64_t size_bytes)
 {
-	if (!ox_is_aligned(offset, q->w.v.cluster_bytes) || offset < q->header_bytes)
+	if (!ox_is_aligned(offset, q->cluster_bytes) || offset < q->header_bytes)
 		return OX_QED_MISPLACED;
-	return ox_range_within(offset, size_bytes, q->w.v.file_bytes) ? OX_QED_SOUND
-								      : OX_QED_PAST_END;
+	return ox_range_within(offset, size_bytes, q->file_bytes) ? OX_QED_SOUND : OX_QED_PAST_END;
 }
 
 enum ox_finding_id ox_qed_bad_entry(const struct ox_qed *q, const struct ox_qed_slot *slot,
 				    enum ox_qed_place place)
 {
 	if (place == OX_QED_PAST_END)
-		return q->w.v.dirty ? OX_FOUND_STALE_ENTRY : OX_FOUND_PAST_END;
+		return q->dirty ? OX_FOUND_STALE_ENTRY : OX_FOUND_PAST_END;
 	return slot->table ? OX_FOUND_QED_L2 : OX_FOUND_QED_L1;
 }
 
 struct ox_found ox_qed_found(const struct ox_qed *q, const struct ox_qed_slot *slot, uint64_t entry)
 {
 	bool is_l1 = !slot->table;
-	uint64_t size_bytes = is_l1 ? q->table_bytes : q->w.v.cluster_bytes;
+	uint64_t size_bytes = is_l1 ? q->table_bytes : q->cluster_bytes;
 	struct ox_found what = {.a = entry, .b = size_bytes, .host_offset = entry};
-	uint64_t length = q->w.v.cluster_bytes;
+	uint64_t length = q->cluster_bytes;
 
 	if (is_l1 && !ox_mul_u64(q->table_entries, length, &length))
 		length = UINT64_MAX;
-	if (slot->guest_offset < q->h.size_bytes)
-		ox_view_set_range(&q->w.v, &what, 0, slot->guest_offset, length);
+	if (slot->guest_offset < q->h.size_bytes) {
+		what.guest_offset = slot->guest_offset;
+		what.guest_length = ox_min_u64(length, q->h.size_bytes - slot->guest_offset);
+	}
 	return what;
 }
 
@@ -83,15 +84,8 @@ struct ox_found ox_qed_found(const struct ox_qed *q, const struct ox_qed_slot *s
 
 static int add_table(struct ox_qed_tables *t, const struct ox_qed_table *table)
 {
-	if (t->count == t->room) {
-		size_t room = t->room ? 2 * t->room : 64;
-		struct ox_qed_table *more = reallocarray(t->list, room, sizeof(*more));
-
-		if (!more)
-			return -ENOMEM;
-		t->list = more;
-		t->room = room;
-	}
+	if (ox_grow(t->list, t->count, t->room, 64) < 0)
+		return -ENOMEM;
 	t->list[t->count++] = *table;
 	return 0;
 }
@@ -106,8 +100,8 @@ static int collect_table(struct ox_qed *q, const struct ox_qed_slot *slot, uint6
 		return add_table(&q->tables, &table);
 	id = ox_qed_bad_entry(q, slot, place);
 	q->bad_l1++;
-	q->w.stale += id == OX_FOUND_STALE_ENTRY;
-	ox_journal_found(q->w.j, id, ox_qed_found(q, slot, *entry));
+	q->stale += id == OX_FOUND_STALE_ENTRY;
+	ox_journal_found(&q->j, id, ox_qed_found(q, slot, *entry));
 	return 0;
 }
 
@@ -121,7 +115,7 @@ static int by_offset(const void *one, const void *other)
 	return (a->index > b->index) - (a->index < b->index);
 }
 
-static int by_l1_index(const void *one, const void *other)
+int ox_qed_by_index(const void *one, const void *other)
 {
 	const struct ox_qed_table *a = one;
 	const struct ox_qed_table *b = other;
@@ -133,13 +127,13 @@ static int by_l1_index(const void *one, const void *other)
 static int cross(struct ox_qed *q, uint64_t first, uint64_t end)
 {
 	for (uint64_t c = first; c < end; c++) {
-		struct ox_cell cell = ox_counts_get(&q->w.k.cells, c);
+		struct ox_cell cell = ox_counts_get(&q->cells, c);
 		int r = 0;
 
 		if (cell.state != OX_CELL_NONE)
 			cell.state = ox_cell_is_l2(cell) ? OX_CELL_BROKEN_L2 : OX_CELL_BROKEN;
 		if (cell.state != OX_CELL_NONE)
-			r = ox_counts_set(&q->w.k.cells, c, cell);
+			r = ox_counts_set(&q->cells, c, cell);
 		if (r < 0)
 			return r;
 	}
@@ -149,14 +143,13 @@ static int cross(struct ox_qed *q, uint64_t first, uint64_t end)
 /* All clusters of a table, or none. 1: it has them; 0: something else does; or -ENOMEM. */
 static int claim(struct ox_qed *q, uint64_t offset, uint64_t size_bytes, unsigned state)
 {
-	struct ox_walk *w = &q->w;
-	uint64_t first = offset / w->v.cluster_bytes;
-	uint64_t end = ox_div_up(offset + size_bytes, w->v.cluster_bytes);
+	uint64_t first = offset / q->cluster_bytes;
+	uint64_t end = ox_div_up(offset + size_bytes, q->cluster_bytes);
 
-	if (!ox_counts_is_none(&w->k.cells, first, end - first))
+	if (!ox_counts_is_none(&q->cells, first, end - first))
 		return cross(q, first, end);
 	for (uint64_t c = first; c < end; c++) {
-		int r = ox_counts_set(&w->k.cells, c, (struct ox_cell){.state = state, .count = 1});
+		int r = ox_counts_set(&q->cells, c, (struct ox_cell){.state = state, .count = 1});
 
 		if (r < 0)
 			return r;
@@ -167,11 +160,11 @@ static int claim(struct ox_qed *q, uint64_t offset, uint64_t size_bytes, unsigne
 /* Whether something else names a part of a table. */
 static bool is_broken(const struct ox_qed *q, uint64_t table_offset)
 {
-	uint64_t first = table_offset / q->w.v.cluster_bytes;
+	uint64_t first = table_offset / q->cluster_bytes;
 	bool broken = false;
 
 	for (uint64_t c = first; c < first + q->h.table_clusters && !broken; c++)
-		broken = ox_cell_is_broken(ox_counts_get(&q->w.k.cells, c));
+		broken = ox_cell_is_broken(ox_counts_get(&q->cells, c));
 	return broken;
 }
 
@@ -181,12 +174,12 @@ static int found_twice(struct ox_qed *q, struct ox_qed_table *first, struct ox_q
 	struct ox_qed_slot slot = ox_qed_l1_slot(q, again->index);
 	struct ox_found what = ox_qed_found(q, &slot, again->offset);
 
-	what.a = first->offset / q->w.v.cluster_bytes;
+	what.a = first->offset / q->cluster_bytes;
 	what.b = first->index;
 	what.c = again->index;
 	first->more_names++;
 	again->first_index = first->index;
-	ox_journal_found(q->w.j, OX_FOUND_CROSS_LINK_L2, what);
+	ox_journal_found(&q->j, OX_FOUND_CROSS_LINK_L2, what);
 	return add_table(&q->more_names, again);
 }
 
@@ -212,15 +205,15 @@ static int claim_tables(struct ox_qed *q)
 		if (r == 1)
 			t->list[kept++] = t->list[i];
 		else if (r == 0)
-			ox_journal_found(q->w.j, OX_FOUND_OVERLAP, what);
+			ox_journal_found(&q->j, OX_FOUND_OVERLAP, what);
 	}
 	t->count = kept;
 	for (size_t i = 0; i < kept; i++)
 		t->list[i].is_crossed = is_broken(q, t->list[i].offset);
 	q->l1_is_crossed = is_broken(q, q->h.l1_offset);
-	ox_journal_expect(q->w.j, kept * ox_qed_table_pieces(q));
+	ox_journal_expect(&q->j, kept * ox_qed_table_pieces(q));
 	if (kept > 0)
-		qsort(t->list, kept, sizeof(*t->list), by_l1_index);
+		qsort(t->list, kept, sizeof(*t->list), ox_qed_by_index);
 	return r < 0 ? r : 0;
 }
 
@@ -229,14 +222,12 @@ static int claim_tables(struct ox_qed *q)
 /* As qemu-img counts them: table by table. */
 static void tally(struct ox_qed *q, const struct ox_qed_slot *slot, uint64_t entry)
 {
-	struct ox_check_result *result = &q->w.result;
-
 	if (slot->l1_index != q->last_l1_index)
 		q->next_contiguous = 0;
-	result->allocated_clusters++;
-	result->fragmented_clusters += q->next_contiguous && q->next_contiguous != entry;
+	q->allocated++;
+	q->fragmented += q->next_contiguous && q->next_contiguous != entry;
 	q->last_l1_index = slot->l1_index;
-	q->next_contiguous = entry + q->w.v.cluster_bytes;
+	q->next_contiguous = entry + q->cluster_bytes;
 }
 
 static int count_data(struct ox_qed *q, const struct ox_qed_slot *slot, uint64_t *entry)
@@ -255,17 +246,16 @@ static int count_data(struct ox_qed *q, const struct ox_qed_slot *slot, uint64_t
 		enum ox_finding_id id = ox_qed_bad_entry(q, slot, place);
 
 		slot->table->odd += place == OX_QED_MISPLACED;
-		q->w.stale += id == OX_FOUND_STALE_ENTRY;
-		ox_journal_found(q->w.j, id, what);
+		q->stale += id == OX_FOUND_STALE_ENTRY;
+		ox_journal_found(&q->j, id, what);
 		return 0;
 	}
-	q->is_short |= *entry + q->w.v.cluster_bytes > q->w.v.file_bytes;
-	r = ox_counts_refer(&q->w.k.cells, *entry / q->w.v.cluster_bytes,
-			    OX_CELL_DATA | OX_CELL_COPIED, 1);
+	q->is_short |= *entry + q->cluster_bytes > q->file_bytes;
+	r = ox_counts_refer(&q->cells, *entry / q->cluster_bytes, OX_CELL_DATA | OX_CELL_COPIED, 1);
 	if (r == 0) {
 		q->on_metadata++;
 		what.word = "Data cluster";
-		ox_journal_found(q->w.j, OX_FOUND_OVERLAP, what);
+		ox_journal_found(&q->j, OX_FOUND_OVERLAP, what);
 	}
 	return r < 0 ? r : 0;
 }
@@ -288,18 +278,9 @@ static void doubt_tables(struct ox_qed *q)
 
 struct ox_qed_shared *ox_qed_find_shared(const struct ox_qed *q, uint64_t cluster)
 {
-	uint64_t low = 0;
-	uint64_t high = q->shared_count;
+	size_t at = ox_sorted_from(q->shared, q->shared_count, sizeof(*q->shared), cluster);
 
-	while (low < high) {
-		uint64_t mid = low + (high - low) / 2;
-
-		if (q->shared[mid].cluster < cluster)
-			low = mid + 1;
-		else
-			high = mid;
-	}
-	return low < q->shared_count && q->shared[low].cluster == cluster ? &q->shared[low] : NULL;
+	return at < q->shared_count && q->shared[at].cluster == cluster ? &q->shared[at] : NULL;
 }
 
 static bool is_shared(struct ox_cell cell)
@@ -309,7 +290,7 @@ static bool is_shared(struct ox_cell cell)
 
 static int list_shared(struct ox_qed *q)
 {
-	const struct ox_counts *k = &q->w.k.cells;
+	const struct ox_counts *k = &q->cells;
 	uint64_t count = 0;
 
 	for (uint64_t c = 0; (c = ox_counts_next(k, c, k->end)) < k->end; c++)
@@ -331,7 +312,7 @@ static int list_shared(struct ox_qed *q)
 
 static int tell_shared(struct ox_qed *q, const struct ox_qed_slot *slot, uint64_t *entry)
 {
-	uint64_t cluster = *entry / q->w.v.cluster_bytes;
+	uint64_t cluster = *entry / q->cluster_bytes;
 	struct ox_qed_shared *shared = NULL;
 	struct ox_found what;
 
@@ -347,7 +328,7 @@ static int tell_shared(struct ox_qed *q, const struct ox_qed_slot *slot, uint64_
 	what.a = cluster;
 	what.b = ox_qed_guest_offset(q, shared->first_entry);
 	what.c = slot->guest_offset;
-	ox_journal_found(q->w.j, OX_FOUND_CROSS_LINK, what);
+	ox_journal_found(&q->j, OX_FOUND_CROSS_LINK, what);
 	return 0;
 }
 
@@ -355,15 +336,14 @@ static int tell_shared(struct ox_qed *q, const struct ox_qed_slot *slot, uint64_
 
 static void tell_leaks(struct ox_qed *q)
 {
-	struct ox_walk *w = &q->w;
 
-	for (uint64_t c = 0; c < w->v.file_clusters; c++) {
-		uint64_t next = ox_counts_next(&w->k.cells, c, w->v.file_clusters);
+	for (uint64_t c = 0; c < q->file_clusters; c++) {
+		uint64_t next = ox_counts_next(&q->cells, c, q->file_clusters);
 
 		if (next > c)
-			ox_journal_found_run(
-				w->j, OX_FOUND_QED_LEAK,
-				OX_FOUND(.a = c, .host_offset = c * w->v.cluster_bytes), next - c);
+			ox_journal_found_run(&q->j, OX_FOUND_QED_LEAK,
+					     OX_FOUND(.a = c, .host_offset = c * q->cluster_bytes),
+					     next - c);
 		c = next;
 	}
 }
@@ -374,26 +354,25 @@ static void judge_header(struct ox_qed *q)
 
 	for (size_t i = 0; i < sizeof(wrong) / sizeof(*wrong); i++) {
 		if (wrong[i])
-			ox_journal_found(q->w.j, OX_FOUND_QED_HEADER, OX_FOUND(.word = wrong[i]));
+			ox_journal_found(&q->j, OX_FOUND_QED_HEADER, OX_FOUND(.word = wrong[i]));
 	}
-	if (q->w.v.is_foreign)
-		ox_journal_found(q->w.j, OX_FOUND_UNKNOWN_FEATURE,
+	if (q->is_foreign)
+		ox_journal_found(&q->j, OX_FOUND_UNKNOWN_FEATURE,
 				 OX_FOUND(.a = q->h.features & ~(uint64_t)OX_QED_KNOWN_FEATURES));
 }
 
 /* The header, and the L1 table, without which nothing is known of the rest. */
 static int claim_l1(struct ox_qed *q)
 {
-	struct ox_walk *w = &q->w;
 	const char *wrong = NULL;
 	int r;
 
-	if (q->header_bytes == 0 || q->header_bytes > w->v.file_bytes)
+	if (q->header_bytes == 0 || q->header_bytes > q->file_bytes)
 		wrong = "the header has no clusters, or more than the file";
 	else if (ox_qed_judge_place(q, q->h.l1_offset, q->table_bytes) != OX_QED_SOUND)
 		wrong = "the L1 table is nowhere in the file";
 	if (wrong) {
-		ox_journal_found(w->j, OX_FOUND_QED_HEADER,
+		ox_journal_found(&q->j, OX_FOUND_QED_HEADER,
 				 OX_FOUND(.word = wrong, .guest_length = q->h.size_bytes));
 		return 0;
 	}
@@ -414,9 +393,9 @@ static int judge_backing_file_co(struct ox_qed *q)
 	name = calloc(1, (size_t)q->h.backing_bytes + 1);
 	if (!name)
 		return -ENOMEM;
-	r = ox_io_pread_co(q->w.v.io, name, q->h.backing_bytes, q->h.backing_offset);
-	r = r < 0 ? ox_journal_unreadable(q->w.j, "Backing file name", q->h.backing_offset, r)
-		  : ox_names_judge_file(q->w.j, q->w.v.io->name, name, OX_FOUND_BACKING_MISSING);
+	r = ox_io_pread_co(q->io, name, q->h.backing_bytes, q->h.backing_offset);
+	r = r < 0 ? ox_journal_unreadable(&q->j, "Backing file name", q->h.backing_offset, r)
+		  : ox_files_judge(&q->j, q->io->name, name, OX_FOUND_BACKING_MISSING);
 	free(name);
 	return r;
 }
@@ -431,7 +410,7 @@ int ox_qed_walk_co(struct ox_qed *q)
 		r = claim_l1(q);
 	if (r < 0 || !q->has_l1)
 		return r;
-	ox_journal_expect(q->w.j, ox_qed_table_pieces(q));
+	ox_journal_expect(&q->j, ox_qed_table_pieces(q));
 	r = ox_qed_l1_co(q, collect_table);
 	if (r == 0)
 		r = claim_tables(q);
@@ -446,7 +425,7 @@ int ox_qed_walk_co(struct ox_qed *q)
 	if (r < 0)
 		return r;
 	if (q->is_short)
-		ox_journal_found(q->w.j, OX_FOUND_QED_SHORT, OX_FOUND(.a = q->w.v.file_bytes));
+		ox_journal_found(&q->j, OX_FOUND_QED_SHORT, OX_FOUND(.a = q->file_bytes));
 	tell_leaks(q);
 	return 0;
 }

@@ -11,35 +11,31 @@
 #include <stdlib.h>
 
 #include "base/arith.h"
+#include "base/grow.h"
+#include "base/sorted.h"
 
 #define MAX_PAIRS (4 * OX_SALVAGE_MAX)
 /* An orphan's place is told by a few of its clusters. */
 #define MAX_SHARED 16u
 
-static int by_cluster(const void *one, const void *other)
-{
-	const struct ox_orphan *a = one;
-	const struct ox_orphan *b = other;
-
-	return (a->cluster > b->cluster) - (a->cluster < b->cluster);
-}
-
 struct ox_orphan *ox_salvage_at(const struct ox_salvage *s, uint64_t cluster)
 {
 	struct ox_orphan key = {.cluster = cluster};
 
-	return s->count > 0 ? bsearch(&key, s->orphans, s->count, sizeof(key), by_cluster) : NULL;
+	return s->count > 0 ? bsearch(&key, s->orphans, s->count, sizeof(key), ox_sorted_compare)
+			    : NULL;
 }
 
 /* ---- each orphan's entries once more ---- */
 
 /* One orphan's entry, of those that name whole clusters. */
-typedef int (*entry_fn)(struct ox_walk *w, struct ox_orphan *o, uint64_t index, uint64_t host,
+typedef int (*entry_fn)(struct ox_salvage *s, struct ox_orphan *o, uint64_t index, uint64_t host,
 			void *arg);
 
-static int read_orphan_co(struct ox_walk *w, struct ox_orphan *o, struct ox_be64 *table,
+static int read_orphan_co(struct ox_salvage *s, struct ox_orphan *o, struct ox_be64 *table,
 			  entry_fn visit, void *arg)
 {
+	struct ox_walk *w = s->w;
 	unsigned words = ox_qcow2_l2_words(&w->v.h);
 	int r = ox_io_pread_co(w->v.io, table, w->v.cluster_bytes, o->cluster * w->v.cluster_bytes);
 
@@ -49,7 +45,7 @@ static int read_orphan_co(struct ox_walk *w, struct ox_orphan *o, struct ox_be64
 		struct ox_orphan_entry entry = ox_salvage_entry(w, o->cluster, &table[i * words]);
 
 		if (entry.names && entry.e.kind != OX_QCOW2_ENTRY_COMPRESSED)
-			r = visit(w, o, i, entry.e.host.bytes / w->v.cluster_bytes, arg);
+			r = visit(s, o, i, entry.e.host.bytes / w->v.cluster_bytes, arg);
 	}
 	return r;
 }
@@ -64,26 +60,20 @@ struct pair {
 struct pairs {
 	struct pair *items;
 	size_t count;
+	size_t room;
 };
 
-static int note_pair(struct ox_walk *w, struct ox_orphan *o, uint64_t index, uint64_t host,
+static int note_pair(struct ox_salvage *s, struct ox_orphan *o, uint64_t index, uint64_t host,
 		     void *arg)
 {
-	struct ox_orphan *child = ox_salvage_at(w->salvage, host);
+	struct ox_orphan *child = ox_salvage_at(s, host);
 	struct pairs *pairs = arg;
 
 	(void)index;
 	if (!child || pairs->count == MAX_PAIRS)
 		return 0;
-	/* Room is a power of two. */
-	if ((pairs->count & (pairs->count - 1)) == 0) {
-		size_t room = pairs->count ? 2 * pairs->count : 1;
-		struct pair *more = reallocarray(pairs->items, room, sizeof(*more));
-
-		if (!more)
-			return -ENOMEM;
-		pairs->items = more;
-	}
+	if (ox_grow(pairs->items, pairs->count, pairs->room, 64) < 0)
+		return -ENOMEM;
 	pairs->items[pairs->count++] = (struct pair){.parent = o, .child = child};
 	o->orphans++;
 	child->is_named = true;
@@ -116,9 +106,8 @@ static void drop_nested(struct ox_salvage *s, const struct pairs *pairs)
 	s->count = kept;
 }
 
-static int tell_nested_co(struct ox_walk *w, struct ox_be64 *table)
+static int tell_nested_co(struct ox_salvage *s, struct ox_be64 *table)
 {
-	struct ox_salvage *s = w->salvage;
 	struct pairs pairs = {0};
 	bool any = false;
 	int r = 0;
@@ -126,7 +115,7 @@ static int tell_nested_co(struct ox_walk *w, struct ox_be64 *table)
 	for (size_t i = 0; i < s->count; i++)
 		any |= ox_counts_get(&s->kept, s->orphans[i].cluster).state == OX_CELL_DATA;
 	for (size_t i = 0; i < s->count && any && r == 0; i++)
-		r = read_orphan_co(w, &s->orphans[i], table, note_pair, &pairs);
+		r = read_orphan_co(s, &s->orphans[i], table, note_pair, &pairs);
 	if (r == 0 && pairs.count > 0)
 		drop_nested(s, &pairs);
 	free(pairs.items);
@@ -141,72 +130,42 @@ struct shared {
 	struct ox_orphan *orphan;
 };
 
-struct ox_salvage_shared {
+struct all_shared {
+	struct ox_walk *w;
 	struct shared *items; /* by host */
 	size_t count;
+	size_t room;
 };
 
-static int note_shared(struct ox_walk *w, struct ox_orphan *o, uint64_t index, uint64_t host,
+static int note_shared(struct ox_salvage *s, struct ox_orphan *o, uint64_t index, uint64_t host,
 		       void *arg)
 {
-	struct ox_salvage_shared *all = arg;
+	struct all_shared *all = arg;
 	size_t before = all->count;
 
-	if (ox_counts_get(&w->k.cells, host).state == OX_CELL_NONE ||
+	if (ox_counts_get(&s->w->k.cells, host).state == OX_CELL_NONE ||
 	    (before >= MAX_SHARED && all->items[before - MAX_SHARED].orphan == o))
 		return 0;
-	if ((before & (before - 1)) == 0) {
-		size_t room = before ? 2 * before : 1;
-		struct shared *more = reallocarray(all->items, room, sizeof(*more));
-
-		if (!more)
-			return -ENOMEM;
-		all->items = more;
-	}
+	if (ox_grow(all->items, all->count, all->room, 64) < 0)
+		return -ENOMEM;
 	all->items[all->count++] = (struct shared){.host = host, .entry = index, .orphan = o};
 	return 0;
 }
 
-static int by_host(const void *one, const void *other)
+static int meet_named(void *arg, uint64_t cluster, struct ox_cell cell, struct ox_be64 *table)
 {
-	const struct shared *a = one;
-	const struct shared *b = other;
-
-	return (a->host > b->host) - (a->host < b->host);
-}
-
-static size_t find_shared(const struct ox_salvage_shared *all, uint64_t host)
-{
-	size_t low = 0;
-	size_t high = all->count;
-
-	while (low < high) {
-		size_t mid = low + (high - low) / 2;
-
-		if (all->items[mid].host < host)
-			low = mid + 1;
-		else
-			high = mid;
-	}
-	return low;
-}
-
-static int meet_named(struct ox_walk *w, uint64_t cluster, struct ox_cell cell,
-		      struct ox_be64 *table)
-{
-	const struct ox_salvage_shared *all = w->salvage->shared;
+	const struct all_shared *all = arg;
+	const struct ox_walk *w = all->w;
 	uint64_t place = ox_walk_place_of(w, cluster);
-	unsigned words = ox_qcow2_l2_words(&w->v.h);
 
 	(void)cell;
 	for (uint64_t i = 0; i < ox_qcow2_l2_entries(&w->v.h) && place != OX_WALK_NO_PLACE; i++) {
-		struct ox_qcow2_entry e =
-			ox_qcow2_l2_decode(&w->v.h, ox_be64_get(table[i * words]));
+		struct ox_qcow2_entry e = ox_view_l2_entry(&w->v, table, i);
 		uint64_t host = e.host.bytes / w->v.cluster_bytes;
 
 		if (e.kind != OX_QCOW2_ENTRY_DATA && e.kind != OX_QCOW2_ENTRY_ZERO_ALLOC)
 			continue;
-		for (size_t at = find_shared(all, host);
+		for (size_t at = ox_sorted_from(all->items, all->count, sizeof(*all->items), host);
 		     at < all->count && all->items[at].host == host; at++) {
 			if (all->items[at].entry == i)
 				all->items[at].orphan->index = ox_walk_place_index(place);
@@ -215,40 +174,38 @@ static int meet_named(struct ox_walk *w, uint64_t cluster, struct ox_cell cell,
 	return 0;
 }
 
-static int tell_places_co(struct ox_walk *w, struct ox_be64 *table)
+static int tell_places_co(struct ox_salvage *s, struct ox_be64 *table)
 {
-	struct ox_salvage *s = w->salvage;
-	struct ox_salvage_shared all = {0};
+	struct ox_walk *w = s->w;
+	struct all_shared all = {.w = s->w};
 	int r = 0;
 
 	for (size_t i = 0; i < s->count && r == 0; i++) {
 		if (s->orphans[i].unshared < ox_orphan_named(&s->orphans[i]))
-			r = read_orphan_co(w, &s->orphans[i], table, note_shared, &all);
+			r = read_orphan_co(s, &s->orphans[i], table, note_shared, &all);
 	}
 	/* A table that cannot be read has been told of, and keeps everything from being linked. */
 	if (r == 0 && all.count > 0 && w->j->totals.check_errors == 0) {
-		qsort(all.items, all.count, sizeof(*all.items), by_host);
-		s->shared = &all;
+		qsort(all.items, all.count, sizeof(*all.items), ox_sorted_compare);
 		r = ox_walk_place_tables_co(w);
 		if (r == 0)
-			r = ox_walk_l2_co(w, false, meet_named);
-		s->shared = NULL;
+			r = ox_walk_l2_co(w, OX_WAYS_ALL, meet_named, &all);
 	}
 	free(all.items);
 	return r;
 }
 
-int ox_salvage_relate_co(struct ox_walk *w)
+int ox_salvage_relate_co(struct ox_salvage *s)
 {
-	struct ox_be64 *table = ox_io_buffer(w->v.cluster_bytes);
+	struct ox_be64 *table = ox_io_buffer(s->w->v.cluster_bytes);
 	int r;
 
 	if (!table)
 		return -ENOMEM;
-	r = tell_nested_co(w, table);
+	r = tell_nested_co(s, table);
 	/* Of no use to those who link nothing. */
-	if (r == 0 && (w->salvage->opts->salvage || w->salvage->tells_places))
-		r = tell_places_co(w, table);
+	if (r == 0 && (s->opts->salvage || s->tells_places))
+		r = tell_places_co(s, table);
 	free(table);
 	return r;
 }

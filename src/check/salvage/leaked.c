@@ -29,8 +29,9 @@ struct ox_salvage_look {
 
 static int note_leak(void *arg, struct ox_slot *slot)
 {
-	struct ox_walk *w = arg;
-	struct ox_salvage_look *look = w->salvage->look;
+	struct ox_salvage *s = arg;
+	struct ox_walk *w = s->w;
+	struct ox_salvage_look *look = s->look;
 
 	if (slot->cell.state != OX_CELL_NONE || slot->stored == 0 ||
 	    slot->cluster >= w->v.file_bytes / w->v.cluster_bytes)
@@ -41,9 +42,10 @@ static int note_leak(void *arg, struct ox_slot *slot)
 }
 
 /* What lies wholly in holes of the file is no table, and takes no reading. */
-static int leave_out_holes_co(struct ox_walk *w)
+static int leave_out_holes_co(struct ox_salvage *s)
 {
-	struct ox_salvage_look *look = w->salvage->look;
+	struct ox_walk *w = s->w;
+	struct ox_salvage_look *look = s->look;
 	uint64_t end = w->v.file_bytes / w->v.cluster_bytes;
 	struct ox_io_extent extent = {0};
 	uint64_t known_to = 0;
@@ -68,16 +70,17 @@ static int leave_out_holes_co(struct ox_walk *w)
 	return 0;
 }
 
-static uint64_t first_bytes(const struct ox_walk *w)
+static uint64_t first_bytes(const struct ox_view *v)
 {
-	return ox_min_u64(FIRST_BYTES, w->v.cluster_bytes);
+	return ox_min_u64(FIRST_BYTES, v->cluster_bytes);
 }
 
 /* Of large clusters the beginning of one; else a run of whole ones. */
 static bool next_leaked(void *arg, struct ox_scan_item *ret)
 {
-	struct ox_walk *w = arg;
-	struct ox_salvage_look *look = w->salvage->look;
+	struct ox_salvage *s = arg;
+	struct ox_walk *w = s->w;
+	struct ox_salvage_look *look = s->look;
 	uint64_t end = w->v.file_bytes / w->v.cluster_bytes;
 	uint64_t first = ox_counts_next(&look->leaked, look->next, end);
 	size_t most = w->v.cluster_bytes > FIRST_BYTES ? 1 : ox_scan_item_max(w->v.cluster_bytes);
@@ -86,7 +89,7 @@ static bool next_leaked(void *arg, struct ox_scan_item *ret)
 		return false;
 	*ret = (struct ox_scan_item){.offset = first * w->v.cluster_bytes};
 	do {
-		ret->size_bytes += first_bytes(w);
+		ret->size_bytes += first_bytes(&w->v);
 		first++;
 	} while (ret->size_bytes + w->v.cluster_bytes <= most &&
 		 ox_counts_next(&look->leaked, first, first + 1) == first);
@@ -105,7 +108,7 @@ static bool is_zero(const uint8_t *bytes, uint64_t count)
 static bool begins_well(const struct ox_walk *w, uint64_t cluster, const struct ox_be64 *table)
 {
 	unsigned words = ox_qcow2_l2_words(&w->v.h);
-	uint64_t entries = first_bytes(w) / 8 / words;
+	uint64_t entries = first_bytes(&w->v) / 8 / words;
 	uint64_t damaged = 0;
 	uint64_t used = 0;
 
@@ -116,31 +119,32 @@ static bool begins_well(const struct ox_walk *w, uint64_t cluster, const struct 
 	return 2 * damaged <= used;
 }
 
-static int judge_co(struct ox_walk *w, uint64_t cluster, const uint8_t *bytes)
+static int judge_co(struct ox_salvage *s, uint64_t cluster, const uint8_t *bytes)
 {
 	const struct ox_be64 *table = (const struct ox_be64 *)bytes;
 	struct ox_orphan orphan;
 	const char *why = NULL;
-	int r = ox_salvage_judge_co(w, cluster, table, &orphan, &why);
+	int r = ox_salvage_judge_co(s, cluster, table, &orphan, &why);
 
 	if (r < 0 || why || (!ox_orphan_is_sure(&orphan, 0) && !ox_orphan_is_sure(&orphan, 1)))
 		return r;
-	return ox_salvage_add(w, &orphan, table);
+	return ox_salvage_add(s, &orphan, table);
 }
 
-static int look_at_co(struct ox_walk *w, uint64_t cluster, const uint8_t *bytes)
+static int look_at_co(struct ox_salvage *s, uint64_t cluster, const uint8_t *bytes)
 {
-	struct ox_salvage_look *look = w->salvage->look;
-	bool begins_zero = is_zero(bytes, first_bytes(w));
+	struct ox_walk *w = s->w;
+	struct ox_salvage_look *look = s->look;
+	bool begins_zero = is_zero(bytes, first_bytes(&w->v));
 	int r;
 
 	if (!begins_zero && !begins_well(w, cluster, (const struct ox_be64 *)bytes))
 		return 0;
 	if (w->v.cluster_bytes <= FIRST_BYTES)
-		return begins_zero ? 0 : judge_co(w, cluster, bytes);
+		return begins_zero ? 0 : judge_co(s, cluster, bytes);
 	look->read_bytes += w->v.cluster_bytes;
 	if (look->read_bytes > MOST_BYTES) {
-		w->salvage->unsearched = look->count;
+		s->unsearched = look->count;
 		return 0;
 	}
 	r = ox_io_pread_co(w->v.io, look->whole, w->v.cluster_bytes, cluster * w->v.cluster_bytes);
@@ -148,22 +152,23 @@ static int look_at_co(struct ox_walk *w, uint64_t cluster, const uint8_t *bytes)
 		return r == -ENOMEM ? r : 0;
 	return begins_zero && is_zero(look->whole, w->v.cluster_bytes)
 		       ? 0
-		       : judge_co(w, cluster, look->whole);
+		       : judge_co(s, cluster, look->whole);
 }
 
 static int look_at_item_co(void *arg, const struct ox_scan_item *item, uint8_t *bytes, int error)
 {
-	struct ox_walk *w = arg;
+	struct ox_salvage *s = arg;
+	struct ox_walk *w = s->w;
 	int r = error == -ENOMEM ? error : 0;
 
 	for (uint64_t at = 0; at < item->size_bytes && r == 0; at += w->v.cluster_bytes) {
-		int failed = error ? ox_io_pread_co(w->v.io, bytes + at, first_bytes(w),
+		int failed = error ? ox_io_pread_co(w->v.io, bytes + at, first_bytes(&w->v),
 						    item->offset + at)
 				   : 0;
 
 		/* Nobody misses what nothing names. */
 		if (failed == 0)
-			r = look_at_co(w, (item->offset + at) / w->v.cluster_bytes, bytes + at);
+			r = look_at_co(s, (item->offset + at) / w->v.cluster_bytes, bytes + at);
 		else if (failed == -ENOMEM)
 			r = failed;
 	}
@@ -172,35 +177,36 @@ static int look_at_item_co(void *arg, const struct ox_scan_item *item, uint8_t *
 
 /* ---- all of them ---- */
 
-static int search_co(struct ox_walk *w)
+static int search_co(struct ox_salvage *s)
 {
+	struct ox_walk *w = s->w;
 	static const struct ox_scan_ops ops = {.next = next_leaked, .visit_co = look_at_item_co};
-	struct ox_salvage_look *look = w->salvage->look;
-	int r = ox_slots_co(&w->k, OX_SLOTS_LOWER, note_leak, w);
+	struct ox_salvage_look *look = s->look;
+	int r = ox_slots_co(&w->k, OX_SLOTS_LOWER, note_leak, s);
 
 	if (r == 0)
-		r = leave_out_holes_co(w);
+		r = leave_out_holes_co(s);
 	if (r < 0 || look->count == 0)
 		return r;
-	look->read_bytes = look->count * first_bytes(w);
+	look->read_bytes = look->count * first_bytes(&w->v);
 	if (look->read_bytes > MOST_BYTES) {
-		w->salvage->unsearched = look->count;
+		s->unsearched = look->count;
 		return 0;
 	}
 	look->whole = ox_io_buffer(w->v.cluster_bytes);
-	r = look->whole ? ox_salvage_prepare(w) : -ENOMEM;
+	r = look->whole ? ox_salvage_prepare(s) : -ENOMEM;
 	if (r == 0)
-		r = ox_scan_co(w->v.io, w->v.cluster_bytes, &ops, w);
-	ox_salvage_finish(w);
-	if (w->salvage->too_many)
-		w->salvage->unsearched = look->count;
+		r = ox_scan_co(w->v.io, w->v.cluster_bytes, &ops, s);
+	ox_salvage_finish(s);
+	if (s->too_many)
+		s->unsearched = look->count;
 	return r;
 }
 
 /* Leaves those that are sure also beside each other, and keeps what they name and nothing else. */
-static int leave_sure_co(struct ox_walk *w)
+static int leave_sure_co(struct ox_salvage *s)
 {
-	struct ox_salvage *s = w->salvage;
+	struct ox_walk *w = s->w;
 	size_t sure = 0;
 	int r;
 
@@ -217,7 +223,7 @@ static int leave_sure_co(struct ox_walk *w)
 		r = ox_io_pread_co(w->v.io, s->look->whole, w->v.cluster_bytes,
 				   cluster * w->v.cluster_bytes);
 		if (r == 0)
-			r = ox_salvage_keep(w, cluster, (const struct ox_be64 *)s->look->whole);
+			r = ox_salvage_keep(s, cluster, (const struct ox_be64 *)s->look->whole);
 		s->has_damaged |= s->orphans[i].damaged > 0;
 	}
 	return r;
@@ -227,28 +233,29 @@ static int leave_sure_co(struct ox_walk *w)
  * Where something cannot be followed nothing is freed. In a dirty image a table that was freed may
  * still be counted, and the recovery at its next opening frees it.
  */
-static bool is_worth_it(const struct ox_walk *w)
+static bool is_worth_it(const struct ox_salvage *s)
 {
+	const struct ox_walk *w = s->w;
 	/* A table, and what it names. */
-	return w->leaks > 1 && w->j->structural == w->j->seen[OX_FOUND_OVERFLOW] &&
+	return s->g->leaks > 1 && w->j->structural == w->j->seen[OX_FOUND_OVERFLOW] &&
 	       !w->v.is_foreign && !w->v.has_data_file && !w->v.dirty;
 }
 
-static int look_co(struct ox_walk *w, struct ox_salvage *s)
+static int look_co(struct ox_salvage *s)
 {
 	struct ox_salvage_look look = {0};
-	int r = ox_counts_init(&s->kept, w->v.file_clusters + 1);
+	uint64_t clusters = s->w->v.file_clusters + 1;
+	int r = ox_counts_init(&s->kept, clusters);
 
-	w->salvage = s;
 	s->look = &look;
 	if (r == 0)
-		r = ox_counts_init(&look.leaked, w->v.file_clusters + 1);
+		r = ox_counts_init(&look.leaked, clusters);
 	if (r == 0)
-		r = search_co(w);
+		r = search_co(s);
 	if (r == 0 && s->count > 0)
-		r = ox_salvage_relate_co(w);
+		r = ox_salvage_relate_co(s);
 	if (r == 0 && s->count > 0)
-		r = leave_sure_co(w);
+		r = leave_sure_co(s);
 	ox_counts_free(&look.leaked);
 	free(look.whole);
 	s->look = NULL;
@@ -256,50 +263,38 @@ static int look_co(struct ox_walk *w, struct ox_salvage *s)
 	return r;
 }
 
-int ox_salvage_look_co(struct ox_walk *w, struct ox_salvage *s)
+int ox_salvage_look_co(struct ox_salvage *s)
 {
-	ox_salvage_forget(s);
-	/* What an earlier walk of this repair freed without a search is told at the end. */
-	if (s->unsearched > 0)
-		w->salvage = s;
-	if (s->opts->free_lost_tables || !is_worth_it(w))
+	if (s->opts->salvage || s->has_looked)
 		return 0;
-	return look_co(w, s);
+	ox_salvage_forget(s);
+	s->has_looked = true;
+	return s->opts->free_lost_tables || !is_worth_it(s) ? 0 : look_co(s);
 }
 
-int ox_salvage_link_sure_co(struct ox_walk *w, struct ox_salvage *s, bool *ret_again,
-			    struct ox_error **err)
+int ox_salvage_link_sure_co(struct ox_salvage *s, bool *ret_again, struct ox_error **err)
 {
+	const struct ox_walk *w = s->w;
 	uint64_t unsearched = s->unsearched;
 	int r;
 
-	if (s->opts->free_lost_tables || w->bad_l1_entries == 0 || w->leaks < 2 ||
-	    w->v.is_foreign || w->v.has_data_file)
+	if (s->opts->free_lost_tables || w->bad_l1_entries == 0 || s->g->leaks < 2 ||
+	    w->v.is_foreign || w->v.has_data_file || ox_seen_hides_trees(w->j))
 		return 0;
 	ox_salvage_forget(s);
 	s->tells_places = true;
-	r = look_co(w, s);
+	r = look_co(s);
 	if (r == 0 && s->count > 0)
 		r = ox_counts_init(&s->crossed, w->v.file_clusters + 1);
 	if (r == 0 && s->count > 0)
-		r = ox_salvage_fit_co(w);
+		r = ox_salvage_fit_co(s);
 	if (r < 0)
 		return ox_error_set_errno(err, r, "Could not salvage '%s'", w->v.io->name);
 	if (s->count > 0)
-		r = ox_salvage_link_co(w, ret_again, err);
+		r = ox_salvage_link_co(s, ret_again, err);
 	/* What has a choice is as it would be without. */
 	ox_salvage_forget(s);
 	s->unsearched = unsearched;
 	s->found = 0;
-	w->salvage = NULL;
 	return r;
-}
-
-const char *ox_salvage_why_kept(const struct ox_walk *w)
-{
-	return w->salvage->opts->salvage
-		       ? "it belongs to an L2 table that nothing names: link that, or repair "
-			 "without --salvage"
-		       : "it may belong to a lost L2 table: --salvage links it, --salvage=none "
-			 "frees it";
 }

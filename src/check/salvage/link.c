@@ -10,7 +10,6 @@
 #include <string.h>
 
 #include "base/arith.h"
-#include "check/mend/seen.h"
 #include "check/salvage/salvage.h"
 
 struct link {
@@ -23,6 +22,7 @@ struct link {
 };
 
 struct links {
+	struct ox_salvage *s;
 	struct ox_walk *w;
 	struct link *items;
 	size_t count;
@@ -32,10 +32,11 @@ struct links {
 
 /* ---- telling ---- */
 
-static void tell_table(const struct ox_walk *w, const struct ox_orphan *o,
+static void tell_table(const struct ox_salvage *s, const struct ox_orphan *o,
 		       const struct ox_l1_gap *gap, uint64_t fits, bool linked)
 {
-	const struct ox_check_options *opts = w->salvage->opts;
+	const struct ox_walk *w = s->w;
+	const struct ox_check_options *opts = s->opts;
 	struct ox_lost_table table = {
 		.host_offset = o->cluster * w->v.cluster_bytes,
 		.guest_clusters = ox_orphan_named(o),
@@ -59,8 +60,9 @@ static void tell_table(const struct ox_walk *w, const struct ox_orphan *o,
 		opts->lost_table(opts->opaque, &table);
 }
 
-static void tell_linked(struct ox_walk *w, const struct link *link)
+static void tell_linked(struct ox_salvage *s, const struct link *link)
 {
+	struct ox_walk *w = s->w;
 	uint64_t span = ox_view_l1_span(&w->v);
 	struct ox_found what = {.a = link->cluster * w->v.cluster_bytes,
 				.b = ox_orphan_named(&link->orphan),
@@ -81,17 +83,18 @@ static void tell_linked(struct ox_walk *w, const struct link *link)
 		ox_journal_mended(w->j, id, entry);
 	}
 	ox_journal_mended(w->j, OX_FOUND_ORPHAN_TABLE, what);
-	tell_table(w, &link->orphan, &link->gap, 1, true);
-	w->salvage->linked++;
+	tell_table(s, &link->orphan, &link->gap, 1, true);
+	s->linked++;
 }
 
-static void describe_place(const struct ox_walk *w, const struct ox_orphan *o,
+static void describe_place(const struct ox_salvage *s, const struct ox_orphan *o,
 			   const struct ox_l1_gap *gap, uint64_t fits, char *to, size_t room)
 {
+	const struct ox_walk *w = s->w;
 	const char *whose = gap && gap->tree ? " of a snapshot" : "";
-	uint64_t empty = w->v.trees[0].l1_entries - w->salvage->used_entries;
+	uint64_t empty = w->v.trees[0].l1_entries - s->used_entries;
 
-	if (!w->salvage->opts->salvage)
+	if (!s->opts->salvage)
 		snprintf(to, room, "the counts tell that something named it");
 	else if (o->taken > 0)
 		snprintf(to, room, "others name %" PRIu32 " of its clusters", o->taken);
@@ -109,21 +112,21 @@ static void describe_place(const struct ox_walk *w, const struct ox_orphan *o,
 			 w->v.trees[0].l1_entries);
 }
 
-static void describe(const struct ox_walk *w, const struct ox_orphan *o,
+static void describe(const struct ox_salvage *s, const struct ox_orphan *o,
 		     const struct ox_l1_gap *gap, uint64_t fits, char *to, size_t room)
 {
 	size_t used;
 
-	describe_place(w, o, gap, fits, to, room);
+	describe_place(s, o, gap, fits, to, room);
 	used = strlen(to);
 	if (o->damaged > 0)
 		snprintf(to + used, room - used, "; %" PRIu32 " of its entries %s damaged",
 			 o->damaged, o->damaged == 1 ? "is" : "are");
 }
 
-void ox_salvage_report(struct ox_walk *w)
+void ox_salvage_report(struct ox_salvage *s)
 {
-	const struct ox_salvage *s = w->salvage;
+	struct ox_walk *w = s->w;
 
 	if (s->unsearched > 0)
 		ox_journal_found(w->j, OX_FOUND_LEAKS_UNSEARCHED, OX_FOUND(.a = s->unsearched));
@@ -141,37 +144,34 @@ void ox_salvage_report(struct ox_walk *w)
 			if (s->gaps[g].orphan == o)
 				gap = &s->gaps[g];
 		}
-		describe(w, o, gap, fits, text, sizeof(text));
+		describe(s, o, gap, fits, text, sizeof(text));
 		what.word = text;
 		ox_journal_found(w->j, OX_FOUND_ORPHAN_TABLE, what);
-		tell_table(w, o, gap, fits, false);
+		tell_table(s, o, gap, fits, false);
 	}
 }
 
 /* ---- what is to be linked ---- */
 
 /* Why nothing can be; NULL where it can. */
-static const char *why_none(const struct ox_walk *w)
+static const char *why_none(const struct ox_view *v)
 {
-	if (w->v.is_foreign)
+	if (v->is_foreign)
 		return "the image has features that are not known";
-	if (w->v.has_data_file)
+	if (v->has_data_file)
 		return "its clusters lie in another file";
-	if (ox_seen_hides_trees(w->j))
+	if (ox_seen_hides_trees(v->j))
 		return "there are tables that cannot be seen, and it may be theirs";
-	for (size_t i = 0; i < OX_QCOW2_FAULT_COUNT; i++) {
-		if (w->v.faults.found[i])
-			return "the header is damaged";
-	}
-	return NULL;
+	return ox_view_has_fault_but(v, OX_QCOW2_FAULT_COUNT) ? "the header is damaged" : NULL;
 }
 
 /* The L1 entry that the user named: damaged, or zero. */
-static int take_entry_co(struct ox_walk *w, uint64_t index, struct ox_l1_gap *ret,
+static int take_entry_co(struct ox_salvage *s, uint64_t index, struct ox_l1_gap *ret,
 			 struct ox_error **err)
 {
+	struct ox_walk *w = s->w;
 	uint64_t at = w->v.trees[0].l1_offset + index * 8;
-	const struct ox_l1_gap *gap = ox_salvage_gap(w->salvage, 0, index);
+	const struct ox_l1_gap *gap = ox_salvage_gap(s, 0, index);
 	struct ox_be64 raw;
 	int r;
 
@@ -195,17 +195,17 @@ static int take_entry_co(struct ox_walk *w, uint64_t index, struct ox_l1_gap *re
 	return 0;
 }
 
-static int refuse(const struct ox_walk *w, uint64_t cluster, const char *why, struct ox_error **err)
+static int refuse(const struct ox_view *v, uint64_t cluster, const char *why, struct ox_error **err)
 {
 	return ox_error_set(err, -EINVAL, "The cluster at 0x%" PRIx64 " is not linked: %s",
-			    cluster * w->v.cluster_bytes, why);
+			    cluster * v->cluster_bytes, why);
 }
 
 static int add_by_hand_co(struct links *l, const struct ox_table_link *asked, struct ox_error **err)
 {
 	struct ox_walk *w = l->w;
 	struct link link = {.cluster = asked->host_offset / w->v.cluster_bytes, .by_hand = true};
-	const char *why = why_none(w);
+	const char *why = why_none(&w->v);
 	int r;
 
 	if (asked->host_offset % w->v.cluster_bytes != 0)
@@ -217,8 +217,8 @@ static int add_by_hand_co(struct links *l, const struct ox_table_link *asked, st
 	if (!why && ox_counts_get(&w->k.cells, link.cluster).state != OX_CELL_NONE)
 		why = "it is in use";
 	if (why)
-		return refuse(w, link.cluster, why, err);
-	r = take_entry_co(w, asked->l1_index, &link.gap, err);
+		return refuse(&w->v, link.cluster, why, err);
+	r = take_entry_co(l->s, asked->l1_index, &link.gap, err);
 	if (r == 0)
 		l->items[l->count++] = link;
 	return r;
@@ -236,7 +236,7 @@ static bool is_listed(const struct links *l, const struct ox_l1_gap *gap)
 
 static int list_co(struct links *l, struct ox_error **err)
 {
-	struct ox_salvage *s = l->w->salvage;
+	struct ox_salvage *s = l->s;
 	size_t by_hand = s->by_hand_done ? 0 : s->opts->link_count;
 	int r = 0;
 
@@ -245,7 +245,7 @@ static int list_co(struct links *l, struct ox_error **err)
 		return ox_error_set(err, -ENOMEM, "Out of memory");
 	for (size_t i = 0; i < by_hand && r == 0; i++)
 		r = add_by_hand_co(l, &s->opts->links[i], err);
-	for (size_t i = 0; i < s->gap_count && r == 0 && !why_none(l->w); i++) {
+	for (size_t i = 0; i < s->gap_count && r == 0 && !why_none(&l->w->v); i++) {
 		if (s->gaps[i].orphan && !is_listed(l, &s->gaps[i]))
 			l->items[l->count++] = (struct link){
 				.gap = s->gaps[i],
@@ -258,10 +258,11 @@ static int list_co(struct links *l, struct ox_error **err)
 /* ---- one table ---- */
 
 /* Whether a count is one when all that is counted now is durable; its block then raises it. */
-static int is_single_co(struct ox_walk *w, uint64_t cluster, bool *ret)
+static int is_single_co(struct ox_salvage *s, uint64_t cluster, bool *ret)
 {
+	struct ox_walk *w = s->w;
 	uint64_t stored = 0;
-	int r = ox_stored_count_co(&w->k, &w->salvage->stored, cluster, &stored);
+	int r = ox_stored_count_co(&w->k, &s->stored, cluster, &stored);
 
 	if (r == -ENOMEM)
 		return r;
@@ -271,8 +272,9 @@ static int is_single_co(struct ox_walk *w, uint64_t cluster, bool *ret)
 }
 
 /* Gives the entries of a table of the disk the COPIED bits that the counts call for (D2). */
-static int settle_copied_co(struct ox_walk *w, const struct link *link, struct ox_be64 *table)
+static int settle_copied_co(struct ox_salvage *s, const struct link *link, struct ox_be64 *table)
 {
+	struct ox_walk *w = s->w;
 	unsigned words = ox_qcow2_l2_words(&w->v.h);
 	bool changed = false;
 
@@ -289,11 +291,11 @@ static int settle_copied_co(struct ox_walk *w, const struct link *link, struct o
 		if (e.kind == OX_QCOW2_ENTRY_COMPRESSED) {
 			uint64_t last = e.host.bytes + e.compressed_bytes - 1;
 
-			r = is_single_co(w, e.host.bytes / w->v.cluster_bytes, &single);
+			r = is_single_co(s, e.host.bytes / w->v.cluster_bytes, &single);
 			if (r == 0)
-				r = is_single_co(w, last / w->v.cluster_bytes, &single);
+				r = is_single_co(s, last / w->v.cluster_bytes, &single);
 		} else {
-			r = is_single_co(w, e.host.bytes / w->v.cluster_bytes, &single);
+			r = is_single_co(s, e.host.bytes / w->v.cluster_bytes, &single);
 			if (link->gap.tree == 0 && single != e.copied) {
 				table[i * words] = ox_be64(raw ^ OX_QCOW2_COPIED);
 				changed = true;
@@ -332,9 +334,9 @@ static int count_table_co(struct links *l, struct link *link)
 	if (r > 0)
 		r = ox_walk_count_l2_table_co(w, link->cluster, cell, l->table);
 	if (r == 0)
-		r = is_single_co(w, link->cluster, &single);
+		r = is_single_co(l->s, link->cluster, &single);
 	if (r == 0)
-		r = settle_copied_co(w, link, l->table);
+		r = settle_copied_co(l->s, link, l->table);
 	link->raw = link->cluster * w->v.cluster_bytes |
 		    (link->gap.tree == 0 && single ? OX_QCOW2_COPIED : 0);
 	link->is_ready = r == 0;
@@ -365,7 +367,7 @@ static int make_ready_co(struct links *l, struct link *link, struct ox_error **e
 		r = ox_io_pread_co(w->v.io, l->table, w->v.cluster_bytes,
 				   link->cluster * w->v.cluster_bytes);
 		if (r == 0)
-			r = ox_salvage_judge_co(w, link->cluster, l->table, &link->orphan, &why);
+			r = ox_salvage_judge_co(l->s, link->cluster, l->table, &link->orphan, &why);
 	}
 	if (r == -ENOMEM)
 		return ox_error_set(err, r, "Out of memory");
@@ -374,7 +376,7 @@ static int make_ready_co(struct links *l, struct link *link, struct ox_error **e
 	if (!why && !can_count(l, &link->orphan))
 		why = "its counts cannot be made while other damage is there: repair that first";
 	if (why)
-		return link->by_hand ? refuse(w, link->cluster, why, err) : 0;
+		return link->by_hand ? refuse(&w->v, link->cluster, why, err) : 0;
 	l->lacks_block |= link->orphan.lacks_block;
 	r = count_table_co(l, link);
 	return r < 0 ? ox_error_set_errno(err, r, "Could not salvage '%s'", w->v.io->name) : 0;
@@ -385,16 +387,16 @@ static int make_ready_co(struct links *l, struct link *link, struct ox_error **e
 static int publish_co(struct links *l)
 {
 	struct ox_walk *w = l->w;
-	struct ox_walk_plan plan = {0};
-	int r = l->lacks_block ? ox_walk_plan_blocks(w, &plan) : 0;
+	struct ox_plan plan = {0};
+	int r = l->lacks_block ? ox_plan_make(l->s->m, &plan) : 0;
 
 	/* There are more clusters than any refcount table can count. */
 	if (r == 0 && l->lacks_block && plan.count == 0)
 		r = -EFBIG;
 	if (r == 0)
-		r = plan.count > 0 ? ox_walk_publish_counts_co(w, &plan)
-				   : ox_walk_raise_counts_co(w);
-	ox_walk_plan_free(&plan);
+		r = plan.count > 0 ? ox_mend_publish_counts_co(w, &plan)
+				   : ox_mend_raise_counts_co(w);
+	ox_plan_free(&plan);
 	return r;
 }
 
@@ -438,30 +440,30 @@ static int link_all_co(struct links *l, bool *ret_again, struct ox_error **err)
 		return ox_error_set_errno(err, r, "Could not repair '%s'", l->w->v.io->name);
 	for (size_t i = 0; i < l->count; i++) {
 		if (l->items[i].is_ready)
-			tell_linked(l->w, &l->items[i]);
+			tell_linked(l->s, &l->items[i]);
 	}
 	/* Its count is right now, and it looks like any other. */
-	for (size_t i = 0; i < l->w->salvage->gap_count; i++)
-		l->w->salvage->is_unsettled |= l->w->salvage->gaps[i].is_empty;
+	for (size_t i = 0; i < l->s->gap_count; i++)
+		l->s->is_unsettled |= l->s->gaps[i].is_empty;
 	*ret_again = true;
 	return 0;
 }
 
-int ox_salvage_link_co(struct ox_walk *w, bool *ret_again, struct ox_error **err)
+int ox_salvage_link_co(struct ox_salvage *s, bool *ret_again, struct ox_error **err)
 {
-	struct links l = {.w = w, .table = ox_io_buffer(w->v.cluster_bytes)};
-	int r = l.table ? ox_salvage_prepare(w) : -ENOMEM;
+	struct links l = {.s = s, .w = s->w, .table = ox_io_buffer(s->w->v.cluster_bytes)};
+	int r = l.table ? ox_salvage_prepare(s) : -ENOMEM;
 
 	if (r < 0)
 		ox_error_set(err, r, "Out of memory");
 	else
 		r = list_co(&l, err);
-	w->salvage->is_linking = true;
+	s->is_linking = true;
 	if (r == 0 && l.count > 0)
 		r = link_all_co(&l, ret_again, err);
-	w->salvage->is_linking = false;
-	w->salvage->by_hand_done = true;
-	ox_salvage_finish(w);
+	s->is_linking = false;
+	s->by_hand_done = true;
+	ox_salvage_finish(s);
 	free(l.items);
 	free(l.table);
 	return r;

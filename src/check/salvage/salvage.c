@@ -6,7 +6,8 @@
 #include <stdlib.h>
 
 #include "base/arith.h"
-#include "check/mend/seen.h"
+#include "base/grow.h"
+#include "base/sorted.h"
 #include "check/scan/scan.h"
 
 /* ---- one cluster's bytes ---- */
@@ -53,14 +54,6 @@ static void count_entry(const struct ox_orphan_entry *entry, struct ox_orphan *o
 	o->zeros += !entry->names && entry->is_zero;
 }
 
-static int compare_words(const void *one, const void *other)
-{
-	const uint64_t *a = one;
-	const uint64_t *b = other;
-
-	return (*a > *b) - (*a < *b);
-}
-
 /* Whether a cluster is there twice. Counts runs on the way, before the order is changed. */
 static bool has_repeats(uint64_t *hosts, uint32_t count, uint32_t *ret_runs)
 {
@@ -73,7 +66,7 @@ static bool has_repeats(uint64_t *hosts, uint32_t count, uint32_t *ret_runs)
 	}
 	if (ascends)
 		return false;
-	qsort(hosts, count, sizeof(*hosts), compare_words);
+	qsort(hosts, count, sizeof(*hosts), ox_sorted_compare);
 	for (uint32_t i = 1; i < count; i++) {
 		if (hosts[i] == hosts[i - 1])
 			return true;
@@ -88,13 +81,14 @@ static const char *why_damaged(const struct ox_orphan_entry *entry)
 }
 
 /* The bytes alone: no I/O, and soon over for nearly everything that is no table. */
-static const char *judge_bytes(struct ox_walk *w, uint64_t cluster, const struct ox_be64 *table,
+static const char *judge_bytes(struct ox_salvage *s, uint64_t cluster, const struct ox_be64 *table,
 			       struct ox_orphan *o)
 {
+	struct ox_walk *w = s->w;
 	unsigned words = ox_qcow2_l2_words(&w->v.h);
 	uint64_t entries = ox_qcow2_l2_entries(&w->v.h);
 	uint64_t most = ox_min_u64(LOST_BYTES / 8 / words, entries / 2);
-	uint64_t *hosts = w->salvage->hosts;
+	uint64_t *hosts = s->hosts;
 	const char *why = NULL;
 	uint32_t used = 0;
 	uint32_t data = 0;
@@ -136,9 +130,10 @@ struct claim {
 	const char *why; /* it cannot be an entry */
 };
 
-static int weigh_cluster_co(struct ox_walk *w, uint64_t cluster, struct ox_orphan *o,
+static int weigh_cluster_co(struct ox_salvage *s, uint64_t cluster, struct ox_orphan *o,
 			    struct claim *claim)
 {
+	struct ox_walk *w = s->w;
 	struct ox_cell cell = ox_counts_get(&w->k.cells, cluster);
 	uint64_t index = cluster / w->k.rc.block_entries;
 	uint64_t stored = 0;
@@ -146,17 +141,15 @@ static int weigh_cluster_co(struct ox_walk *w, uint64_t cluster, struct ox_orpha
 	int r;
 
 	/* What an L1 entry takes for a table, and is none, may be what this one names. */
-	if (!w->salvage->is_linking && ox_cell_is_l2(cell) && !ox_cell_is_broken(cell) &&
-	    cell.count == 1 && ox_walk_is_no_table(w, cluster))
+	if (!s->is_linking && ox_cell_is_l2(cell) && !ox_cell_is_broken(cell) && cell.count == 1 &&
+	    ox_walk_is_no_table(w, cluster))
 		cell = (struct ox_cell){0};
 	if (cell.state == OX_CELL_META || ox_cell_is_l2(cell)) {
 		claim->why = "it names clusters that hold tables";
 		return 0;
 	}
 	/* Without a refcount table nothing is counted, and that says nothing. */
-	r = w->k.rc.index_count > 0
-		    ? ox_stored_count_co(&w->k, &w->salvage->stored, cluster, &stored)
-		    : 0;
+	r = w->k.rc.index_count > 0 ? ox_stored_count_co(&w->k, &s->stored, cluster, &stored) : 0;
 	if (r == -ENOMEM)
 		return r;
 	o->lacks_block |=
@@ -169,9 +162,10 @@ static int weigh_cluster_co(struct ox_walk *w, uint64_t cluster, struct ox_orpha
 	return 0;
 }
 
-static int weigh_entry_co(struct ox_walk *w, const struct ox_orphan_entry *entry,
+static int weigh_entry_co(struct ox_salvage *s, const struct ox_orphan_entry *entry,
 			  struct ox_orphan *o, const char **ret_why)
 {
+	struct ox_walk *w = s->w;
 	const struct ox_qcow2_entry *e = &entry->e;
 	bool is_stream = e->kind == OX_QCOW2_ENTRY_COMPRESSED;
 	uint64_t size_bytes = is_stream ? e->compressed_bytes : w->v.cluster_bytes;
@@ -179,7 +173,7 @@ static int weigh_entry_co(struct ox_walk *w, const struct ox_orphan_entry *entry
 	struct claim claim = {.unshared = true, .counted = true, .is_single = true};
 
 	for (uint64_t c = e->host.bytes / w->v.cluster_bytes; c <= last && !claim.why; c++) {
-		int r = weigh_cluster_co(w, c, o, &claim);
+		int r = weigh_cluster_co(s, c, o, &claim);
 
 		if (r < 0)
 			return r;
@@ -196,9 +190,10 @@ static int weigh_entry_co(struct ox_walk *w, const struct ox_orphan_entry *entry
 	return 0;
 }
 
-static int weigh_table_co(struct ox_walk *w, const struct ox_be64 *table, struct ox_orphan *o,
+static int weigh_table_co(struct ox_salvage *s, const struct ox_be64 *table, struct ox_orphan *o,
 			  const char **ret_why)
 {
+	struct ox_walk *w = s->w;
 	unsigned words = ox_qcow2_l2_words(&w->v.h);
 	int r = 0;
 
@@ -206,13 +201,13 @@ static int weigh_table_co(struct ox_walk *w, const struct ox_be64 *table, struct
 		struct ox_orphan_entry entry = ox_salvage_entry(w, o->cluster, &table[i * words]);
 
 		if (entry.names)
-			r = weigh_entry_co(w, &entry, o, ret_why);
+			r = weigh_entry_co(s, &entry, o, ret_why);
 	}
 	return r;
 }
 
 /* What it names must, for the most part, be what it alone names, or what is counted for it. */
-static const char *judge_whole(const struct ox_walk *w, const struct ox_orphan *o)
+static const char *judge_whole(const struct ox_view *v, const struct ox_orphan *o)
 {
 	uint32_t named = ox_orphan_named(o);
 	bool is_counted = o->stored != OX_STORED_UNKNOWN && o->stored > 0;
@@ -221,45 +216,46 @@ static const char *judge_whole(const struct ox_walk *w, const struct ox_orphan *
 	    (2 * o->unshared <= named && 2 * o->counted <= named))
 		return "it is an old copy of another table: what it names is in use";
 	/* A list of clusters that is not the disk's: a bitmap's, a refcount table. */
-	if (w->v.tree_count == 1 && !ox_seen_hides_trees(w->j) && o->copied + o->streams == 0)
+	if (v->tree_count == 1 && !ox_seen_hides_trees(v->j) && o->copied + o->streams == 0)
 		return "none of its entries has COPIED, and no snapshot can have owned it";
 	return NULL;
 }
 
 /* Of a table with damage: either what is left is sure, or the damage is slight, and what is left is
  * counted for the most part; a dirty image's counts may be behind. */
-static const char *judge_damage(const struct ox_walk *w, const struct ox_orphan *o)
+static const char *judge_damage(const struct ox_view *v, const struct ox_orphan *o)
 {
 	uint32_t named = ox_orphan_named(o);
 	bool is_counted = o->stored != OX_STORED_UNKNOWN && o->stored > 0;
 	bool is_slight = 8 * o->damaged <= o->used && ox_orphan_is_telling(o);
 
 	if (o->damaged == 0 || ox_orphan_is_sure(o, 0) || ox_orphan_is_sure(o, 1) ||
-	    (is_slight && (w->v.dirty || (is_counted && 2 * o->counted > named))))
+	    (is_slight && (v->dirty || (is_counted && 2 * o->counted > named))))
 		return NULL;
 	return "parts of it are no entries, and too little speaks for the rest";
 }
 
-int ox_salvage_judge_co(struct ox_walk *w, uint64_t cluster, const struct ox_be64 *table,
+int ox_salvage_judge_co(struct ox_salvage *s, uint64_t cluster, const struct ox_be64 *table,
 			struct ox_orphan *ret, const char **ret_why)
 {
+	struct ox_walk *w = s->w;
 	struct ox_orphan o = {.cluster = cluster, .index = OX_WALK_NO_PLACE};
 	struct claim own = {0};
-	const char *why = judge_bytes(w, cluster, table, &o);
+	const char *why = judge_bytes(s, cluster, table, &o);
 	int r = 0;
 
 	if (!why)
-		r = weigh_table_co(w, table, &o, &why);
+		r = weigh_table_co(s, table, &o, &why);
 	if (r == 0 && !why) {
 		o.stored = OX_STORED_UNKNOWN;
-		r = weigh_cluster_co(w, cluster, &o, &own);
+		r = weigh_cluster_co(s, cluster, &o, &own);
 		if (r == 0 && w->k.rc.index_count > 0)
-			r = ox_stored_count_co(&w->k, &w->salvage->stored, cluster, &o.stored);
+			r = ox_stored_count_co(&w->k, &s->stored, cluster, &o.stored);
 		if (r != -ENOMEM)
 			r = 0;
-		why = judge_whole(w, &o);
+		why = judge_whole(&w->v, &o);
 		if (!why)
-			why = judge_damage(w, &o);
+			why = judge_damage(&w->v, &o);
 	}
 	if (r < 0)
 		return r;
@@ -289,8 +285,8 @@ static uint64_t next_unnamed(const struct ox_walk *w, uint64_t from, uint64_t en
 /* A run of clusters of the stretch that is being scanned. */
 static bool salvage_next(void *arg, struct ox_scan_item *ret)
 {
-	struct ox_walk *w = arg;
-	struct ox_salvage *s = w->salvage;
+	struct ox_salvage *s = arg;
+	struct ox_walk *w = s->w;
 	uint64_t end = s->end;
 	uint64_t most = ox_scan_item_max(w->v.cluster_bytes) / w->v.cluster_bytes;
 	uint64_t first = next_unnamed(w, s->next, end);
@@ -317,10 +313,11 @@ static int keep(struct ox_salvage *s, uint64_t cluster, unsigned state)
 	return ox_counts_set(&s->kept, cluster, (struct ox_cell){.state = state, .count = 1});
 }
 
-int ox_salvage_keep(struct ox_walk *w, uint64_t cluster, const struct ox_be64 *table)
+int ox_salvage_keep(struct ox_salvage *s, uint64_t cluster, const struct ox_be64 *table)
 {
+	struct ox_walk *w = s->w;
 	unsigned words = ox_qcow2_l2_words(&w->v.h);
-	int r = keep(w->salvage, cluster, OX_CELL_META);
+	int r = keep(s, cluster, OX_CELL_META);
 
 	for (uint64_t i = 0; i < ox_qcow2_l2_entries(&w->v.h) && r == 0; i++) {
 		struct ox_orphan_entry entry = ox_salvage_entry(w, cluster, &table[i * words]);
@@ -332,47 +329,41 @@ int ox_salvage_keep(struct ox_walk *w, uint64_t cluster, const struct ox_be64 *t
 			continue;
 		for (uint64_t c = e->host.bytes / w->v.cluster_bytes;
 		     c <= (e->host.bytes + size_bytes - 1) / w->v.cluster_bytes && r == 0; c++)
-			r = keep(w->salvage, c, OX_CELL_DATA);
+			r = keep(s, c, OX_CELL_DATA);
 	}
 	return r;
 }
 
-int ox_salvage_add(struct ox_walk *w, const struct ox_orphan *orphan, const struct ox_be64 *table)
+int ox_salvage_add(struct ox_salvage *s, const struct ox_orphan *orphan,
+		   const struct ox_be64 *table)
 {
-	struct ox_salvage *s = w->salvage;
 
 	if (s->count == OX_SALVAGE_MAX) {
 		s->too_many = true;
 		return 0;
 	}
-	if (s->count == s->room) {
-		size_t room = s->room ? 2 * s->room : 16;
-		struct ox_orphan *more = reallocarray(s->orphans, room, sizeof(*more));
-
-		if (!more)
-			return -ENOMEM;
-		s->orphans = more;
-		s->room = room;
-	}
+	if (ox_grow(s->orphans, s->count, s->room, 16) < 0)
+		return -ENOMEM;
 	s->orphans[s->count++] = *orphan;
-	return ox_salvage_keep(w, orphan->cluster, table);
+	return ox_salvage_keep(s, orphan->cluster, table);
 }
 
-static int salvage_cluster_co(struct ox_walk *w, uint64_t cluster, const uint8_t *bytes)
+static int salvage_cluster_co(struct ox_salvage *s, uint64_t cluster, const uint8_t *bytes)
 {
 	const struct ox_be64 *table = (const struct ox_be64 *)bytes;
 	struct ox_orphan orphan;
 	const char *why = NULL;
-	int r = ox_salvage_judge_co(w, cluster, table, &orphan, &why);
+	int r = ox_salvage_judge_co(s, cluster, table, &orphan, &why);
 
 	if (r < 0 || why)
 		return r;
-	return ox_salvage_add(w, &orphan, table);
+	return ox_salvage_add(s, &orphan, table);
 }
 
 static int salvage_item_co(void *arg, const struct ox_scan_item *item, uint8_t *bytes, int error)
 {
-	struct ox_walk *w = arg;
+	struct ox_salvage *s = arg;
+	struct ox_walk *w = s->w;
 	int r = 0;
 
 	for (uint64_t at = 0; at < item->size_bytes && r == 0; at += w->v.cluster_bytes) {
@@ -382,7 +373,7 @@ static int salvage_item_co(void *arg, const struct ox_scan_item *item, uint8_t *
 
 		/* Nobody misses what nothing names. */
 		if (failed == 0)
-			r = salvage_cluster_co(w, (item->offset + at) / w->v.cluster_bytes,
+			r = salvage_cluster_co(s, (item->offset + at) / w->v.cluster_bytes,
 					       bytes + at);
 		else if (failed == -ENOMEM)
 			r = failed;
@@ -393,17 +384,14 @@ static int salvage_item_co(void *arg, const struct ox_scan_item *item, uint8_t *
 
 /* ---- a walk's orphans ---- */
 
-int ox_salvage_prepare(struct ox_walk *w)
+int ox_salvage_prepare(struct ox_salvage *s)
 {
-	struct ox_salvage *s = w->salvage;
-
-	s->hosts = reallocarray(NULL, ox_qcow2_l2_entries(&w->v.h), sizeof(*s->hosts));
+	s->hosts = reallocarray(NULL, ox_qcow2_l2_entries(&s->w->v.h), sizeof(*s->hosts));
 	return s->hosts ? 0 : -ENOMEM;
 }
 
-void ox_salvage_finish(struct ox_walk *w)
+void ox_salvage_finish(struct ox_salvage *s)
 {
-	struct ox_salvage *s = w->salvage;
 
 	free(s->hosts);
 	s->hosts = NULL;
@@ -417,7 +405,11 @@ void ox_salvage_forget(struct ox_salvage *s)
 	ox_counts_free(&s->kept);
 	ox_counts_free(&s->crossed);
 	*s = (struct ox_salvage){
+		.keeper = s->keeper,
 		.opts = s->opts,
+		.m = s->m,
+		.g = s->g,
+		.w = s->w,
 		.by_hand_done = s->by_hand_done,
 		.is_over = s->is_over,
 		.is_unsettled = s->is_unsettled,
@@ -428,31 +420,31 @@ void ox_salvage_forget(struct ox_salvage *s)
 }
 
 /* How many items there are from a cluster on, below end. */
-static uint64_t count_items(struct ox_walk *w, uint64_t from, uint64_t end)
+static uint64_t count_items(struct ox_salvage *s, uint64_t from, uint64_t end)
 {
 	struct ox_scan_item item;
 	uint64_t count = 0;
 
-	w->salvage->next = from;
-	w->salvage->end = end;
-	while (salvage_next(w, &item))
+	s->next = from;
+	s->end = end;
+	while (salvage_next(s, &item))
 		count++;
 	return count;
 }
 
 /* Where a hole of the file begins, or else ends: from a cluster on, in clusters, end at most. Small
  * holes are read as what lies around them is. */
-static uint64_t stretch_end_co(struct ox_walk *w, uint64_t from, uint64_t end, bool *ret_hole)
+static uint64_t stretch_end_co(const struct ox_view *v, uint64_t from, uint64_t end, bool *ret_hole)
 {
-	uint64_t at = from * w->v.cluster_bytes;
+	uint64_t at = from * v->cluster_bytes;
 	struct ox_io_extent extent;
 
 	*ret_hole = false;
-	while (at < end * w->v.cluster_bytes) {
-		uint64_t first = ox_div_up(at, w->v.cluster_bytes);
+	while (at < end * v->cluster_bytes) {
+		uint64_t first = ox_div_up(at, v->cluster_bytes);
 		bool is_hole;
 
-		if (ox_io_extent_co(w->v.io, at, &extent) < 0)
+		if (ox_io_extent_co(v->io, at, &extent) < 0)
 			return end;
 		is_hole = extent.zero && extent.length >= LARGE_HOLE_BYTES;
 		if (is_hole && first > from)
@@ -461,38 +453,39 @@ static uint64_t stretch_end_co(struct ox_walk *w, uint64_t from, uint64_t end, b
 		if (!ox_add_u64(at, extent.length, &at))
 			return end;
 		if (is_hole)
-			return ox_min_u64(at / w->v.cluster_bytes, end);
+			return ox_min_u64(at / v->cluster_bytes, end);
 	}
 	return end;
 }
 
-static int scan_co(struct ox_walk *w)
+static int scan_co(struct ox_salvage *s)
 {
+	struct ox_walk *w = s->w;
 	static const struct ox_scan_ops ops = {.next = salvage_next, .visit_co = salvage_item_co};
 	uint64_t end = w->v.file_bytes / w->v.cluster_bytes;
 	uint64_t to;
 	bool is_hole;
 	int r;
 
-	ox_journal_expect(w->j, count_items(w, 0, end));
-	r = ox_salvage_prepare(w);
+	ox_journal_expect(w->j, count_items(s, 0, end));
+	r = ox_salvage_prepare(s);
 	for (uint64_t from = 0; from < end && r == 0; from = to) {
-		to = stretch_end_co(w, from, end, &is_hole);
+		to = stretch_end_co(&w->v, from, end, &is_hole);
 		if (is_hole) {
-			ox_journal_progress(w->j, count_items(w, from, to));
+			ox_journal_progress(w->j, count_items(s, from, to));
 			continue;
 		}
-		w->salvage->next = from;
-		w->salvage->end = to;
-		r = ox_scan_co(w->v.io, w->v.cluster_bytes, &ops, w);
+		s->next = from;
+		s->end = to;
+		r = ox_scan_co(w->v.io, w->v.cluster_bytes, &ops, s);
 	}
-	ox_salvage_finish(w);
+	ox_salvage_finish(s);
 	return r;
 }
 
-int ox_salvage_find_co(struct ox_walk *w)
+int ox_salvage_find_co(struct ox_salvage *s)
 {
-	struct ox_salvage *s = w->salvage;
+	struct ox_walk *w = s->w;
 	int r;
 
 	ox_salvage_forget(s);
@@ -503,30 +496,86 @@ int ox_salvage_find_co(struct ox_walk *w)
 	if (r == 0)
 		r = ox_counts_init(&s->crossed, w->v.file_clusters + 1);
 	if (r == 0)
-		r = scan_co(w);
+		r = scan_co(s);
 	if (r == 0 && s->count > 0)
-		r = ox_salvage_relate_co(w);
+		r = ox_salvage_relate_co(s);
 	if (r == 0 && s->count + s->opts->link_count > 0)
-		r = ox_salvage_fit_co(w);
+		r = ox_salvage_fit_co(s);
 	for (size_t i = 0; i < s->count; i++)
 		s->has_damaged |= s->orphans[i].damaged > 0;
 	s->found = s->count;
 	return r;
 }
 
-bool ox_salvage_keeps(const struct ox_walk *w, uint64_t cluster)
+/* ---- what is kept ---- */
+
+static bool keeps(const struct ox_keeper *keeper, uint64_t cluster)
 {
-	return w->salvage && w->salvage->count > 0 &&
-	       ox_counts_get(&w->salvage->kept, cluster).state != OX_CELL_NONE;
+	const struct ox_salvage *s = ox_salvage_of(keeper);
+
+	return s->count > 0 && ox_counts_get(&s->kept, cluster).state != OX_CELL_NONE;
 }
 
-bool ox_salvage_keeps_count(const struct ox_walk *w, uint64_t cluster)
+static bool keeps_count(const struct ox_keeper *keeper, uint64_t cluster)
 {
-	return ox_salvage_keeps(w, cluster) || (w->salvage && w->salvage->has_damaged);
+	return keeps(keeper, cluster) || ox_salvage_of(keeper)->has_damaged;
 }
 
-uint64_t ox_salvage_next_kept(const struct ox_walk *w, uint64_t from, uint64_t end)
+static uint64_t next_kept(const struct ox_keeper *keeper, uint64_t from, uint64_t end)
 {
-	return w->salvage && w->salvage->count > 0 ? ox_counts_next(&w->salvage->kept, from, end)
-						   : end;
+	const struct ox_salvage *s = ox_salvage_of(keeper);
+
+	return s->count > 0 ? ox_counts_next(&s->kept, from, end) : end;
+}
+
+static const char *why_kept(const struct ox_keeper *keeper)
+{
+	return ox_salvage_of(keeper)->opts->salvage
+		       ? "it belongs to an L2 table that nothing names: link that, or repair "
+			 "without --salvage"
+		       : "it may belong to a lost L2 table: --salvage links it, --salvage=none "
+			 "frees it";
+}
+
+static void note_dropped(struct ox_keeper *keeper)
+{
+	ox_container_of(keeper, struct ox_salvage, keeper)->is_unsettled = true;
+}
+
+static int link_co(struct ox_keeper *keeper, bool *ret_again, struct ox_error **err)
+{
+	struct ox_salvage *s = ox_container_of(keeper, struct ox_salvage, keeper);
+
+	return s->opts->salvage ? ox_salvage_link_co(s, ret_again, err)
+				: ox_salvage_link_sure_co(s, ret_again, err);
+}
+
+static int look_co(struct ox_keeper *keeper)
+{
+	return ox_salvage_look_co(ox_container_of(keeper, struct ox_salvage, keeper));
+}
+
+static const struct ox_keeper keeper = {
+	.keeps = keeps,
+	.keeps_count = keeps_count,
+	.why_kept = why_kept,
+	.next_kept = next_kept,
+	.awaits = ox_salvage_awaits,
+	.awaits_alias = ox_salvage_awaits_alias,
+	.link_co = link_co,
+	.look_co = look_co,
+	.note_dropped = note_dropped,
+};
+
+void ox_salvage_init(struct ox_salvage *s, const struct ox_check_options *opts)
+{
+	*s = (struct ox_salvage){.keeper = keeper, .opts = opts};
+}
+
+void ox_salvage_begin(struct ox_salvage *s, struct ox_mend *m)
+{
+	ox_salvage_forget(s);
+	s->m = m;
+	s->g = m->g;
+	s->w = m->w;
 }

@@ -1,33 +1,16 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * L2 tables that nothing names any more (docs/check.md, "Salvage"): recognised among the clusters
- * that the walk has not met, held against the L1 entries that cannot be followed, and linked again
- * where there is no choice.
- *
- * What may be taken for a table. A word of random bits is a valid entry of an image of C clusters
- * with a probability of 2^-60 C at most if it is standard (two flags, the cluster's number, all
- * else zero), and of 2^-10 if it claims to be compressed and the file has 2^40 bytes, less in a
- * smaller one. A table has at least 64, all of them valid: one in 2^640. What is mistaken is never
- * random. It is mostly zero, or made as tables are: guest data with a few numbers, the L2 table
- * of an image within the guest, an old copy of a live table, another list of clusters. So what a
- * table names counts for more than how it looks: its clusters are named by nobody else, and for a
- * SURE one the refcounts tell of exactly the references that are missing, its own among them, and
- * its COPIED bits agree with them.
- *
- * Damage in the table itself. As much may be no entry as one write of a disk tears (4 KiB), and at
- * most half of what is not zero: of n words, n/2 and more are then valid, which random ones are
- * with 2^n * 2^(-10 n/2): one in 2^256 where n is 64. Where less is used the rest has to be TELLING
- * by itself, and is held to the counts: a SURE table is sure without what is damaged. An entry that
- * can be followed, but to the wrong place, is not taken for damage: to name that place would make a
- * cross-link.
+ * L2 tables that nothing names any more: recognised among the clusters that the walk has not met,
+ * held against the L1 entries that cannot be followed, and linked again where there is no choice.
+ * docs/check.md ("Salvage") tells what is taken for a table, when one is SURE, which damage in it
+ * is borne with, and why that is enough.
  */
 #ifndef OX_CHECK_SALVAGE_H
 #define OX_CHECK_SALVAGE_H
 
+#include "base/arith.h"
 #include "base/error.h"
-#include "check/ledger/stored.h"
-#include "check/walk/walk.h"
-#include "oxbow.h"
+#include "check/mend/mend.h"
 
 /* Of orphans, and of gaps, that are told apart. Where there are more nothing is linked by itself.
  */
@@ -70,20 +53,24 @@ struct ox_l1_gap {
 	const struct ox_orphan *orphan; /* what it is taken to have named; NULL: not known */
 };
 
-struct ox_salvage_shared;
 struct ox_salvage_look;
 
 struct ox_salvage {
+	struct ox_keeper keeper; /* what others ask of it */
 	const struct ox_check_options *opts;
 	bool by_hand_done;
 	bool is_over;	   /* an earlier walk of this repair found no orphan */
 	bool is_unsettled; /* this repair changed L1 entries that may have named an orphan */
-	bool tells_places; /* of one walk: which L1 index an orphan stood at is asked */
 	uint64_t linked;
 	uint64_t found;	     /* and left, as the last walk saw it */
 	uint64_t unsearched; /* leaked clusters that were too many to look at */
 
 	/* Of one walk. */
+	struct ox_walk *w;
+	struct ox_judge *g;
+	struct ox_mend *m;
+	bool has_looked;	   /* at what leaked */
+	bool tells_places;	   /* which L1 index an orphan stood at is asked */
 	struct ox_orphan *orphans; /* by cluster */
 	size_t count;
 	size_t room;
@@ -99,12 +86,11 @@ struct ox_salvage {
 
 	/* Of a scan. */
 	struct ox_stored stored;
-	uint64_t *hosts; /* as many as a table has entries */
-	uint64_t next;	 /* cluster, */
-	uint64_t end;	 /* and where the stretch of the file ends that is scanned */
-	bool is_linking; /* what the entries to be changed name is forgotten by now */
-	struct ox_salvage_shared *shared; /* while the named tables are met */
-	struct ox_salvage_look *look;	  /* while what leaked is looked at */
+	uint64_t *hosts;	      /* as many as a table has entries */
+	uint64_t next;		      /* cluster, */
+	uint64_t end;		      /* and where the stretch of the file ends that is scanned */
+	bool is_linking;	      /* what the entries to be changed name is forgotten by now */
+	struct ox_salvage_look *look; /* while what leaked is looked at */
 };
 
 static inline uint32_t ox_orphan_named(const struct ox_orphan *o)
@@ -128,59 +114,70 @@ struct ox_orphan_entry {
 	bool is_past_end; /* for that reason */
 };
 
+static inline const struct ox_salvage *ox_salvage_of(const struct ox_keeper *keeper)
+{
+	return ox_container_of(keeper, struct ox_salvage, keeper);
+}
+
 /* ---- salvage.c: recognising ---- */
 
+void ox_salvage_init(struct ox_salvage *s, const struct ox_check_options *opts);
+/* For a walk that begins, which may ask s.keeper. */
+void ox_salvage_begin(struct ox_salvage *s, struct ox_mend *m);
 struct ox_orphan_entry ox_salvage_entry(const struct ox_walk *w, uint64_t cluster,
 					const struct ox_be64 *entry);
 
 /* Looks through all clusters that are in no cell. A negative errno only for want of memory. */
-int ox_salvage_find_co(struct ox_walk *w);
+int ox_salvage_find_co(struct ox_salvage *s);
 /* Judges the bytes of a cluster that no cell has: *ret_why is NULL where it may be a table, and
  * else says why not. 0 or a negative errno. Inside a scan, or between prepare and finish. */
-int ox_salvage_judge_co(struct ox_walk *w, uint64_t cluster, const struct ox_be64 *table,
+int ox_salvage_judge_co(struct ox_salvage *s, uint64_t cluster, const struct ox_be64 *table,
 			struct ox_orphan *ret, const char **ret_why);
-int ox_salvage_prepare(struct ox_walk *w);
-void ox_salvage_finish(struct ox_walk *w);
+int ox_salvage_prepare(struct ox_salvage *s);
+void ox_salvage_finish(struct ox_salvage *s);
 /* Notes an orphan; and that of its table what it names is kept. 0 or -ENOMEM. */
-int ox_salvage_add(struct ox_walk *w, const struct ox_orphan *orphan, const struct ox_be64 *table);
-int ox_salvage_keep(struct ox_walk *w, uint64_t cluster, const struct ox_be64 *table);
+int ox_salvage_add(struct ox_salvage *s, const struct ox_orphan *orphan,
+		   const struct ox_be64 *table);
+int ox_salvage_keep(struct ox_salvage *s, uint64_t cluster, const struct ox_be64 *table);
 /* What to keep of a walk that ends, and of the last one. */
 void ox_salvage_forget(struct ox_salvage *s);
 
 /* ---- leaked.c: where nobody asked for salvage ---- */
 
-/* Looks for lost tables that are SURE among what leaked, where a repair would free it. If there are
- * any, or the leaks are too many, the walk knows of s from then on. 0 or a negative errno. */
-int ox_salvage_look_co(struct ox_walk *w, struct ox_salvage *s);
+/* Looks, once a walk, for lost tables that are SURE among what leaked, where a repair would free
+ * it. 0 or a negative errno. */
+int ox_salvage_look_co(struct ox_salvage *s);
 
 /* Links such tables to damaged L1 entries, where there is no choice, before these are taken away.
  * *ret_again: the walk is to start anew. The walk knows of none afterwards. */
-int ox_salvage_link_sure_co(struct ox_walk *w, struct ox_salvage *s, bool *ret_again,
-			    struct ox_error **err);
+int ox_salvage_link_sure_co(struct ox_salvage *s, bool *ret_again, struct ox_error **err);
 
 /* ---- kin.c: orphans beside each other and beside live tables ---- */
 
 /* Takes out orphans that are another one's data, and notes L1 indexes. 0 or a negative errno. */
-int ox_salvage_relate_co(struct ox_walk *w);
+int ox_salvage_relate_co(struct ox_salvage *s);
 /* The orphan in a cluster, or NULL. */
 struct ox_orphan *ox_salvage_at(const struct ox_salvage *s, uint64_t cluster);
 
 /* ---- fit.c: which L1 entry ---- */
 
 /* Lists the gaps, and gives each the orphan that it named, where one alone comes into question. */
-int ox_salvage_fit_co(struct ox_walk *w);
+int ox_salvage_fit_co(struct ox_salvage *s);
 /* Whether the counts tell that an orphan is a table of the disk (tree 0), or of a snapshot. */
 bool ox_orphan_is_sure(const struct ox_orphan *o, uint64_t tree);
 /* Whether it may be linked there. */
 bool ox_orphan_fits(const struct ox_orphan *o, const struct ox_l1_gap *gap);
+
+bool ox_salvage_awaits(const struct ox_keeper *keeper, uint64_t tree, uint64_t index);
+bool ox_salvage_awaits_alias(const struct ox_keeper *keeper);
 
 struct ox_l1_gap *ox_salvage_gap(const struct ox_salvage *s, uint64_t tree, uint64_t index);
 
 /* ---- link.c ---- */
 
 /* Links what the user named and what has no choice. *ret_again: the walk is to start anew. */
-int ox_salvage_link_co(struct ox_walk *w, bool *ret_again, struct ox_error **err);
+int ox_salvage_link_co(struct ox_salvage *s, bool *ret_again, struct ox_error **err);
 /* Tells of each orphan that is left. */
-void ox_salvage_report(struct ox_walk *w);
+void ox_salvage_report(struct ox_salvage *s);
 
 #endif

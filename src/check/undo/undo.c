@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "base/arith.h"
+#include "base/grow.h"
 
 /* A record of the file, and where the bytes that it saved are. */
 struct item {
@@ -92,15 +93,8 @@ static int read_record_co(struct undo *u, uint64_t at, struct item *ret)
 
 static int add_item(struct undo *u, const struct item *item)
 {
-	if (u->count == u->room) {
-		size_t room = u->room ? 2 * u->room : 256;
-		struct item *more = reallocarray(u->items, room, sizeof(*more));
-
-		if (!more)
-			return -ENOMEM;
-		u->items = more;
-		u->room = room;
-	}
+	if (ox_grow(u->items, u->count, u->room, 256) < 0)
+		return -ENOMEM;
 	u->items[u->count++] = *item;
 	u->most_length = ox_max_u64(u->most_length, ox_be64_get(item->record.length_after));
 	return 0;

@@ -67,6 +67,15 @@ static struct ox_found range_of(const struct ox_view *v, enum ox_qcow2_fault fau
 	return what;
 }
 
+bool ox_view_has_fault_but(const struct ox_view *v, enum ox_qcow2_fault but)
+{
+	for (unsigned i = 0; i < OX_QCOW2_FAULT_COUNT; i++) {
+		if (v->faults.found[i] && i != but)
+			return true;
+	}
+	return false;
+}
+
 void ox_view_mended_fault(const struct ox_view *v, enum ox_qcow2_fault fault)
 {
 	if (v->faults.found[fault])

@@ -1,11 +1,10 @@
 /* SPDX-License-Identifier: MIT */
-/* Ids and names that no two of a kind may share, and names of files that are to be there. */
+/* Ids and names that no two of a kind may share. */
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
-#include "base/path.h"
+#include "base/grow.h"
 #include "check/view/view.h"
 
 struct ox_name {
@@ -15,16 +14,9 @@ struct ox_name {
 
 int ox_names_add(struct ox_names *names, char *name, uint64_t number)
 {
-	if (names->count == names->room) {
-		uint64_t room = names->room ? 2 * names->room : 16;
-		struct ox_name *more = reallocarray(names->list, room, sizeof(*more));
-
-		if (!more) {
-			free(name);
-			return -ENOMEM;
-		}
-		names->list = more;
-		names->room = room;
+	if (ox_grow(names->list, names->count, names->room, 16) < 0) {
+		free(name);
+		return -ENOMEM;
 	}
 	names->list[names->count++] = (struct ox_name){.name = name, .number = number};
 	return 0;
@@ -54,24 +46,4 @@ void ox_names_judge(struct ox_names *names, struct ox_journal *j, enum ox_findin
 		free(list[i].name);
 	free(list);
 	*names = (struct ox_names){0};
-}
-
-/* ---- other files ---- */
-
-/* Only whether there is such a file: it is not opened, and no URL or option is one. */
-int ox_names_judge_file(struct ox_journal *j, const char *image, const char *name,
-			enum ox_finding_id id)
-{
-	const char *colon = name ? strchr(name, ':') : NULL;
-	char *path;
-
-	if (!name || (colon && !memchr(name, '/', (size_t)(colon - name))))
-		return 0;
-	path = ox_path_beside(image, name);
-	if (!path)
-		return -ENOMEM;
-	if (access(path, F_OK) < 0 && errno == ENOENT)
-		ox_journal_found(j, id, OX_FOUND(.word = name));
-	free(path);
-	return 0;
 }

@@ -8,6 +8,7 @@
 
 #include "base/arith.h"
 #include "base/assert.h"
+#include "base/grow.h"
 
 /* Host offsets have 56 bits. */
 #define MAX_HOST_BYTES (UINT64_C(1) << 56)
@@ -44,16 +45,9 @@ void ox_view_close(struct ox_view *v)
 
 int ox_view_add_tree(struct ox_view *v, struct ox_view_tree tree)
 {
-	if (v->tree_count == v->tree_room) {
-		uint64_t room = v->tree_room ? 2 * v->tree_room : 1;
-		struct ox_view_tree *more = reallocarray(v->trees, room, sizeof(*more));
-
-		if (!more) {
-			free(tree.name);
-			return -ENOMEM;
-		}
-		v->trees = more;
-		v->tree_room = room;
+	if (ox_grow(v->trees, v->tree_count, v->tree_room, 1) < 0) {
+		free(tree.name);
+		return -ENOMEM;
 	}
 	v->trees[v->tree_count++] = tree;
 	return 0;
@@ -182,18 +176,9 @@ struct ox_found ox_view_bad_l1_entry(const struct ox_view *v, uint64_t tree, uin
 /* NULL: there are too many, or there is no memory. */
 static struct ox_view_patch *new_patch(struct ox_view *v)
 {
-	if (v->patch_count == v->patch_room) {
-		size_t room = v->patch_room ? 2 * v->patch_room : 8;
-		struct ox_view_patch *more;
-
-		if (room > OX_VIEW_MAX_PATCHES)
-			return NULL;
-		more = reallocarray(v->patches, room, sizeof(*more));
-		if (!more)
-			return NULL;
-		v->patches = more;
-		v->patch_room = room;
-	}
+	if (v->patch_count == OX_VIEW_MAX_PATCHES ||
+	    ox_grow(v->patches, v->patch_count, v->patch_room, 8) < 0)
+		return NULL;
 	return &v->patches[v->patch_count++];
 }
 

@@ -113,6 +113,13 @@ void ox_view_set_range(const struct ox_view *v, struct ox_found *what, uint64_t 
 struct ox_found ox_view_bad_l1_entry(const struct ox_view *v, uint64_t tree, uint64_t index,
 				     uint64_t raw, enum ox_finding_id *ret_id);
 
+/* One entry of an L2 table. */
+static inline struct ox_qcow2_entry ox_view_l2_entry(const struct ox_view *v,
+						     const struct ox_be64 *table, uint64_t index)
+{
+	return ox_qcow2_l2_decode(&v->h, ox_be64_get(table[index * ox_qcow2_l2_words(&v->h)]));
+}
+
 /* Guest bytes under one L1 entry. */
 static inline uint64_t ox_view_l1_span(const struct ox_view *v)
 {
@@ -128,6 +135,9 @@ void ox_view_patch(struct ox_view *v, enum ox_finding_id id, struct ox_found wha
 struct ox_found ox_view_patch_found(const struct ox_view_patch *p);
 
 /* ---- header.c ---- */
+
+/* Whether a field of the header is wrong, other than one; OX_QCOW2_FAULT_COUNT: any. */
+bool ox_view_has_fault_but(const struct ox_view *v, enum ox_qcow2_fault but);
 
 /* Fills in h and faults. */
 int ox_view_read_header_co(struct ox_view *v, struct ox_error **err);
@@ -164,8 +174,5 @@ struct ox_names {
 int ox_names_add(struct ox_names *names, char *name, uint64_t number);
 /* A finding for each that is there twice; frees the names. */
 void ox_names_judge(struct ox_names *names, struct ox_journal *j, enum ox_finding_id id);
-/* A finding where a file that an image names is not there. NULL names none. 0 or -ENOMEM. */
-int ox_names_judge_file(struct ox_journal *j, const char *image, const char *name,
-			enum ox_finding_id id);
 
 #endif

@@ -5,6 +5,7 @@
 #include <stdlib.h>
 
 #include "base/arith.h"
+#include "base/grow.h"
 /* Where clusters are scattered, fetching cells from memory would take most of the time. */
 #define PREFETCH_RUNS 8u
 
@@ -28,29 +29,15 @@ struct table {
 
 static struct ox_run *new_run(struct ox_digest *d)
 {
-	if (d->run_count == d->run_room) {
-		uint32_t room = d->run_room ? 4 * d->run_room : 64;
-		struct ox_run *more = reallocarray(d->runs, room, sizeof(*more));
-
-		if (!more)
-			return NULL;
-		d->runs = more;
-		d->run_room = room;
-	}
+	if (ox_grow(d->runs, d->run_count, d->run_room, 64) < 0)
+		return NULL;
 	return &d->runs[d->run_count++];
 }
 
 static int add_odd(struct ox_digest *d, uint64_t index, uint64_t raw, uint64_t subclusters)
 {
-	if (d->odd_count == d->odd_room) {
-		uint32_t room = d->odd_room ? 4 * d->odd_room : 64;
-		struct ox_odd_entry *more = reallocarray(d->odd, room, sizeof(*more));
-
-		if (!more)
-			return -ENOMEM;
-		d->odd = more;
-		d->odd_room = room;
-	}
+	if (ox_grow(d->odd, d->odd_count, d->odd_room, 64) < 0)
+		return -ENOMEM;
 	d->odd[d->odd_count++] = (struct ox_odd_entry){
 		.raw = raw,
 		.subclusters = subclusters,

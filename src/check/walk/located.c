@@ -9,50 +9,35 @@
 #include "base/arith.h"
 #include "check/walk/walk.h"
 
-uint64_t ox_walk_find(const uint64_t *values, uint64_t count, uint64_t value)
-{
-	uint64_t low = 0;
-	uint64_t high = count;
-
-	while (low < high) {
-		uint64_t mid = low + (high - low) / 2;
-
-		if (values[mid] < value)
-			low = mid + 1;
-		else
-			high = mid;
-	}
-	return low < count && values[low] == value ? low : count;
-}
-
 /* The active tree is visited first: a table that it shares with a snapshot is its own. */
-static int note_place(struct ox_walk *w, uint64_t tree, uint64_t index, struct ox_be64 *entry)
+static int note_place(void *arg, uint64_t tree, uint64_t index, struct ox_be64 *entry)
 {
+	struct ox_walk *w = arg;
 	struct ox_qcow2_l1_entry e = ox_qcow2_l1_decode(&w->v.h, ox_be64_get(*entry));
-	uint64_t at = ox_walk_find(w->l2_clusters, w->l2_count, e.l2.bytes / w->v.cluster_bytes);
+	uint64_t at = ox_clusters_find(&w->tables, e.l2.bytes / w->v.cluster_bytes);
 
-	if (!e.bad && at < w->l2_count && w->l2_places[at] == OX_WALK_NO_PLACE)
-		w->l2_places[at] = tree << 32 | index;
+	if (!e.bad && at < w->tables.count && w->places[at] == OX_WALK_NO_PLACE)
+		w->places[at] = tree << 32 | index;
 	return 0;
 }
 
 int ox_walk_place_tables_co(struct ox_walk *w)
 {
-	if (w->l2_places)
+	if (w->places)
 		return 0;
-	w->l2_places = calloc(ox_max_u64(w->l2_count, 1), sizeof(*w->l2_places));
-	if (!w->l2_places)
+	w->places = calloc(ox_max_u64(w->tables.count, 1), sizeof(*w->places));
+	if (!w->places)
 		return -ENOMEM;
-	for (uint64_t i = 0; i < w->l2_count; i++)
-		w->l2_places[i] = OX_WALK_NO_PLACE;
-	return ox_walk_l1_co(w, true, note_place);
+	for (uint64_t i = 0; i < w->tables.count; i++)
+		w->places[i] = OX_WALK_NO_PLACE;
+	return ox_walk_l1_co(w, OX_WAYS_ALL, note_place, w);
 }
 
 uint64_t ox_walk_place_of(const struct ox_walk *w, uint64_t l2_cluster)
 {
-	uint64_t at = ox_walk_find(w->l2_clusters, w->l2_count, l2_cluster);
+	uint64_t at = ox_clusters_find(&w->tables, l2_cluster);
 
-	return at < w->l2_count ? w->l2_places[at] : OX_WALK_NO_PLACE;
+	return at < w->tables.count ? w->places[at] : OX_WALK_NO_PLACE;
 }
 
 int ox_walk_found_in_l2_co(struct ox_walk *w, uint64_t l2_cluster, uint64_t index,

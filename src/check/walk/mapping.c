@@ -13,21 +13,6 @@ static unsigned copied_flag(bool copied)
 
 /* ---- L1 ---- */
 
-static int list_l2_table(struct ox_walk *w, uint64_t cluster)
-{
-	if (w->l2_count == w->l2_room) {
-		uint64_t room = w->l2_room ? 2 * w->l2_room : 64;
-		uint64_t *more = reallocarray(w->l2_clusters, room, sizeof(*more));
-
-		if (!more)
-			return -ENOMEM;
-		w->l2_clusters = more;
-		w->l2_room = room;
-	}
-	w->l2_clusters[w->l2_count++] = cluster;
-	return 0;
-}
-
 /* The entries that are cut off are no empty ones. */
 static void judge_l2_end(struct ox_walk *w, uint64_t tree, uint64_t index, uint64_t offset)
 {
@@ -64,12 +49,12 @@ static int refer_to_l2(struct ox_walk *w, uint64_t tree, uint64_t index,
 	if (r != 1 || !is_new)
 		return r < 0 ? r : 0;
 	judge_l2_end(w, tree, index, e->l2.bytes);
-	return list_l2_table(w, cluster);
+	return ox_clusters_add(&w->tables, cluster);
 }
 
-static int count_l1_entry_co(struct ox_walk *w, uint64_t tree, uint64_t index,
-			     struct ox_be64 *entry)
+static int count_l1_entry_co(void *arg, uint64_t tree, uint64_t index, struct ox_be64 *entry)
 {
+	struct ox_walk *w = arg;
 	struct ox_qcow2_l1_entry e = ox_qcow2_l1_decode(&w->v.h, ox_be64_get(*entry));
 	enum ox_finding_id id;
 	struct ox_found what = ox_view_bad_l1_entry(&w->v, tree, index, ox_be64_get(*entry), &id);
@@ -93,26 +78,6 @@ static int count_l1_entry_co(struct ox_walk *w, uint64_t tree, uint64_t index,
 	w->bad_l1_entries++;
 	ox_journal_found(w->j, id, what);
 	return 0;
-}
-
-static int compare_clusters(const void *a, const void *b)
-{
-	const uint64_t *x = a;
-	const uint64_t *y = b;
-
-	return (*x > *y) - (*x < *y);
-}
-
-/* Each table was listed when it was first named, so that none is there twice. */
-static void sort_l2_tables(struct ox_walk *w)
-{
-	uint64_t i = 1;
-
-	while (i < w->l2_count && w->l2_clusters[i - 1] < w->l2_clusters[i])
-		i++;
-	if (i < w->l2_count)
-		qsort(w->l2_clusters, w->l2_count, sizeof(*w->l2_clusters), compare_clusters);
-	ox_journal_expect(w->j, w->l2_count);
 }
 
 /* ---- L2 ---- */
@@ -264,24 +229,16 @@ static int count_l2_entry_co(struct l2_count *t, uint64_t raw, uint64_t subclust
 
 int ox_walk_note_no_table(struct ox_walk *w, uint64_t cluster)
 {
-	if (w->no_table_count > 0 && w->no_tables[w->no_table_count - 1] >= cluster)
-		return 0;
-	if (w->no_table_count == w->no_table_room) {
-		uint64_t room = w->no_table_room ? 2 * w->no_table_room : 16;
-		uint64_t *more = reallocarray(w->no_tables, room, sizeof(*more));
+	const struct ox_clusters *list = &w->no_tables;
 
-		if (!more)
-			return -ENOMEM;
-		w->no_tables = more;
-		w->no_table_room = room;
-	}
-	w->no_tables[w->no_table_count++] = cluster;
-	return 0;
+	if (list->count > 0 && list->items[list->count - 1] >= cluster)
+		return 0;
+	return ox_clusters_add(&w->no_tables, cluster);
 }
 
 bool ox_walk_is_no_table(const struct ox_walk *w, uint64_t cluster)
 {
-	return ox_walk_find(w->no_tables, w->no_table_count, cluster) < w->no_table_count;
+	return ox_clusters_find(&w->no_tables, cluster) < w->no_tables.count;
 }
 
 /* Most of what is not zero is no entry: L1 names something else. */
@@ -305,9 +262,9 @@ int ox_walk_settle_digest_co(struct ox_walk *w, const struct ox_digest *d, uint6
 	};
 
 	if (t.active) {
-		w->result.allocated_clusters += d->allocated;
-		w->result.fragmented_clusters += d->fragmented;
-		w->result.compressed_clusters += d->compressed;
+		w->allocated += d->allocated;
+		w->fragmented += d->fragmented;
+		w->compressed += d->compressed;
 	}
 	for (uint32_t i = 0; i < d->odd_count; i++) {
 		int r;
@@ -322,10 +279,11 @@ int ox_walk_settle_digest_co(struct ox_walk *w, const struct ox_digest *d, uint6
 
 int ox_walk_count_l1_co(struct ox_walk *w)
 {
-	int r = ox_walk_l1_co(w, true, count_l1_entry_co);
+	int r = ox_walk_l1_co(w, OX_WAYS_ALL, count_l1_entry_co, w);
 
-	if (r == 0)
-		sort_l2_tables(w);
+	/* Each table was listed when it was first named, so that none is there twice. */
+	ox_clusters_sort(&w->tables);
+	ox_journal_expect(w->j, w->tables.count);
 	/* Whether a cluster of the data file is in its place is asked of every entry. */
 	if (r == 0 && w->v.has_data_file)
 		r = ox_walk_place_tables_co(w);

@@ -14,7 +14,7 @@
 #include "check/walk/walk.h"
 
 int ox_walk_count_l2_table_co(struct ox_walk *w, uint64_t cluster, struct ox_cell cell,
-			      struct ox_be64 *table)
+			      const struct ox_be64 *table)
 {
 	struct ox_digest *d = &w->digest;
 	int r = ox_digest_table(d, &w->v, cluster, table);
@@ -24,6 +24,11 @@ int ox_walk_count_l2_table_co(struct ox_walk *w, uint64_t cluster, struct ox_cel
 	if (r == 0)
 		r = ox_digest_leave(d, &w->v);
 	return r == 0 ? ox_walk_settle_digest_co(w, d, cluster, cell) : r;
+}
+
+static int count_table_co(void *arg, uint64_t cluster, struct ox_cell cell, struct ox_be64 *table)
+{
+	return ox_walk_count_l2_table_co(arg, cluster, cell, table);
 }
 
 /* ---- on all cores ---- */
@@ -80,15 +85,15 @@ static bool is_plain(const struct ox_walk *w, uint64_t cluster, const struct ox_
 	return true;
 }
 
-static int count_streams(const struct ox_walk *w, struct seat *s, struct ox_cell table_cell)
+static int count_streams(const struct ox_view *v, struct seat *s, struct ox_cell table_cell)
 {
 	struct ox_cell cell = {.state = OX_CELL_COMPRESSED, .count = table_cell.count};
 
 	for (uint32_t i = 0; i < s->digest.odd_count; i++) {
-		struct ox_qcow2_entry e = ox_qcow2_l2_decode(&w->v.h, s->digest.odd[i].raw);
-		uint64_t last = (e.host.bytes + e.compressed_bytes - 1) / w->v.cluster_bytes;
+		struct ox_qcow2_entry e = ox_qcow2_l2_decode(&v->h, s->digest.odd[i].raw);
+		uint64_t last = (e.host.bytes + e.compressed_bytes - 1) / v->cluster_bytes;
 
-		for (uint64_t c = e.host.bytes / w->v.cluster_bytes; c <= last; c++) {
+		for (uint64_t c = e.host.bytes / v->cluster_bytes; c <= last; c++) {
 			struct ox_cell old = ox_counts_get(&s->counts, c);
 			int r = ox_counts_set(&s->counts, c, ox_cell_add(old, cell));
 
@@ -104,17 +109,17 @@ static uint64_t neighbours(const struct ox_walk *w, uint64_t index, uint64_t mos
 {
 	uint64_t count = 1;
 
-	while (count < most && index + count < w->l2_count &&
-	       w->l2_clusters[index + count] == w->l2_clusters[index] + count)
+	while (count < most && index + count < w->tables.count &&
+	       w->tables.items[index + count] == w->tables.items[index] + count)
 		count++;
 	return count;
 }
 
-static bool read_tables(const struct ox_walk *w, struct seat *s, uint64_t first, uint64_t count)
+static bool read_tables(const struct ox_view *v, struct seat *s, uint64_t first, uint64_t count)
 {
 	s->table_count = 0;
-	if (!ox_io_read_cached(w->v.io, s->tables, count * w->v.cluster_bytes,
-			       first * w->v.cluster_bytes))
+	if (!ox_io_read_cached(v->io, s->tables, count * v->cluster_bytes,
+			       first * v->cluster_bytes))
 		return false;
 	s->first_cluster = first;
 	s->table_count = count;
@@ -124,12 +129,12 @@ static bool read_tables(const struct ox_walk *w, struct seat *s, uint64_t first,
 /* NULL: it is not in the page cache. */
 static const struct ox_be64 *find_table(const struct ox_walk *w, struct seat *s, uint64_t index)
 {
-	uint64_t cluster = w->l2_clusters[index];
+	uint64_t cluster = w->tables.items[index];
 	uint64_t most = ox_scan_item_max(w->v.cluster_bytes) / w->v.cluster_bytes;
 	bool has_it = cluster - s->first_cluster < s->table_count;
 
-	if (!has_it && !read_tables(w, s, cluster, neighbours(w, index, most)) &&
-	    !read_tables(w, s, cluster, 1))
+	if (!has_it && !read_tables(&w->v, s, cluster, neighbours(w, index, most)) &&
+	    !read_tables(&w->v, s, cluster, 1))
 		return NULL;
 	return (const struct ox_be64 *)(s->tables +
 					(cluster - s->first_cluster) * w->v.cluster_bytes);
@@ -141,7 +146,7 @@ static int try_table(void *arg, unsigned seat, uint64_t index)
 	struct tables *t = arg;
 	const struct ox_walk *w = t->w;
 	struct seat *s = &t->seats[seat];
-	uint64_t cluster = w->l2_clusters[index];
+	uint64_t cluster = w->tables.items[index];
 	struct ox_cell cell = ox_counts_get(&w->k.cells, cluster);
 	const struct ox_be64 *table = NULL;
 	int r;
@@ -155,7 +160,7 @@ static int try_table(void *arg, unsigned seat, uint64_t index)
 		return r;
 	r = ox_digest_count(&s->digest, &s->counts, cell);
 	if (r == 0)
-		r = count_streams(w, s, cell);
+		r = count_streams(&w->v, s, cell);
 	if (r == 0 && (cell.state & 3u) != 0) {
 		s->allocated += s->digest.allocated;
 		s->fragmented += s->digest.fragmented;
@@ -194,9 +199,9 @@ static int leave_seats(struct tables *t, int r)
 
 		if (r == 0)
 			r = ox_counts_merge(&t->w->k.cells, &s->counts);
-		t->w->result.allocated_clusters += s->allocated;
-		t->w->result.fragmented_clusters += s->fragmented;
-		t->w->result.compressed_clusters += s->compressed;
+		t->w->allocated += s->allocated;
+		t->w->fragmented += s->fragmented;
+		t->w->compressed += s->compressed;
 		ox_counts_free(&s->counts);
 		ox_digest_clear(&s->digest);
 		free(s->tables);
@@ -207,14 +212,14 @@ static int leave_seats(struct tables *t, int r)
 static int count_cached_co(struct ox_walk *w, uint64_t **ret_done)
 {
 	static const struct ox_crew_ops ops = {.try_one = try_table, .done = tables_done};
-	struct tables t = {.w = w, .seat_count = ox_crew_seats(w->l2_count)};
+	struct tables t = {.w = w, .seat_count = ox_crew_seats(w->tables.count)};
 	int r;
 
 	if (t.seat_count == 0 || !w->v.io->ops->read_cached)
 		return 0;
 	r = take_seats(&t);
 	if (r == 0)
-		r = ox_crew_run_co(t.seat_count, w->l2_count, &ops, &t, ret_done);
+		r = ox_crew_run_co(t.seat_count, w->tables.count, &ops, &t, ret_done);
 	return leave_seats(&t, r);
 }
 
@@ -224,7 +229,7 @@ int ox_walk_count_l2_co(struct ox_walk *w)
 	int r = count_cached_co(w, &done);
 
 	if (r == 0)
-		r = ox_walk_l2_but_co(w, done, ox_walk_count_l2_table_co);
+		r = ox_walk_l2_but_co(w, done, count_table_co, w);
 	free(done);
 	return r;
 }

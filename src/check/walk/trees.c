@@ -18,7 +18,7 @@
  * Writes the sectors in which table differs from before, in one piece. Each sector is old or new
  * after a crash (M2), and every entry in it is right either way.
  */
-static int write_changes_co(struct ox_walk *w, const uint8_t *before, const uint8_t *table,
+static int write_changes_co(const struct ox_view *v, const uint8_t *before, const uint8_t *table,
 			    size_t size_bytes, uint64_t offset)
 {
 	size_t first = size_bytes;
@@ -34,7 +34,7 @@ static int write_changes_co(struct ox_walk *w, const uint8_t *before, const uint
 	}
 	if (last == 0)
 		return 0;
-	return ox_io_pwrite_co(w->v.io, table + first, last - first, offset + first, 0);
+	return ox_io_pwrite_co(v->io, table + first, last - first, offset + first, 0);
 }
 
 /* ---- L1 ---- */
@@ -42,6 +42,7 @@ static int write_changes_co(struct ox_walk *w, const uint8_t *before, const uint
 struct l1_pass {
 	struct ox_walk *w;
 	ox_walk_l1_fn visit_co;
+	void *arg;
 	uint8_t *before; /* a copy, to see what a visitor changed; NULL: none may */
 	uint64_t tree_end;
 	uint64_t tree;
@@ -92,27 +93,29 @@ static int l1_item_co(void *arg, const struct ox_scan_item *item, uint8_t *bytes
 		/* A part of a table that is something else too is not changed. */
 		if (p->before && !is_only_meta(p->w, item->offset + i * 8))
 			continue;
-		r = table[i].raw ? p->visit_co(p->w, item->tag, first + i, &table[i]) : 0;
+		r = table[i].raw ? p->visit_co(p->arg, item->tag, first + i, &table[i]) : 0;
 
 		if (r < 0)
 			return r;
 	}
 	if (!p->before)
 		return 0;
-	return write_changes_co(p->w, p->before, bytes, item->size_bytes, item->offset);
+	return write_changes_co(&p->w->v, p->before, bytes, item->size_bytes, item->offset);
 }
 
-int ox_walk_l1_co(struct ox_walk *w, bool all_trees, ox_walk_l1_fn visit_co)
+int ox_walk_l1_co(struct ox_walk *w, unsigned ways, ox_walk_l1_fn visit_co, void *arg)
 {
 	static const struct ox_scan_ops ops = {.next = l1_next, .visit_co = l1_item_co};
 	struct l1_pass p = {
 		.w = w,
 		.visit_co = visit_co,
-		.tree_end = all_trees ? w->v.tree_count : ox_min_u64(w->v.tree_count, 1),
+		.arg = arg,
+		.tree_end =
+			ways & OX_WAYS_ACTIVE ? ox_min_u64(w->v.tree_count, 1) : w->v.tree_count,
 	};
 	int r;
 
-	if (w->changes_entries) {
+	if (ways & OX_WAYS_CHANGE) {
 		p.before = malloc(MAX_ITEM_ENTRIES * 8);
 		if (!p.before)
 			return -ENOMEM;
@@ -127,15 +130,16 @@ int ox_walk_l1_co(struct ox_walk *w, bool all_trees, ox_walk_l1_fn visit_co)
 struct l2_pass {
 	struct ox_walk *w;
 	ox_walk_l2_fn visit_co;
-	const uint64_t *done; /* a bit for each of w->l2_clusters; or NULL */
+	void *arg;
+	const uint64_t *done; /* a bit for each of w->tables.items; or NULL */
 	uint8_t *before;
-	uint64_t next; /* in w->l2_clusters */
+	uint64_t next; /* in w->tables.items */
 	bool active_only;
 };
 
 static bool l2_wanted(const struct l2_pass *p, uint64_t index)
 {
-	uint64_t cluster = p->w->l2_clusters[index];
+	uint64_t cluster = p->w->tables.items[index];
 
 	if (ox_crew_is_done(p->done, index))
 		return false;
@@ -150,13 +154,13 @@ static bool l2_next(void *arg, struct ox_scan_item *ret)
 	uint64_t most = ox_scan_item_max(w->v.cluster_bytes) / w->v.cluster_bytes;
 	uint64_t first, run;
 
-	while (p->next < w->l2_count && !l2_wanted(p, p->next))
+	while (p->next < w->tables.count && !l2_wanted(p, p->next))
 		p->next++;
-	if (p->next == w->l2_count)
+	if (p->next == w->tables.count)
 		return false;
-	first = w->l2_clusters[p->next++];
-	for (run = 1; run < most && p->next < w->l2_count; run++, p->next++) {
-		if (w->l2_clusters[p->next] != first + run || !l2_wanted(p, p->next))
+	first = w->tables.items[p->next++];
+	for (run = 1; run < most && p->next < w->tables.count; run++, p->next++) {
+		if (w->tables.items[p->next] != first + run || !l2_wanted(p, p->next))
 			break;
 	}
 	*ret = (struct ox_scan_item){
@@ -174,11 +178,12 @@ static int l2_table_co(struct l2_pass *p, uint64_t offset, uint8_t *bytes)
 
 	if (p->before)
 		memcpy(p->before, bytes, w->v.cluster_bytes);
-	r = p->visit_co(w, cluster, ox_counts_get(&w->k.cells, cluster), (struct ox_be64 *)bytes);
+	r = p->visit_co(p->arg, cluster, ox_counts_get(&w->k.cells, cluster),
+			(struct ox_be64 *)bytes);
 	ox_journal_progress(w->j, 1);
 	if (r < 0 || !p->before)
 		return r;
-	return write_changes_co(w, p->before, bytes, w->v.cluster_bytes, offset);
+	return write_changes_co(&w->v, p->before, bytes, w->v.cluster_bytes, offset);
 }
 
 static int unreadable_l2(struct ox_walk *w, uint64_t offset, int error)
@@ -212,13 +217,14 @@ static int l2_item_co(void *arg, const struct ox_scan_item *item, uint8_t *bytes
 	return 0;
 }
 
-static int l2_pass_co(struct l2_pass *p)
+static int l2_pass_co(struct l2_pass *p, unsigned ways)
 {
 	static const struct ox_scan_ops ops = {.next = l2_next, .visit_co = l2_item_co};
 	struct ox_walk *w = p->w;
 	int r;
 
-	if (w->changes_entries) {
+	p->active_only = ways & OX_WAYS_ACTIVE;
+	if (ways & OX_WAYS_CHANGE) {
 		p->before = malloc(w->v.cluster_bytes);
 		if (!p->before)
 			return -ENOMEM;
@@ -228,16 +234,16 @@ static int l2_pass_co(struct l2_pass *p)
 	return r;
 }
 
-int ox_walk_l2_co(struct ox_walk *w, bool active_only, ox_walk_l2_fn visit_co)
+int ox_walk_l2_co(struct ox_walk *w, unsigned ways, ox_walk_l2_fn visit_co, void *arg)
 {
-	struct l2_pass p = {.w = w, .visit_co = visit_co, .active_only = active_only};
+	struct l2_pass p = {.w = w, .visit_co = visit_co, .arg = arg};
 
-	return l2_pass_co(&p);
+	return l2_pass_co(&p, ways);
 }
 
-int ox_walk_l2_but_co(struct ox_walk *w, const uint64_t *done, ox_walk_l2_fn visit_co)
+int ox_walk_l2_but_co(struct ox_walk *w, const uint64_t *done, ox_walk_l2_fn visit_co, void *arg)
 {
-	struct l2_pass p = {.w = w, .visit_co = visit_co, .done = done};
+	struct l2_pass p = {.w = w, .visit_co = visit_co, .arg = arg, .done = done};
 
-	return l2_pass_co(&p);
+	return l2_pass_co(&p, OX_WAYS_ALL);
 }

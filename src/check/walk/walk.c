@@ -35,14 +35,6 @@ int ox_walk_count_co(struct ox_walk *w)
 	return r;
 }
 
-bool ox_walk_is_clean(const struct ox_walk *w)
-{
-	const struct ox_journal_totals *seen = &w->j->totals;
-
-	return seen->corruptions == 0 && seen->leaks == 0 && seen->check_errors == 0 &&
-	       w->j->structural == 0 && w->leaks == 0 && w->too_low == 0 && w->copied_wrong == 0;
-}
-
 int ox_walk_open_co(struct ox_walk *w, struct ox_io *io, struct ox_error **err)
 {
 	int r;
@@ -51,7 +43,7 @@ int ox_walk_open_co(struct ox_walk *w, struct ox_io *io, struct ox_error **err)
 	r = ox_view_open_co(&w->v, io, err);
 	if (r < 0)
 		return r;
-	w->result.total_clusters = ox_div_up(w->v.h.size_bytes, w->v.cluster_bytes);
+	w->total_clusters = ox_div_up(w->v.h.size_bytes, w->v.cluster_bytes);
 	return ox_ledger_open(&w->k, &w->v) < 0 ? ox_error_set(err, -ENOMEM, "Out of memory") : 0;
 }
 
@@ -61,9 +53,7 @@ void ox_walk_close(struct ox_walk *w)
 		ox_view_close(&w->v);
 	ox_ledger_close(&w->k);
 	ox_digest_clear(&w->digest);
-	free(w->l2_clusters);
-	free(w->no_tables);
-	free(w->suspects);
-	free(w->reaches);
-	free(w->l2_places);
+	ox_clusters_free(&w->tables);
+	ox_clusters_free(&w->no_tables);
+	free(w->places);
 }

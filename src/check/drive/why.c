@@ -1,8 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /* Why a repair leaves what is found. */
+#include "check/drive/why.h"
+
 #include <string.h>
 
-#include "check/mend/mend.h"
+#include "check/counts/counts.h"
 
 /* Whether a finding is of a field or a record, which a repair leaves only where nothing tells it.
  */
@@ -14,42 +16,42 @@ static bool is_of_field(const struct ox_finding_kind *kind)
 }
 
 /* Why counts are not made wider. */
-static const char *why_narrow(const struct ox_walk *w, const struct ox_found *what)
+static const char *why_narrow(const struct ox_why *y, const struct ox_found *what)
 {
-	if (w->v.h.version < 3)
+	if (y->h->version < 3)
 		return "the counts of version 2 always have 16 bits: copy the image to a new one";
 	if (what->c == OX_COUNT_MAX)
 		return "it is named more often than this program counts";
-	if (w->j->structural > w->j->seen[OX_FOUND_OVERFLOW])
+	if (y->j->structural > y->j->seen[OX_FOUND_OVERFLOW])
 		return "something else cannot be followed, and is to be repaired first";
 	return "there is no room for wider counts";
 }
 
-const char *ox_mend_why_not(const void *arg, enum ox_finding_id id, const struct ox_found *what)
+const char *ox_why_not(const void *arg, enum ox_finding_id id, const struct ox_found *what)
 {
 	const struct ox_finding_kind *kind = ox_finding_kind(id);
-	const struct ox_walk *w = arg;
+	const struct ox_why *y = arg;
 
 	if (kind->class == OX_FINDING_FACT)
 		return NULL;
-	if (w->asked == OX_REPAIR_LEAKS && kind->severity != OX_FINDING_LEAK)
+	if (y->asked == OX_REPAIR_LEAKS && kind->severity != OX_FINDING_LEAK)
 		return "-r leaks frees space and changes nothing else";
 	if (kind->class == OX_FINDING_UNREADABLE)
 		return "it cannot be read";
 	if (strncmp(kind->fix, "None: ", 6) == 0)
 		return kind->fix + 6;
 	if (id == OX_FOUND_OVERFLOW)
-		return why_narrow(w, what);
+		return why_narrow(y, what);
 	if (is_of_field(kind) && kind->class != OX_FINDING_DERIVED)
 		return "nothing in the image tells what it was";
 	if (kind->class == OX_FINDING_STRUCTURAL)
 		return "it lies on something that nothing tells apart, or what it takes to copy "
 		       "it is not there";
-	if (kind->severity == OX_FINDING_LEAK && ox_salvage_keeps_count(w, what->a))
-		return ox_salvage_why_kept(w);
-	if (w->j->structural > 0)
+	if (kind->severity == OX_FINDING_LEAK && ox_keeper_keeps_count(y->keeper, what->a))
+		return y->keeper->why_kept(y->keeper);
+	if (y->j->structural > 0)
 		return "something else cannot be followed, and may be what this belongs to";
-	if (w->lost > 0)
+	if (y->lost > 0)
 		return "it may be what was lost; a later -r leaks frees it";
 	return "it could not be repaired";
 }
