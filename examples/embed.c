@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * oxbow in a program with an event loop of its own: opens an image, writes and reads a block
- *through a queue, and closes the image, without ever waiting but in the loop.
+ * through a queue, and closes the image, without ever waiting but in the loop.
  *
  *	cc embed.c $(pkg-config --cflags --libs oxbow) -o embed && ./embed disk.qcow2
  */

@@ -10,9 +10,10 @@
  * reopening and resizing can be left to such a loop as well, as jobs.
  *
  * Mistakes of the program that the library cannot answer with an error stop it, with a message and
- * abort(3): calls from another thread than the context's, or from within a callback; freeing a
- * context with open images or jobs, or a queue with requests; ending a job that is not done; using
- * a queue whose image was closed. Pointers are not NULL unless that is said to be allowed.
+ * abort(3): calls from another thread than the context's; turning the reactor (polling, waiting,
+ * any synchronous call) from within a callback; freeing a context with open images or jobs, or a
+ * queue with requests; ending a job that is not done; submitting to a queue whose image was closed.
+ * Pointers are not NULL unless that is said to be allowed.
  *
  * Conventions: functions that can fail return 0 or a negative errno. "ret_" outputs are untouched
  * on failure. A struct ox_error ** may be NULL; where it is not, it must point at NULL, and on
@@ -519,6 +520,7 @@ struct ox_finding {
 	const char *fix;      /* what a repair does about it, or "None: " and why it does nothing */
 	const char *fate;     /* of the guest range after a repair: "lost", "in doubt"; or NULL */
 	const char *why_not;  /* why this repair leaves it; NULL: none was asked for, or repaired */
+	bool recovers; /* the next opening for writing settles it: the image was not closed */
 };
 
 /* An L2 table of a qcow2 image that nothing names. Its entries are counted, of those that name
@@ -607,6 +609,11 @@ struct ox_check_result {
 	 * keeps, or would. */
 	uint64_t lost_tables;
 	uint64_t linked_tables;
+	/* Of corruptions and leaks: what the next opening for writing settles, as the image was not
+	 * closed. It is no harm to data. */
+	uint64_t recoverable_corruptions;
+	uint64_t recoverable_leaks;
+	uint64_t uncounted_clusters; /* those that are counted then */
 };
 
 /* 0 when the check ran to its end, whatever it found; -ENOTSUP where the format has no check (raw);

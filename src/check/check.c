@@ -46,6 +46,8 @@ static int look_co(struct check *c, struct ox_round *round, struct ox_io *io, st
 
 	if (r < 0)
 		return r;
+	if (round->w.v.dirty && c->opts->repair == OX_REPAIR_NONE)
+		ox_journal_recovers(&round->j);
 	r = ox_round_look_co(round);
 	if (r == 0 && c->opts->salvage)
 		r = ox_salvage_find_co(&c->salvage);
@@ -84,6 +86,9 @@ static int repair_round_co(void *arg, struct ox_io *io, unsigned number, bool *r
 	c->fixed.corruptions_fixed += round->j.totals.corruptions_fixed;
 	c->fixed.leaks_fixed += round->j.totals.leaks_fixed;
 	c->lost += round->m.dropped;
+	/* The table that an entry named which is gone now may fit another one. */
+	if (round->m.dropped > 0)
+		ox_keeper_note_dropped(&c->salvage.keeper);
 	if (number == 1)
 		c->fixed.damaged_l1_entries = round->w.bad_l1_entries;
 	/* Mending makes no orphans: where there are none now, none are looked for again. */

@@ -75,14 +75,17 @@ static int take(struct ox_qcow2_header *h, const char *text, size_t length, stru
 	uint64_t value;
 
 	if (!field)
-		return ox_error_set(err, -EINVAL, "'%.*s' is no FIELD=NUMBER of a qcow2 header",
+		return ox_error_set(err, -EINVAL,
+				    "'%.*s' is not FIELD=NUMBER with a field of a qcow2 header",
 				    (int)length, text);
 	errno = 0;
 	value = strtoull(equals + 1, &end, 0);
 	if (errno || end == equals + 1 || end != text + length || equals[1] == '-' ||
 	    (field->size_bytes < 8 && value >> (8 * field->size_bytes)))
-		return ox_error_set(err, -EINVAL, "'%.*s' is no number that fits", (int)length,
-				    text);
+		return ox_error_set(
+			err, -EINVAL,
+			"'%.*s' is not a number (decimal, or 0x...) that fits the field",
+			(int)length, text);
 	set_field(h, field, value);
 	return 0;
 }
@@ -131,11 +134,13 @@ static int judge(struct ox_qcow2_header h, struct ox_error **err)
 	struct ox_qcow2_faults faults = {0};
 
 	if (h.version != 2 && h.version != 3)
-		return ox_error_set(err, -EINVAL, "The header has version %" PRIu32 ": state it",
+		return ox_error_set(err, -EINVAL,
+				    "The header has version %" PRIu32 ": state 'version'",
 				    h.version);
 	if (h.version == 3 && h.header_length < OX_QCOW2_HEADER_V3_BYTES)
 		return ox_error_set(err, -EINVAL,
-				    "The header has a length of %" PRIu32 " bytes: state it",
+				    "The header has a length of %" PRIu32
+				    " bytes: state 'header_length'",
 				    h.header_length);
 	return ox_qcow2_header_judge(&h, SECTOR_BYTES, &faults, err);
 }

@@ -13,7 +13,7 @@ static const char help[] =
 	"usage: oxbow check [-f FMT] [-r leaks|all [--dry-run | --undo UNDO]] [--data]\n"
 	"                   [--header FIELD=NUMBER,...]\n"
 	"                   [--salvage[=L1INDEX:HOSTOFFSET | =none]]... [-T CACHE]\n"
-	"                   [--output=human|json] [-p | --progress=json] [-q] [-U]\n"
+	"                   [--output=human|json] [-p | --progress=json] [-q] [-v] [-U]\n"
 	"                   [--image-opts] FILE\n"
 	"Look for inconsistencies in a qcow2 or QED image, and repair them if told to.\n"
 	"\n"
@@ -41,6 +41,8 @@ static const char help[] =
 	"  -p                  show progress, also where there is no terminal\n"
 	"  --progress=json     progress for programs: a JSON object a line on stderr\n"
 	"  -q                  print no summary; findings still go to stderr\n"
+	"  -v, --verbose       of an image that was not closed, list what its next opening sets\n"
+	"                      right as well\n"
 	"  -U, --force-share   also while another process has the image open for writing\n"
 	"  --image-opts        FILE is a description: driver=qcow2,file.filename=PATH,...\n"
 	"  -h, --help          print this text\n"
@@ -81,6 +83,7 @@ struct check {
 	bool progress_json;
 	struct timespec flushed; /* when the findings were last */
 	bool quiet;
+	bool verbose;
 	bool verify_data;
 	struct ox_cli_progress progress;
 	bool dry_run;
@@ -135,6 +138,8 @@ static json_t *finding_json(const struct ox_finding *f)
 		ox_cli_json_set(object, "fate", json_string(f->fate));
 	if (f->why_not)
 		ox_cli_json_set(object, "why-not", json_string(f->why_not));
+	if (f->recovers)
+		ox_cli_json_set(object, "recovers", json_true());
 	return object;
 }
 
@@ -159,7 +164,9 @@ static void take_finding(void *opaque, const struct ox_finding *finding)
 {
 	struct check *check = opaque;
 
-	fprintf(stderr, "%s\n", finding->message);
+	/* The summary says once what is so of an image that was not closed. */
+	if (!finding->recovers || check->verbose)
+		fprintf(stderr, "%s\n", finding->message);
 	if (finding->why_not)
 		tell_why(check, finding);
 	if (check->output != OX_CLI_JSON)
@@ -211,20 +218,47 @@ static void report_progress(void *opaque, uint64_t done, uint64_t total)
 	ox_cli_progress_report(&check->progress, done, total);
 }
 
-static void print_summary(const struct ox_check_result *res)
+/* What is no damage, but work that a program left behind which did not close the image. */
+static void print_recoverable(const struct check *check, const struct ox_check_result *res)
 {
+	const uint64_t corruptions = res->corruptions - res->recoverable_corruptions;
+
+	printf("\nThe image was not closed: its reference counts lag behind.\n");
+	if (res->uncounted_clusters)
+		printf("%" PRIu64 " %s still to be counted.\n", res->uncounted_clusters,
+		       res->uncounted_clusters == 1 ? "cluster is" : "clusters are");
+	if (res->recoverable_leaks)
+		printf("%" PRIu64 " %s to be given back.\n", res->recoverable_leaks,
+		       res->recoverable_leaks == 1 ? "cluster is" : "clusters are");
+	if (!corruptions && !res->check_errors)
+		printf("No data are harmed. The next opening for writing sets this right, and so "
+		       "does "
+		       "-r all.\n");
+	else
+		printf("That alone harms no data, but the damage below is to be repaired first.\n");
+	if (!check->verbose)
+		printf("-v lists the clusters.\n");
+}
+
+static void print_summary(const struct check *check, const struct ox_check_result *res)
+{
+	const uint64_t corruptions = res->corruptions - res->recoverable_corruptions;
+	const uint64_t leaks = res->leaks - res->recoverable_leaks;
+
 	if (!res->corruptions && !res->leaks && !res->check_errors) {
 		printf("No errors were found on the image.\n");
 		return;
 	}
-	if (res->corruptions)
+	if (res->recoverable_corruptions || res->recoverable_leaks)
+		print_recoverable(check, res);
+	if (corruptions)
 		printf("\n%" PRIu64 " errors were found on the image.\n"
 		       "Data may be corrupted, or further writes to the image may corrupt it.\n",
-		       res->corruptions);
-	if (res->leaks)
+		       corruptions);
+	if (leaks)
 		printf("\n%" PRIu64 " leaked clusters were found on the image.\n"
 		       "This means waste of disk space, but no harm to data.\n",
-		       res->leaks);
+		       leaks);
 	if (res->check_errors)
 		printf("\n%" PRIu64 " internal errors have occurred during the check.\n",
 		       res->check_errors);
@@ -244,7 +278,7 @@ static void print_text(const struct check *check, const struct ox_check_result *
 	} else if (check->dry_run) {
 		printf("Nothing would be repaired.\n");
 	}
-	print_summary(res);
+	print_summary(check, res);
 	ox_cli_salvage_print(&check->salvage, res, check->dry_run);
 	if (res->total_clusters && res->allocated_clusters) {
 		double allocated = (double)res->allocated_clusters;
@@ -284,6 +318,9 @@ static void print_json(const struct check *check, const struct ox_check_result *
 	ox_cli_json_set(object, "format", json_string(res->format));
 	set_count(object, "fragmented-clusters", res->fragmented_clusters);
 	set_count(object, "damaged-l1-entries", res->damaged_l1_entries);
+	set_count(object, "recoverable-corruptions", res->recoverable_corruptions);
+	set_count(object, "recoverable-leaks", res->recoverable_leaks);
+	set_count(object, "uncounted-clusters", res->uncounted_clusters);
 	if (check->dry_run)
 		ox_cli_json_set(object, "dry-run", json_true());
 	ox_cli_salvage_set_json(&check->salvage, object);
@@ -405,6 +442,9 @@ static int take_option(struct check *check, int c, char **argv)
 	case 'q':
 		check->quiet = true;
 		return 0;
+	case 'v':
+		check->verbose = true;
+		return 0;
 	case 'U':
 		check->source.open.flags |= OX_OPEN_FORCE_SHARE;
 		return 0;
@@ -465,6 +505,7 @@ static int take_arguments(struct check *check, int argc, char **argv)
 		{"repair", required_argument, NULL, 'r'},
 		{"output", required_argument, NULL, OPTION_OUTPUT},
 		{"progress", required_argument, NULL, OPTION_PROGRESS},
+		{"verbose", no_argument, NULL, 'v'},
 		{"force-share", no_argument, NULL, 'U'},
 		{"image-opts", no_argument, NULL, OPTION_IMAGE_OPTS},
 		{"dry-run", no_argument, NULL, OPTION_DRY_RUN},
@@ -477,7 +518,7 @@ static int take_arguments(struct check *check, int argc, char **argv)
 	int c, status = 0;
 
 	opterr = 0;
-	while (status == 0 && (c = getopt_long(argc, argv, ":hf:r:T:t:pqU", longs, NULL)) != -1)
+	while (status == 0 && (c = getopt_long(argc, argv, ":hf:r:T:t:pqvU", longs, NULL)) != -1)
 		status = take_option(check, c, argv);
 	if (status != 0)
 		return status;

@@ -41,7 +41,7 @@ static void print_overview(void)
 	for (size_t i = 0; i < sizeof(verbs) / sizeof(verbs[0]); i++)
 		printf("  %-9s %s\n", verbs[i].name, verbs[i].summary);
 	printf("\n'oxbow help VERB' or 'oxbow VERB --help' lists the options of a verb.\n"
-	       "OXBOW_IO=threads in the environment does without io_uring.\n");
+	       "OXBOW_IO=threads in the environment uses threads, and not io_uring.\n");
 }
 
 int ox_cli_version(int argc, char **argv)

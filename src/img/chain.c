@@ -219,8 +219,9 @@ int ox_chain_read_co(struct ox_image *img, const struct iovec *iov, int n, uint6
 		uint64_t part = length;
 		int r = read_part_co(img, iov, n, skip, offset, &part);
 
+		/* Nothing is written to a backing file, whatever its entries name. */
 		if (r < 0)
-			return r;
+			return r == -EUCLEAN ? -EIO : r;
 		skip += part;
 		offset += part;
 		length -= part;

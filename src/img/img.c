@@ -132,6 +132,7 @@ int ox_img_open_co(struct ox_io *io, const struct ox_img_open *how, struct ox_im
 		img_free(img); /* the store stays the caller's */
 		return r;
 	}
+	ox_notice_join(img);
 	*ret = img;
 	return 0;
 }

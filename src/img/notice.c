@@ -62,6 +62,10 @@ void ox_notice_tell(struct ox_image *img, const struct ox_notice *notice)
 	own->last.filename = img->filename;
 	compose(notice, own->text, sizeof(own->text));
 	own->last.message = own->text;
+	if (own->top) {
+		own->top->count++;
+		own->top->last = own->last;
+	}
 	if (own->tell)
 		own->tell(own->opaque, &own->last);
 }
@@ -108,24 +112,27 @@ void ox_notice_failed(struct ox_image *img, int error, uint64_t told_before, uin
 	ox_notice_tell(img, &notice);
 }
 
+void ox_notice_join(struct ox_image *img)
+{
+	for (struct ox_image *below = img->backing; below; below = below->backing) {
+		img->notices.count += below->notices.count;
+		if (below->notices.count > 0 && !img->notices.last.message)
+			img->notices.last = below->notices.last;
+		below->notices.top = &img->notices;
+	}
+}
+
 uint64_t ox_notice_count(const struct ox_image *img)
 {
-	uint64_t count = 0;
-
-	for (; img; img = img->backing)
-		count += img->notices.count;
-	return count;
+	return img->notices.top ? img->notices.top->count : img->notices.count;
 }
 
 bool ox_notice_last(const struct ox_image *img, struct ox_notice *ret)
 {
-	for (; img; img = img->backing) {
-		if (img->notices.count == 0)
-			continue;
-		*ret = img->notices.last;
-		return true;
-	}
-	return false;
+	if (img->notices.count == 0)
+		return false;
+	*ret = img->notices.last;
+	return true;
 }
 
 void ox_notice_listen(struct ox_image *img,

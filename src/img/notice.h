@@ -15,9 +15,12 @@
 struct ox_notices {
 	void (*tell)(void *opaque, const struct ox_notice *notice); /* NULL: nobody listens */
 	void *opaque;
+	/* What the image at the top of a chain says of all: chains are long, and each request asks.
+	 * NULL in that image itself. */
+	struct ox_notices *top;
 	uint64_t count;
 	bool poison_told;
-	struct ox_notice last; /* its message is in text */
+	struct ox_notice last; /* its message is in the text of the image that it is about */
 	char text[256];
 };
 
@@ -27,9 +30,12 @@ void ox_notice_tell(struct ox_image *img, const struct ox_notice *notice);
  * is what ox_notice_count said before it. changing: it was to change the disk. */
 void ox_notice_failed(struct ox_image *img, int error, uint64_t told_before, uint64_t offset,
 		      uint64_t length, bool changing);
-/* Of the image and its backing files. */
+/* The chain is open: from now on the image's count and last notice are its backing files' as well.
+ */
+void ox_notice_join(struct ox_image *img);
+/* Of an image and its whole chain. */
 uint64_t ox_notice_count(const struct ox_image *img);
-/* The last one of any of them; false: there was none. */
+/* The last one; false: there was none. */
 bool ox_notice_last(const struct ox_image *img, struct ox_notice *ret);
 /* For the image and its backing files. */
 void ox_notice_listen(struct ox_image *img,

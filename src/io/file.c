@@ -394,7 +394,7 @@ static int check_flags(unsigned flags, struct ox_error **err)
 	ox_assert(!(flags & (OX_IO_CREATE | OX_IO_NEW)) || !(flags & OX_IO_READ_ONLY));
 	if ((flags & OX_IO_FORCE_SHARE) && !(flags & OX_IO_READ_ONLY))
 		return ox_error_set(err, -EINVAL,
-				    "Locks can be disregarded for read-only images only");
+				    "Only read-only images can be opened without regard to locks");
 	return 0;
 }
 

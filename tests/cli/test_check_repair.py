@@ -56,7 +56,7 @@ def counts(answer):
 
 
 def check_as_qemu(disk, what):
-    ours, our_text = checked(disk)
+    ours, our_text = checked(disk, "-v")
     theirs, their_text = checked_by_qemu(disk)
     check_equal(counts(ours), counts(theirs), f"counts of {what}")
     lines = [line for line in our_text.splitlines() if not line.startswith("Note: ")]

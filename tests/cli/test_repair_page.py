@@ -6,6 +6,7 @@ test_repair_page.py --accept rewrites the page's: look at the difference before 
 
 A comment "<!-- example ... -->" begins with a new disk.qcow2, and damages it as its lines say; the
 console blocks up to the next such comment then run on it, one after the other."""
+import difflib
 import shlex
 
 from peers import *
@@ -16,12 +17,12 @@ COMMANDS = {"oxbow": oxbow_path(), "cp": "cp", "cmp": "cmp"}
 
 
 def new_disk(lines):
-    """A disk with three runs of data, damaged."""
+    """A disk with three runs of data, damaged. QEMU makes it: its layout stays as it is."""
     for path in pathlib.Path(".").iterdir():
         path.unlink()
-    oxbow("create", "-q", "-f", "qcow2", "disk.qcow2", "20G")
-    oxbow("io", "-f", "qcow2", "-c", "write -q -P 1 0 1M", "-c", "write -q -P 2 600M 1M",
-          "-c", "write -q -P 3 5G 512k", "disk.qcow2")
+    qemu_img("create", "-q", "-f", "qcow2", "disk.qcow2", "20G")
+    qemu_io("-c", "write -q -P 1 0 1M", "-c", "write -q -P 2 600M 1M", "-c", "write -q -P 3 5G 512k",
+            "disk.qcow2")
     for line in lines.splitlines():
         program, image, what = line.split(" ", 2)
         if program == "qemu-io":
@@ -58,7 +59,9 @@ def the_page_as_it_should_be():
 
 
 def test_the_examples_of_the_page_are_what_is_printed():
-    check_equal(the_page_as_it_should_be(), PAGE.read_text(), "docs/repair.md (see --accept)")
+    changes = difflib.unified_diff(PAGE.read_text().splitlines(),
+                                   the_page_as_it_should_be().splitlines(), n=0, lineterm="")
+    check_equal("\n".join(changes), "", "what docs/repair.md says and what is printed (--accept)")
 
 
 def examples_of_each_disk():

@@ -52,6 +52,16 @@ int ox_queue_submit(struct ox_queue *queue, struct ox_request *request)
 	return 0;
 }
 
+/* Of what is in its hands: the others may be gone. */
+int ox_queue_cancel(struct ox_queue *queue, struct ox_request *request)
+{
+	(void)queue;
+	for (size_t i = 0; i < submitted_count; i++)
+		if (submitted[i] == request)
+			return 0;
+	return -ENOENT;
+}
+
 static void look(const struct ox_request *request)
 {
 	uint64_t left = EXTENT_BYTES - request->offset % EXTENT_BYTES;

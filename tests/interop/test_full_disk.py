@@ -180,6 +180,58 @@ def test_a_server_killed_on_a_full_disk_is_followed_by_one_that_needs_no_room():
                 os.unlink(where / "filler")
 
 
+def wait_until(holds, what):
+    deadline = time.monotonic() + 60
+    while not holds():
+        if time.monotonic() > deadline:
+            raise Failure(f"in vain: {what}")
+        time.sleep(0.05)
+
+
+def dirty_copy(where):
+    """A lazy image of a server that was killed, whose refcount block lies in a hole; what is on it."""
+    whole = plain(tmpdir(), LAZY["lazy"])
+    with Server("-f", "qcow2", whole) as server:
+        handle = nbd_connect(server.uri)
+        written = list(range(0, 2 * MIB, BLOCK))
+        for at in written:
+            handle.pwrite(block_at(at, BLOCK), at, nbd.CMD_FLAG_FUA)
+        server.kill9()
+    wait_until_unlocked(whole)
+    run("cp", "--sparse=always", whole, where / "disk.qcow2")
+    return where / "disk.qcow2", written
+
+
+def test_a_recovery_that_finds_no_room_waits_for_it():
+    where = mounted("ext4", HOST_BYTES)
+    image, written = dirty_copy(where)
+    leave_room(where / "filler", 0)
+    with Server("-f", "qcow2", image) as server:
+        handle = nbd_connect(server.uri)
+        check_all(handle, written, "before the recovery")
+        wait_until(lambda: "waits for room" in server.stderr(), "the server says that it waits")
+        handle.pwrite(block_at(written[3], BLOCK), written[3], nbd.CMD_FLAG_FUA)
+        check_equal(Qcow2(image).is_dirty, True, "dirty bit without room")
+        os.unlink(where / "filler")
+        wait_until(lambda: not Qcow2(image).is_dirty, "the recovery ends")
+        handle.pwrite(block_at(40 * MIB, BLOCK), 40 * MIB, nbd.CMD_FLAG_FUA)
+        check_all(handle, written, "after the recovery")
+        handle.shutdown()
+    check_state(image, "after a recovery that waited")
+
+
+def test_a_recovery_that_waits_for_room_does_not_keep_a_server_from_ending():
+    where = mounted("ext4", HOST_BYTES)
+    image, written = dirty_copy(where)
+    leave_room(where / "filler", 0)
+    with Server("-f", "qcow2", image) as server:
+        wait_until(lambda: "waits for room" in server.stderr(), "the server says that it waits")
+    check_equal(Qcow2(image).is_dirty, True, "dirty bit without room")
+    os.unlink(where / "filler")
+    oxbow("io", "-f", "qcow2", "-c", "length", image)
+    check_state(image, "recovered when there was room")
+
+
 def test_where_overwrites_need_room_no_acknowledged_flush_is_lost_and_reads_go_on():
     where = mounted("btrfs", HOST_BYTES)
     for cache in ("writeback", "none", "unsafe"):

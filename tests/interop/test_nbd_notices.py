@@ -55,6 +55,22 @@ def test_damage_of_a_backing_file_names_that_file():
         check_in(f"'{base}': damage (l2-entry-unaligned)", server.stderr())
 
 
+def test_a_backing_file_that_names_its_table_does_not_mark_the_image_above():
+    base, table = make_image("base.qcow2")
+    disk = tmpdir() / "disk.qcow2"
+    qemu_img("create", "-q", "-f", "qcow2", "-b", base, "-F", "qcow2", disk)
+    set_entry(base, table + 8, COPIED | table)
+    with Server("--allow-backing", disk) as server:
+        client = Client(server)
+        # a part of a cluster: the rest would have to be copied
+        check_equal(client.call(WRITE, CLUSTER, 512, 0, b"x" * 512).error, EIO, "error")
+        client.write(0, b"y" * 512)
+        check_equal(server.terminate(), 0, "exit code")
+        check_in(f"'{base}': damage (metadata-overlap)", server.stderr())
+    info = json.loads(output("qemu-img", "info", "--output=json", disk))
+    check_equal(info["format-specific"]["data"]["corrupt"], False, "corrupt bit")
+
+
 def test_many_lines_of_a_kind_are_counted_instead():
     path, table = make_image()
     set_entry(path, table + 8, COPIED | 0x50002)

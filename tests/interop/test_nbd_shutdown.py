@@ -157,4 +157,49 @@ def test_a_file_that_is_no_socket_is_left_alone():
     check_equal(path.read_text(), "text", "file")
 
 
+def disk_with_much_to_zero():
+    """1 TiB of small clusters over a backing file: zeroes over all of it take 2 GiB of tables."""
+    with open("base.raw", "wb") as file:
+        file.truncate(1024 * GIB)
+    oxbow("create", "-f", "qcow2", "-o", "cluster_size=4k", "-b", "base.raw", "-F", "raw", "disk.qcow2")
+    return "disk.qcow2"
+
+
+def test_sigterm_does_not_wait_for_long_requests():
+    disk = disk_with_much_to_zero()
+    with Server("-f", "qcow2", "--allow-backing", disk) as server:
+        client = Client(server, "extended")
+        other = Client(server)
+        for _ in range(64):
+            client.request(ZEROES, 0, 1024 * GIB)
+        for number in range(20):  # which are answered although none of the others is
+            other.write(number * 50 * GIB, pattern(number, 4096))
+            other.read(number * 50 * GIB, 4096)
+        server.process.terminate()
+        for _ in range(64):
+            check_equal(client.reply()[1].error, ESHUTDOWN, "error")
+        client.check_closed()
+        check_equal(server.wait(), 0, "exit code")
+    qemu_img("check", disk)
+    if os.stat(disk).st_size > GIB:
+        raise Failure("the zeroes were not given up")
+
+
+def test_a_client_that_leaves_takes_its_long_requests_along():
+    disk = disk_with_much_to_zero()
+    with Server("-f", "qcow2", "--allow-backing", disk) as server:
+        client = Client(server, "extended")
+        for _ in range(63):
+            client.request(ZEROES, 0, 1024 * GIB)
+        client.request(READ, 0, 512)
+        client.reply()  # all of them have been taken
+        client.close()
+        Client(server).write(0, b"all is well")
+        server.process.terminate()
+        check_equal(server.wait(), 0, "exit code")
+    qemu_img("check", disk)
+    if os.stat(disk).st_size > GIB:
+        raise Failure("the zeroes were not given up")
+
+
 run_tests(globals())

@@ -102,6 +102,14 @@ int ox_queue_submit(struct ox_queue *queue, struct ox_request *request)
 	return 0;
 }
 
+/* Everything is done as if nobody had asked. */
+int ox_queue_cancel(struct ox_queue *queue, struct ox_request *request)
+{
+	(void)queue;
+	(void)request;
+	return 0;
+}
+
 size_t ox_queue_reap(struct ox_queue *queue, struct ox_request **ret_requests, size_t max)
 {
 	size_t count = 0;

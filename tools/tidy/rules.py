@@ -173,6 +173,15 @@ def lines_end_cleanly(tree):
             yield f"{path}: empty lines at the end"
 
 
+def changes_are_told_once(tree):
+    """No two entries of the changes begin with the same line: a merge doubles them easily."""
+    entries = set()
+    for number, line in enumerate(tree.get("CHANGELOG.md", "").split("\n"), 1):
+        if line.startswith("- ") and line in entries:
+            yield f"CHANGELOG.md:{number}: told above already"
+        entries.add(line)
+
+
 def prose_keeps_to_its_columns(tree):
     """Prose in Markdown and in manual pages has at most 100 columns; `./dev format` wraps it."""
     for path, text in sorted(tree.items()):
@@ -188,4 +197,4 @@ def prose_keeps_to_its_columns(tree):
 ALL = [dependencies_point_down, rooms_point_down, rooms_write_what_is_theirs,
        only_suspending_functions_suspend, functions_fit_a_screen, files_have_one_purpose,
        sources_state_their_licence, nothing_is_marked_unfinished, lines_end_cleanly,
-       prose_keeps_to_its_columns]
+       prose_keeps_to_its_columns, changes_are_told_once]

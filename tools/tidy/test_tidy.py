@@ -67,6 +67,10 @@ def test_the_projects_prose_keeps_to_its_columns():
     check_project("prose_keeps_to_its_columns")
 
 
+def test_the_projects_changes_are_told_once():
+    check_project("changes_are_told_once")
+
+
 def test_the_projects_sources_are_formatted():
     check_project("sources_are_formatted")
 
@@ -271,6 +275,13 @@ def test_wrapping_a_manual_page_keeps_each_sentence_on_lines_of_its_own():
     wrapped = prose.wrap("a.1", f".Sh NAME\nOne.\nTwo {LONG}\nends here.\nThree.\n.Bd\n{LONG}\n.Ed\n")
     check_equal(wrapped, f".Sh NAME\nOne.\nTwo {LONG[:-7]}\nword w ends here.\nThree.\n"
                 f".Bd\n{LONG}\n.Ed\n")
+
+
+def test_a_change_that_is_told_twice_is_refused():
+    text = "- One.\n- Two\n  goes on.\n- One.\n"
+    check_refused(rules.changes_are_told_once, "CHANGELOG.md", text, "CHANGELOG.md:4: told above")
+    check_accepted(rules.changes_are_told_once, "CHANGELOG.md", "- One.\n- Two\n")
+    check_accepted(rules.changes_are_told_once, "docs/a.md", text)
 
 
 def write_tree(**files):

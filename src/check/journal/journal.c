@@ -11,7 +11,6 @@
 #include "base/assert.h"
 
 #define MESSAGE_BYTES 256
-#define MOST_SINGLE 16 /* neighbours that are told one by one, as qemu-img does */
 
 static const struct ox_finding_kind kinds[OX_FOUND_COUNT] = {
 #define OX_FINDING(id, name_, severity_, class_, lead_, text_, meaning, fix_)                      \
@@ -30,6 +29,26 @@ static const struct ox_finding_kind kinds[OX_FOUND_COUNT] = {
 const struct ox_finding_kind *ox_finding_kind(enum ox_finding_id id)
 {
 	return &kinds[id];
+}
+
+/* Whether neighbours of the kind are told as one: clusters, or entries of L2 tables. */
+static bool is_of_clusters(const struct ox_finding_kind *kind)
+{
+	return kind == &kinds[OX_FOUND_LEAK] || kind == &kinds[OX_FOUND_TOO_LOW] ||
+	       kind == &kinds[OX_FOUND_OVERFLOW] || kind == &kinds[OX_FOUND_QED_LEAK];
+}
+
+static bool is_of_entries(const struct ox_finding_kind *kind)
+{
+	return kind == &kinds[OX_FOUND_COPIED_DATA];
+}
+
+/* Whether the recovery at the next opening for writing settles it. */
+static bool is_recoverable(const struct ox_journal *j, enum ox_finding_id id,
+			   const struct ox_found *what)
+{
+	return j->recovers && (id == OX_FOUND_LEAK || id == OX_FOUND_TOO_LOW ||
+			       id == OX_FOUND_STALE_ENTRY || what->lags);
 }
 
 /* ---- messages ---- */
@@ -68,15 +87,20 @@ static int format_field(char *to, size_t room, char field, const struct ox_found
 }
 
 static void format_message(char to[MESSAGE_BYTES], const struct ox_finding_kind *kind,
-			   const char *lead, const struct ox_found *what, uint64_t clusters)
+			   const char *lead, const struct ox_found *what, uint64_t length)
 {
 	size_t used = (size_t)snprintf(to, MESSAGE_BYTES, "%s ", lead);
 	const char *text = kind->text;
 
-	if (clusters > 1) {
+	if (length > 1 && is_of_entries(kind)) {
+		used += (size_t)snprintf(
+			to + used, MESSAGE_BYTES - used,
+			"OFLAG_COPIED data clusters: %" PRIu64 " entries, the first: ", length);
+		text += strlen("OFLAG_COPIED data cluster: ");
+	} else if (length > 1) {
 		used += (size_t)snprintf(to + used, MESSAGE_BYTES - used,
 					 "clusters %" PRIu64 "-%" PRIu64, what->a,
-					 what->a + clusters - 1);
+					 what->a + length - 1);
 		text += strlen("cluster %a");
 	}
 	for (const char *p = text; *p && used + 1 < MESSAGE_BYTES; p++) {
@@ -105,68 +129,81 @@ static bool is_structural(const struct ox_journal *j, const struct ox_finding_ki
 
 /* ---- telling ---- */
 
-static void tell_clusters(struct ox_journal *j, const struct ox_finding_kind *kind, bool repaired,
-			  const struct ox_found *what, uint64_t clusters, const char *why)
+/* One finding, or a run of length neighbours; whether each of them is a cluster. */
+static void tell_one(struct ox_journal *j, const struct ox_journal_run *run,
+		     const struct ox_found *what, uint64_t length)
 {
+	const struct ox_finding_kind *kind = &kinds[run->id];
 	const char *mended = j->dry_run ? "Would repair" : "Repairing";
+	const bool clusters = is_of_clusters(kind);
 	char message[MESSAGE_BYTES];
 
-	format_message(message, kind, repaired ? mended : kind->lead, what, clusters);
+	format_message(message, kind, run->repaired ? mended : kind->lead, what, length);
 	j->finding(j->opaque,
 		   &(struct ox_finding){
 			   .name = kind->name,
 			   .severity = kind->severity,
 			   .message = message,
-			   .repaired = repaired,
+			   .repaired = run->repaired,
 			   .host_offset =
 				   clusters || what->host_offset ? what->host_offset : UINT64_MAX,
-			   .host_length = clusters * j->cluster_bytes,
+			   .host_length = clusters ? length * j->cluster_bytes : 0,
 			   .guest_offset = what->guest_length ? what->guest_offset : UINT64_MAX,
 			   .guest_length = what->guest_length,
 			   .snapshot = what->snapshot,
 			   .fix = kind->fix,
 			   .fate = what->fate,
-			   .why_not = why,
+			   .why_not = run->why_not,
+			   .recovers = !run->repaired && is_recoverable(j, run->id, what),
 		   });
 }
 
 void ox_journal_tell_run(struct ox_journal *j)
 {
-	struct ox_journal_run run = j->run;
-	uint64_t guest_length = run.what.guest_length;
+	struct ox_journal_run *run = &j->run;
+	uint64_t length = run->length;
 
-	j->run.length = 0;
-	if (run.length > MOST_SINGLE) {
-		run.what.guest_length *= run.length;
-		tell_clusters(j, &kinds[run.id], run.repaired, &run.what, run.length, run.why_not);
+	run->length = 0;
+	if (length > OX_JOURNAL_MOST_SINGLE) {
+		run->what[0].guest_length *= length;
+		tell_one(j, run, &run->what[0], length);
 		return;
 	}
-	for (; run.length > 0; run.length--) {
-		tell_clusters(j, &kinds[run.id], run.repaired, &run.what, 1, run.why_not);
-		run.what.a++;
-		run.what.host_offset += j->cluster_bytes;
-		run.what.guest_offset += guest_length;
-	}
+	for (uint64_t i = 0; i < length; i++)
+		tell_one(j, run, &run->what[i], 1);
 }
 
 /* Whether a finding goes on where the run ends. */
 static bool joins_run(const struct ox_journal *j, const struct ox_journal_run *next)
 {
 	const struct ox_journal_run *run = &j->run;
-	const struct ox_found *first = &run->what;
-	const struct ox_found *what = &next->what;
+	const struct ox_found *first = &run->what[0];
+	const struct ox_found *what = &next->what[0];
 
-	return run->length > 0 && run->id == next->id && run->repaired == next->repaired &&
-	       run->why_not == next->why_not && first->a + run->length == what->a &&
-	       first->b == what->b && first->c == what->c && first->snapshot == what->snapshot &&
-	       first->guest_length == what->guest_length &&
-	       first->guest_offset + run->length * first->guest_length == what->guest_offset;
+	if (run->length == 0 || run->id != next->id || run->repaired != next->repaired ||
+	    run->why_not != next->why_not || first->snapshot != what->snapshot ||
+	    first->guest_length != what->guest_length ||
+	    first->guest_offset + run->length * first->guest_length != what->guest_offset)
+		return false;
+	if (is_of_entries(&kinds[run->id]))
+		return first->b == what->b && first->lags == what->lags;
+	return first->a + run->length == what->a && first->b == what->b && first->c == what->c;
 }
 
-static bool is_of_clusters(enum ox_finding_id id)
+/* So many more neighbours, the first of which is what. */
+static void extend_run(struct ox_journal *j, const struct ox_found *what, uint64_t length)
 {
-	return id == OX_FOUND_LEAK || id == OX_FOUND_TOO_LOW || id == OX_FOUND_OVERFLOW ||
-	       id == OX_FOUND_QED_LEAK;
+	struct ox_journal_run *run = &j->run;
+
+	for (uint64_t i = 0; i < length && run->length + i < OX_JOURNAL_MOST_SINGLE; i++) {
+		struct ox_found *one = &run->what[run->length + i];
+
+		*one = *what;
+		one->a += i;
+		one->host_offset += i * j->cluster_bytes;
+		one->guest_offset += i * what->guest_length;
+	}
+	run->length += length;
 }
 
 static void note_structural(struct ox_journal *j, const struct ox_finding_kind *kind,
@@ -181,51 +218,64 @@ static void note_structural(struct ox_journal *j, const struct ox_finding_kind *
 }
 
 static void tell(struct ox_journal *j, enum ox_finding_id id, bool repaired,
-		 const struct ox_found *what)
+		 const struct ox_found *what, uint64_t length)
 {
-	struct ox_journal_run one = {.id = id, .repaired = repaired, .what = *what};
+	struct ox_journal_run one = {.id = id, .repaired = repaired, .what = {*what}};
 
 	if (!j->finding || (j->quiet && !repaired))
 		return;
 	if (!repaired && j->why_not)
 		one.why_not = j->why_not(j->why_arg, id, what);
-	if (!is_of_clusters(id)) {
+	if (!is_of_clusters(&kinds[id]) && !is_of_entries(&kinds[id])) {
 		ox_journal_tell_run(j);
-		tell_clusters(j, &kinds[id], repaired, what, 0, one.why_not);
+		tell_one(j, &one, what, 1);
 		return;
 	}
 	if (!joins_run(j, &one)) {
 		ox_journal_tell_run(j);
 		j->run = one;
 	}
-	j->run.length++;
+	extend_run(j, what, length);
 }
 
-void ox_journal_found(struct ox_journal *j, enum ox_finding_id id, struct ox_found what)
+/* The same of each of so many neighbours. */
+static void found(struct ox_journal *j, enum ox_finding_id id, const struct ox_found *what,
+		  uint64_t length)
 {
 	const struct ox_finding_kind *kind = &kinds[id];
 
 	if (kind->class == OX_FINDING_UNREADABLE)
-		j->totals.check_errors++;
+		j->totals.check_errors += length;
 	else if (kind->severity == OX_FINDING_CORRUPTION)
-		j->totals.corruptions++;
+		j->totals.corruptions += length;
 	else if (kind->severity == OX_FINDING_LEAK)
-		j->totals.leaks++;
-	if (is_structural(j, kind, &what))
+		j->totals.leaks += length;
+	if (is_recoverable(j, id, what)) {
+		if (kind->severity == OX_FINDING_CORRUPTION)
+			j->totals.recoverable_corruptions += length;
+		else
+			j->totals.recoverable_leaks += length;
+		if (id == OX_FOUND_TOO_LOW)
+			j->totals.uncounted_clusters += length;
+	}
+	if (is_structural(j, kind, what))
 		j->structural++;
 	j->seen[id]++;
-	note_structural(j, kind, &what);
-	tell(j, id, false, &what);
+	note_structural(j, kind, what);
+	tell(j, id, false, what, length);
+}
+
+void ox_journal_found(struct ox_journal *j, enum ox_finding_id id, struct ox_found what)
+{
+	found(j, id, &what, 1);
 }
 
 void ox_journal_found_run(struct ox_journal *j, enum ox_finding_id id, struct ox_found what,
 			  uint64_t clusters)
 {
-	ox_assert(is_of_clusters(id) && kinds[id].severity == OX_FINDING_LEAK && clusters > 0);
-	ox_journal_found(j, id, what);
-	j->totals.leaks += clusters - 1;
-	if (j->run.length > 0)
-		j->run.length += clusters - 1;
+	ox_assert(is_of_clusters(&kinds[id]) && kinds[id].severity == OX_FINDING_LEAK &&
+		  clusters > 0);
+	found(j, id, &what, clusters);
 }
 
 void ox_journal_mended(struct ox_journal *j, enum ox_finding_id id, struct ox_found what)
@@ -236,7 +286,7 @@ void ox_journal_mended(struct ox_journal *j, enum ox_finding_id id, struct ox_fo
 		j->totals.corruptions_fixed++;
 	else if (kind->severity == OX_FINDING_LEAK)
 		j->totals.leaks_fixed++;
-	tell(j, id, true, &what);
+	tell(j, id, true, &what, 1);
 }
 
 void ox_journal_progress(struct ox_journal *j, uint64_t work)
@@ -263,6 +313,11 @@ void ox_journal_begin(struct ox_journal *j, uint64_t cluster_bytes)
 	j->cluster_bytes = cluster_bytes;
 }
 
+void ox_journal_recovers(struct ox_journal *j)
+{
+	j->recovers = true;
+}
+
 void ox_journal_hush(struct ox_journal *j)
 {
 	j->finding = NULL;
@@ -280,6 +335,9 @@ void ox_journal_sum_up(const struct ox_journal *j, struct ox_check_result *ret)
 	ret->leaks = j->totals.leaks;
 	ret->leaks_fixed = j->totals.leaks_fixed;
 	ret->check_errors = j->totals.check_errors;
+	ret->recoverable_corruptions = j->totals.recoverable_corruptions;
+	ret->recoverable_leaks = j->totals.recoverable_leaks;
+	ret->uncounted_clusters = j->totals.uncounted_clusters;
 }
 
 void ox_journal_end(struct ox_journal *j)

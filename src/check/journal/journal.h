@@ -52,16 +52,20 @@ struct ox_found {
 	bool is_told;	   /* the rest of the image tells what is right */
 	bool is_apart;	   /* and no reference hangs on it */
 	bool loses;	   /* a repair of it gives something up, which may look like leaks */
+	bool lags;	   /* the entry is right, and only its cluster's count is behind */
 };
 
 #define OX_FOUND(...) ((struct ox_found){__VA_ARGS__})
 
-/* Neighbouring clusters of which the same is to be told. */
+/* Neighbours that are told one by one, as qemu-img does; more are told as one. */
+#define OX_JOURNAL_MOST_SINGLE 16
+
+/* Neighbouring clusters, or entries of L2 tables, of which the same is to be told. */
 struct ox_journal_run {
 	enum ox_finding_id id;
 	bool repaired;
-	uint64_t length;      /* clusters; 0: there is none */
-	struct ox_found what; /* of the first */
+	uint64_t length;			      /* clusters or entries; 0: there is none */
+	struct ox_found what[OX_JOURNAL_MOST_SINGLE]; /* of the first ones */
 	const char *why_not;
 };
 
@@ -72,6 +76,11 @@ struct ox_journal_totals {
 	uint64_t leaks;
 	uint64_t leaks_fixed;
 	uint64_t check_errors;
+	/* Of the above: what the recovery at the next opening settles, of an image that was not
+	 * closed. */
+	uint64_t recoverable_corruptions;
+	uint64_t recoverable_leaks;
+	uint64_t uncounted_clusters;
 };
 
 struct ox_journal {
@@ -93,6 +102,7 @@ struct ox_journal {
 	struct ox_journal_totals totals;
 
 	/* Its own. */
+	bool recovers; /* ox_journal_recovers */
 	uint64_t cluster_bytes;
 	struct ox_journal_run run; /* what is still to be told */
 	uint64_t work_done;
@@ -103,6 +113,9 @@ struct ox_journal {
 void ox_journal_begin(struct ox_journal *j, uint64_t cluster_bytes);
 /* Tells what is still to be told, and ends it. */
 void ox_journal_end(struct ox_journal *j);
+
+/* The image was not closed: its next opening counts clusters anew. */
+void ox_journal_recovers(struct ox_journal *j);
 
 /* Something is wrong and stays so. */
 void ox_journal_found(struct ox_journal *j, enum ox_finding_id id, struct ox_found what);

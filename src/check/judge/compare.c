@@ -101,16 +101,15 @@ static int report_slot(void *arg, struct ox_slot *slot)
 {
 	struct ox_judge *g = arg;
 	struct ox_walk *w = g->w;
-	uint64_t count = slot->cell.count;
 
-	if (ox_cell_is_broken(slot->cell) || slot->stored == count ||
+	if (ox_cell_is_broken(slot->cell) || slot->stored == slot->cell.count ||
 	    ox_ledger_overflows(&w->k, slot->cell))
 		return 0;
 	if (is_cut_off(w, slot)) {
 		g->cut_off++;
 		return 0;
 	}
-	ox_journal_found(w->j, slot->stored > count ? OX_FOUND_LEAK : OX_FOUND_TOO_LOW,
+	ox_journal_found(w->j, slot->stored > slot->cell.count ? OX_FOUND_LEAK : OX_FOUND_TOO_LOW,
 			 ox_slot_found(&w->k, slot));
 	return 0;
 }

@@ -61,6 +61,12 @@ static int judge_co(struct pass *p, uint64_t cluster, bool copied, uint64_t *ret
 	return copied != (stored == 1);
 }
 
+/* Whether the bit says what the references say, so that only the stored count is not. */
+static bool is_right(const struct ox_walk *w, struct ox_host host, bool copied)
+{
+	return copied == (ox_counts_get(&w->k.cells, host.bytes / w->v.cluster_bytes).count == 1);
+}
+
 static void tell(struct pass *p, enum ox_finding_id id, struct ox_found what)
 {
 	const struct ox_view *v = &p->w->v;
@@ -96,7 +102,8 @@ static int copied_l1_co(void *arg, uint64_t tree, uint64_t index, struct ox_be64
 	r = judge_co(p, e.l2.bytes / w->v.cluster_bytes, e.copied, &count);
 	if (r <= 0)
 		return r;
-	what = OX_FOUND(.a = index, .b = raw, .c = count, .host_offset = e.l2.bytes);
+	what = OX_FOUND(.a = index, .b = raw, .c = count, .host_offset = e.l2.bytes,
+			.lags = is_right(w, e.l2, e.copied));
 	ox_view_set_range(&w->v, &what, 0, index * ox_view_l1_span(&w->v), ox_view_l1_span(&w->v));
 	tell(p, OX_FOUND_COPIED_L2, what);
 	if (p->how != OX_COPIED_REPORT)
@@ -128,7 +135,8 @@ static int copied_entry_co(struct pass *p, uint64_t l2_cluster, uint64_t index,
 	if (r <= 0)
 		return r;
 	r = tell_in_l2_co(p, l2_cluster, index, OX_FOUND_COPIED_DATA,
-			  OX_FOUND(.a = raw, .b = count, .host_offset = e.host.bytes));
+			  OX_FOUND(.a = raw, .b = count, .host_offset = e.host.bytes,
+				   .lags = is_right(w, e.host, e.copied)));
 	if (r == 0 && p->how != OX_COPIED_REPORT)
 		*entry = ox_be64(raw ^ OX_QCOW2_COPIED);
 	return r;

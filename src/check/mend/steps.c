@@ -16,8 +16,8 @@ enum need {
 	HEADER = 32, /* all its fields are right: entries mean what they are taken for */
 	INSIDE = 64, /* nothing names a place past the end, beneath which the file would grow */
 	OWN_DATA = 128, /* guest data lie in this file */
+	WHOLE = 512,	/* no table was cut off with the file: that is nowhere else in it */
 	SOUND = 256, /* nothing structural is left: what it should have named looks like a leak */
-	WHOLE = 512, /* the file was not cut: what was cut off is nowhere else */
 };
 
 /* Those of the needs that are true. */

@@ -353,7 +353,7 @@ int ox_salvage_link_sure_co(struct ox_salvage *s, bool *ret_again, struct ox_err
 	int r;
 
 	if (s->opts->free_lost_tables || w->bad_l1_entries == 0 || s->g->leaks < 2 ||
-	    w->v.is_foreign || w->v.has_data_file || ox_seen_hides_trees(w->j))
+	    w->v.is_foreign || w->v.has_data_file)
 		return 0;
 	ox_salvage_forget(s);
 	s->tells_places = true;

@@ -546,8 +546,9 @@ static int link_co(struct ox_keeper *keeper, bool *ret_again, struct ox_error **
 {
 	struct ox_salvage *s = ox_container_of(keeper, struct ox_salvage, keeper);
 
-	return s->opts->salvage ? ox_salvage_link_co(s, ret_again, err)
-				: ox_salvage_link_sure_co(s, ret_again, err);
+	if (s->opts->salvage)
+		return ox_salvage_link_co(s, ret_again, err);
+	return ox_seen_hides_trees(s->w->j) ? 0 : ox_salvage_link_sure_co(s, ret_again, err);
 }
 
 static int look_co(struct ox_keeper *keeper)

@@ -152,7 +152,7 @@ int ox_salvage_look_co(struct ox_salvage *s);
  * or a negative errno. */
 int ox_salvage_count_lost_co(struct ox_mend *m);
 /* Links such tables to damaged L1 entries, where there is no choice, before these are taken away.
- * *ret_again: the walk is to start anew. The walk knows of none afterwards. */
+ * *ret_again: the walk is to start anew. None is known afterwards. */
 int ox_salvage_link_sure_co(struct ox_salvage *s, bool *ret_again, struct ox_error **err);
 
 /* ---- kin.c: orphans beside each other and beside live tables ---- */

@@ -166,7 +166,7 @@ int ox_qcow2_resize_co(struct ox_image *img, uint64_t new_bytes, struct ox_error
 	ox_recover_wait_co(q); /* tables that move need counts */
 	if (q->recover.lacks_room)
 		return ox_error_set(err, -ENOSPC,
-				    "The image is being recovered, and that lacks room");
+				    "The host has no room for the recovery that is under way");
 	if (ox_recover_active(q))
 		return ox_error_set(err, -EIO,
 				    "Cannot resize an image that could not be recovered");

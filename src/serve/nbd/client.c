@@ -239,6 +239,7 @@ void ox_nbd_client_drain(struct ox_nbd_client *client)
 		return;
 	}
 	ox_nbd_conn_end_input(&client->conn);
+	ox_nbd_cancel_ranges(&client->conn);
 	client->to_linger = client->is_tcp && client->conn.request_count > 0;
 }
 

@@ -401,6 +401,7 @@ void ox_nbd_conn_end_input(struct ox_nbd_conn *conn)
 void ox_nbd_conn_abort(struct ox_nbd_conn *conn)
 {
 	conn->aborted = true;
+	ox_nbd_cancel_ranges(conn); /* nobody waits for them */
 	unstall(conn);
 	drop_incoming(conn);
 	while (conn->reply_first)

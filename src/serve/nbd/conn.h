@@ -85,6 +85,9 @@ struct ox_nbd_request {
 	struct ox_request op;
 	struct ox_nbd_conn *conn;
 	struct ox_nbd_request *next; /* in conn's queue of replies */
+	/* While the library has it, if it may take long: in conn's list of those. */
+	struct ox_nbd_request *next_range;
+	struct ox_nbd_request **this_range; /* what points here */
 	struct ox_nbd_request_head head;
 	enum ox_nbd_stage stage;
 	int error;		/* known before the payload is skipped; 0: none */
@@ -144,8 +147,9 @@ struct ox_nbd_conn {
 	int sent_iovs;
 	size_t sent_iov_bytes;
 
-	unsigned request_count; /* from header to the last byte of the reply */
-	unsigned library_count; /* of those, in the library's hands */
+	unsigned request_count;	       /* from header to the last byte of the reply */
+	unsigned library_count;	       /* of those, in the library's hands */
+	struct ox_nbd_request *ranges; /* of those, long TRIMs and WRITE_ZEROES */
 	struct ox_nbd_share share;
 };
 
@@ -181,6 +185,8 @@ struct ox_nbd_conn *ox_nbd_conn_of(struct ox_nbd_share *share);
 
 /* A reaped request's connection, which may have something to send now. */
 struct ox_nbd_conn *ox_nbd_request_completed(struct ox_request *op);
+/* Asks the library to give up what may take long; it is answered like anything else. */
+void ox_nbd_cancel_ranges(struct ox_nbd_conn *conn);
 
 /* ---- options.c: the handshake ---- */
 

@@ -148,6 +148,7 @@ uint32_t ox_nbd_error(int result)
 		return 75;
 	case EOPNOTSUPP:
 		return 95;
+	case ECANCELED: /* what the server gives up when it ends */
 	case ESHUTDOWN:
 		return 108;
 	default:

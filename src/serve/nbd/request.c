@@ -256,6 +256,40 @@ static bool allocate_data(struct ox_nbd_request *request, size_t length)
 	return true;
 }
 
+/* What is shorter is done soon, on a disk of the smallest clusters too. */
+#define RANGE_LONG_BYTES (UINT64_C(1) << 20)
+
+static void join_ranges(struct ox_nbd_request *request)
+{
+	struct ox_nbd_conn *conn = request->conn;
+
+	request->next_range = conn->ranges;
+	request->this_range = &conn->ranges;
+	if (conn->ranges)
+		conn->ranges->this_range = &request->next_range;
+	conn->ranges = request;
+}
+
+static void leave_ranges(struct ox_nbd_request *request)
+{
+	if (!request->this_range)
+		return;
+	*request->this_range = request->next_range;
+	if (request->next_range)
+		request->next_range->this_range = request->this_range;
+	request->this_range = NULL;
+}
+
+void ox_nbd_cancel_ranges(struct ox_nbd_conn *conn)
+{
+	for (struct ox_nbd_request *r = conn->ranges; r; r = r->next_range) {
+		int ret = ox_queue_cancel(conn->export->queue, &r->op);
+
+		assert(ret == 0); /* it is the library's */
+		(void)ret;
+	}
+}
+
 void ox_nbd_request_submit(struct ox_nbd_request *request, enum ox_nbd_stage stage)
 {
 	struct ox_nbd_conn *conn = request->conn;
@@ -270,6 +304,9 @@ void ox_nbd_request_submit(struct ox_nbd_request *request, enum ox_nbd_stage sta
 	}
 	conn->library_count++;
 	conn->export->submitted = true;
+	if (request->op.length > RANGE_LONG_BYTES &&
+	    (request->op.op == OX_OP_DISCARD || request->op.op == OX_OP_WRITE_ZEROES))
+		join_ranges(request);
 }
 
 static void submit_transfer(struct ox_nbd_request *request, enum ox_op op, uint64_t offset,
@@ -516,6 +553,7 @@ struct ox_nbd_conn *ox_nbd_request_completed(struct ox_request *op)
 
 	assert(op == &request->op && conn->library_count > 0);
 	conn->library_count--;
+	leave_ranges(request);
 	if (conn->aborted)
 		ox_nbd_request_free(request);
 	else if (op->result < 0)
