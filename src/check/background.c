@@ -18,6 +18,7 @@
 #define PAUSE_NS UINT64_C(100000)
 
 struct ox_rebuild {
+	uint64_t kept; /* tables that look lost */
 	struct ox_round round;
 	uint64_t dropped; /* stale L1 entries */
 	uint64_t *stale;  /* a bit for each of the walk's tables: it has stale entries */
@@ -151,12 +152,17 @@ static int judge_co(struct ox_rebuild *b)
 		return r;
 	if (g->suspects.count > 0 || g->copied_to_fix > 0 || g->w->compressed_copied > 0)
 		return 1;
-	return ox_salvage_count_lost_co(&b->round.m);
+	return ox_salvage_count_lost_co(&b->round.m, &b->kept);
 }
 
 static int write_counts_co(struct ox_rebuild *b)
 {
 	return ox_mend_write_counts_co(&b->round.m);
+}
+
+static uint64_t kept(const struct ox_rebuild *b)
+{
+	return b->kept;
 }
 
 static bool has_block(const struct ox_rebuild *b, uint64_t index)
@@ -227,6 +233,7 @@ const struct ox_recovery ox_check_recovery = {
 	.obstacle = obstacle,
 	.judge_co = judge_co,
 	.write_counts_co = write_counts_co,
+	.kept = kept,
 	.has_block = has_block,
 	.count = count,
 	.next_counted = next_counted,

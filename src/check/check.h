@@ -29,8 +29,8 @@ void ox_check_layout_free(struct ox_image_layout *layout);
 
 /* The part of it that works on an image at rest. */
 int ox_check_rebuild_co(struct ox_io *io, struct ox_error **err,
-			void (*progress)(void *opaque, uint64_t done, uint64_t total),
-			void *opaque);
+			void (*progress)(void *opaque, uint64_t done, uint64_t total), void *opaque,
+			uint64_t *ret_kept);
 
 /* The recovery of img.h, over the same walk. */
 extern const struct ox_recovery ox_check_recovery;

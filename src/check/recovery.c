@@ -25,7 +25,8 @@ static int refuse(const struct ox_round *round, struct ox_error **err)
 			    first, v->io->name);
 }
 
-static int recover_co(struct ox_round *round, struct ox_io *io, struct ox_error **err)
+static int recover_co(struct ox_round *round, struct ox_io *io, uint64_t *ret_kept,
+		      struct ox_error **err)
 {
 	int r = ox_drive_settle_co(io, err);
 
@@ -38,7 +39,7 @@ static int recover_co(struct ox_round *round, struct ox_io *io, struct ox_error 
 	if (r == 0 && round->j.structural > 0)
 		return refuse(round, err);
 	if (r == 0)
-		r = ox_salvage_count_lost_co(&round->m);
+		r = ox_salvage_count_lost_co(&round->m, ret_kept);
 	if (r == 0)
 		r = ox_mend_counts_co(&round->m);
 	if (r < 0)
@@ -47,13 +48,14 @@ static int recover_co(struct ox_round *round, struct ox_io *io, struct ox_error 
 }
 
 int ox_check_rebuild_co(struct ox_io *io, struct ox_error **err,
-			void (*progress)(void *opaque, uint64_t done, uint64_t total), void *opaque)
+			void (*progress)(void *opaque, uint64_t done, uint64_t total), void *opaque,
+			uint64_t *ret_kept)
 {
 	struct ox_round round = {.j = {.quiet = true, .progress = progress, .opaque = opaque}};
 	int r;
 
 	ox_round_begin(&round, OX_REPAIR_ALL, 0, NULL);
-	r = recover_co(&round, io, err);
+	r = recover_co(&round, io, ret_kept, err);
 	ox_round_end(&round);
 	return r;
 }

@@ -65,11 +65,12 @@ struct ox_recovery {
 	/*
 	 * All of it in one go, on an image that stands still: rebuilds every refcount from the
 	 * tables, makes them durable, and returns 0 only if they are then known to be right (D6).
-	 * It changes nothing but refcount structures, COPIED bits and stale entries.
+	 * It changes nothing but refcount structures, COPIED bits and stale entries. *ret_kept: L2
+	 * tables that nothing names and that look lost; they stay counted, with all they name.
 	 */
 	int (*rebuild_co)(struct ox_io *io, struct ox_error **err,
 			  void (*progress)(void *opaque, uint64_t done, uint64_t total),
-			  void *opaque);
+			  void *opaque, uint64_t *ret_kept);
 
 	/*
 	 * Beside the guest (docs/recovery.md): begin, walk the L2 tables, judge, write the counts
@@ -89,6 +90,8 @@ struct ox_recovery {
 	/* Holds the blocks on disk against the counts. 1: the tables must stand still for a
 	 * judgement; 0: they need not; or a negative errno. */
 	int (*judge_co)(struct ox_rebuild *b);
+	/* As ret_kept of rebuild_co, once judge_co was through. */
+	uint64_t (*kept)(const struct ox_rebuild *b);
 	/* Writes the blocks that differ. Not synced. */
 	int (*write_counts_co)(struct ox_rebuild *b);
 	/* Whether the refcount table's entry names a block that write_counts_co has set right. */

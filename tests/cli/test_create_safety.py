@@ -96,8 +96,10 @@ def test_a_file_that_was_there_stays_the_file_that_it_was():
 
 def interrupt(number, *args):
     """Sends a signal to a create as soon as it has written something."""
+    # Whoever runs the tests in the background may have them ignore signals, as do their children.
     process = subprocess.Popen([oxbow_path(), "create", "-q", "-o", "preallocation=full", *args,
-                                "disk", "200G"], stderr=subprocess.DEVNULL)
+                                "disk", "20G"], stderr=subprocess.DEVNULL,
+                               preexec_fn=lambda: signal.signal(number, signal.SIG_DFL))
     on_exit(lambda: process.poll() is None and process.kill())
     while process.poll() is None and not (os.path.exists("disk") and
                                           os.stat("disk").st_blocks > 40000):

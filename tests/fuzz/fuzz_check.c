@@ -45,6 +45,7 @@ static void run_job_co(void *arg)
 {
 	struct job *job = arg;
 	struct ox_check_options opts = OX_CHECK_OPTIONS_INIT;
+	uint64_t kept;
 	struct ox_error *err = NULL;
 
 	opts.repair = job->repair;
@@ -54,7 +55,7 @@ static void run_job_co(void *arg)
 	if (job->is_qed)
 		job->error = ox_check_qed_co(job->io, &opts, &job->result, &err);
 	else if (job->recover)
-		job->error = ox_check_recovery.rebuild_co(job->io, &err, NULL, NULL);
+		job->error = ox_check_recovery.rebuild_co(job->io, &err, NULL, NULL, &kept);
 	else
 		job->error = ox_check_qcow2_co(job->io, &opts, &job->result, &err);
 	ox_assert((job->error < 0) == (err != NULL));

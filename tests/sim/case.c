@@ -297,7 +297,7 @@ static void open_phase(struct sim_case *c)
 			 * recovery beside the guest had in reserve */
 			if (marked && !c->over && !sim_is_dirty(&c->disk->current))
 				(void)sim_ask_oracle(c, &c->disk->durable,
-						     !c->config.recover_at_once, true);
+						     !c->config.recover_at_once && !c->kept, true);
 			continue;
 		}
 		c->recovery_hit = sim_faulted(c);
@@ -314,8 +314,8 @@ static void open_phase(struct sim_case *c)
 		c->run->totals.recoveries++;
 	if (dirty && !c->recovering) {
 		sim_watch_bitmap(c, &c->disk->durable);
-		c->may_leak = false;
-		(void)sim_ask_oracle(c, &c->disk->durable, true, true);
+		c->may_leak = c->kept;
+		(void)sim_ask_oracle(c, &c->disk->durable, !c->kept, true);
 	}
 	if (!dirty && c->config.cache != OX_CACHE_UNSAFE)
 		(void)sim_ask_oracle(c, &c->disk->durable, false, true);
@@ -373,8 +373,8 @@ static void close_phase(struct sim_case *c)
 		return;
 	}
 	sim_drain(c);
-	if (c->recovering) /* all that is not named was found free */
-		c->may_leak = false;
+	if (c->recovering) /* all that is not named was found free, but for what was kept */
+		c->may_leak = c->kept;
 	if (sim_faulted(c) || lacks_counts(c))
 		c->may_leak = true;
 	if (job.result < 0 && !sim_faulted(c))

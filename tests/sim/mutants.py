@@ -153,7 +153,7 @@ SIM_MUTANTS = [
        "\treturn r;\n}\n\nint ox_mend_write_counts_co")],
      "recovery clears the dirty bit before its counts are durable"),
     ("recovery_skipped", "D6", "img/qcow2/open.c",
-     [("r = img->recovery->rebuild_co(q->io, err, img->progress, img->opaque);", "r = 0;")],
+     [("r = img->recovery->rebuild_co(q->io, err, img->progress, img->opaque, &kept);", "r = 0;")],
      "the dirty bit is cleared without recovery"),
     ("commit_without_sync", "D7", "img/qcow2/commit.c",
      [("\tif (r == 0)\n\t\tr = ox_order_wait_co(&q->order, ticket);\n\tox_assert(", "\t(void)(")],

@@ -129,8 +129,17 @@ bool sim_faulted(const struct sim_case *c)
 
 /* ---- opening, reading, closing ---- */
 
+/* A recovery tells whether it kept what is not named: then it may leak. */
+static void note_warning(void *opaque, const char *message)
+{
+	struct sim_case *c = opaque;
+
+	if (strstr(message, "they are kept"))
+		c->kept = true;
+}
+
 static int open_image_co(struct sim_disk *disk, const char *format, unsigned flags,
-			 const struct sim_config *config, struct ox_image **ret)
+			 const struct sim_config *config, struct sim_case *c, struct ox_image **ret)
 {
 	struct ox_open_options opts = OX_OPEN_OPTIONS_INIT;
 	struct ox_img_open how = {.opts = &opts, .recovery = &ox_check_recovery};
@@ -140,6 +149,8 @@ static int open_image_co(struct sim_disk *disk, const char *format, unsigned fla
 	opts.format = format;
 	opts.flags = flags;
 	opts.cache = config->cache;
+	opts.warn = note_warning;
+	opts.opaque = c;
 	opts.lazy_idle_ms = config->idle_ms;
 	opts.recover = config->recover_at_once ? OX_RECOVER_AUTO : OX_RECOVER_WAIT;
 	opts.l2_cache_bytes = config->tiny_caches ? 1 : 0;
@@ -157,13 +168,15 @@ void sim_open_job_co(struct sim_job *job)
 	struct ox_image *img;
 
 	c->disk->io.read_only = false;
-	job->result = open_image_co(c->disk, "qcow2", OX_OPEN_NO_BACKING, &c->config, &img);
+	if (sim_is_dirty(&c->disk->current))
+		c->kept = false;
+	job->result = open_image_co(c->disk, "qcow2", OX_OPEN_NO_BACKING, &c->config, c, &img);
 	if (job->result < 0)
 		return;
 	if (c->backing.there) {
 		c->backing_disk->io.read_only = true;
 		job->result = open_image_co(c->backing_disk, "raw", OX_OPEN_READ_ONLY, &c->config,
-					    &img->backing);
+					    c, &img->backing);
 		if (job->result < 0) {
 			if (ox_img_close_co(img, NULL) < 0 && !sim_faulted(c))
 				sim_fail("close", "closing failed without a fault");

@@ -37,6 +37,7 @@ struct sim_case {
 	struct ox_image *img;
 	uint64_t glanced;  /* syncs of the disk when the last was looked at */
 	bool may_leak;	   /* a crash, or an error, may have left leaks */
+	bool kept;	   /* the last recovery kept tables that looked lost to it */
 	bool prepared;	   /* the image is made: cuts and faults may come */
 	bool recovering;   /* it was dirty when it was opened, and is recovered meanwhile */
 	bool recovery_hit; /* by a fault: it may fail, and what it would allow as well */

@@ -122,12 +122,13 @@ static void run_co(void *arg)
 {
 	struct run *run = arg;
 	struct ox_check_options opts = OX_CHECK_OPTIONS_INIT;
+	uint64_t kept;
 
 	opts.repair = run->repair;
 	opts.finding = note_finding;
 	opts.opaque = run;
 	if (run->recover)
-		run->error = ox_check_recovery.rebuild_co(run->io, &run->err, NULL, NULL);
+		run->error = ox_check_recovery.rebuild_co(run->io, &run->err, NULL, NULL, &kept);
 	else
 		run->error = ox_check_qcow2_co(run->io, &opts, &run->result, &run->err);
 }

@@ -324,13 +324,14 @@ static int leave_replaced_co(struct ox_salvage *s)
 	return r;
 }
 
-int ox_salvage_count_lost_co(struct ox_mend *m)
+int ox_salvage_count_lost_co(struct ox_mend *m, uint64_t *ret_kept)
 {
 	struct ox_check_options opts = OX_CHECK_OPTIONS_INIT;
 	const struct ox_walk *w = m->w;
 	struct ox_salvage s;
 	int r;
 
+	*ret_kept = 0;
 	/* A recovery that was cut off left tables behind that it had replaced by copies. */
 	if (m->g->leaks < 2 || w->j->structural > 0 || w->v.is_foreign || w->v.has_data_file ||
 	    w->v.has_fence)
@@ -342,6 +343,8 @@ int ox_salvage_count_lost_co(struct ox_mend *m)
 		r = leave_replaced_co(&s);
 	if (r == 0 && s.count > 0)
 		r = ox_slots_co(&m->w->k, OX_SLOTS_LOWER, count_kept, &s);
+	if (r == 0)
+		*ret_kept = s.count;
 	ox_salvage_forget(&s);
 	return r;
 }

@@ -148,9 +148,9 @@ void ox_salvage_forget(struct ox_salvage *s);
  * it. 0 or a negative errno. */
 int ox_salvage_look_co(struct ox_salvage *s);
 
-/* The same for a recovery, also of a dirty image: what would be kept counts as if it were named. 0
- * or a negative errno. */
-int ox_salvage_count_lost_co(struct ox_mend *m);
+/* The same for a recovery, also of a dirty image: what would be kept counts as if it were named.
+ * *ret_kept: how many tables are. 0 or a negative errno. */
+int ox_salvage_count_lost_co(struct ox_mend *m, uint64_t *ret_kept);
 /* Links such tables to damaged L1 entries, where there is no choice, before these are taken away.
  * *ret_again: the walk is to start anew. None is known afterwards. */
 int ox_salvage_link_sure_co(struct ox_salvage *s, bool *ret_again, struct ox_error **err);

@@ -181,17 +181,19 @@ static int reload_co(struct ox_qcow2 *q, struct ox_error **err)
 int ox_qcow2_recover_halted_co(struct ox_qcow2 *q, struct ox_error **err)
 {
 	struct ox_image *img = q->img;
+	uint64_t kept = 0;
 	int reloaded;
 	int r;
 
 	ox_header_lock_co(q);
-	r = img->recovery->rebuild_co(q->io, err, img->progress, img->opaque);
+	r = img->recovery->rebuild_co(q->io, err, img->progress, img->opaque, &kept);
 	reloaded = reload_co(q, r < 0 ? NULL : err); /* the refcount table may have moved */
 	ox_header_unlock(q);
 	if (r == 0)
 		r = reloaded;
 	if (r < 0)
 		return r;
+	ox_recover_tell_kept(q, kept);
 	q->lazy.state = OX_LAZY_DIRTY;
 	r = ox_fence_remove_co(q);
 	if (r == 0)

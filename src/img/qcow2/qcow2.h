@@ -291,6 +291,8 @@ void ox_recover_wait_co(struct ox_qcow2 *q);
 void ox_recover_end_co(struct ox_qcow2 *q);
 /* The counts found no room: waits until it may be worth another attempt. False: give up. */
 bool ox_recover_await_room_co(struct ox_qcow2 *q);
+/* Says that a recovery has kept so many tables that look lost. */
+void ox_recover_tell_kept(const struct ox_qcow2 *q, uint64_t tables);
 /* Gives up what a failed recovery knows. */
 void ox_recover_fini(struct ox_qcow2 *q);
 

@@ -4,6 +4,7 @@
  * meanwhile. docs/recovery.md has the states, the invariants R1-R5 and the order on disk.
  */
 #include <errno.h>
+#include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -62,6 +63,19 @@ static void tell(const struct ox_qcow2 *q, const char *message)
 {
 	if (q->img->warn)
 		q->img->warn(q->img->opaque, message);
+}
+
+void ox_recover_tell_kept(const struct ox_qcow2 *q, uint64_t tables)
+{
+	char text[160];
+
+	if (tables == 0)
+		return;
+	snprintf(text, sizeof(text),
+		 "%" PRIu64 " L2 tables that nothing names look lost: they are kept, with all that "
+		 "they name ('oxbow check --salvage' says more)",
+		 tables);
+	tell(q, text);
 }
 
 /* ---- what requests ask ---- */

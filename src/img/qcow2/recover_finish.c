@@ -228,6 +228,7 @@ static int end_co(struct ox_qcow2 *q)
 
 int ox_recover_finish_co(struct ox_qcow2 *q)
 {
+	uint64_t kept;
 	int r;
 
 	r = ops_of(q)->judge_co(q->recover.rebuild);
@@ -235,6 +236,7 @@ int ox_recover_finish_co(struct ox_qcow2 *q)
 		return r;
 	if (ops_of(q)->obstacle(q->recover.rebuild))
 		return -EIO;
+	kept = ops_of(q)->kept(q->recover.rebuild);
 	do {
 		r = ops_of(q)->write_counts_co(q->recover.rebuild);
 		if (r == 0)
@@ -242,7 +244,9 @@ int ox_recover_finish_co(struct ox_qcow2 *q)
 		if (r == 0)
 			r = end_co(q);
 	} while (ox_io_is_full(r) && ox_recover_await_room_co(q));
-	if (r == 0)
+	if (r == 0) {
+		ox_recover_tell_kept(q, kept);
 		clear_bit_co(q);
+	}
 	return r;
 }
