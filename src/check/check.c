@@ -6,6 +6,7 @@
 
 #include "base/assert.h"
 #include "check/drive/drive.h"
+#include "check/form.h"
 #include "check/mend/round.h"
 #include "check/salvage/salvage.h"
 #include "check/undo/edit.h"
@@ -174,8 +175,8 @@ static int judge_co(struct check *c, struct ox_round *round, struct ox_io *io,
 	return 0;
 }
 
-int ox_check_qcow2_co(struct ox_io *io, const struct ox_check_options *opts,
-		      struct ox_check_result *ret, struct ox_error **err)
+static int check_co(struct ox_io *io, const struct ox_check_options *opts,
+		    struct ox_check_result *ret, struct ox_error **err)
 {
 	struct check c = {.opts = opts};
 	struct led l;
@@ -191,5 +192,68 @@ int ox_check_qcow2_co(struct ox_io *io, const struct ox_check_options *opts,
 		ox_round_end(&l.round);
 	}
 	ox_salvage_forget(&c.salvage);
+	return r;
+}
+
+/* ---- a header without which nothing can be followed ---- */
+
+static void tell_form(const struct ox_check_options *opts, const char *word, bool repaired)
+{
+	struct ox_why why = {.asked = opts->repair};
+	struct ox_journal j;
+
+	ox_drive_journal(&j, opts, &why);
+	if (repaired)
+		ox_journal_mended(&j, OX_FOUND_HEADER_FORM, OX_FOUND(.word = word));
+	else
+		ox_journal_found(&j, OX_FOUND_HEADER_FORM, OX_FOUND(.word = word));
+	ox_journal_end(&j);
+}
+
+/* A check looks at the image as it would be. */
+static int check_layer_co(struct ox_io *io, const struct ox_check_options *opts,
+			  const uint8_t *sector, struct ox_check_result *ret, struct ox_error **err)
+{
+	struct ox_io *layer;
+	int r = ox_edit_open(io, NULL, &layer);
+
+	if (r < 0)
+		return ox_drive_failed(io, "check", r, err);
+	r = ox_io_pwrite_co(layer, sector, OX_FORM_BYTES, 0, 0);
+	r = r < 0 ? ox_drive_failed(io, "check", r, err) : check_co(layer, opts, ret, err);
+	ox_io_close(layer);
+	if (r == 0)
+		ret->corruptions++;
+	return r;
+}
+
+static int write_form_co(struct ox_io *io, const uint8_t *sector, struct ox_error **err)
+{
+	int r = ox_io_pwrite_co(io, sector, OX_FORM_BYTES, 0, 0);
+
+	if (r == 0)
+		r = ox_io_sync_co(io);
+	return r < 0 ? ox_drive_failed(io, "repair", r, err) : 0;
+}
+
+int ox_check_qcow2_co(struct ox_io *io, const struct ox_check_options *opts,
+		      struct ox_check_result *ret, struct ox_error **err)
+{
+	uint8_t sector[OX_FORM_BYTES];
+	const char *word = NULL;
+	int r = opts->repair == OX_REPAIR_LEAKS ? 0 : ox_form_find_co(io, sector, &word);
+
+	if (r < 0)
+		return ox_drive_failed(io, "check", r, err);
+	if (!word)
+		return check_co(io, opts, ret, err);
+	tell_form(opts, word, opts->repair == OX_REPAIR_ALL);
+	if (opts->repair != OX_REPAIR_ALL)
+		return check_layer_co(io, opts, sector, ret, err);
+	r = write_form_co(io, sector, err);
+	if (r == 0)
+		r = check_co(io, opts, ret, err);
+	if (r == 0)
+		ret->corruptions_fixed++;
 	return r;
 }
