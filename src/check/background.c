@@ -9,6 +9,7 @@
 #include "base/arith.h"
 #include "check/check.h"
 #include "check/mend/round.h"
+#include "check/salvage/salvage.h"
 #include "rt/co.h"
 #include "rt/reactor.h"
 
@@ -148,7 +149,9 @@ static int judge_co(struct ox_rebuild *b)
 
 	if (r < 0 || b->round.j.structural > 0)
 		return r;
-	return g->suspects.count > 0 || g->copied_to_fix > 0 || g->w->compressed_copied > 0;
+	if (g->suspects.count > 0 || g->copied_to_fix > 0 || g->w->compressed_copied > 0)
+		return 1;
+	return ox_salvage_count_lost_co(&b->round.m);
 }
 
 static int write_counts_co(struct ox_rebuild *b)

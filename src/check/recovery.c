@@ -5,6 +5,7 @@
 #include "check/check.h"
 #include "check/drive/drive.h"
 #include "check/mend/round.h"
+#include "check/salvage/salvage.h"
 
 static int refuse(const struct ox_round *round, struct ox_error **err)
 {
@@ -36,6 +37,8 @@ static int recover_co(struct ox_round *round, struct ox_io *io, struct ox_error 
 	/* Nothing is written where the end cannot be reached. */
 	if (r == 0 && round->j.structural > 0)
 		return refuse(round, err);
+	if (r == 0)
+		r = ox_salvage_count_lost_co(&round->m);
 	if (r == 0)
 		r = ox_mend_counts_co(&round->m);
 	if (r < 0)

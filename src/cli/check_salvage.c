@@ -99,21 +99,21 @@ static void print_hint(const struct ox_check_result *res)
 {
 	uint64_t count = res->damaged_l1_entries;
 
-	if (res->lost_tables > 0)
-		printf("\nThe leaks hold %" PRIu64
-		       " L2 %s that nothing names, perhaps for want of an "
-		       "L1 entry. --salvage tells of\n%s, and links %s with -r all; "
-		       "-r leaks --salvage=none frees what %s.\n",
-		       res->lost_tables, of_number(res->lost_tables, "table", "tables"),
-		       of_number(res->lost_tables, "it", "them"),
-		       of_number(res->lost_tables, "it", "them"),
-		       of_number(res->lost_tables, "it holds", "they hold"));
+	if (res->lost_tables > 0) {
+		const char *it = of_number(res->lost_tables, "it", "them");
+
+		printf("\nThe leaks hold %" PRIu64 " L2 %s that nothing names. A part of the "
+		       "guest's data may depend on\n%s, so a repair keeps %s. --salvage says more "
+		       "of %s, and links %s with -r all;\n-r leaks --salvage=none frees %s.\n",
+		       res->lost_tables, of_number(res->lost_tables, "table", "tables"), it, it, it,
+		       it, it);
+	}
 	if (count == 0 || (res->corruptions == 0 && res->leaks == 0))
 		return;
-	printf("\n%" PRIu64
-	       " L1 %s damaged. What it takes to read the guest's bytes there may still "
-	       "be in the\nfile: --salvage looks for it.\n",
-	       count, of_number(count, "entry was", "entries were"));
+	printf("\n%" PRIu64 " L1 %s damaged. What %s may still be in the file: --salvage looks for "
+	       "it.\n",
+	       count, of_number(count, "entry was", "entries were"),
+	       of_number(count, "it named", "they named"));
 }
 
 void ox_cli_salvage_print(const struct ox_cli_salvage *s, const struct ox_check_result *res,
@@ -129,11 +129,11 @@ void ox_cli_salvage_print(const struct ox_cli_salvage *s, const struct ox_check_
 		printf("\n%" PRIu64 " L2 %s that nothing named %s linked again.\n",
 		       res->linked_tables, of_number(res->linked_tables, "table", "tables"), done);
 	if (res->lost_tables)
-		printf("\n%" PRIu64 " L2 %s that nothing names %s there.\n"
-		       "-r all --salvage links what fits one damaged L1 entry alone;\n"
-		       "-r all --salvage=L1INDEX:HOSTOFFSET links what you say.\n",
-		       res->lost_tables, of_number(res->lost_tables, "table", "tables"),
-		       of_number(res->lost_tables, "is", "are"));
+		printf("\nNothing names %" PRIu64 " L2 %s of the file.\n"
+		       "-r all --salvage links a table if exactly one damaged L1 entry can have "
+		       "named it;\n"
+		       "-r all --salvage=L1INDEX:HOSTOFFSET links the table that you state.\n",
+		       res->lost_tables, of_number(res->lost_tables, "table", "tables"));
 	else if (!res->linked_tables)
 		printf("\nThere is no L2 table that nothing names.\n");
 }

@@ -178,10 +178,11 @@ static int open_backing_co(struct ox_image *top, struct ox_image *above,
 	if (!path)
 		return ox_error_set(err, -ENOMEM, "Out of memory");
 	if (closes_loop(top, above, path))
-		r = ox_error_set(err, -ELOOP,
-				 "The backing chain is endless: '%s' names '%s', which is one of "
-				 "the images above it",
-				 above->filename, path);
+		r = ox_error_set(
+			err, -ELOOP,
+			"The backing chain is an endless loop: '%s' names '%s', which is one of "
+			"the images above it",
+			above->filename, path);
 	else
 		r = open_store(above, how->opts, path, &io, err);
 	if (r == 0) {

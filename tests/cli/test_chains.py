@@ -67,7 +67,7 @@ def test_an_endless_chain_is_refused():
         for name in (top, "link"):
             for args in (("io", "-r", "-f", "qcow2", "-c", "read 0 1M", name), ("map", name),
                          ("io", "-f", "qcow2", "-c", "write 0 1M", name)):
-                refused(oxbow(*args, check=False), "The backing chain is endless", "loop0'")
+                refused(oxbow(*args, check=False), "The backing chain is an endless loop", "loop0'")
         refused(oxbow("info", "--backing-chain", top, check=False), "infinite loop")
         os.unlink("link")
 

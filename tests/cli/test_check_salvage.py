@@ -234,6 +234,28 @@ def test_a_repair_without_it_keeps_a_lost_table_among_the_leaks():
         os.remove("disk")
 
 
+def test_a_recovery_leaves_what_is_surely_a_lost_tables():
+    # First, and beside the guest.
+    for how in ("wait", "auto"):
+        for options in (("-o", "lazy_refcounts=on,cluster_size=4k"),
+                        ("-o", "lazy_refcounts=on,cluster_size=512,refcount_bits=1")):
+            before = make(*options)
+            place = l1("disk", 1) & OFFSET_MASK
+            set_l1("disk", 1, 0)
+            with open("disk", "r+b") as file:
+                file.seek(79)
+                file.write(bytes([number("disk", 79, 1) | 1]))
+            oxbow("io", "--recover", how, "-c", "write -q -P 9 5M 512", "-c", "sleep 500", "disk")
+            check_equal(number("disk", 79, 1) & 1, 0, "the dirty bit")
+            result = oxbow("check", "disk", check=False)
+            check_equal(result.returncode, 3, f"exit code after the recovery ({result.stderr})")
+            check_in("orphaned L2 table", result.stderr)
+            oxbow("check", "-r", "all", f"--salvage=1:{place:#x}", "disk")
+            after = guest()
+            check_equal(after[:5 << 20] == before[:5 << 20], True, f"what the guest reads, {options}")
+            os.remove("disk")
+
+
 def test_salvage_none_frees_it():
     for how in "leaks", "all":
         make("-o", "cluster_size=4k")

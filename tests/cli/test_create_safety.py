@@ -103,7 +103,7 @@ def interrupt(number, *args):
                                           os.stat("disk").st_blocks > 40000):
         time.sleep(0.01)
     process.send_signal(number)
-    check_equal(process.wait(60), -number, "exit code")
+    check_equal(process.wait(300), -number, "exit code")
 
 
 def test_an_interrupted_create_leaves_no_half():

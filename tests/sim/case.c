@@ -163,6 +163,7 @@ static void power_cut(struct sim_case *c)
 		sim_settle_model(c, &bytes, sim_model_settle);
 		plant_stale(c, &bytes);
 		plant_plain(c, &bytes);
+		sim_space_show(&space, &bytes);
 	}
 	c->disk = sim_disk_open(c->reactor, &c->config.disk, &bytes, &c->random, &c->trace);
 	sim_space_free(&c->disk->space);
@@ -189,9 +190,13 @@ static void kill_process(struct sim_case *c)
 
 static void draw_fault(struct sim_case *c, unsigned percent)
 {
-	static const unsigned classes[] = {SIM_FAULT_READ,  SIM_FAULT_WRITE,
-					   SIM_FAULT_SYNC,  SIM_FAULT_GROW,
-					   SIM_FAULT_PUNCH, SIM_FAULT_READ | SIM_FAULT_WRITE};
+	static const unsigned classes[] = {SIM_FAULT_READ,
+					   SIM_FAULT_WRITE,
+					   SIM_FAULT_SYNC,
+					   SIM_FAULT_GROW,
+					   SIM_FAULT_PUNCH,
+					   SIM_FAULT_HEADER,
+					   SIM_FAULT_READ | SIM_FAULT_WRITE};
 	struct sim_fault fault = {.error = -EIO};
 
 	if (!c->config.faults || !sim_random_percent(&c->random, percent))
@@ -201,7 +206,8 @@ static void draw_fault(struct sim_case *c, unsigned percent)
 	fault.after >>= sim_random_below(&c->random, 7);
 	fault.left =
 		sim_random_percent(&c->random, 60) ? 1 : 1u << sim_random_below(&c->random, 16);
-	if (fault.classes == SIM_FAULT_GROW)
+	if (fault.classes == SIM_FAULT_GROW ||
+	    (fault.classes == SIM_FAULT_HEADER && sim_random_percent(&c->random, 70)))
 		fault.error = -ENOSPC;
 	c->disk->fault = fault;
 }

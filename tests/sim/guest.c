@@ -44,7 +44,7 @@ static void draw_header_fault(struct sim_case *c)
 			.classes = SIM_FAULT_HEADER,
 			.after = (unsigned)sim_random_below(&c->random, 3),
 			.left = 1,
-			.error = -EIO,
+			.error = sim_random_percent(&c->random, 50) ? -EIO : -ENOSPC,
 		};
 }
 

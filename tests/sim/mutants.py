@@ -229,6 +229,9 @@ SIM_MUTANTS = [
       ("\tr = set_bit_co(q, to == OX_LAZY_DIRTY);\n",
        "\tr = set_bit_co(q, to == OX_LAZY_DIRTY);\n\tq->order.error = 0;\n")],
      "the dirty bit is taken for set though its write failed"),
+    ("bit_of_an_unfinished_write_trusted", "H6", "img/qcow2/lazy.c",
+     [("\tq->lazy.unsure = r < 0;\n", "")],
+     "after a write of the dirty bit that found no room the disk is taken for what it was before"),
     ("allocation_while_setting", "H6", "img/qcow2/lazy.c",
      [("\tq->lazy.state = via;\n\tr = set_bit_co(q, to == OX_LAZY_DIRTY);\n",
        "\tq->lazy.state = via;\n\tr = 0;\n"

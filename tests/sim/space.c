@@ -29,11 +29,13 @@ static void reach(struct sim_space *s, uint64_t end)
 	s->count = count;
 }
 
-/* Blocks in which not all bytes are zero. */
-static void take_shown(struct sim_space *s, const struct sim_bytes *bytes)
+void sim_space_show(struct sim_space *s, const struct sim_bytes *bytes)
 {
-	uint8_t *buf = sim_alloc(1, s->block_bytes);
+	uint8_t *buf;
 
+	if (s->block_bytes == 0)
+		return;
+	buf = sim_alloc(1, s->block_bytes);
 	reach(s, bytes->length);
 	for (uint64_t at = 0; at < bytes->length; at += s->block_bytes) {
 		size_t block = at / s->block_bytes;
@@ -52,8 +54,7 @@ static void take_shown(struct sim_space *s, const struct sim_bytes *bytes)
 void sim_space_init(struct sim_space *s, uint32_t block_bytes, const struct sim_bytes *bytes)
 {
 	*s = (struct sim_space){.block_bytes = block_bytes, .room = SIM_ROOM_ENDLESS};
-	if (block_bytes)
-		take_shown(s, bytes);
+	sim_space_show(s, bytes);
 }
 
 void sim_space_free(struct sim_space *s)
@@ -85,7 +86,7 @@ void sim_space_cut(struct sim_space *ret, const struct sim_space *from,
 		ret->taken[i] = ret->durable[i] && i * ret->block_bytes < bytes->length;
 		ret->used += ret->taken[i];
 	}
-	take_shown(ret, bytes);
+	sim_space_show(ret, bytes);
 }
 
 uint64_t sim_space_take(struct sim_space *s, uint64_t offset, uint64_t count)

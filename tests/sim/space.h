@@ -34,6 +34,9 @@ void sim_space_clone(struct sim_space *ret, const struct sim_space *from);
 void sim_space_cut(struct sim_space *ret, const struct sim_space *from,
 		   const struct sim_bytes *bytes);
 
+/* Takes the blocks in which not all bytes are zero. */
+void sim_space_show(struct sim_space *s, const struct sim_bytes *bytes);
+
 /* Takes what the range needs, from its start on; returns the bytes that have their space. */
 uint64_t sim_space_take(struct sim_space *s, uint64_t offset, uint64_t count);
 /* Takes the whole range or nothing. */

@@ -370,6 +370,13 @@ static void damage_lost_bitmaps(struct image *im)
 	put_header(im);
 }
 
+static void damage_refcount_and_snapshot_table(struct image *im)
+{
+	im->h.reftable_clusters = 0;
+	im->h.snapshot_count = 0xabcdef01;
+	put_header(im);
+}
+
 static void damage_header_length(struct image *im)
 {
 	im->bytes[103] = 90;
@@ -390,6 +397,8 @@ static const struct damage more[] = {
 	{"the header's extensions", damage_extensions, false},
 	{"the width of counts", damage_refcount_order, false},
 	{"the number of snapshots", damage_snapshot_count, false},
+	{"the refcount table, and the number of snapshots", damage_refcount_and_snapshot_table,
+	 false},
 	{"the extension of the bitmaps", damage_lost_bitmaps, false},
 	{"a snapshot's name", damage_snapshot_name, false},
 	{"a snapshot's record", damage_snapshot_record, false},

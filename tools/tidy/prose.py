@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: MIT
 """Lines of prose in Markdown and in manual pages: which are too long, and how to wrap them.
 
-    tools/tidy/prose.py FILE...     wraps each file in place, but those that are UNWRAPPED
+    tools/tidy/prose.py FILE...     wraps each file in place
 
 Only paragraphs that hold a line of more than 100 columns are wrapped anew. Tables, headings, code and
 a line that is long for a link's sake stay as they are; so do the macros and the displays of a manual
@@ -13,9 +13,6 @@ import sys
 import textwrap
 
 COLUMNS = 100
-# Pages that are yet to be wrapped; nothing wraps them by the way.
-UNWRAPPED = {"docs/cache.md", "docs/check.md", "docs/durability.md", "docs/findings.md",
-             "docs/recovery.md"}
 ITEM = re.compile(r"\s*(?:[-*+]|\d+[.)])\s+")
 # A heading, a quotation, a row of a table, HTML: what ends a paragraph and is not wrapped.
 OTHER = ("#", ">", "|", "<")
@@ -111,8 +108,6 @@ def _wrap_paragraph(lines):
 
 def main(names):
     for name in names:
-        if name in UNWRAPPED:
-            continue
         path = pathlib.Path(name)
         text = path.read_text()
         wrapped = wrap(name, text)

@@ -242,12 +242,6 @@ def test_a_line_of_prose_of_101_columns_is_refused():
     check_refused(rules.prose_keeps_to_its_columns, "a.md", f"- item\n  {LONG[1:]}\n", "a.md:2")
 
 
-def test_a_page_that_is_wrapped_is_named_as_unwrapped_no_longer():
-    for path in prose.UNWRAPPED:
-        check_accepted(rules.prose_keeps_to_its_columns, path, f"{LONG}\n")
-        check_refused(rules.prose_keeps_to_its_columns, path, "short\n", "need not be named")
-
-
 def test_tables_code_headings_links_and_macros_may_be_longer():
     for text in (f"| {LONG} |\n", f"```\n{LONG}\n```\n", f"    {LONG}\n", f"# {LONG}\n",
                  f"See [it]({'x' * 90}) and {'w' * 10}\n", f"https://example.org/{'x' * 90}\n"):

@@ -71,9 +71,14 @@ static int decode_extensions(struct ox_view *v, uint8_t *cluster, struct ox_qcow
 		err = NULL;
 		r = ox_qcow2_extensions_decode(&v->h, cluster, v->cluster_bytes, ret, &err);
 	}
+	/* Only bitmaps and keys have clusters that nothing else names. */
 	if (r == -EINVAL)
-		ox_journal_found(v->j, OX_FOUND_EXTENSIONS,
-				 OX_FOUND(.word = ox_error_message(err)));
+		ox_journal_found(
+			v->j, OX_FOUND_EXTENSIONS,
+			OX_FOUND(.word = ox_error_message(err),
+				 .is_apart = !(v->h.autoclear & OX_QCOW2_AUTOCLEAR_BITMAPS) &&
+					     v->h.crypt_method == OX_QCOW2_CRYPT_NONE &&
+					     !v->dirty));
 	ox_error_free(err);
 	return r;
 }

@@ -8,6 +8,7 @@
 #include "check/claims/claims.h"
 
 #define MOST_TEXT_BYTES 1024u /* of what programs write in a record */
+#define DISK_SIZE_AT 48u      /* in a record: of its extra data the second word */
 #define FIRST_READ_BYTES UINT64_C(65536)
 
 /*
@@ -42,8 +43,22 @@ static int read_more_co(struct snapshot_reader *s)
 	return 0;
 }
 
-static void judge_record(const struct ox_view *v, uint32_t number,
-			 const struct ox_qcow2_snapshot *snapshot)
+/* The table has as many entries as the disk needs, so the snapshot had its size. at: the record. */
+static void mend_disk_size(struct ox_view *v, const struct ox_qcow2_snapshot *snapshot, uint64_t at,
+			   struct ox_found what)
+{
+	struct ox_be64 size = ox_be64(v->h.size_bytes);
+
+	if (snapshot->l1_entries == ox_qcow2_l1_needed(&v->h, v->h.size_bytes) &&
+	    !v->faults.found[OX_QCOW2_FAULT_SIZE])
+		ox_view_patch(v, OX_FOUND_SNAPSHOT_L1_SHORT, what, at + DISK_SIZE_AT, &size,
+			      sizeof(size));
+	else
+		ox_journal_found(v->j, OX_FOUND_SNAPSHOT_L1_SHORT, what);
+}
+
+static void judge_record(struct ox_view *v, uint32_t number,
+			 const struct ox_qcow2_snapshot *snapshot, uint64_t at)
 {
 	uint64_t mapped = ox_view_mapped(v, snapshot->l1_entries);
 
@@ -51,11 +66,11 @@ static void judge_record(const struct ox_view *v, uint32_t number,
 		ox_journal_found(v->j, OX_FOUND_SNAPSHOT_EXTRA,
 				 OX_FOUND(.a = number, .b = snapshot->extra_bytes));
 	if (mapped < snapshot->disk_bytes)
-		ox_journal_found(v->j, OX_FOUND_SNAPSHOT_L1_SHORT,
-				 OX_FOUND(.a = number, .b = snapshot->l1_entries,
-					  .c = snapshot->disk_bytes, .snapshot = snapshot->name,
-					  .guest_offset = mapped,
-					  .guest_length = snapshot->disk_bytes - mapped));
+		mend_disk_size(v, snapshot, at,
+			       OX_FOUND(.a = number, .b = snapshot->l1_entries,
+					.c = snapshot->disk_bytes, .snapshot = snapshot->name,
+					.guest_offset = mapped,
+					.guest_length = snapshot->disk_bytes - mapped));
 }
 
 /* Whether the record that does not fit is one that was cut, and not one whose lengths are damaged.
@@ -107,6 +122,7 @@ static int read_snapshot_co(struct snapshot_reader *s, uint32_t number)
 	struct ox_qcow2_snapshot snapshot;
 	struct ox_view_tree tree;
 	struct ox_error *err = NULL;
+	uint64_t at = s->v->h.snapshots_offset + s->pos;
 	int r;
 
 	while ((r = ox_qcow2_snapshot_decode(&s->v->h, s->bytes, s->read_bytes, &s->pos, &snapshot,
@@ -123,7 +139,7 @@ static int read_snapshot_co(struct snapshot_reader *s, uint32_t number)
 	ox_error_free(err);
 	if (r < 0)
 		return r;
-	judge_record(s->v, number, &snapshot);
+	judge_record(s->v, number, &snapshot, at);
 	tree = (struct ox_view_tree){
 		.l1_offset = snapshot.l1_offset,
 		.l1_entries = snapshot.l1_entries,

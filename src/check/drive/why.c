@@ -21,9 +21,9 @@ static const char *why_narrow(const struct ox_why *y, const struct ox_found *wha
 	if (y->h->version < 3)
 		return "the counts of version 2 always have 16 bits: copy the image to a new one";
 	if (what->c == OX_COUNT_MAX)
-		return "it is named more often than this program counts";
+		return "it is named more often than this program can count";
 	if (y->j->structural > y->j->seen[OX_FOUND_OVERFLOW])
-		return "something else cannot be followed, and is to be repaired first";
+		return "something else cannot be followed, and has to be repaired first";
 	return "there is no room for wider counts";
 }
 
@@ -45,13 +45,13 @@ const char *ox_why_not(const void *arg, enum ox_finding_id id, const struct ox_f
 	if (is_of_field(kind) && kind->class != OX_FINDING_DERIVED)
 		return "nothing in the image tells what it was";
 	if (kind->class == OX_FINDING_STRUCTURAL)
-		return "it lies on something that nothing tells apart, or what it takes to copy "
-		       "it is not there";
+		return "nothing in the image tells what is right here, or a copy that is needed "
+		       "cannot be made";
 	if (kind->severity == OX_FINDING_LEAK && ox_keeper_keeps_count(y->keeper, what->a))
 		return y->keeper->why_kept(y->keeper);
 	if (y->j->structural > 0)
-		return "something else cannot be followed, and may be what this belongs to";
+		return "something else cannot be followed, and may have named this";
 	if (y->lost > 0)
-		return "it may be what was lost; a later -r leaks frees it";
+		return "it may belong to what was lost; a later -r leaks frees it";
 	return "it could not be repaired";
 }

@@ -308,6 +308,14 @@ static int mend_l1_entry_co(void *arg, uint64_t tree, uint64_t index, struct ox_
 
 #define MOST_KIN ((size_t)16)
 
+/* How far a pass over a table goes. What is surer comes first, for the whole table: what one entry
+ * tells another is then known. */
+enum effort {
+	BY_ITSELF,     /* what the entry tells, or another tree */
+	BY_NEIGHBOURS, /* in the order of the entries, and then back */
+	GIVE_UP,
+};
+
 /* The entry that is looked at. */
 struct l2_target {
 	struct ox_cell cell; /* of the table */
@@ -315,6 +323,8 @@ struct l2_target {
 	struct ox_be64 *table;
 	uint64_t index;
 	unsigned words;
+	enum effort effort;
+	uint64_t left; /* entries that take more */
 	/* Tables that other trees have there, once one was asked for; and how often they are named.
 	 */
 	struct ox_be64 *kin[MOST_KIN];
@@ -526,14 +536,14 @@ static int give_up_entry_co(struct ox_mend *m, struct l2_target *t, enum ox_find
 			    struct ox_found what)
 {
 	uint64_t offset = 0;
-	int r = find_by_kin_co(m, t, &offset);
+	int r = t->effort == BY_ITSELF ? find_by_kin_co(m, t, &offset) : 0;
 
-	if (r == 0)
+	if (r == 0 && t->effort == BY_NEIGHBOURS)
 		r = find_by_neighbours_co(m, t, &offset);
-
 	if (r == 1)
 		return name_cluster(m, t, offset, 0, id, what);
-	return r < 0 ? r : drop_l2_entry(m, t, false, id, what);
+	t->left++;
+	return r == 0 && t->effort == GIVE_UP ? drop_l2_entry(m, t, false, id, what) : r;
 }
 
 /* 1: the cluster that a bad entry still tells may be meant; 0 or an error. */
@@ -563,7 +573,7 @@ static int mend_bad_entry_co(struct ox_mend *m, struct l2_target *t)
 	if (offset == 0 && !(raw & OX_QCOW2_COMPRESSED))
 		id = raw & ~(OX_QCOW2_COPIED | keep) ? id : OX_FOUND_L2_COPIED_EMPTY;
 	ox_mend_at_entry(&w->v, t->place, t->index, &what);
-	if (!(raw & OX_QCOW2_COMPRESSED))
+	if (!(raw & OX_QCOW2_COMPRESSED) && t->effort == BY_ITSELF)
 		r = judge_told_co(m, t, aligned);
 	if (r < 0)
 		return r;
@@ -673,6 +683,31 @@ static bool may_be_data(const struct ox_mend *m, uint64_t cluster, const struct 
 		ox_keeper_awaits(m->keeper, place->tree, place->index));
 }
 
+static int mend_nth_co(struct ox_mend *m, struct l2_target *t, uint64_t index)
+{
+	const struct ox_be64 *entry;
+	int r;
+
+	t->index = index;
+	entry = entry_of(t);
+	if (!entry->raw && (t->words == 1 || !entry[1].raw))
+		return 0;
+	r = mend_l2_entry_co(m, t);
+	return r < 0 ? r : 0;
+}
+
+static int pass_co(struct ox_mend *m, struct l2_target *t, enum effort effort, bool back)
+{
+	uint64_t entries = ox_qcow2_l2_entries(&m->w->v.h);
+	int r = 0;
+
+	t->effort = effort;
+	t->left = 0;
+	for (uint64_t i = 0; i < entries && r == 0; i++)
+		r = mend_nth_co(m, t, back ? entries - 1 - i : i);
+	return r;
+}
+
 static int mend_l2_table_co(void *arg, uint64_t cluster, struct ox_cell cell, struct ox_be64 *table)
 {
 	struct ox_mend *m = arg;
@@ -688,14 +723,13 @@ static int mend_l2_table_co(void *arg, uint64_t cluster, struct ox_cell cell, st
 	/* Of two places that one table has, only one can be where a data file has its clusters. */
 	if (w->v.has_data_file && places > 1)
 		return 0;
-	for (t.index = 0; t.index < ox_qcow2_l2_entries(&w->v.h) && r == 0; t.index++) {
-		const struct ox_be64 *entry = entry_of(&t);
-		bool is_empty = !entry->raw && (t.words == 1 || !entry[1].raw);
-
-		if (!is_empty)
-			r = mend_l2_entry_co(m, &t);
-		r = r < 0 ? r : 0;
-	}
+	r = pass_co(m, &t, BY_ITSELF, false);
+	if (r == 0 && t.left > 0)
+		r = pass_co(m, &t, BY_NEIGHBOURS, false);
+	if (r == 0 && t.left > 0)
+		r = pass_co(m, &t, BY_NEIGHBOURS, true);
+	if (r == 0 && t.left > 0)
+		r = pass_co(m, &t, GIVE_UP, false);
 	free_kin(&t);
 	return r;
 }

@@ -67,7 +67,13 @@ int ox_mend_clear_bits_co(const struct ox_view *v, uint64_t bits);
 /* Writes all patches, and syncs. */
 int ox_mend_apply_patches_co(struct ox_mend *m, bool *ret_again);
 
-/* ---- lost_bitmaps.c, lost_l1.c, snapshot_table.c: tables that are found again ---- */
+/* ---- lost_reftable.c, lost_bitmaps.c, lost_l1.c, snapshot_table.c: tables that are found again
+ * ---- */
+
+/* Whether the header leads to no refcount table, and counts are asked for. */
+bool ox_mend_lacks_reftable(const struct ox_mend *m);
+/* Finds it. *ret_again: it did. */
+int ox_mend_reftable_co(struct ox_mend *m, bool *ret_again);
 
 /* Finds the directory of the bitmaps that are vouched for, where no extension tells it, or gives
  * them up. *ret_again: something was changed. */

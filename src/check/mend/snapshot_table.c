@@ -245,8 +245,11 @@ static bool may_give_up(const struct table *t)
 {
 	struct ox_qcow2_snapshot broken;
 
-	if (t->w->k.broken_blocks > 0 || t->w->j->seen[OX_FOUND_OVERFLOW] > 0 ||
-	    t->w->k.rc.order == 0)
+	if (t->w->k.broken_blocks > 0 || t->w->j->seen[OX_FOUND_OVERFLOW] > 0)
+		return false;
+	/* Where not even a table of snapshots can be among what is counted, there are none. */
+	if (t->w->k.rc.order == 0 &&
+	    (!t->w->v.faults.found[OX_QCOW2_FAULT_SNAPSHOTS] || t->m->g->leaks > 0))
 		return false;
 	/* Some are found, and the header says that there are more: it may be a count that is wrong.
 	 */

@@ -114,17 +114,20 @@ struct step {
 	int (*run_co)(struct ox_mend *m, bool *ret_again);
 };
 
+#define LOST (ALL | KNOWN | ROUND | WHOLE)
 #define ENTRIES (ALL | KNOWN | ROUND | TREES | PLAIN | HEADER)
 
 static const struct step structure[] = {
 	/* 0a. Writes fields of the first cluster, each within its sector: what the rest of the
 	 * image tells. Keeps the leaks where a field was given up. */
 	{ALL | KNOWN | ROUND, has_patches, ox_mend_apply_patches_co},
-	{ALL | KNOWN | ROUND | WHOLE, has_lost_bitmaps, ox_mend_lost_bitmaps_co},
-	/* 0b. Writes the place of the disk's L1 table, found again; or a new table of snapshots and
-	 * its counts, and then the header's sector. Keeps records that somebody may yet read. */
-	{ALL | KNOWN | ROUND | WHOLE, ox_mend_lacks_l1, ox_mend_l1_offset_co},
-	{ALL | KNOWN | ROUND | WHOLE, has_bad_snapshots, ox_mend_snapshots_co},
+	/* 0b. Writes the place of the refcount table, or of the disk's L1 table, found again; the
+	 * extension of the bitmaps; or a new table of snapshots and its counts, and then the
+	 * header's sector. Keeps records that somebody may yet read. */
+	{LOST, ox_mend_lacks_reftable, ox_mend_reftable_co},
+	{LOST, has_lost_bitmaps, ox_mend_lost_bitmaps_co},
+	{LOST, ox_mend_lacks_l1, ox_mend_l1_offset_co},
+	{LOST, has_bad_snapshots, ox_mend_snapshots_co},
 	/* 0c. Writes the counts of lost L2 tables, and the L1 entries that named them; before what
 	 * tells where one belongs is taken away. */
 	{ALL | ROUND, has_keeper, link_co},

@@ -161,6 +161,8 @@ static int look_at_item_co(void *arg, const struct ox_scan_item *item, uint8_t *
 	struct ox_walk *w = s->w;
 	int r = error == -ENOMEM ? error : 0;
 
+	if (w->v.pause_co)
+		w->v.pause_co(w->v.pause_arg);
 	for (uint64_t at = 0; at < item->size_bytes && r == 0; at += w->v.cluster_bytes) {
 		int failed = error ? ox_io_pread_co(w->v.io, bytes + at, first_bytes(&w->v),
 						    item->offset + at)
@@ -270,6 +272,78 @@ int ox_salvage_look_co(struct ox_salvage *s)
 	ox_salvage_forget(s);
 	s->has_looked = true;
 	return s->opts->free_lost_tables || !is_worth_it(s) ? 0 : look_co(s);
+}
+
+/* Counts what is kept as if it were named: then no count is lowered, and nobody gets it. */
+static int count_kept(void *arg, struct ox_slot *slot)
+{
+	struct ox_salvage *s = arg;
+	struct ox_cell cell = slot->cell;
+
+	if (!ox_keeper_keeps_count(&s->keeper, slot->cluster) || ox_cell_is_broken(cell) ||
+	    slot->stored <= cell.count)
+		return 0;
+	if (cell.state == OX_CELL_NONE)
+		cell.state = OX_CELL_META;
+	cell.count = (uint32_t)ox_min_u64(slot->stored, OX_COUNT_MAX);
+	return ox_counts_set(&s->w->k.cells, slot->cluster, cell);
+}
+
+/* Tables of the disk that name no cluster, and lie behind the first orphan. */
+struct emptied {
+	struct ox_salvage *s;
+	size_t count;
+};
+
+static int count_emptied(void *arg, uint64_t cluster, struct ox_cell cell, struct ox_be64 *table)
+{
+	struct emptied *e = arg;
+	const struct ox_walk *w = e->s->w;
+	unsigned words = ox_qcow2_l2_words(&w->v.h);
+	bool names = false;
+
+	(void)cell;
+	for (uint64_t i = 0; i < ox_qcow2_l2_entries(&w->v.h) && !names; i++)
+		names = ox_salvage_entry(w, cluster, &table[i * words]).names;
+	e->count += !names && cluster > e->s->orphans[0].cluster;
+	return 0;
+}
+
+/*
+ * A recovery beside a guest gives it copies of tables that it changes, and frees the old ones.
+ * Where it was cut off just after a guest had discarded all of a table, the old one looks lost, and
+ * the copy is empty. As many orphans as there are such copies may all be that, and are not kept.
+ */
+static int leave_replaced_co(struct ox_salvage *s)
+{
+	struct emptied e = {.s = s};
+	int r = s->count > 0 ? ox_walk_l2_co(s->w, OX_WAYS_ACTIVE, count_emptied, &e) : 0;
+
+	if (r == 0 && s->count <= e.count)
+		s->count = 0;
+	return r;
+}
+
+int ox_salvage_count_lost_co(struct ox_mend *m)
+{
+	struct ox_check_options opts = OX_CHECK_OPTIONS_INIT;
+	const struct ox_walk *w = m->w;
+	struct ox_salvage s;
+	int r;
+
+	/* A recovery that was cut off left tables behind that it had replaced by copies. */
+	if (m->g->leaks < 2 || w->j->structural > 0 || w->v.is_foreign || w->v.has_data_file ||
+	    w->v.has_fence)
+		return 0;
+	ox_salvage_init(&s, &opts);
+	ox_salvage_begin(&s, m);
+	r = look_co(&s);
+	if (r == 0)
+		r = leave_replaced_co(&s);
+	if (r == 0 && s.count > 0)
+		r = ox_slots_co(&m->w->k, OX_SLOTS_LOWER, count_kept, &s);
+	ox_salvage_forget(&s);
+	return r;
 }
 
 int ox_salvage_link_sure_co(struct ox_salvage *s, bool *ret_again, struct ox_error **err)

@@ -531,10 +531,10 @@ static uint64_t next_kept(const struct ox_keeper *keeper, uint64_t from, uint64_
 static const char *why_kept(const struct ox_keeper *keeper)
 {
 	return ox_salvage_of(keeper)->opts->salvage
-		       ? "it belongs to an L2 table that nothing names: link that, or repair "
-			 "without --salvage"
-		       : "it may belong to a lost L2 table: --salvage links it, --salvage=none "
-			 "frees it";
+		       ? "it belongs to an L2 table that nothing names: link the table, or "
+			 "repair without --salvage"
+		       : "it may belong to a lost L2 table: --salvage links the table, "
+			 "--salvage=none frees it";
 }
 
 static void note_dropped(struct ox_keeper *keeper)

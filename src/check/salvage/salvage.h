@@ -61,7 +61,6 @@ struct ox_salvage {
 	bool by_hand_done;
 	bool is_over;	   /* an earlier walk of this repair found no orphan */
 	bool is_unsettled; /* this repair changed L1 entries that may have named an orphan */
-	bool tells_places; /* of one walk: which L1 index an orphan stood at is asked */
 	uint64_t linked;
 	uint64_t found;	     /* and left, as the last walk saw it */
 	uint64_t unsearched; /* leaked clusters that were too many to look at */
@@ -71,6 +70,7 @@ struct ox_salvage {
 	struct ox_judge *g;
 	struct ox_mend *m;
 	bool has_looked;	   /* at what leaked */
+	bool tells_places;	   /* which L1 index an orphan stood at is asked */
 	struct ox_orphan *orphans; /* by cluster */
 	size_t count;
 	size_t room;
@@ -148,6 +148,9 @@ void ox_salvage_forget(struct ox_salvage *s);
  * it. 0 or a negative errno. */
 int ox_salvage_look_co(struct ox_salvage *s);
 
+/* The same for a recovery, also of a dirty image: what would be kept counts as if it were named. 0
+ * or a negative errno. */
+int ox_salvage_count_lost_co(struct ox_mend *m);
 /* Links such tables to damaged L1 entries, where there is no choice, before these are taken away.
  * *ret_again: the walk is to start anew. None is known afterwards. */
 int ox_salvage_link_sure_co(struct ox_salvage *s, bool *ret_again, struct ox_error **err);

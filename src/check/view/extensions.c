@@ -155,6 +155,19 @@ static bool find_known(const struct list *l, uint64_t at, uint64_t *ret_at)
 	return false;
 }
 
+/* Where the first of a type is in the list, as far as it can be followed; 0: there is none. */
+static uint64_t find_type(const struct list *l, uint32_t type)
+{
+	uint64_t at = l->v->h.header_length;
+
+	while (at != 0 && at < l->end && l->end - at >= HEADER_BYTES && word_at(l, at) != type) {
+		if (word_at(l, at) == OX_QCOW2_EXT_END)
+			return 0;
+		at = next_of(l, at);
+	}
+	return at < l->end && l->end - at >= HEADER_BYTES ? at : 0;
+}
+
 /* One of which neither type nor length say anything. */
 static bool mend_unknown(struct list *l, const char *error, uint64_t at)
 {
@@ -175,7 +188,8 @@ static bool mend_unknown(struct list *l, const char *error, uint64_t at)
 	/* The end of the list, where nothing is in it that the image cannot do without: a backing
 	 * file whose format is lost would be probed. */
 	if (l->v->has_data_file || h->crypt_method == OX_QCOW2_CRYPT_LUKS ||
-	    h->backing_offset != 0 || l->v->faults.found[OX_QCOW2_FAULT_BACKING])
+	    l->v->faults.found[OX_QCOW2_FAULT_BACKING] ||
+	    (h->backing_offset != 0 && find_type(l, OX_QCOW2_EXT_BACKING_FORMAT) == 0))
 		return false;
 	set_words(l, error, at, OX_QCOW2_EXT_END, 0);
 	return true;
@@ -234,19 +248,6 @@ static bool mend_bitmap_fields(struct list *l, const char *error, uint64_t data)
 	ox_view_patch(l->v, OX_FOUND_EXTENSIONS, OX_FOUND(.word = error), AUTOCLEAR_AT, &autoclear,
 		      sizeof(autoclear));
 	return true;
-}
-
-/* Where the first of a type is in the list, as far as it can be followed; 0: there is none. */
-static uint64_t find_type(const struct list *l, uint32_t type)
-{
-	uint64_t at = l->v->h.header_length;
-
-	while (at != 0 && at < l->end && l->end - at >= HEADER_BYTES && word_at(l, at) != type) {
-		if (word_at(l, at) == OX_QCOW2_EXT_END)
-			return 0;
-		at = next_of(l, at);
-	}
-	return at < l->end && l->end - at >= HEADER_BYTES ? at : 0;
 }
 
 static bool mend_bitmaps(struct list *l, const char *error)

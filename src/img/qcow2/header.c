@@ -35,7 +35,7 @@ int ox_header_write_co(struct ox_qcow2 *q, const struct ox_qcow2_header *fields)
 	r = ox_io_pwrite_co(q->io, sector, sizeof(q->header.sector), 0, 0);
 	if (r == 0)
 		r = ox_order_sync_always_co(&q->order);
-	else /* old or new (M2): nothing may be built on either */
+	else if (!ox_io_is_full(r)) /* old or new (M2): nothing may be built on either */
 		ox_order_poison(&q->order, r);
 	if (r == 0) {
 		q->header.fields = *fields;

@@ -8,13 +8,14 @@
  *
  * D5: an allocation passes ox_lazy_mark_co first and goes on only in DIRTY. D6: whoever calls
  * ox_lazy_clear_co has made every refcount durable. An allocation that arrives in CLEARING waits
- * and sets the bit again. A failure in CLEARING leaves the state DIRTY: the bit may be on disk.
+ * and sets the bit again. A failure leaves the state that was before; the disk may have either bit,
+ * so that it is written anew by whoever needs it in one state.
  */
 #include "img/qcow2/qcow2.h"
 
 void ox_lazy_init(struct ox_qcow2 *q)
 {
-	q->lazy.state = OX_LAZY_CLEAN;
+	q->lazy = (struct ox_lazy){.state = OX_LAZY_CLEAN};
 	ox_waitq_init(&q->lazy.changed);
 }
 
@@ -41,6 +42,7 @@ static int change_co(struct ox_qcow2 *q, enum ox_lazy_state via, enum ox_lazy_st
 	q->lazy.state = via;
 	r = set_bit_co(q, to == OX_LAZY_DIRTY);
 	q->lazy.state = r < 0 ? after_failure : to;
+	q->lazy.unsure = r < 0;
 	ox_waitq_wake_all(&q->lazy.changed);
 	return r;
 }
@@ -49,7 +51,7 @@ int ox_lazy_mark_co(struct ox_qcow2 *q)
 {
 	while (q->lazy.state == OX_LAZY_SETTING || q->lazy.state == OX_LAZY_CLEARING)
 		ox_waitq_wait_co(&q->lazy.changed);
-	if (q->lazy.state == OX_LAZY_DIRTY)
+	if (q->lazy.state == OX_LAZY_DIRTY && !q->lazy.unsure)
 		return 0;
 	return change_co(q, OX_LAZY_SETTING, OX_LAZY_DIRTY, OX_LAZY_CLEAN);
 }
@@ -57,7 +59,7 @@ int ox_lazy_mark_co(struct ox_qcow2 *q)
 int ox_lazy_clear_co(struct ox_qcow2 *q)
 {
 	ox_assert(q->lazy.state == OX_LAZY_CLEAN || q->lazy.state == OX_LAZY_DIRTY);
-	if (q->lazy.state == OX_LAZY_CLEAN)
+	if (q->lazy.state == OX_LAZY_CLEAN && !q->lazy.unsure)
 		return 0;
 	ox_assert(!ox_cache_is_busy(&q->counts)); /* D6: nobody changes them meanwhile */
 	return change_co(q, OX_LAZY_CLEARING, OX_LAZY_CLEAN, OX_LAZY_DIRTY);

@@ -39,6 +39,7 @@ enum ox_lazy_state {
 
 struct ox_lazy {
 	enum ox_lazy_state state;
+	bool unsure; /* a write of the bit found no room: the disk may say otherwise than state */
 	struct ox_waitq changed;
 };
 
@@ -201,7 +202,8 @@ static inline struct ox_qcow2 *ox_qcow2_of(struct ox_image *img)
 void ox_header_init(struct ox_header *h);
 /*
  * Between lock and unlock: copy the fields, change the copy, and write it. The write is one
- * sector (H9), and durable on return. fields is taken over only if all went well.
+ * sector (H9), and durable on return. fields is taken over only if all went well. A failure poisons
+ * (M3) but for one that lacks room, where the caller has to live with either version on the disk.
  */
 void ox_header_lock_co(struct ox_qcow2 *q);
 int ox_header_write_co(struct ox_qcow2 *q, const struct ox_qcow2_header *fields)

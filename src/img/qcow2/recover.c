@@ -118,8 +118,10 @@ int ox_recover_place_co(struct ox_qcow2 *q, uint64_t *ret_start)
 	struct ox_recover *rec = &q->recover;
 	int r;
 
+	if (rec->no_room && !rec->may_grow && rec->state != OX_RECOVERY_RUNNING)
+		return -EIO;
 	if (rec->no_room && !rec->may_grow)
-		return rec->state == OX_RECOVERY_RUNNING ? -ERESTART : -EIO;
+		return rec->lacks_room ? -ENOSPC : -ERESTART;
 	if (!rec->may_grow) {
 		/* Before the file grows: in a longer one nothing else tells a stale entry (D8). */
 		r = ox_fence_set_co(q, rec->fence);
@@ -140,7 +142,7 @@ bool ox_recover_restart_co(struct ox_qcow2 *q, int r)
 {
 	if (r != -ERESTART)
 		return false;
-	while (q->recover.state == OX_RECOVERY_RUNNING)
+	while (q->recover.state == OX_RECOVERY_RUNNING && !q->recover.lacks_room)
 		ox_waitq_wait_co(&q->recover.changed);
 	return true;
 }
@@ -170,7 +172,8 @@ bool ox_recover_await_room_co(struct ox_qcow2 *q)
 {
 	struct ox_recover *rec = &q->recover;
 
-	if (rec->no_room || rec->closing) /* requests may be waiting for the end */
+	/* Room does not heal a poisoned order (M3). */
+	if (rec->closing || ox_order_error(&q->order))
 		return false;
 	if (!rec->told_room)
 		tell(q, "the recovery of the refcounts waits for room on the host");

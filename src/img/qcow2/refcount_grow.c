@@ -142,6 +142,8 @@ int ox_refcount_grow_table_co(struct ox_qcow2 *q, uint64_t need_blocks, uint64_t
 	fields.reftable_offset = a.start * q->cluster_bytes;
 	fields.reftable_clusters = (uint32_t)a.table_clusters;
 	r = ox_header_write_co(q, &fields); /* 3 */
+	if (r < 0) /* for want of room too: nobody knows which table it is */
+		ox_order_poison(&q->order, r);
 	ox_header_unlock(q);
 	if (r < 0)
 		return r;

@@ -45,6 +45,8 @@ static int write_size_co(struct ox_qcow2 *q, uint64_t new_bytes, uint64_t l1_off
 	fields.l1_offset = l1_offset;
 	fields.l1_entries = (uint32_t)l1_entries;
 	r = ox_header_write_co(q, &fields);
+	if (r < 0) /* for want of room too: nobody knows which size and table it names */
+		ox_order_poison(&q->order, r);
 	ox_header_unlock(q);
 	if (r < 0)
 		return r;
