@@ -215,6 +215,11 @@ def test_opening_for_writing_is_refused_and_touches_nothing():
         refusal = run(oxbow_path(), *args, check=False)
         check_equal(refusal.returncode, 1, f"exit code of {args}")
         check_in("riting to QED images is not supported yet", refusal.stdout + refusal.stderr)
+    reopened = oxbow("io", "-r", "-f", "qed", "-c", "reopen -w", "-c", "read -P 0 0 512", "-c",
+                     "write 0 512", "disk", check=False)
+    check_equal(reopened.returncode, 1, "exit code after a reopening")
+    check_in("read 512/512", reopened.stdout)
+    check_in("Writing to QED images is not supported yet", reopened.stdout + reopened.stderr)
     check_equal(fingerprint("disk"), before, "the file")
 
 
