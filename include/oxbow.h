@@ -131,7 +131,8 @@ enum ox_recover_mode {
 
 struct ox_open_options {
 	size_t struct_size;
-	const char *format; /* "qcow2", "raw"; NULL: with OX_OPEN_PROBE, probed; else refused */
+	const char *format; /* "qcow2", "raw", "qed" (read-only); NULL: with OX_OPEN_PROBE, probed;
+			       else refused */
 	unsigned flags;	    /* enum ox_open_flags */
 	enum ox_cache_mode cache;
 	uint64_t l2_cache_bytes;       /* 0: sized from the image (docs/cache.md) */
@@ -241,7 +242,7 @@ struct ox_bitmap_info {
 struct ox_image_info {
 	const char *filename;
 	const char *format;	 /* "qcow2", "raw", or what else is recognised (docs/formats.md) */
-	bool is_only_recognised; /* neither qcow2 nor raw: ox_image_open refuses it */
+	bool is_only_recognised; /* not qcow2, raw or QED: ox_image_open refuses it */
 	uint64_t virtual_bytes;	 /* UINT64_MAX: not known, of a format that is only recognised */
 	uint64_t actual_bytes;	 /* taken on the host (st_blocks) */
 	uint64_t file_bytes;	 /* the file's length */
@@ -461,10 +462,10 @@ enum ox_preallocation {
 
 struct ox_create_options {
 	size_t struct_size;
-	const char *format;	/* "qcow2", "raw" */
+	const char *format;	/* "qcow2", "qed", "raw" */
 	uint64_t virtual_bytes; /* rounded up to 512 */
 	unsigned version;	/* 2 or 3; 0: 3 */
-	uint32_t cluster_bytes; /* power of two, 512 to 2 MiB; 0: 65536 */
+	uint32_t cluster_bytes; /* power of two, 512 to 2 MiB, QED 4 KiB to 64 MiB; 0: 65536 */
 	unsigned refcount_bits; /* 1 2 4 ... 64; 0: 16 (version 2 takes no other) */
 	bool lazy_refcounts;	/* version 3 only */
 	enum ox_preallocation preallocation;
@@ -476,6 +477,7 @@ struct ox_create_options {
 	void *opaque;
 	/* Asked often while space is preallocated; not 0: give up, with -EINTR. NULL: never. */
 	int (*interrupted)(void *opaque);
+	uint32_t table_clusters; /* QED only: of L1 and L2 tables. 1 2 4 8 16; 0: 4 */
 };
 
 #define OX_CREATE_OPTIONS_INIT                                                                     \

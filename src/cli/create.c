@@ -14,10 +14,10 @@ static const char help[] =
 	"                    FILE [SIZE]\n"
 	"Make a disk image.\n"
 	"\n"
-	"  -f FMT           format of the image: qcow2, or raw (the default)\n"
+	"  -f FMT           format of the image: qcow2, qed, or raw (the default)\n"
 	"  -b BACKING_FILE  the image to read where nothing has been written yet; a relative name\n"
 	"                   begins in FILE's folder\n"
-	"  -F BACKING_FMT   format of the backing file: qcow2 or raw\n"
+	"  -F BACKING_FMT   format of the backing file: qcow2, qed or raw\n"
 	"  -u               do not look at the backing file; SIZE is then needed\n"
 	"  -o OPTIONS       NAME=VALUE[,NAME=VALUE...]; '-o help' lists them for the format\n"
 	"  -q, --quiet      print nothing but errors\n"
@@ -113,7 +113,7 @@ static int look_at_backing(struct ox_context *ctx, struct create *create, const 
 	int r;
 
 	opts.format = format;
-	opts.flags = OX_OPEN_READ_ONLY | (format ? 0 : OX_OPEN_PROBE);
+	opts.flags = OX_OPEN_READ_ONLY | OX_OPEN_PROBE;
 	opts.backing_policy = OX_BACKING_ALLOW;
 	opts.warn = ox_cli_warn;
 	r = ox_image_open(ctx, path, &opts, &image, &err);

@@ -41,6 +41,15 @@ static const struct ox_cli_create_option qcow2_options[] = {
 	{"nocow", TYPE_BOOL, NULL, "accepted and ignored"},
 };
 
+static const struct ox_cli_create_option qed_options[] = {
+	{"size", TYPE_SIZE, NULL, "bytes of the virtual disk"},
+	{"backing_file", TYPE_STRING, NULL, "file that holds what is not written yet (-b)"},
+	{"backing_fmt", TYPE_STRING, NULL, "format of the backing file (-F)"},
+	{"cluster_size", TYPE_SIZE, "65536", "bytes of a cluster, a power of two, 4k to 64M"},
+	{"table_size", TYPE_SIZE, NULL, "clusters of an L1 or L2 table: 1, 2, 4, 8 or 16"},
+	{"nocow", TYPE_BOOL, NULL, "accepted and ignored"},
+};
+
 static const struct ox_cli_create_option raw_options[] = {
 	{"size", TYPE_SIZE, NULL, "bytes of the virtual disk"},
 	{"nocow", TYPE_BOOL, NULL, "accepted and ignored"},
@@ -53,6 +62,9 @@ const char *ox_cli_create_values_init(struct ox_cli_create_values *values, const
 	if (strcmp(format, "qcow2") == 0) {
 		values->options = qcow2_options;
 		values->count = sizeof(qcow2_options) / sizeof(qcow2_options[0]);
+	} else if (strcmp(format, "qed") == 0) {
+		values->options = qed_options;
+		values->count = sizeof(qed_options) / sizeof(qed_options[0]);
 	} else if (strcmp(format, "raw") == 0) {
 		values->options = raw_options;
 		values->count = sizeof(raw_options) / sizeof(raw_options[0]);
@@ -218,6 +230,39 @@ static int choose(const struct ox_cli_create_values *values, const char *file, c
 	return -EINVAL;
 }
 
+/* A size that is not 0, which is how the library is told nothing, and fits. */
+static int take_size32(const struct ox_cli_create_values *values, const char *file, const char *key,
+		       const char *refusal, uint32_t *ret)
+{
+	const char *given = ox_cli_create_get(values, key);
+	uint64_t bytes;
+
+	if (!given)
+		return 0;
+	if (ox_cli_size_parse(given, &bytes) < 0 || bytes == 0 || bytes > UINT32_MAX) {
+		ox_cli_error("%s: %s", file, refusal);
+		return -EINVAL;
+	}
+	*ret = (uint32_t)bytes;
+	return 0;
+}
+
+static int take_sizes(const struct ox_cli_create_values *values, const char *file,
+		      struct ox_create_options *ret_create)
+{
+	bool is_qed = values->options == qed_options;
+	int r = take_size32(values, file, "cluster_size",
+			    is_qed ? "QED cluster size must be within range [4096, 67108864] and "
+				     "power of 2"
+				   : "Cluster size must be a power of two between 512 and 2048k",
+			    &ret_create->cluster_bytes);
+
+	return r < 0 ? r
+		     : take_size32(values, file, "table_size",
+				   "QED table size must be within range [1, 16] and power of 2",
+				   &ret_create->table_clusters);
+}
+
 int ox_cli_create_apply(const struct ox_cli_create_values *values, const char *file,
 			struct ox_create_options *ret_create)
 {
@@ -228,21 +273,18 @@ int ox_cli_create_apply(const struct ox_cli_create_values *values, const char *f
 		[OX_PREALLOC_FALLOC] = "falloc",
 		[OX_PREALLOC_FULL] = "full",
 	};
-	const char *cluster = ox_cli_create_get(values, "cluster_size");
 	const char *bits = ox_cli_create_get(values, "refcount_bits");
 	const char *lazy = ox_cli_create_get(values, "lazy_refcounts");
 	int version = choose(values, file, "compat", versions, 6);
 	int preallocation =
 		version < 0 ? version : choose(values, file, "preallocation", preallocations, 4);
-	uint64_t cluster_bytes = 0;
+	int r;
 
 	if (preallocation < 0)
 		return preallocation;
-	if (cluster && (ox_cli_size_parse(cluster, &cluster_bytes) < 0 || cluster_bytes == 0 ||
-			cluster_bytes > UINT32_MAX)) {
-		ox_cli_error("%s: Cluster size must be a power of two between 512 and 2048k", file);
-		return -EINVAL;
-	}
+	r = take_sizes(values, file, ret_create);
+	if (r < 0)
+		return r;
 	if (bits && strtoul(bits, NULL, 10) == 0) {
 		ox_cli_error("%s: Refcount width must be a power of two and may not exceed 64 bits",
 			     file);
@@ -250,7 +292,6 @@ int ox_cli_create_apply(const struct ox_cli_create_values *values, const char *f
 	}
 	ret_create->version = version < 3 ? 3 : 2;
 	ret_create->preallocation = (enum ox_preallocation)preallocation;
-	ret_create->cluster_bytes = (uint32_t)cluster_bytes;
 	ret_create->refcount_bits = bits ? (unsigned)strtoul(bits, NULL, 10) : 0;
 	if (lazy && ox_cli_bool_parse(lazy, &ret_create->lazy_refcounts) < 0)
 		return -EINVAL;

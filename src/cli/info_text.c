@@ -111,7 +111,5 @@ void ox_cli_info_print(const struct ox_image_info *info)
 	print_snapshots(info);
 	ox_cli_info_print_specific(info);
 	if (info->is_only_recognised)
-		printf("supported: no (%s)\n", strcmp(info->format, "qed") == 0
-						       ? "it can be checked, not opened"
-						       : "it is recognised, not opened");
+		printf("supported: no (it is recognised, not opened)\n");
 }

@@ -227,8 +227,8 @@ int ox_cli_source_set(struct ox_cli_source *source, const char *text)
 	}
 	source->open.cache = combined_cache(source);
 	source->open.backing_policy = OX_BACKING_ALLOW; /* the user's own command on his image */
-	if (!source->open.format)
-		source->open.flags |= OX_OPEN_PROBE;
+	/* Beside a format that is stated, it is for what a QED image cannot say. */
+	source->open.flags |= OX_OPEN_PROBE;
 	return 0;
 }
 

@@ -5,10 +5,6 @@
 
 #include "base/arith.h"
 
-#define CLUSTER_BYTES_MIN (UINT32_C(4) << 10)
-#define CLUSTER_BYTES_MAX (UINT32_C(64) << 20)
-#define TABLE_CLUSTERS_MAX 16u
-#define BACKING_BYTES_MAX 1023u
 #define SECTOR_BYTES 512u
 
 struct disk_header {
@@ -47,10 +43,10 @@ const char *ox_qed_header_decode(const uint8_t *bytes, struct ox_qed_header *ret
 
 	if (!ox_qed_probe(bytes, sizeof(*d)))
 		return "it is not in QED format";
-	if (!is_power_of_2(cluster_bytes) || cluster_bytes < CLUSTER_BYTES_MIN ||
-	    cluster_bytes > CLUSTER_BYTES_MAX)
+	if (!is_power_of_2(cluster_bytes) || cluster_bytes < OX_QED_CLUSTER_BYTES_MIN ||
+	    cluster_bytes > OX_QED_CLUSTER_BYTES_MAX)
 		return "the cluster size is no power of two from 4 KiB to 64 MiB";
-	if (!is_power_of_2(table_clusters) || table_clusters > TABLE_CLUSTERS_MAX)
+	if (!is_power_of_2(table_clusters) || table_clusters > OX_QED_TABLE_CLUSTERS_MAX)
 		return "the table size is no power of two from 1 to 16";
 	*ret = (struct ox_qed_header){
 		.cluster_bits = (unsigned)__builtin_ctz(cluster_bytes),
@@ -84,11 +80,46 @@ const char *ox_qed_judge_backing(const struct ox_qed_header *h)
 
 	if (!(h->features & OX_QED_BACKING))
 		return NULL;
-	if (h->backing_bytes > BACKING_BYTES_MAX)
+	if (h->backing_bytes > OX_QED_BACKING_BYTES_MAX)
 		return "the backing file's name is too long";
 	if (end > ox_qed_header_bytes(h))
 		return "the backing file's name lies outside the header";
 	return NULL;
+}
+
+enum ox_qed_place ox_qed_judge_place(const struct ox_qed_header *h, uint64_t offset,
+				     uint64_t size_bytes, uint64_t file_bytes)
+{
+	if (!ox_is_aligned(offset, ox_qed_cluster_bytes(h)) || offset < ox_qed_header_bytes(h))
+		return OX_QED_MISPLACED;
+	return ox_range_within(offset, size_bytes, file_bytes) ? OX_QED_SOUND : OX_QED_PAST_END;
+}
+
+const char *ox_qed_judge_l1(const struct ox_qed_header *h, uint64_t file_bytes)
+{
+	uint64_t header_bytes = ox_qed_header_bytes(h);
+
+	if (header_bytes == 0 || header_bytes > file_bytes)
+		return "the header has no clusters, or more than the file";
+	if (ox_qed_judge_place(h, h->l1_offset, ox_qed_table_bytes(h), file_bytes) != OX_QED_SOUND)
+		return "the L1 table is nowhere in the file";
+	return NULL;
+}
+
+void ox_qed_header_encode(const struct ox_qed_header *h, uint8_t *bytes)
+{
+	*(struct disk_header *)bytes = (struct disk_header){
+		.magic = {'Q', 'E', 'D', 0},
+		.cluster_bytes = ox_le32((uint32_t)ox_qed_cluster_bytes(h)),
+		.table_clusters = ox_le32(h->table_clusters),
+		.header_clusters = ox_le32(h->header_clusters),
+		.features = ox_le64(h->features),
+		.autoclear = ox_le64(h->autoclear),
+		.l1_offset = ox_le64(h->l1_offset),
+		.size_bytes = ox_le64(h->size_bytes),
+		.backing_offset = ox_le32(h->backing_offset),
+		.backing_bytes = ox_le32(h->backing_bytes),
+	};
 }
 
 void ox_qed_set_features(uint8_t *bytes, uint64_t features)

@@ -14,6 +14,10 @@
 #include "base/endian.h"
 
 #define OX_QED_HEADER_BYTES 64u
+#define OX_QED_CLUSTER_BYTES_MIN (UINT32_C(4) << 10)
+#define OX_QED_CLUSTER_BYTES_MAX (UINT32_C(64) << 20)
+#define OX_QED_TABLE_CLUSTERS_MAX 16u
+#define OX_QED_BACKING_BYTES_MAX 1023u
 
 enum ox_qed_features {
 	OX_QED_BACKING = 1 << 0,
@@ -58,6 +62,16 @@ static inline uint64_t ox_qed_header_bytes(const struct ox_qed_header *h)
 	return (uint64_t)h->header_clusters << h->cluster_bits;
 }
 
+enum ox_qed_place {
+	OX_QED_SOUND,
+	OX_QED_MISPLACED, /* not aligned, or in the header */
+	OX_QED_PAST_END,
+};
+
+/* Of what an entry says of a data cluster (size_bytes 1: it begins in the file), or of a table. */
+enum ox_qed_place ox_qed_judge_place(const struct ox_qed_header *h, uint64_t offset,
+				     uint64_t size_bytes, uint64_t file_bytes);
+
 bool ox_qed_probe(const uint8_t *bytes, size_t count);
 
 /* The OX_QED_HEADER_BYTES of a header. NULL, or what makes it impossible to say where anything is;
@@ -66,6 +80,10 @@ const char *ox_qed_header_decode(const uint8_t *bytes, struct ox_qed_header *ret
 /* What is wrong with the disk's size, or the place of the backing file's name; NULL: nothing. */
 const char *ox_qed_judge_size(const struct ox_qed_header *h);
 const char *ox_qed_judge_backing(const struct ox_qed_header *h);
+/* The same of the places of the header and of the L1 table, without which no byte can be found. */
+const char *ox_qed_judge_l1(const struct ox_qed_header *h, uint64_t file_bytes);
+/* The reverse of decode, into OX_QED_HEADER_BYTES. */
+void ox_qed_header_encode(const struct ox_qed_header *h, uint8_t *bytes);
 /* Sets the features word; the autoclear bits, none of which is known, are cleared as the format has
  * it for a program that changes the image. All else stays as it is. */
 void ox_qed_set_features(uint8_t *bytes, uint64_t features);

@@ -14,6 +14,7 @@
 #include "base/arith.h"
 #include "base/iov.h"
 #include "base/path.h"
+#include "img/probe.h"
 #include "rt/co.h"
 
 /* Opens path if, all links resolved, it lies under dir. */
@@ -108,12 +109,59 @@ static int check_policy(const struct ox_image *img, const struct ox_open_options
 	return 0;
 }
 
+static int refuse_unstated(const struct ox_image *img, struct ox_error **err)
+{
+	if (img->backing_format_unsayable)
+		return ox_error_set(err, -EINVAL,
+				    "Image '%s' is of a format that cannot state the format of its "
+				    "backing file '%s', and guessing it is not safe: state it "
+				    "(--backing-format, or backing.driver=)",
+				    img->filename, img->backing_name);
+	return ox_error_set(err, -EINVAL,
+			    "Image '%s' does not state the format of its backing file '%s', and "
+			    "guessing it is not safe: state it with 'qemu-img rebase -u -F FORMAT "
+			    "-b ...'",
+			    img->filename, img->backing_name);
+}
+
+/*
+ * The format that is stated for the image's backing file, by the image or the caller. The caller's
+ * word holds for the backing file of the image at the top, and where nothing else helps for those
+ * of images below that have no place for it. NULL with 0: its own bytes are to tell it.
+ */
+static int stated_format(const struct ox_image *top, const struct ox_image *img,
+			 const struct ox_open_options *opts, const char **ret_format,
+			 struct ox_error **err)
+{
+	bool probes = img->backing_format_unsayable && (opts->flags & OX_OPEN_PROBE);
+
+	*ret_format = img->backing_format;
+	if (!*ret_format && (img == top || (img->backing_format_unsayable && !probes)))
+		*ret_format = opts->backing_format;
+	return *ret_format || probes ? 0 : refuse_unstated(img, err);
+}
+
+/* The format of a backing file whose image says no more than that it is not raw: what its own bytes
+ * tell, and never raw, whose guest may have written them. */
+static int probe_co(struct ox_image *above, struct ox_io *io, const char **ret_format,
+		    struct ox_error **err)
+{
+	int r = ox_img_probe_co(io, ret_format, err);
+
+	if (r == 0 && strcmp(*ret_format, "raw") == 0)
+		r = refuse_unstated(above, err);
+	return r;
+}
+
 static int open_image_co(struct ox_image *above, const struct ox_img_open *how, struct ox_io *io,
 			 const char *format, struct ox_error **err)
 {
 	struct ox_open_options opts = *how->opts;
 	struct ox_img_open below = {.opts = &opts, .recovery = how->recovery};
+	int r = format ? 0 : probe_co(above, io, &format, err);
 
+	if (r < 0)
+		return r;
 	opts.format = format;
 	opts.flags = (opts.flags & ~(unsigned)OX_OPEN_PROBE) | OX_OPEN_READ_ONLY;
 	return ox_chain_open_image_co(io, &below, &above->backing, err);
@@ -156,11 +204,8 @@ int ox_chain_open_co(struct ox_image *img, const struct ox_img_open *how, struct
 	if (how->opts->flags & OX_OPEN_NO_BACKING)
 		return 0;
 	for (struct ox_image *last = img; last->backing_name; last = last->backing) {
-		const char *format = last->backing_format;
+		const char *format;
 
-		/* What the caller states holds for the backing file of the image itself. */
-		if (!format && last == img)
-			format = how->opts->backing_format;
 		r = check_policy(last, how->opts, err);
 		if (r < 0)
 			return r;
@@ -168,14 +213,9 @@ int ox_chain_open_co(struct ox_image *img, const struct ox_img_open *how, struct
 			return ox_error_set(err, -ELOOP,
 					    "The backing chain is longer than %d images",
 					    OX_IMG_MAX_CHAIN);
-		if (!format)
-			return ox_error_set(
-				err, -EINVAL,
-				"Image '%s' does not state the format of its backing file '%s', "
-				"and guessing it is not safe: state it with 'qemu-img rebase -u "
-				"-F FORMAT -b ...'",
-				last->filename, last->backing_name);
-		r = open_backing_co(img, last, how, format, err);
+		r = stated_format(img, last, how->opts, &format, err);
+		if (r == 0)
+			r = open_backing_co(img, last, how, format, err);
 		if (r < 0)
 			return r;
 	}

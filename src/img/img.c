@@ -43,6 +43,8 @@ static int choose_format_co(struct ox_io *io, const struct ox_open_options *opts
 	}
 	if (strcmp(format, "qcow2") == 0)
 		*ret = ox_qcow2_open_co;
+	else if (strcmp(format, "qed") == 0)
+		*ret = ox_qed_open_image_co;
 	else if (strcmp(format, "raw") == 0)
 		*ret = ox_raw_open_co;
 	else if (ox_formats_find(format))

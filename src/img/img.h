@@ -126,7 +126,9 @@ struct ox_image {
 	char *filename;
 	char *backing_name;   /* as the image has it; NULL: none */
 	char *backing_format; /* as the image has it; NULL: not stated */
-	uint64_t size_bytes;  /* virtual */
+	/* The image's format has no place for the name of that one: only "raw" can be said. */
+	bool backing_format_unsayable;
+	uint64_t size_bytes; /* virtual */
 	enum ox_cache_mode cache;
 	unsigned open_flags; /* enum ox_open_flags */
 	bool read_only;
@@ -166,6 +168,8 @@ int ox_img_resize_co(struct ox_image *img, uint64_t new_bytes, struct ox_error *
 
 /* Formats, each with an open that reads the header and fills img->ops, state, size_bytes. */
 int ox_qcow2_open_co(struct ox_image *img, const struct ox_img_open *how, struct ox_error **err);
+int ox_qed_open_image_co(struct ox_image *img, const struct ox_img_open *how,
+			 struct ox_error **err);
 int ox_raw_open_co(struct ox_image *img, const struct ox_img_open *how, struct ox_error **err);
 
 /* Creation. Whether the options are such that an image can be made: nothing is written. */
@@ -174,6 +178,8 @@ int ox_qcow2_create_check(const struct ox_create_options *opts, struct ox_error 
  * afterwards through ox_qcow2_preallocate_co on the opened image. */
 int ox_qcow2_create_co(struct ox_io *io, const struct ox_create_options *opts,
 		       struct ox_error **err);
+int ox_qed_create_check(const struct ox_create_options *opts, struct ox_error **err);
+int ox_qed_create_co(struct ox_io *io, const struct ox_create_options *opts, struct ox_error **err);
 /* Makes every cluster of the image allocated, as the options say. -EINTR where they tell it to
  * stop. */
 int ox_qcow2_preallocate_co(struct ox_image *img, const struct ox_create_options *opts);

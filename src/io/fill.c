@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "base/arith.h"
+#include "base/iov.h"
 #include "io/io.h"
 
 #define FILL_BYTES (256u * 1024u)
@@ -25,6 +26,19 @@ int ox_io_fill_zero_co(struct ox_io *io, uint64_t offset, uint64_t length)
 		length -= n;
 	}
 	free(buf);
+	return r;
+}
+
+int ox_io_preadv_part_co(struct ox_io *io, const struct iovec *iov, int n, uint64_t skip,
+			 uint64_t count, uint64_t offset)
+{
+	struct ox_iov part;
+	int r = ox_iov_cut(&part, iov, n, skip, count);
+
+	if (r < 0)
+		return r;
+	r = ox_io_preadv_co(io, part.v, part.n, offset);
+	ox_iov_free(&part);
 	return r;
 }
 

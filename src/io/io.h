@@ -92,6 +92,9 @@ enum ox_io_count {
 /* Reads exactly the bytes asked for; what lies past the end reads as zeroes. 0 or -errno. */
 int ox_io_preadv_co(struct ox_io *io, const struct iovec *iov, int n, uint64_t offset);
 int ox_io_pread_co(struct ox_io *io, void *buf, size_t count, uint64_t offset);
+/* The same into count bytes of the list, from its byte skip on. */
+int ox_io_preadv_part_co(struct ox_io *io, const struct iovec *iov, int n, uint64_t skip,
+			 uint64_t count, uint64_t offset);
 /* Copies what is in memory (the page cache), without waiting for the medium. False: not all of it
  * is there, and buf holds anything. From any thread, while nobody writes to the store, closes or
  * reopens it. */

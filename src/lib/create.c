@@ -116,6 +116,10 @@ static void create_task_co(void *arg)
 		j->result = create_raw_co(j->io, j->opts, j->err);
 		return;
 	}
+	if (strcmp(j->opts->format, "qed") == 0) {
+		j->result = ox_qed_create_co(j->io, j->opts, j->err);
+		return;
+	}
 	j->result = ox_qcow2_create_co(j->io, j->opts, j->err);
 	if (j->result == 0 && j->opts->preallocation != OX_PREALLOC_OFF)
 		j->result = preallocate_co(j);
@@ -132,7 +136,8 @@ static int check_options(const struct ox_create_options *opts, struct ox_error *
 {
 	if (!opts->format)
 		return ox_error_set(err, -EINVAL, "No format was given");
-	if (strcmp(opts->format, "raw") != 0 && strcmp(opts->format, "qcow2") != 0)
+	if (strcmp(opts->format, "raw") != 0 && strcmp(opts->format, "qcow2") != 0 &&
+	    strcmp(opts->format, "qed") != 0)
 		return ox_error_set(err, -EINVAL, "Unknown file format '%s'", opts->format);
 	if (opts->backing_file && !opts->backing_format)
 		return ox_error_set(err, -EINVAL,
@@ -144,6 +149,8 @@ static int check_options(const struct ox_create_options *opts, struct ox_error *
 			"extended_l2 is enabled");
 	if (strcmp(opts->format, "raw") == 0)
 		return check_raw(opts, err);
+	if (strcmp(opts->format, "qed") == 0)
+		return ox_qed_create_check(opts, err);
 	return ox_qcow2_create_check(opts, err);
 }
 

@@ -32,7 +32,7 @@ struct ox_info_facts {
 /* Fills in what the image says of itself. facts is to be freed in either case. */
 int ox_info_read_qcow2_co(struct ox_io *io, const char *filename, struct ox_info_facts *facts,
 			  struct ox_error **err);
-/* The same of a format that is only recognised; facts->format is set. */
+/* The same of a format that is neither raw nor qcow2; facts->format is set. */
 int ox_info_read_recognised_co(struct ox_io *io, struct ox_info_facts *facts,
 			       struct ox_error **err);
 void ox_info_facts_free(struct ox_info_facts *facts);

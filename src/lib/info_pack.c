@@ -81,10 +81,11 @@ static void pack_header(const struct ox_info_facts *f, struct ox_image_info *inf
 /* Of an image that is not qcow2. */
 static void pack_others(const struct ox_info_facts *f, struct ox_image_info *info)
 {
-	info->is_only_recognised = strcmp(f->format, "raw") != 0;
+	bool is_raw = strcmp(f->format, "raw") == 0;
+
+	info->is_only_recognised = !is_raw && strcmp(f->format, "qed") != 0;
 	/* Disks consist of sectors: the last one is filled up with zeroes. */
-	info->virtual_bytes =
-		info->is_only_recognised ? f->disk_bytes : ox_align_up(f->file_bytes, SECTOR_BYTES);
+	info->virtual_bytes = is_raw ? ox_align_up(f->file_bytes, SECTOR_BYTES) : f->disk_bytes;
 	info->cluster_bytes = f->qed_cluster_bytes;
 	info->dirty = f->qed_needs_check;
 	info->backing_format = f->qed_backing_format;

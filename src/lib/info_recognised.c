@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * What is said of an image in a format that is recognised and not opened: the size of its disk, and
- * of QED, whose header is known, what else the header says.
+ * What is said of an image that is neither raw nor qcow2: the size of its disk, and of QED, whose
+ * header is known, what else the header says.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -10,22 +10,16 @@
 #include "base/path.h"
 #include "fmt/qed.h"
 #include "img/probe.h"
+#include "img/qed/qed.h"
 #include "lib/info.h"
 
 static int read_backing_name_co(struct ox_io *io, const struct ox_qed_header *h,
 				struct ox_info_facts *facts, struct ox_error **err)
 {
-	const char *wrong = ox_qed_judge_backing(h);
-	int r;
+	int r = ox_qed_backing_name_co(io, h, &facts->backing_name, err);
 
-	if (wrong)
-		return ox_error_set(err, -EINVAL, "Could not read the header: %s", wrong);
-	facts->backing_name = calloc(1, h->backing_bytes + 1);
-	if (!facts->backing_name)
-		return ox_error_set(err, -ENOMEM, "Out of memory");
-	r = ox_io_pread_co(io, facts->backing_name, h->backing_bytes, h->backing_offset);
-	if (r < 0)
-		return ox_error_set_errno(err, r, "Could not read the backing file's name");
+	if (r < 0 || !facts->backing_name)
+		return r;
 	facts->backing_path = ox_path_beside(io->name, facts->backing_name);
 	if (!facts->backing_path)
 		return ox_error_set(err, -ENOMEM, "Out of memory");
@@ -44,7 +38,7 @@ static int read_qed_co(struct ox_io *io, const struct ox_formats_sample *s,
 		return ox_error_set(err, -EINVAL, "Could not read the header: %s", wrong);
 	facts->qed_cluster_bytes = (uint32_t)ox_qed_cluster_bytes(&h);
 	facts->qed_needs_check = h.features & OX_QED_NEED_CHECK;
-	return h.features & OX_QED_BACKING ? read_backing_name_co(io, &h, facts, err) : 0;
+	return read_backing_name_co(io, &h, facts, err);
 }
 
 int ox_info_read_recognised_co(struct ox_io *io, struct ox_info_facts *facts, struct ox_error **err)

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * The bytes of an image's file: its header, extensions, snapshot table, bitmap directory, and every
- * word of it as each kind of entry. What decodes must encode to the same.
+ * word of it as each kind of entry; of a QED image its header, and every word as a place. What
+ * decodes must encode to the same.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -10,6 +11,7 @@
 #include "base/assert.h"
 #include "base/error.h"
 #include "fmt/qcow2.h"
+#include "fmt/qed.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
@@ -98,12 +100,41 @@ static void feed_entry(const struct ox_qcow2_header *h, uint64_t raw)
 		ox_assert(ox_is_aligned(block.bytes, ox_qcow2_cluster_bytes(h)));
 }
 
+static void feed_qed(const uint8_t *data, size_t size)
+{
+	uint8_t once[OX_QED_HEADER_BYTES];
+	uint8_t again[OX_QED_HEADER_BYTES];
+	struct ox_qed_header h;
+	struct ox_qed_header back;
+	struct ox_le64 word;
+
+	if (ox_qed_header_decode(data, &h))
+		return;
+	ox_qed_header_encode(&h, once);
+	ox_assert(!ox_qed_header_decode(once, &back));
+	ox_qed_header_encode(&back, again);
+	ox_assert(memcmp(once, again, sizeof(once)) == 0);
+	/* Only that they stand every header. */
+	(void)ox_qed_judge_size(&h);
+	if (!ox_qed_judge_backing(&h) && (h.features & OX_QED_BACKING))
+		ox_assert(h.backing_bytes <= OX_QED_BACKING_BYTES_MAX);
+	if (!ox_qed_judge_l1(&h, size))
+		ox_assert(ox_range_within(h.l1_offset, ox_qed_table_bytes(&h), size));
+	for (size_t at = 0; at + sizeof(word) <= size; at += sizeof(word)) {
+		memcpy(&word, data + at, sizeof(word));
+		if (ox_qed_judge_place(&h, ox_le64_get(word), 1, size) == OX_QED_SOUND)
+			ox_assert(ox_le64_get(word) < size);
+	}
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
 	struct ox_qcow2_bitmaps_ext bitmaps = {0};
 	struct ox_qcow2_header h;
 	struct ox_be64 word;
 
+	if (size >= OX_QED_HEADER_BYTES)
+		feed_qed(data, size);
 	if (ox_qcow2_header_decode(data, size, &h, NULL) < 0)
 		return 0;
 	check_header_encodes(&h, data, size);

@@ -55,3 +55,8 @@ seed entries 4096
 qemu-img convert -c -O qcow2 -o cluster_size=4096 image compressed
 mv compressed image
 seed compressed 24576
+
+qemu-img create -q -f qed -o cluster_size=4096,table_size=2 -u -b base.raw -F raw image 1M
+qemu-img create -q -f raw base.raw 1M
+qemu-io -f qed -c 'write 0 4k' -c 'write -z 8k 4k' image >log
+seed qed 24576

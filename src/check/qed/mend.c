@@ -71,7 +71,7 @@ static bool is_free(const struct ox_qed *q, uint64_t offset, uint64_t size_bytes
 static int mend_data(struct ox_qed *q, const struct ox_qed_slot *slot, uint64_t *entry)
 {
 	uint64_t rounded = ox_align_down(*entry, q->cluster_bytes);
-	enum ox_qed_place place = ox_qed_judge_place(q, *entry, 1);
+	enum ox_qed_place place = ox_qed_place_of(q, *entry, 1);
 	enum ox_finding_id id = ox_qed_bad_entry(q, slot, place);
 	uint64_t old = *entry;
 	const char *fate = lost;
@@ -84,7 +84,7 @@ static int mend_data(struct ox_qed *q, const struct ox_qed_slot *slot, uint64_t 
 	if (id == OX_FOUND_STALE_ENTRY) {
 		*entry = 0;
 		fate = NULL;
-	} else if (place == OX_QED_MISPLACED && ox_qed_judge_place(q, rounded, 1) == OX_QED_SOUND &&
+	} else if (place == OX_QED_MISPLACED && ox_qed_place_of(q, rounded, 1) == OX_QED_SOUND &&
 		   is_free(q, rounded, 1)) {
 		*entry = rounded;
 		fate = in_doubt;
@@ -103,7 +103,7 @@ static bool is_plausible(const struct ox_qed *q, const struct ox_le64 *entries, 
 
 		if (entry == 0 || entry == OX_QED_ZERO)
 			continue;
-		if (ox_qed_judge_place(q, entry, 1) != OX_QED_SOUND || !is_free(q, entry, 1))
+		if (ox_qed_place_of(q, entry, 1) != OX_QED_SOUND || !is_free(q, entry, 1))
 			return false;
 		++*used;
 	}
@@ -115,7 +115,7 @@ static int holds_table_co(struct ox_qed *q, uint64_t offset)
 {
 	uint64_t used = 0;
 
-	if (ox_qed_judge_place(q, offset, q->table_bytes) != OX_QED_SOUND ||
+	if (ox_qed_place_of(q, offset, q->table_bytes) != OX_QED_SOUND ||
 	    !is_free(q, offset, q->table_bytes))
 		return 0;
 	for (uint64_t at = 0; at < q->table_bytes; at += CHUNK_BYTES) {
@@ -134,7 +134,7 @@ static int holds_table_co(struct ox_qed *q, uint64_t offset)
 static int mend_l1_co(struct ox_qed *q, const struct ox_qed_slot *slot, uint64_t *entry)
 {
 	uint64_t rounded = ox_align_down(*entry, q->cluster_bytes);
-	enum ox_qed_place place = ox_qed_judge_place(q, *entry, q->table_bytes);
+	enum ox_qed_place place = ox_qed_place_of(q, *entry, q->table_bytes);
 	enum ox_finding_id id = ox_qed_bad_entry(q, slot, place);
 	uint64_t old = *entry;
 	int r;
@@ -225,7 +225,7 @@ static bool wants_copy(const struct ox_qed *q, const struct ox_qed_slot *slot, u
 	uint64_t cluster = entry / q->cluster_bytes;
 	const struct ox_qed_shared *shared;
 
-	if (ox_qed_judge_place(q, entry, 1) != OX_QED_SOUND || slot->table->is_crossed)
+	if (ox_qed_place_of(q, entry, 1) != OX_QED_SOUND || slot->table->is_crossed)
 		return false;
 	if (ox_cell_is_broken(ox_counts_get(&q->cells, cluster)))
 		return true;

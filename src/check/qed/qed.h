@@ -90,12 +90,6 @@ void ox_qed_close(struct ox_qed *q);
 /* Counts, and finds what is wrong. 0; -ENOMEM; or what a write gave. */
 int ox_qed_walk_co(struct ox_qed *q);
 
-enum ox_qed_place {
-	OX_QED_SOUND,
-	OX_QED_MISPLACED, /* not aligned, or in the header */
-	OX_QED_PAST_END,
-};
-
 static inline uint64_t ox_qed_guest_offset(const struct ox_qed *q, uint64_t entry)
 {
 	uint64_t offset;
@@ -115,8 +109,12 @@ static inline struct ox_qed_slot ox_qed_l1_slot(const struct ox_qed *q, uint64_t
 	};
 }
 
-/* Of a data cluster (size_bytes 1: it begins in the file), or of a table. */
-enum ox_qed_place ox_qed_judge_place(const struct ox_qed *q, uint64_t offset, uint64_t size_bytes);
+static inline enum ox_qed_place ox_qed_place_of(const struct ox_qed *q, uint64_t offset,
+						uint64_t size_bytes)
+{
+	return ox_qed_judge_place(&q->h, offset, size_bytes, q->file_bytes);
+}
+
 /* What an entry that leads nowhere is called. */
 enum ox_finding_id ox_qed_bad_entry(const struct ox_qed *q, const struct ox_qed_slot *slot,
 				    enum ox_qed_place place);

@@ -49,13 +49,6 @@ void ox_qed_close(struct ox_qed *q)
 
 /* ---- places ---- */
 
-enum ox_qed_place ox_qed_judge_place(const struct ox_qed *q, uint64_t offset, uint64_t size_bytes)
-{
-	if (!ox_is_aligned(offset, q->cluster_bytes) || offset < q->header_bytes)
-		return OX_QED_MISPLACED;
-	return ox_range_within(offset, size_bytes, q->file_bytes) ? OX_QED_SOUND : OX_QED_PAST_END;
-}
-
 enum ox_finding_id ox_qed_bad_entry(const struct ox_qed *q, const struct ox_qed_slot *slot,
 				    enum ox_qed_place place)
 {
@@ -93,7 +86,7 @@ static int add_table(struct ox_qed_tables *t, const struct ox_qed_table *table)
 static int collect_table(struct ox_qed *q, const struct ox_qed_slot *slot, uint64_t *entry)
 {
 	struct ox_qed_table table = {.offset = *entry, .index = (uint32_t)slot->l1_index};
-	enum ox_qed_place place = ox_qed_judge_place(q, *entry, q->table_bytes);
+	enum ox_qed_place place = ox_qed_place_of(q, *entry, q->table_bytes);
 	enum ox_finding_id id;
 
 	if (place == OX_QED_SOUND)
@@ -241,7 +234,7 @@ static int count_data(struct ox_qed *q, const struct ox_qed_slot *slot, uint64_t
 	tally(q, slot, *entry);
 	slot->table->used++;
 	what = ox_qed_found(q, slot, *entry);
-	place = ox_qed_judge_place(q, *entry, 1);
+	place = ox_qed_place_of(q, *entry, 1);
 	if (place != OX_QED_SOUND) {
 		enum ox_finding_id id = ox_qed_bad_entry(q, slot, place);
 
@@ -316,7 +309,7 @@ static int tell_shared(struct ox_qed *q, const struct ox_qed_slot *slot, uint64_
 	struct ox_qed_shared *shared = NULL;
 	struct ox_found what;
 
-	if (ox_qed_judge_place(q, *entry, 1) == OX_QED_SOUND)
+	if (ox_qed_place_of(q, *entry, 1) == OX_QED_SOUND)
 		shared = ox_qed_find_shared(q, cluster);
 	if (!shared)
 		return 0;
@@ -364,13 +357,9 @@ static void judge_header(struct ox_qed *q)
 /* The header, and the L1 table, without which nothing is known of the rest. */
 static int claim_l1(struct ox_qed *q)
 {
-	const char *wrong = NULL;
+	const char *wrong = ox_qed_judge_l1(&q->h, q->file_bytes);
 	int r;
 
-	if (q->header_bytes == 0 || q->header_bytes > q->file_bytes)
-		wrong = "the header has no clusters, or more than the file";
-	else if (ox_qed_judge_place(q, q->h.l1_offset, q->table_bytes) != OX_QED_SOUND)
-		wrong = "the L1 table is nowhere in the file";
 	if (wrong) {
 		ox_journal_found(&q->j, OX_FOUND_QED_HEADER,
 				 OX_FOUND(.word = wrong, .guest_length = q->h.size_bytes));

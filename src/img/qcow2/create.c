@@ -15,13 +15,12 @@
 #include "base/arith.h"
 #include "base/endian.h"
 #include "fmt/qcow2.h"
-#include "img/img.h"
+#include "img/create.h"
 
 #define SECTOR_BYTES 512u
 #define DEFAULT_CLUSTER_BYTES 65536u
 #define DEFAULT_REFCOUNT_BITS 16u
 #define DEFAULT_VERSION 3u
-#define ZERO_CHUNK_BYTES (1u << 20)
 
 static int compression_parse(const char *text, uint8_t *ret_type, struct ox_error **err)
 {
@@ -33,20 +32,6 @@ static int compression_parse(const char *text, uint8_t *ret_type, struct ox_erro
 		return ox_error_set(err, -EINVAL,
 				    "Parameter 'compression-type' does not accept value '%s'",
 				    text);
-	return 0;
-}
-
-static int check_backing(const struct ox_create_options *opts, struct ox_error **err)
-{
-	if (!opts->backing_file)
-		return opts->backing_format
-			       ? ox_error_set(err, -EINVAL,
-					      "Backing format cannot be used without backing file")
-			       : 0;
-	if (opts->backing_file[0] == '\0')
-		return ox_error_set(err, -EINVAL, "Expected backing file name, got empty string");
-	if (!opts->backing_format || opts->backing_format[0] == '\0')
-		return ox_error_set(err, -EINVAL, "Backing file specified without backing format");
 	return 0;
 }
 
@@ -109,7 +94,7 @@ static int header_from_options(const struct ox_create_options *opts, struct ox_q
 		h->incompatible |= OX_QCOW2_INCOMPAT_COMPRESSION;
 	r = check_version2(opts, h, err);
 	if (r == 0)
-		r = check_backing(opts, err);
+		r = ox_create_check_backing(opts, err);
 	if (r < 0)
 		return r;
 	if (opts->virtual_bytes > INT64_MAX - (SECTOR_BYTES - 1))
@@ -144,72 +129,19 @@ static int write_refcounts_co(struct ox_io *io, const struct ox_qcow2_header *h,
 	return r;
 }
 
-static int write_zeroes_co(struct ox_io *io, uint64_t offset, uint64_t length)
-{
-	size_t chunk = ox_min_u64(length, ZERO_CHUNK_BYTES);
-	uint8_t *zeroes = ox_io_buffer(chunk);
-	int r = 0;
-
-	if (!zeroes)
-		return -ENOMEM;
-	memset(zeroes, 0, chunk);
-	while (length > 0 && r == 0) {
-		size_t n = ox_min_u64(length, chunk);
-
-		r = ox_io_pwrite_co(io, zeroes, n, offset, 0);
-		offset += n;
-		length -= n;
-	}
-	free(zeroes);
-	return r;
-}
-
-/*
- * Makes the store as long as the image, reading as zeroes where L1 lies. A device has its length
- * and its old bytes: an image that was there stops being one first, for good.
- */
-static int prepare_store_co(struct ox_io *io, const struct ox_qcow2_header *h,
-			    const struct ox_qcow2_layout *l, struct ox_error **err)
-{
-	uint64_t bytes = l->clusters << h->cluster_bits;
-	uint64_t l1_bytes = l->l1_clusters << h->cluster_bits;
-	int r;
-
-	if (io->can_grow) {
-		r = ox_io_set_length_co(io, bytes);
-		return r < 0 ? ox_error_set_errno(err, r, "Could not resize image file") : 0;
-	}
-	if (io->length < bytes)
-		return ox_error_set(err, -ENOSPC, "Device is too small for an image's metadata");
-	r = write_zeroes_co(io, 0, SECTOR_BYTES);
-	if (r == 0)
-		r = ox_io_sync_co(io);
-	if (r == 0 && l1_bytes)
-		r = write_zeroes_co(io, h->l1_offset, l1_bytes);
-	return r < 0 ? ox_error_set_errno(err, r, "Could not clear the device") : 0;
-}
-
-/* Everything but the first sector, a sync, the first sector, a sync (D1, H9). */
 static int write_image_co(struct ox_io *io, const struct ox_qcow2_header *h,
 			  const struct ox_qcow2_layout *l, const uint8_t *first_cluster,
 			  struct ox_error **err)
 {
-	size_t rest_bytes = ox_qcow2_cluster_bytes(h) - SECTOR_BYTES;
-	int r = prepare_store_co(io, h, l, err);
+	int r = ox_create_prepare_co(io, l->clusters << h->cluster_bits, h->l1_offset,
+				     l->l1_clusters << h->cluster_bits, err);
 
 	if (r < 0)
 		return r;
 	r = write_refcounts_co(io, h, l);
-	if (r == 0 && rest_bytes)
-		r = ox_io_pwrite_co(io, first_cluster + SECTOR_BYTES, rest_bytes, SECTOR_BYTES, 0);
-	if (r == 0)
-		r = ox_io_sync_co(io);
 	if (r < 0)
 		return ox_error_set_errno(err, r, "Could not write the image's tables");
-	r = ox_io_pwrite_co(io, first_cluster, SECTOR_BYTES, 0, 0);
-	if (r == 0)
-		r = ox_io_sync_co(io);
-	return r < 0 ? ox_error_set_errno(err, r, "Could not write qcow2 header") : 0;
+	return ox_create_finish_co(io, first_cluster, ox_qcow2_cluster_bytes(h), "qcow2", err);
 }
 
 /* Header, layout and first cluster, which is to be freed. */

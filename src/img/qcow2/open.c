@@ -14,11 +14,10 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "img/clusters.h"
 #include "img/qcow2/qcow2.h"
 
 #define SLICE_MAX_BYTES 4096u
-#define L2_CACHE_MAX_BYTES (UINT64_C(32) << 20)
-#define L2_CACHE_MIN_BYTES (UINT64_C(256) << 10)
 #define REFCOUNT_CACHE_BYTES (UINT64_C(2) << 20)
 
 static const struct ox_img_ops qcow2_ops;
@@ -44,19 +43,11 @@ static void note_fixed_ranges(struct ox_qcow2 *q)
 		add_fixed(q, q->ext.bitmaps.directory_offset, q->ext.bitmaps.directory_bytes);
 }
 
-/* Enough to map the whole disk, within bounds: the user does no arithmetic. */
-static uint64_t default_l2_cache(const struct ox_qcow2 *q)
-{
-	uint64_t clusters = ox_div_up(ox_qcow2_hdr(q)->size_bytes, q->cluster_bytes);
-	uint64_t tables = ox_div_up(clusters * 8, q->slice_bytes) + 1;
-
-	return ox_max_u64(L2_CACHE_MIN_BYTES,
-			  ox_min_u64(L2_CACHE_MAX_BYTES, tables * q->slice_bytes * 2));
-}
-
 static int open_caches(struct ox_qcow2 *q, const struct ox_open_options *opts)
 {
-	uint64_t map = opts->l2_cache_bytes ? opts->l2_cache_bytes : default_l2_cache(q);
+	uint64_t enough = ox_clusters_cache_bytes(ox_qcow2_hdr(q)->size_bytes, q->cluster_bytes,
+						  q->slice_bytes);
+	uint64_t map = opts->l2_cache_bytes ? opts->l2_cache_bytes : enough;
 	uint64_t counts =
 		opts->refcount_cache_bytes ? opts->refcount_cache_bytes : REFCOUNT_CACHE_BYTES;
 	int r;

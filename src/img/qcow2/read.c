@@ -6,6 +6,7 @@
 #include "base/iov.h"
 #include "codec/codec.h"
 #include "img/chain.h"
+#include "img/clusters.h"
 #include "img/qcow2/qcow2.h"
 
 void ox_qcow2_lock_co(struct ox_qcow2 *q, struct ox_range *range, uint64_t offset, uint64_t length,
@@ -19,12 +20,7 @@ void ox_qcow2_lock_co(struct ox_qcow2 *q, struct ox_range *range, uint64_t offse
 
 bool ox_qcow2_backing_covers(const struct ox_qcow2 *q, uint64_t offset)
 {
-	const struct ox_image *img = q->img;
-
-	/* An image whose chain was left closed must not read as if it had none. */
-	if (!img->backing)
-		return ox_qcow2_hdr(q)->backing_offset != 0;
-	return offset < img->backing->size_bytes;
+	return ox_clusters_are_backed(q->img, offset);
 }
 
 struct unpack_job {
@@ -102,26 +98,12 @@ static int read_compressed_co(struct ox_qcow2 *q, const struct ox_map_run *run,
 	return r;
 }
 
-static int read_data_co(struct ox_qcow2 *q, const struct ox_map_run *run, const struct iovec *iov,
-			int n, uint64_t skip)
-{
-	struct ox_iov part;
-	int r;
-
-	r = ox_iov_cut(&part, iov, n, skip, run->length);
-	if (r < 0)
-		return r;
-	r = ox_io_preadv_co(q->io, part.v, part.n, run->host.bytes);
-	ox_iov_free(&part);
-	return r;
-}
-
 static int read_run_co(struct ox_qcow2 *q, const struct ox_map_run *run, const struct iovec *iov,
 		       int n, uint64_t skip, uint64_t offset)
 {
 	switch (run->kind) {
 	case OX_QCOW2_ENTRY_DATA:
-		return read_data_co(q, run, iov, n, skip);
+		return ox_io_preadv_part_co(q->io, iov, n, skip, run->length, run->host.bytes);
 	case OX_QCOW2_ENTRY_UNALLOCATED: /* and no backing file has it */
 	case OX_QCOW2_ENTRY_ZERO:
 	case OX_QCOW2_ENTRY_ZERO_ALLOC:

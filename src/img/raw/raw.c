@@ -4,7 +4,6 @@
 
 #include "base/arith.h"
 #include "base/assert.h"
-#include "base/iov.h"
 #include "img/img.h"
 #include "img/raw/guard.h"
 #include "meta/order.h"
@@ -33,15 +32,8 @@ static int raw_error(const struct ox_image *img)
 static int raw_read_part_co(struct ox_image *img, const struct iovec *iov, int n, uint64_t skip,
 			    uint64_t offset, uint64_t *length, bool *ret_below)
 {
-	struct ox_iov part;
-	int r = ox_iov_cut(&part, iov, n, skip, *length);
-
-	if (r < 0)
-		return r;
 	*ret_below = false;
-	r = ox_io_preadv_co(img->io, part.v, part.n, offset);
-	ox_iov_free(&part);
-	return r;
+	return ox_io_preadv_part_co(img->io, iov, n, skip, *length, offset);
 }
 
 static int raw_finish_co(struct ox_image *img, int r, unsigned flags)
