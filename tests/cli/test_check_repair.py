@@ -283,6 +283,34 @@ def test_reserved_bits_of_an_l1_entry_are_cleared_where_a_table_is_there():
     check_equal(disk.read_bytes() == good, True, "the file is as it was")
 
 
+def test_what_an_l1_entry_lost_reads_as_zeroes_and_not_as_the_backing_file():
+    """Past the end, where the file grows for the table of zeroes, and with reserved bits."""
+    for damage, options in (("l1[1] = end", {"cluster_size": 4096}),
+                            ("l1[1] = end | 1", {"cluster_size": 4096}),
+                            ("l1[1] = 0x4000000000000000", {"cluster_size": 4096}),
+                            ("l1[1] = end", {"cluster_size": 16384, "extended_l2": "on"})):
+        options |= {"backing_file": "base", "backing_fmt": "raw"}
+        span = options["cluster_size"] ** 2 // (16 if "extended_l2" in options else 8)
+        pathlib.Path("base").write_bytes(b"\x09" * 3 * span)
+        create("disk", 3 * span, **options)
+        qemu_io("-c", "write -q -P 1 0 64k", "disk")
+        run(pathlib.Path(oxbow_path()).with_name("oxbow-corrupt"), "-e", damage, "disk")
+        plan, _ = checked("disk", "-r", "all", "--dry-run")
+        check_equal(plan.get("corruptions", 0), 0, f"corruptions left by a dry run, {damage}")
+        before = pathlib.Path("disk").read_bytes()
+        checked("disk", "-r", "all", "--undo", "undo", code=0)
+        qemu_img("check", "-q", "disk")
+        for read in ("read -P 1 0 64k", f"read -P 9 64k {span - 65536}", f"read -P 0 {span} {span}",
+                     f"read -P 9 {2 * span} {span}"):
+            qemu_io("-c", read, "disk")
+            if "extended_l2" not in options:
+                oxbow("io", "-c", read, "disk")
+        oxbow("undo", "undo", "disk")
+        check_equal(pathlib.Path("disk").read_bytes() == before, True,
+                    f"an undo leaves what was before, {damage}")
+        os.remove("undo")
+
+
 def test_leaks_are_kept_while_an_l1_entry_is_bad():
     disk = tmpdir() / "disk.qcow2"
     create(disk, "1G")

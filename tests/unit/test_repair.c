@@ -26,6 +26,7 @@
 #define TREES 2u
 #define RECORD_BYTES 64u    /* of a snapshot, as damaged.c and a repair write it */
 #define ROOM_CLUSTERS 1024u /* that every store has */
+#define BELOW 0xbb	    /* every byte of a backing file */
 
 static struct ox_reactor *reactor;
 
@@ -35,6 +36,8 @@ static struct ox_reactor *reactor;
 struct guest {
 	struct promises *promises; /* and what else it goes by */
 	bool readable[TREES][GUEST_CLUSTERS];
+	/* Cannot be read, and was there: it must not come to read as the backing file does. */
+	bool hides[TREES][GUEST_CLUSTERS];
 	uint8_t bytes[TREES][GUEST_CLUSTERS][CLUSTER];
 };
 
@@ -93,6 +96,13 @@ static bool is_sound(const uint8_t *image, uint64_t length, uint64_t raw, uint64
 	       (offset == 0 || !is_table(image, offset));
 }
 
+/* Whether an L1 entry never became durable (D8). */
+static bool is_stale(const uint8_t *image, uint64_t length, uint64_t raw, unsigned tree)
+{
+	return tree == 0 && (raw_word(image, 72) & OX_QCOW2_INCOMPAT_DIRTY) &&
+	       !(raw & ~(COPIED | OX_QCOW2_OFFSET_MASK)) && (raw & OX_QCOW2_OFFSET_MASK) >= length;
+}
+
 static void read_tree(const uint8_t *image, uint64_t length, uint64_t l1, unsigned tree,
 		      struct guest *ret)
 {
@@ -100,8 +110,10 @@ static void read_tree(const uint8_t *image, uint64_t length, uint64_t l1, unsign
 		uint64_t table = raw_word(image, l1 + c / ENTRIES * 8);
 		uint64_t entry = 0;
 
-		if (!is_sound(image, length, table, 0))
+		if (!is_sound(image, length, table, 0)) {
+			ret->hides[tree][c] = !is_stale(image, length, table, tree);
 			continue;
+		}
 		if (table & OX_QCOW2_OFFSET_MASK)
 			entry = raw_word(image, (table & OX_QCOW2_OFFSET_MASK) + c % ENTRIES * 8);
 		if (entry & OX_QCOW2_COMPRESSED || !is_sound(image, length, entry, OX_QCOW2_ZERO))
@@ -114,6 +126,8 @@ static void read_tree(const uint8_t *image, uint64_t length, uint64_t l1, unsign
 		if ((entry & OX_QCOW2_OFFSET_MASK) && !(entry & OX_QCOW2_ZERO))
 			memcpy(ret->bytes[tree][c], image + (entry & OX_QCOW2_OFFSET_MASK),
 			       CLUSTER);
+		else if (!(entry & OX_QCOW2_ZERO) && raw_word(image, 8))
+			memset(ret->bytes[tree][c], BELOW, CLUSTER);
 	}
 }
 
@@ -128,7 +142,16 @@ static struct guest *read_guest(const uint8_t *image, uint64_t length)
 	return g;
 }
 
-/* Whether all that could be read before is as it was. */
+static bool shows_below(const struct guest *g, unsigned tree, unsigned cluster)
+{
+	uint8_t below[CLUSTER];
+
+	memset(below, BELOW, CLUSTER);
+	return g->readable[tree][cluster] && memcmp(g->bytes[tree][cluster], below, CLUSTER) == 0;
+}
+
+/* Whether all that could be read before is as it was, and no backing file shows where it did not.
+ */
 static bool is_kept(const struct guest *before, const uint8_t *image, uint64_t length,
 		    char why[128])
 {
@@ -137,6 +160,11 @@ static bool is_kept(const struct guest *before, const uint8_t *image, uint64_t l
 
 	for (unsigned t = 0; t < TREES && kept; t++) {
 		for (unsigned c = 0; c < GUEST_CLUSTERS && kept; c++) {
+			if (before->hides[t][c] && shows_below(after, t, c)) {
+				snprintf(why, 128,
+					 "tree %u guest cluster %u reads the backing file", t, c);
+				kept = false;
+			}
 			if (!before->readable[t][c])
 				continue;
 			kept = after->readable[t][c] &&
@@ -341,6 +369,51 @@ static void damage_snapshot_and_past_end(struct image *im)
 	set_word(im, L1, 1, COPIED | im->length);
 }
 
+static void add_backing(struct image *im)
+{
+	memcpy(im->bytes + 200, "base", 4);
+	im->h.backing_offset = 200;
+	im->h.backing_size = 4;
+	put_header(im);
+}
+
+static void damage_l1_above_backing(struct image *im)
+{
+	add_backing(im);
+	set_word(im, L1, 1, UINT64_C(1) << 60);
+}
+
+/* What is added to the file comes to lie where the entry points. */
+static void damage_l1_past_end_above_backing(struct image *im)
+{
+	add_backing(im);
+	set_word(im, L1, 1, COPIED | im->length);
+}
+
+/* So does the refcount block that the new table takes. */
+static void damage_l1_at_block_above_backing(struct image *im)
+{
+	add_backing(im);
+	set_length(im, CLUSTER / 2);
+	set_word(im, L1, 1, im->length + CLUSTER);
+}
+
+/* Of a dirty image it is damaged, and not stale. */
+static void damage_l1_reserved_past_end_above_backing(struct image *im)
+{
+	add_backing(im);
+	set_word(im, L1, 1, COPIED | im->length | 1);
+}
+
+static void damage_both_l1_above_backing(struct image *im)
+{
+	add_backing(im);
+	if (im->h.snapshot_count == 0)
+		add_snapshot(im);
+	set_word(im, L1, 1, UINT64_C(1) << 60);
+	set_word(im, snapshot_l1(im->bytes) / CLUSTER, 1, im->length);
+}
+
 static void damage_snapshot_count(struct image *im)
 {
 	if (im->h.snapshot_count == 0)
@@ -409,6 +482,12 @@ static const struct damage more[] = {
 	{"unaligned and reserved", damage_unaligned, false},
 	{"data on an L2 table", damage_data_on_l2, false},
 	{"many at once", damage_many, false},
+	{"L1 above a backing file", damage_l1_above_backing, false},
+	{"L1 past the end, above a backing file", damage_l1_past_end_above_backing, false},
+	{"L1 at the next block, above a backing file", damage_l1_at_block_above_backing, false},
+	{"L1 reserved and past the end, above a backing file",
+	 damage_l1_reserved_past_end_above_backing, false},
+	{"two L1 tables above a backing file", damage_both_l1_above_backing, false},
 };
 
 static void cut_each(const struct damage *list, size_t count)

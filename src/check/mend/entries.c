@@ -254,6 +254,17 @@ static int find_shared_table_co(struct ox_mend *m, uint64_t index, uint64_t told
 	return has_room_co(m, found);
 }
 
+/* What lies in the file may be all that is left of a table: it is kept for another day. */
+bool ox_mend_is_given_up(const struct ox_mend *m, uint64_t tree, uint64_t index, uint64_t raw)
+{
+	const struct ox_walk *w = m->w;
+	struct ox_qcow2_l1_entry e = ox_qcow2_l1_decode(&w->v.h, raw);
+	uint64_t aligned = ox_align_down(raw & OX_QCOW2_OFFSET_MASK, w->v.cluster_bytes);
+	bool past_end = ox_view_past_end(&w->v, aligned, w->v.cluster_bytes);
+
+	return (past_end || (e.bad && aligned == 0)) && !ox_keeper_awaits(m->keeper, tree, index);
+}
+
 static int mend_l1_entry_co(void *arg, uint64_t tree, uint64_t index, struct ox_be64 *entry)
 {
 	struct ox_mend *m = arg;
@@ -295,9 +306,7 @@ static int mend_l1_entry_co(void *arg, uint64_t tree, uint64_t index, struct ox_
 		changed(m, entry, shared, in_doubt, id, what);
 		return ox_counts_refer(&w->k.cells, shared / w->v.cluster_bytes, OX_CELL_L2, 1);
 	}
-	/* What lies in the file may be all that is left of a table: it is kept for another day. */
-	if ((aligned == 0 || past_end) && is_bottom(w) &&
-	    !ox_keeper_awaits(m->keeper, tree, index)) {
+	if (is_bottom(w) && ox_mend_is_given_up(m, tree, index, raw)) {
 		ox_keeper_note_dropped(m->keeper);
 		changed(m, entry, 0, lost, id, what);
 	}

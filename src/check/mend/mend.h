@@ -116,9 +116,25 @@ void ox_mend_at_entry(const struct ox_view *v, const struct ox_place *place, uin
 
 /* Entries that cannot be followed. *ret_again: some were changed. */
 int ox_mend_entries_co(struct ox_mend *m, bool *ret_again);
+/* Whether an L1 entry cannot be followed, names nothing in the file, and no lost table may be what
+ * it named. Where entries.c left it, nothing tells what that was. */
+bool ox_mend_is_given_up(const struct ox_mend *m, uint64_t tree, uint64_t index, uint64_t raw);
+
+/* ---- zeroes.c ---- */
+
+/* Whether there are L1 entries that cannot be followed, and that only a table of explicit zeroes
+ * can take the place of. */
+bool ox_mend_lacks_zeroes(const struct ox_mend *m);
+/* Makes such tables, once nothing else was to be done about entries. *ret_again: it did. */
+int ox_mend_zeroes_co(struct ox_mend *m, bool *ret_again);
 
 /* ---- unalias.c ---- */
 
+/* Clusters that may be added to the file, of copies or of tables. */
+static inline uint64_t ox_mend_budget(const struct ox_walk *w)
+{
+	return w->v.file_clusters > 1024 ? w->v.file_clusters : 1024;
+}
 /* What is named for several guest offsets, or as guest data and metadata, is copied. */
 int ox_mend_aliases_co(struct ox_mend *m, bool *ret_again);
 /* Whether clusters that are added can be counted: no block that cannot be read, or is something

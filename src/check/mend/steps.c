@@ -136,12 +136,15 @@ static const struct step structure[] = {
 	/* 1a. Leads entries to what nobody else names, or to nothing. Keeps those that the table of
 	 * an orphan may stand for, and what a backing file would show through. */
 	{ENTRIES, has_bad_entries, ox_mend_entries_co},
-	/* 1b. Writes copies and their counts, and then leads all but one of those who name a
+	/* 1b. Of the latter, writes tables of zeroes and their counts, and then leads L1 entries to
+	 * them. Asks itself what else names a place past the end. */
+	{ENTRIES | OWN_DATA, ox_mend_lacks_zeroes, ox_mend_zeroes_co},
+	/* 1c. Writes copies and their counts, and then leads all but one of those who name a
 	 * cluster to them. The metadata, and compressed streams, keep theirs. */
 	{ENTRIES | INSIDE | OWN_DATA, has_aliases, ox_mend_aliases_co},
 	/* Before counts are lowered: what of the leaks is a lost table's is kept from here on. */
 	{ALL | ROUND, may_free, look_co},
-	/* 1c. Writes all counts anew, wider. Keeps, as if it were named, what is not lowered. */
+	/* 1d. Writes all counts anew, wider. Keeps, as if it were named, what is not lowered. */
 	{ALL | ROUND, ox_mend_is_narrow, ox_mend_width_co},
 };
 

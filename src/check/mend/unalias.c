@@ -12,8 +12,6 @@
 #include "check/mend/mend.h"
 #include "check/undo/edit.h"
 
-#define LEAST_BUDGET UINT64_C(1024)
-
 static const char in_doubt[] = "in doubt";
 
 /* A host cluster as one guest cluster names it, in however many trees. */
@@ -516,7 +514,7 @@ int ox_mend_aliases_co(struct ox_mend *m, bool *ret_again)
 	struct unalias u = {
 		.m = m,
 		.w = w,
-		.budget = ox_max_u64(w->v.file_clusters, LEAST_BUDGET),
+		.budget = ox_mend_budget(w),
 	};
 	bool feasible = false;
 	int r = ox_mend_read_places_co(m);
