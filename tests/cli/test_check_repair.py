@@ -311,6 +311,17 @@ def test_what_an_l1_entry_lost_reads_as_zeroes_and_not_as_the_backing_file():
         os.remove("undo")
 
 
+def test_tables_of_zeroes_are_not_made_without_end():
+    pathlib.Path("base").write_bytes(b"\x09" * 512)
+    for count, code in ((1024, 0), (1025, 2)):
+        create("disk", "64M", cluster_size=512, backing_file="base", backing_fmt="raw")
+        run(pathlib.Path(oxbow_path()).with_name("oxbow-corrupt"), "disk",
+            input="".join(f"l1[{i}] = 1\n" for i in range(count)))
+        before = pathlib.Path("disk").read_bytes()
+        checked("disk", "-r", "all", code=code)
+        check_equal(pathlib.Path("disk").read_bytes() == before, code == 2, f"unchanged, {count} entries")
+
+
 def test_leaks_are_kept_while_an_l1_entry_is_bad():
     disk = tmpdir() / "disk.qcow2"
     create(disk, "1G")

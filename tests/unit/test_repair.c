@@ -405,6 +405,13 @@ static void damage_l1_reserved_past_end_above_backing(struct image *im)
 	set_word(im, L1, 1, COPIED | im->length | 1);
 }
 
+/* Beneath that block the file must not grow. */
+static void damage_l1_and_block_above_backing(struct image *im)
+{
+	damage_l1_above_backing(im);
+	set_word(im, REFTABLE, 1, im->length);
+}
+
 static void damage_both_l1_above_backing(struct image *im)
 {
 	add_backing(im);
@@ -487,6 +494,8 @@ static const struct damage more[] = {
 	{"L1 at the next block, above a backing file", damage_l1_at_block_above_backing, false},
 	{"L1 reserved and past the end, above a backing file",
 	 damage_l1_reserved_past_end_above_backing, false},
+	{"L1 above a backing file, and a block past the end", damage_l1_and_block_above_backing,
+	 true},
 	{"two L1 tables above a backing file", damage_both_l1_above_backing, false},
 };
 
