@@ -420,7 +420,7 @@ static void test_nothing_is_made_wider_while_a_table_cannot_be_followed(void **s
 	put_word(&im, snapshot_l1(&im, 0), 0, L2 * im.cluster);
 	put_word(&im, L2, STREAM_AT, OX_QCOW2_COMPRESSED | STREAM * im.cluster);
 	put_word(&im, L2, STREAM_AT + 1, OX_QCOW2_COMPRESSED | STREAM * im.cluster);
-	refuse(&im, "something else cannot be followed, and is to be repaired first");
+	refuse(&im, "something else cannot be followed, and has to be repaired first");
 	free(im.bytes);
 }
 
