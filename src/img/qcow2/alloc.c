@@ -178,10 +178,9 @@ static int abandon_batch_co(struct ox_qcow2 *q, const struct ox_alloc_range *ran
 	return error;
 }
 
-/* Step 1 of a refill: free clusters, counted in the cache. *ret_named: the refcount table has got
- * new entries for it. */
+/* Step 1 of a refill: free clusters, counted in the cache. */
 static int choose_batch_co(struct ox_qcow2 *q, uint64_t want, struct ox_alloc_range *ranges,
-			   unsigned *ret_n, bool *ret_named)
+			   unsigned *ret_n)
 {
 	uint64_t left = batch_for(q, want);
 	unsigned n = 0;
@@ -198,7 +197,7 @@ static int choose_batch_co(struct ox_qcow2 *q, uint64_t want, struct ox_alloc_ra
 		if (r < 0)
 			break;
 		q->alloc.cursor = start + 1;
-		*ret_named = *ret_named || used;
+		q->alloc.named = q->alloc.named || used;
 		if (used)
 			continue;
 		r = ox_refcount_set_co(q, start, count, 1);
@@ -222,9 +221,9 @@ static int choose_batch_co(struct ox_qcow2 *q, uint64_t want, struct ox_alloc_ra
  * Step 2: zero, long enough, counted, and all of it durable. In a lazy image the counts may wait,
  * but not the names of new refcount blocks: on a full disk a recovery could make no others (S1).
  */
-static int settle_batch_co(struct ox_qcow2 *q, struct ox_alloc_range *ranges, unsigned n,
-			   bool named)
+static int settle_batch_co(struct ox_qcow2 *q, struct ox_alloc_range *ranges, unsigned n)
 {
+	bool flush = !is_lazy(q) || q->alloc.named;
 	int r;
 
 	for (unsigned i = 0; i < n; i++) {
@@ -232,12 +231,15 @@ static int settle_batch_co(struct ox_qcow2 *q, struct ox_alloc_range *ranges, un
 		if (r < 0)
 			return r;
 	}
-	if (!is_lazy(q) || named) {
+	if (flush) {
 		r = ox_cache_flush_co(&q->counts);
 		if (r < 0)
 			return r;
 	}
-	return ox_order_wait_co(&q->order, ox_order_ticket(&q->order));
+	r = ox_order_wait_co(&q->order, ox_order_ticket(&q->order));
+	if (r == 0 && flush)
+		q->alloc.named = false;
+	return r;
 }
 
 static void push_reserve(struct ox_qcow2 *q, const struct ox_alloc_range *range)
@@ -272,7 +274,6 @@ static int refill_past_end_co(struct ox_qcow2 *q, uint64_t want)
 static int refill_co(struct ox_qcow2 *q, uint64_t want)
 {
 	struct ox_alloc_range ranges[REFILL_RANGES];
-	bool named = false;
 	uint64_t start;
 	uint64_t count;
 	unsigned n;
@@ -288,13 +289,14 @@ static int refill_co(struct ox_qcow2 *q, uint64_t want)
 		return r;
 	ox_idle_start(q);
 	ox_assert(!is_lazy(q) || q->lazy.state == OX_LAZY_DIRTY); /* D5 */
-	r = choose_batch_co(q, want, ranges, &n, &named);
+	r = choose_batch_co(q, want, ranges, &n);
 	if (r < 0)
 		return r;
-	r = settle_batch_co(q, ranges, n, named);
+	r = settle_batch_co(q, ranges, n);
 	if (r < 0)
 		return abandon_batch_co(q, ranges, n, r);
-	ox_assert((is_lazy(q) && !named) || !ox_cache_is_busy(&q->counts)); /* D3, S1 */
+	ox_assert(is_lazy(q) || !ox_cache_is_busy(&q->counts)); /* D3 */
+	ox_assert(!q->alloc.named);				/* S1 */
 	for (unsigned i = 0; i < n; i++)
 		push_reserve(q, &ranges[i]);
 	return 0;
@@ -506,7 +508,8 @@ int ox_alloc_take_contiguous_co(struct ox_qcow2 *q, uint64_t count, struct ox_al
 	if (r == 0)
 		r = ox_refcount_set_co(q, range.start, count, 1);
 	if (r == 0) {
-		r = settle_batch_co(q, &range, 1, true);
+		q->alloc.named = true; /* the run's blocks */
+		r = settle_batch_co(q, &range, 1);
 		if (r < 0)
 			r = abandon_batch_co(q, &range, 1, r);
 	}

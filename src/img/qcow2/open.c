@@ -334,7 +334,9 @@ static int settle_co(struct ox_qcow2 *q)
 
 	r = ox_commit_co(q);
 	ox_latch_wait_co(&q->background);
-	if (ox_recover_active(q)) { /* it stays dirty */
+	if (r == 0)
+		r = ox_order_error(&q->order); /* of what went on meanwhile: nothing is written */
+	if (ox_recover_active(q)) {	       /* it stays dirty */
 		ox_alloc_forget(q);
 		return r == 0 ? ox_order_sync_always_co(&q->order) : r;
 	}

@@ -77,6 +77,7 @@ struct ox_alloc {
 	bool refilled;	      /* since the guest was idle */
 	bool expected;	      /* ox_alloc_expect has said how many will be taken */
 	uint64_t floor;	      /* the file is not cut below this many clusters at close */
+	bool named;	      /* the refcount table has got entries that may not be durable (S1) */
 	/* Clusters whose entry is gone from the cache: pending until the next commit has made that
 	 * durable, then ready to be released (D4). */
 	struct ox_list pending;

@@ -53,10 +53,14 @@ static int grow_table_co(struct ox_qcow2 *q, uint64_t blocks)
 	if (rec->own_count == OX_RECOVER_OWN_RANGES)
 		return -EFBIG;
 	r = ox_refcount_grow_table_co(q, blocks, ops_of(q)->end_counted(rec->rebuild), &area);
+	/* The area is ours to count, also where a later step finds no room and all is tried again;
+	 * it ends where the file does. */
 	if (q->io->length > length)
-		rec->own[rec->own_count++] = (struct ox_alloc_range){
-			.start = ox_div_up(q->io->length, q->cluster_bytes),
-		};
+		rec->own[rec->own_count++] =
+			r == 0 ? area
+			       : (struct ox_alloc_range){
+					 .start = ox_div_up(q->io->length, q->cluster_bytes),
+				 };
 	/* Within the file its own blocks count it; nobody shall find it free meanwhile. */
 	for (uint64_t i = 0; r == 0 && !q->io->can_grow && i < area.count; i++)
 		r = ops_of(q)->take(rec->rebuild, area.start + i);

@@ -61,6 +61,14 @@ static void record_free(struct ox_qcow2 *q, struct freed *f)
 	q->alloc.records--;
 }
 
+static void drop_list(struct ox_qcow2 *q, struct ox_list *list)
+{
+	if (!list->next)
+		return; /* an opening that failed before the allocator was set up */
+	while (!ox_list_empty(list))
+		record_free(q, ox_list_first(list, struct freed, link));
+}
+
 /* How many clusters from start on have refcount value, up to most. */
 static int count_alike_co(struct ox_qcow2 *q, uint64_t start, uint64_t most, uint64_t *ret_value,
 			  uint64_t *ret_n)
@@ -111,17 +119,22 @@ static int release_run_co(struct ox_qcow2 *q, uint64_t start, uint64_t n, uint64
 	return r;
 }
 
-/* A part of what a record names. */
+/*
+ * A part of what a record names. No run crosses a slice of counts, so that it is lowered as a whole
+ * or not at all: what found no room is tried again, and must not be lowered twice (D3).
+ */
 static int release_record_co(struct ox_qcow2 *q, struct freed *f)
 {
+	uint64_t per_slice = q->slice_bytes * 8 >> ox_qcow2_hdr(q)->refcount_order;
 	uint64_t value;
 	uint64_t n;
 	int r;
 
 	ox_assert(f->round <= q->commit.done); /* D4 */
 	for (unsigned i = 0; i < RELEASE_RUNS && f->count > 0; i++) {
-		r = count_alike_co(q, f->start, ox_min_u64(f->count, RELEASE_RUN_CLUSTERS), &value,
-				   &n);
+		uint64_t most = ox_min_u64(per_slice - f->start % per_slice, RELEASE_RUN_CLUSTERS);
+
+		r = count_alike_co(q, f->start, ox_min_u64(f->count, most), &value, &n);
 		if (r == 0)
 			r = release_run_co(q, f->start, n, value);
 		if (r < 0)
@@ -139,6 +152,8 @@ static int release_some_co(struct ox_qcow2 *q)
 	int r = 0;
 
 	ox_mutex_lock_co(&q->alloc.lock);
+	if (q->refused) /* the counts are known to be wrong: leaked */
+		drop_list(q, &q->alloc.ready);
 	if (!ox_list_empty(&q->alloc.ready)) {
 		f = ox_list_first(&q->alloc.ready, struct freed, link);
 		ox_list_del(&f->link);
@@ -187,14 +202,6 @@ bool ox_alloc_reclaim_co(struct ox_qcow2 *q)
 	    (ox_list_empty(&a->pending) && ox_list_empty(&a->ready) && !a->releasing))
 		return false;
 	return ox_commit_co(q) == 0 && ox_alloc_release_co(q) == 0;
-}
-
-static void drop_list(struct ox_qcow2 *q, struct ox_list *list)
-{
-	if (!list->next)
-		return; /* an opening that failed before the allocator was set up */
-	while (!ox_list_empty(list))
-		record_free(q, ox_list_first(list, struct freed, link));
 }
 
 static void release_task_co(void *arg)

@@ -227,7 +227,9 @@ static int drop_clusters_co(struct ox_qcow2 *q, uint64_t offset, uint64_t length
 		uint64_t at = from + *done;
 
 		r = ox_map_lookup_co(q, ox_guest(at), end - *done, &run);
-		if (r == 0 && run.kind != OX_QCOW2_ENTRY_UNALLOCATED)
+		if (r < 0)
+			break;
+		if (run.kind != OX_QCOW2_ENTRY_UNALLOCATED)
 			r = set_run_co(q, &run, at, OX_QCOW2_ENTRY_UNALLOCATED, steps, done);
 		else
 			*done += run.length;
