@@ -72,8 +72,8 @@ void ox_recover_tell_kept(const struct ox_qcow2 *q, uint64_t tables)
 	if (tables == 0)
 		return;
 	snprintf(text, sizeof(text),
-		 "%" PRIu64 " L2 tables that nothing names look lost: they are kept, with all that "
-		 "they name ('oxbow check --salvage' says more)",
+		 "L2 tables were found that look lost (%" PRIu64 "): they are kept, with all that "
+		 "they name; 'oxbow check --salvage' says more",
 		 tables);
 	tell(q, text);
 }
