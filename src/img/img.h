@@ -54,6 +54,7 @@ struct ox_img_ops {
 	void (*recovery)(const struct ox_image *img, struct ox_recovery_status *ret);
 };
 
+struct ox_census_ops;
 struct ox_rebuild; /* the walk of a dirty image under way: check's */
 
 /*
@@ -110,6 +111,43 @@ struct ox_recovery {
 	bool (*is_shared)(const struct ox_rebuild *b, uint64_t cluster);
 	/* The first table at or after the cluster that has stale entries; UINT64_MAX: none. */
 	uint64_t (*next_stale)(const struct ox_rebuild *b, uint64_t from);
+
+	const struct ox_census_ops *census; /* of formats without refcounts */
+};
+
+struct ox_census; /* what the tables of an image without refcounts name: check's */
+
+/*
+ * The same for a format without refcounts (docs/qed.md): which clusters entries name, each of them
+ * once at the most. All clusters are numbers of whole clusters in the file.
+ */
+struct ox_census_ops {
+	/*
+	 * Reads the header and L1. Clusters from the byte end on are not of its matter: those who
+	 * call handed them out themselves, or nobody did. at_rest: nobody has, and the image is
+	 * NEED_CHECK: then entries that name such a cluster are stale (D8), and those of L1 are
+	 * durably dropped here. Not at rest they are passed over.
+	 */
+	int (*begin_co)(struct ox_io *io, uint64_t end_bytes, bool at_rest, struct ox_census **ret,
+			struct ox_error **err);
+	void (*end)(struct ox_census *c);
+	/* Reads the L2 tables, and yields now and then. Entries that get another value meanwhile
+	 * lose none that they had, but for stale ones. progress: pieces done, of total. */
+	int (*walk_co)(struct ox_census *c,
+		       void (*progress)(void *opaque, uint64_t done, uint64_t total), void *opaque);
+	/* Why a check would not call the image clean, or leaks alone, as found up to now; stale
+	 * entries are no reason. NULL: nothing stands in the way. */
+	const char *(*obstacle)(const struct ox_census *c);
+	/* The table whose entries are among the stale ones: the byte where the first such at or
+	 * after from begins; UINT64_MAX: none. */
+	uint64_t (*next_stale)(const struct ox_census *c, uint64_t from_bytes);
+	/* The lowest cluster at or after from, below end, that nothing names, or that something
+	 * does; end if there is none. */
+	uint64_t (*next_free)(const struct ox_census *c, uint64_t from, uint64_t end);
+	uint64_t (*next_named)(const struct ox_census *c, uint64_t from, uint64_t end);
+	/* Whether the cluster is named more than once, or as a table and as data, as far as is
+	 * known. */
+	bool (*is_shared)(const struct ox_census *c, uint64_t cluster);
 };
 
 struct ox_img_open {
