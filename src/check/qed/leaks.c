@@ -4,9 +4,9 @@
  *
  * The format cannot say that a cluster is free. So what is given back becomes a hole of the file,
  * or is cut off at its end, and a hole that nothing names is no leak. Bytes that are given back are
- * gone. So this is done only where every reference is known and none of the leaks looks like an L2
- * table, that something named which is lost; and only after a sync, lest an entry that was taken
- * away come back after a crash and name a hole (D4).
+ * gone. So this is done only where every reference is known, none was guessed just now, and none of
+ * the leaks looks like an L2 table, that something named which is lost; and only after a sync, lest
+ * an entry that was taken away come back after a crash and name a hole (D4).
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -22,6 +22,8 @@
 static const char looks_like_a_table[] =
 	"one of the leaks looks like an L2 table that was lost; --salvage=none frees them all";
 static const char is_wrong[] = "something else is wrong, and may have named this";
+static const char may_be_right[] =
+	"it may belong to what is lost or in doubt; a later -r leaks frees it";
 static const char no_holes[] = "the store cannot make holes";
 static const char no_room[] = "the file system has no room to make a hole";
 
@@ -281,8 +283,10 @@ static int give_back_co(struct leaks *l, const struct ox_qed_leaks_how *how)
 		leave(l, is_wrong);
 		return 0;
 	}
-	if (q->why.lost > 0)
+	if (how->guessed) {
+		leave(l, may_be_right);
 		return 0;
+	}
 	if (!how->frees_lost_tables)
 		r = look_for_tables_co(l);
 	if (l->has_table)

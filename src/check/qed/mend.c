@@ -37,7 +37,7 @@ static void tell_mended(struct ox_qed *q, enum ox_finding_id id, struct ox_found
 			const char *fate)
 {
 	what.fate = what.guest_length ? fate : NULL;
-	q->lost += fate == lost;
+	q->guessed += fate != NULL;
 	ox_journal_mended(&q->j, id, what);
 	q->mend->changes++;
 }

@@ -7,12 +7,12 @@
 struct check {
 	const struct ox_check_options *opts;
 	uint64_t corruptions_fixed; /* by all rounds */
-	uint64_t lost;		    /* entries that they took away */
+	uint64_t guessed;	    /* likewise */
 };
 
 static void begin(const struct check *c, struct ox_qed *q)
 {
-	*q = (struct ox_qed){.why = {.asked = c->opts->repair, .j = &q->j, .lost = c->lost}};
+	*q = (struct ox_qed){.why = {.asked = c->opts->repair, .j = &q->j}};
 	ox_drive_journal(&q->j, c->opts, &q->why);
 }
 
@@ -43,7 +43,7 @@ static int repair_round_co(void *arg, struct ox_io *io, unsigned number, bool *r
 			ox_drive_failed(io, "repair", r, err);
 	}
 	c->corruptions_fixed += q.j.totals.corruptions_fixed;
-	c->lost += q.lost;
+	c->guessed += q.guessed;
 	ox_qed_close(&q);
 	return r;
 }
@@ -69,6 +69,7 @@ static int judge_co(const struct check *c, struct ox_qed *q, struct ox_io *io,
 {
 	struct ox_qed_leaks_how how = {
 		.frees = c->opts->repair != OX_REPAIR_NONE,
+		.guessed = c->guessed > 0,
 		.frees_lost_tables = c->opts->free_lost_tables,
 	};
 	bool cleared = false;

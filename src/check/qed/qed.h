@@ -61,7 +61,7 @@ struct ox_qed {
 	uint64_t allocated;
 	uint64_t fragmented;
 	uint64_t stale;	      /* entries to drop */
-	uint64_t lost;	      /* entries that were taken away, of which something may be left */
+	uint64_t guessed;     /* entries mended, whose ranges are lost or in doubt */
 	uint64_t on_metadata; /* data entries */
 	uint64_t bad_l1;      /* entries that lead nowhere, */
 	bool l1_is_crossed;   /* and the whole table: as of an L2 table */
@@ -158,7 +158,8 @@ int ox_qed_clear_need_check_co(struct ox_qed *q);
 /* ---- leaks.c ---- */
 
 struct ox_qed_leaks_how {
-	bool frees; /* if nothing speaks against it */
+	bool frees;   /* if nothing speaks against it */
+	bool guessed; /* this repair did: what is right may be among the leaks */
 	bool frees_lost_tables;
 };
 
