@@ -582,7 +582,8 @@ struct ox_check_options {
 	const struct ox_table_link *links;
 	size_t link_count;
 	/* Where nothing but leaks is wrong, and they hold what is surely an L2 table that something
-	 * named, a repair without salvage keeps it and what it names, unless this is set. */
+	 * named, a repair without salvage keeps it and what it names, unless this is set. In a QED
+	 * image one that looks like such a table keeps all leaks. */
 	bool free_lost_tables;
 };
 

@@ -173,7 +173,7 @@ static void feed_salvage(const uint8_t *data, size_t size)
 	ox_io_close(io);
 }
 
-/* Lost space is given back by no repair, and entries that are taken away make more of it. */
+/* A store in memory cannot tell holes: what was given back looks like a leak again. */
 static void feed_qed_repair(const uint8_t *data, size_t size, enum ox_repair repair,
 			    const struct ox_check_result *before)
 {
@@ -187,7 +187,9 @@ static void feed_qed_repair(const uint8_t *data, size_t size, enum ox_repair rep
 	ox_assert(mended.error == 0 && after.error == 0 && again.error == 0);
 	ox_assert(is_right || before->corruptions + before->check_errors > 0);
 	ox_assert(after.result.corruptions == mended.result.corruptions);
-	ox_assert(after.result.leaks == mended.result.leaks);
+	ox_assert(after.result.leaks >= mended.result.leaks &&
+		  after.result.leaks <= mended.result.leaks + mended.result.leaks_fixed);
+	ox_assert(is_right || mended.result.leaks_fixed == 0);
 	ox_assert(again.result.corruptions_fixed == 0);
 	ox_assert(qed_needs_check(io) == (was_marked && !is_right));
 	ox_io_close(io);
