@@ -13,8 +13,10 @@ static void draw_weights(struct sim_case *c)
 	for (unsigned i = 0; i < SIM_GUEST_OPS; i++)
 		c->workload.weights[i] = usual[i] * (unsigned)sim_random_below(&c->random, 8);
 	c->workload.weights[SIM_GUEST_READ]++;
+	if (c->config.keeps_clusters)
+		c->workload.weights[SIM_GUEST_ZERO] = c->workload.weights[SIM_GUEST_DISCARD] = 0;
 	/* one slice that owes an order beside one that does not, and both written */
-	if (c->config.middle_sector > 0) {
+	if (c->config.middle_sector > 0 && !c->config.keeps_clusters) {
 		c->workload.weights[SIM_GUEST_ZERO] += 100;
 		c->workload.weights[SIM_GUEST_FLUSH] += 100;
 	}
