@@ -170,6 +170,7 @@ static void forget_damage(struct sim_case *c)
 	if (sim_damage.count == 0 || sim_is_dirty(&c->disk->current))
 		return;
 	sim_damage.count = 0;
+	c->is_sealed = false;
 	sim_model_tame_all(c->model);
 	sim_settle_model(c, &c->disk->current, sim_model_observe);
 }
@@ -234,6 +235,15 @@ static void count_lost(struct sim_case *c)
 	c->may_leak = false;
 }
 
+/* From now on the engine knows what is damaged, or it has to find out anew. */
+static void seal(struct sim_case *c, bool knows)
+{
+	sim_bytes_free(&c->sealed);
+	c->is_sealed = knows && sim_damage.count > 0;
+	if (c->is_sealed)
+		sim_bytes_clone(&c->sealed, &c->disk->current);
+}
+
 /* Opens the image, however many cuts that takes. */
 static void open_phase(struct sim_case *c)
 {
@@ -272,6 +282,7 @@ static void open_phase(struct sim_case *c)
 	count_lost(c);
 	c->recovering = dirty && c->config.recover_at_once;
 	c->recovery_hit = c->recovery_hit && c->recovering;
+	seal(c, dirty && !c->recovering);
 	if (dirty)
 		c->run->totals.recoveries++;
 	if (dirty && !c->recovering) {
@@ -430,6 +441,7 @@ static void case_free(struct sim_case *c)
 	free(c->vouched.guest.bytes);
 	sim_bytes_free(&c->vouched.bytes);
 	sim_bytes_free(&c->made);
+	sim_bytes_free(&c->sealed);
 	ox_reactor_destroy(c->reactor);
 	sim_trace_current = NULL;
 	free(c);

@@ -36,6 +36,7 @@ struct sim_expect {
 	const struct sim_vouched *vouched; /* NULL: no bits of a later version */
 	const struct sim_bytes *durable;   /* what was durable before the cut; NULL: all of it */
 	const struct sim_bytes *made;	   /* as the image was made; NULL: not known */
+	const struct sim_bytes *sealed;	   /* with the damage that is known; NULL: it is not */
 	uint64_t lost_most;		   /* clusters that nothing names, without refcounts */
 };
 

@@ -271,6 +271,7 @@ struct sim_expect sim_expectation(struct sim_case *c)
 		.vouched = c->has_extras ? &c->vouched : NULL,
 		.durable = c->disk ? &c->disk->durable : NULL,
 		.made = &c->made,
+		.sealed = c->is_sealed ? &c->sealed : NULL,
 		.lost_most = UINT64_MAX,
 	};
 }

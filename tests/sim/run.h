@@ -32,9 +32,11 @@ struct sim_case {
 	struct sim_frozen frozen[SIM_SNAPSHOTS_MOST];
 	unsigned frozen_count;
 	struct sim_vouched vouched;
-	struct sim_bytes made; /* the empty image */
-	bool has_extras;       /* vouched is filled in */
-	bool bitmap_kept;      /* as far as was seen: the autoclear bit is set */
+	struct sim_bytes made;	 /* the empty image */
+	struct sim_bytes sealed; /* the image whose damage the engine knows */
+	bool is_sealed;
+	bool has_extras;  /* vouched is filled in */
+	bool bitmap_kept; /* as far as was seen: the autoclear bit is set */
 	struct sim_workload workload;
 	struct ox_image *img;
 	uint64_t glanced;  /* syncs of the disk when the last was looked at */

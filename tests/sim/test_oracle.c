@@ -235,6 +235,14 @@ static void crossed_cluster_handed_out(struct scene *s)
 	sim_bytes_put_le64(&s->bytes, OTHER_TABLE, DATA);
 }
 
+static void crossed_cluster_written(struct scene *s)
+{
+	damage_under_the_mark(s);
+	sim_bytes_clone(&s->durable, &s->bytes);
+	s->expect.sealed = &s->durable;
+	sim_bytes_write(&s->bytes, DATA + 512, "x", 1);
+}
+
 static void name_of_the_backing_file_gone(struct scene *s)
 {
 	sim_bytes_write(&s->made, SIM_QED_FIELDS_END, "b", 1);
@@ -315,6 +323,7 @@ static const struct claim {
 	BROKEN(cross_link_without_the_mark, "D2"),
 	BROKEN(garbage_without_the_mark, "D1"),
 	BROKEN(crossed_cluster_handed_out, "D2"),
+	BROKEN(crossed_cluster_written, "D2"),
 	BROKEN(name_of_the_backing_file_gone, "H9"),
 	BROKEN(feature_that_was_not_there, "H9"),
 	BROKEN(unknown_feature, "H9"),

@@ -118,15 +118,28 @@ static void name_all(struct audit *a)
 	}
 }
 
-/* What was named twice when it was found is not handed out. */
+static void same_cluster(const struct audit *a, uint64_t cluster)
+{
+	uint64_t at = cluster * a->q->cluster_bytes;
+
+	for (uint64_t end = at + a->q->cluster_bytes; at < end; at += 8)
+		if (sim_bytes_le64(a->q->bytes, at) != sim_bytes_le64(a->expect->sealed, at))
+			sim_fail("D2", "cluster %llu was written, though two entries name it",
+				 hex(cluster));
+}
+
+/* What was named twice when it was found is not handed out, and not written once that is known. */
 static void check_damage(const struct audit *a)
 {
 	for (unsigned k = 0; k < sim_damage.count; k++) {
 		uint64_t partner_at = sim_damage.entries[k].partner_at;
 		uint64_t cluster = sim_damage.entries[k].entry / a->q->cluster_bytes;
 
-		if (a->standing[k] && partner_at != 0 && a->named_at[cluster] != 0 &&
-		    a->named_at[cluster] != partner_at)
+		if (!a->standing[k] || partner_at == 0)
+			continue;
+		if (a->named_at[cluster] == partner_at && a->expect->sealed)
+			same_cluster(a, cluster);
+		if (a->named_at[cluster] != 0 && a->named_at[cluster] != partner_at)
 			sim_fail("D2",
 				 "cluster %llu, which the entry at 0x%llx names, was handed out to "
 				 "the one at 0x%llx",
