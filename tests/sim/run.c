@@ -161,7 +161,11 @@ static int open_image_co(struct sim_disk *disk, const char *format, unsigned fla
 	opts.l2_cache_bytes = config->tiny_caches ? 1 : 0;
 	opts.refcount_cache_bytes = config->tiny_caches ? 1 : 0;
 	r = ox_img_open_co(&disk->io, &how, ret, &err);
-	if (r < 0 && !disk->dead && disk->faults_hit + sim_memory.hits == 0)
+	/* where stale entries have to be dropped first, that may find no room; and what cannot be
+	 * mended is not opened where that is found out first */
+	if (r < 0 && !disk->dead && disk->faults_hit + sim_memory.hits == 0 &&
+	    !(r == -ENOSPC && disk->refusals > 0 && config->format->count_lost) &&
+	    (sim_damage.count == 0 || config->recover_at_once))
 		sim_fail("D9", "the image does not open: %s", ox_error_message(err));
 	ox_error_free(err);
 	return r;
