@@ -207,22 +207,6 @@ def test_an_image_that_was_not_closed_is_read_and_left_as_it_is():
     check_equal(fingerprint("disk"), before, "the file")
 
 
-def test_opening_for_writing_is_refused_and_touches_nothing():
-    qemu_img("create", "-q", "-f", "qed", "disk", "2M")
-    before = fingerprint("disk")
-    for args in (("io", "-c", "write 0 512", "disk"), ("io", "-f", "qed", "-c", "read 0 512", "disk"),
-                 ("serve", "-f", "qed", "--nbd", "unix:./socket", "disk")):
-        refusal = run(oxbow_path(), *args, check=False)
-        check_equal(refusal.returncode, 1, f"exit code of {args}")
-        check_in("riting to QED images is not supported yet", refusal.stdout + refusal.stderr)
-    reopened = oxbow("io", "-r", "-f", "qed", "-c", "reopen -w", "-c", "read -P 0 0 512", "-c",
-                     "write 0 512", "disk", check=False)
-    check_equal(reopened.returncode, 1, "exit code after a reopening")
-    check_in("read 512/512", reopened.stdout)
-    check_in("Writing to QED images is not supported yet", reopened.stdout + reopened.stderr)
-    check_equal(fingerprint("disk"), before, "the file")
-
-
 def test_a_reader_beside_a_growing_image_finds_what_is_new():
     qemu_img("create", "-q", "-f", "qed", "-o", "cluster_size=4096,table_size=2", "disk", "64M")
     with Server("-f", "qed", "-r", "-U", "disk") as server:
