@@ -231,7 +231,6 @@ static void count_lost(struct sim_case *c)
 	if (!sim_image_parse(&c->disk->current, &image, &why))
 		sim_fail("H9", "the header is broken: %s", why);
 	c->lost = c->config.format->count_lost(&image);
-	c->length = c->disk->current.length;
 	c->may_leak = false;
 }
 
@@ -323,24 +322,6 @@ static void open_phase(struct sim_case *c)
 	c->disk->instant = false;
 }
 
-/* A guest that frees what it writes does not make the file longer for ever. A full disk needs so
- * much; as much again is freed and not yet durably out of use; and then there are batches of the
- * reserve, below which something was used. */
-static void check_length(struct sim_case *c)
-{
-	struct sim_image image;
-	const char *why;
-	uint64_t size = c->config.room_sectors * SIM_SECTOR_BYTES;
-	uint64_t most;
-
-	if (!c->config.format->count_needed || !sim_image_parse(&c->disk->durable, &image, &why))
-		return;
-	most = (4 * c->config.format->count_needed(&image, size) + 512) * image.cluster_bytes;
-	if (image.bytes->length > ox_max_u64(most, c->length))
-		sim_fail("length", "the file has grown to %llu bytes, %llu at the most were needed",
-			 (unsigned long long)image.bytes->length, (unsigned long long)most);
-}
-
 /* What is lost was lost before, or the guest has freed it. */
 static void ask_closed(struct sim_case *c)
 {
@@ -352,7 +333,6 @@ static void ask_closed(struct sim_case *c)
 	if (c->config.format->count_lost && !c->may_leak && c->disk->refusals == 0)
 		expect.lost_most = c->lost + c->workload.freed_clusters;
 	(void)sim_ask(c, &c->disk->durable, &expect);
-	check_length(c);
 }
 
 /* Without refcounts a walk that met an error cannot tell what is free: the mark stays. */

@@ -18,7 +18,7 @@
 static const char usage[] =
 	"usage: sim [--format F] [--seed N] [--cases N] [--cuts N] [--minutes N] [--qemu DIR] "
 	"[--verbose]\n"
-	"  --format F   qcow2, qed, or both (qcow2): then one case in three is QED\n"
+	"  --format F   qcow2, qed, or both (both): one case in three is QED\n"
 	"  --seed N     the first case's seed (1); the next case has the next number\n"
 	"  --cases N    end after N cases\n"
 	"  --cuts N     end after N power cuts (1000, if no other end is given)\n"
@@ -33,7 +33,7 @@ struct limits {
 	const struct sim_format *format; /* NULL: both */
 };
 
-#define DEFAULT_FORMAT "qcow2"
+#define DEFAULT_FORMAT "both"
 #define QED_EVERY 3u
 
 /* Of the number alone, so that a case can be replayed by itself. */

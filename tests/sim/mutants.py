@@ -131,7 +131,7 @@ SIM_MUTANTS = [
     ("freed_too_early_in_recovery", "D9", "img/mapped/release.c",
      [(" || ox_recover_active(m))\n\t\treturn;\n", ")\n\t\treturn;\n"),
       ("\tox_assert(!ox_recover_active(m));      /* R2 */\n", "")],
-     "what is freed is released while its count is not known"),
+     "what is freed is released while its count is not known", ("qcow2",)),
     ("frozen_table_changed", "D9", "img/qcow2/map_table.c",
      [("return l1->copied && !ox_recover_is_frozen(q, l1->l2);", "return l1->copied;")],
      "a table changes while it is counted, and gets entries that another crash makes look stale"),
@@ -165,12 +165,7 @@ SIM_MUTANTS = [
      [("\tif (r == 0) {\n"
        "\t\tr = ox_alloc_release_co(m);\n",
        "\tif (r == 0 && m->dirty.state == OX_DIRTY_SET) {\n"
-       "\t\tstruct ox_qcow2_header f;\n"
-       "\t\tox_header_lock_co(m);\n"
-       "\t\tf = *ox_qcow2_hdr(m);\n"
-       "\t\tf.incompatible = 0;\n"
-       "\t\tr = ox_header_write_co(m, &f);\n"
-       "\t\tox_header_unlock(m);\n"
+       "\t\tr = m->ops->write_dirty_co(m, false);\n"
        "\t}\n"
        "\tif (r == 0) {\n"
        "\t\tr = ox_alloc_release_co(m);\n")],

@@ -39,9 +39,9 @@ struct sim_case {
 	bool bitmap_kept; /* as far as was seen: the autoclear bit is set */
 	struct sim_workload workload;
 	struct ox_image *img;
+	uint64_t growths;  /* of the disk when the last was looked at */
 	uint64_t glanced;  /* syncs of the disk when the last was looked at */
 	uint64_t lost;	   /* clusters that nothing named when the guest began */
-	uint64_t length;   /* of the file then */
 	bool may_leak;	   /* a crash, or an error, may have left leaks */
 	bool kept;	   /* the last recovery kept tables that looked lost to it */
 	bool prepared;	   /* the image is made: cuts and faults may come */

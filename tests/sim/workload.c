@@ -268,8 +268,8 @@ static void resize_task_co(void *arg)
 		ox_reactor_sleep_co(sim_random_below(&w->random, 20000000));
 	if (!w->stop) {
 		full = w->may_be_full;
-		if (w->resize_sectors < sim_model_sectors(w->model)) /* tables as well */
-			w->freed_clusters = UINT64_MAX / 2;
+		/* entries past the end, where it was and where it will be */
+		w->freed_clusters = UINT64_MAX / 2;
 		sim_model_resize_begin(w->model, w->resize_sectors);
 		note(w, "guest: resize", 0, 0, w->resize_sectors);
 		r = ox_img_resize_co(w->img, w->resize_sectors * SIM_SECTOR_BYTES, NULL);

@@ -28,7 +28,7 @@ static void plant_lost(struct sim_case *c, struct sim_bytes *bytes, const struct
 	uint64_t count = sim_random_below(&c->random, 5) * i->cluster_bytes;
 
 	/* nobody grows a file under a stale entry */
-	if (!sim_random_percent(&c->random, 30) || sim_stale.count > 0)
+	if (!sim_random_percent(&c->random, 50) || sim_stale.count > 0)
 		return;
 	if (sim_random_percent(&c->random, 20))
 		count += sim_random_between(&c->random, 1, i->cluster_bytes / SIM_SECTOR_BYTES) *

@@ -38,7 +38,7 @@ static uint64_t draw_sectors(struct sim_config *c, struct sim_random *random)
 	if (c->cluster_bits == 12 && sim_random_percent(random, 50)) {
 		c->middle_sector = SLICE_SECTORS;
 		return sim_random_between(random, SLICE_SECTORS + 300,
-					  sim_random_percent(random, 15) ? 14000 : 5500);
+					  sim_random_percent(random, 30) ? 14000 : 5500);
 	}
 	sectors = ox_min_u64(clusters, 4 + 3000 / per_cluster) * per_cluster;
 	/* a disk need not end with a cluster */
@@ -65,6 +65,8 @@ void sim_qed_draw_image(struct sim_config *c, struct sim_random *random)
 
 void sim_qed_draw_rest(struct sim_config *c, struct sim_random *random)
 {
+	if (sim_random_percent(random, 15)) /* what is used again is not zero */
+		c->disk.can_punch = c->disk.can_zero = false;
 	/* so much that freeing it all is worth a commit of its own */
 	c->filled = c->sectors > 600 && sim_random_percent(random, 10);
 }
