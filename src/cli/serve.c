@@ -106,7 +106,7 @@ static const char help_text[] =
 	"                             does not state it\n"
 	"  --l2-cache-size SIZE       memory for L2 tables (default: from the image's size)\n"
 	"  --refcount-cache-size SIZE memory for refcount blocks (default: 2M)\n"
-	"  --lazy-idle SECONDS|never  lazy refcounts: commit them and clear the dirty bit after\n"
+	"  --lazy-idle SECONDS|never  lazy refcounts, QED: commit all and clear the dirty bit after\n"
 	"                             so long without an allocation (default: 5); in other\n"
 	"                             images: give back the clusters held in reserve\n"
 	"  --recover MODE             for an image that was not closed: auto (default) serves it\n"

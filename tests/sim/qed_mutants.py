@@ -83,7 +83,7 @@ QED_MUTANTS = [
      "an entry of this session is taken for one past the old end"),
     ("qed_stale_tables_stay", "D8", "check/qed/census.c",
      [("\tif (q->stale == 0 || q->j.structural > 0)\n\t\treturn 0;\n", "\tif (true)\n\t\treturn 0;\n"),
-      ("c->q.has_l1 && c->stale_l1 == 0 && c->", "c->q.has_l1 && c->")],
+      ("return !c->keeps_stale_l1 && c->", "return c->")],
      "the file grows beneath an L1 entry past its end", ("qed",)),
     ("qed_unread_tables_passed_over", "D8", "check/qed/census.c",
      [(" && c->q.j.totals.check_errors == 0;", ";")],

@@ -26,8 +26,8 @@ struct ox_census {
 	struct ox_qed q;
 	struct ox_pause pause;
 	bool at_rest;
+	bool keeps_stale_l1; /* as something else is wrong */
 	uint64_t whole_clusters;
-	uint64_t stale_l1; /* entries that were kept */
 	uint64_t *stale; /* offsets of tables; ascending once the walk is through */
 	size_t stale_count;
 	size_t stale_room;
@@ -134,7 +134,7 @@ static int begin_co(struct ox_io *io, uint64_t end_bytes, bool at_rest, struct o
 		q->dirty = at_rest;
 		c->whole_clusters = q->file_bytes / q->cluster_bytes;
 		r = read_l1_co(q);
-		c->stale_l1 = q->stale;
+		c->keeps_stale_l1 = q->stale > 0;
 		if (r < 0)
 			ox_error_set_errno(err, r, "Could not read the tables of '%s'", io->name);
 	}
@@ -217,10 +217,9 @@ static const char *obstacle(const struct ox_census *c)
 	return c->shared[0] ? c->shared : NULL;
 }
 
-/* Where a table could not be read, some may be in it. */
-static bool may_grow(const struct ox_census *c)
+static bool knows_stale(const struct ox_census *c)
 {
-	return c->q.has_l1 && c->stale_l1 == 0 && c->q.j.totals.check_errors == 0;
+	return !c->keeps_stale_l1 && c->q.j.totals.check_errors == 0;
 }
 
 static uint64_t next_stale(const struct ox_census *c, uint64_t from_bytes)
@@ -254,7 +253,7 @@ const struct ox_census_ops ox_qed_census = {
 	.end = end,
 	.walk_co = walk_co,
 	.obstacle = obstacle,
-	.may_grow = may_grow,
+	.knows_stale = knows_stale,
 	.next_stale = next_stale,
 	.next_free = next_free,
 	.next_named = next_named,

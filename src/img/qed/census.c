@@ -146,7 +146,7 @@ static int look_through_co(struct ox_qed_image *q, struct ox_error **err)
 	while (ox_io_is_full(r) && q->m.recover.task && ox_recover_await_room_co(&q->m));
 	if (r < 0)
 		return ox_error_set_errno(err, r, "Could not write the tables");
-	if (ops_of(q)->may_grow(q->census)) {
+	if (ops_of(q)->knows_stale(q->census)) {
 		q->stale_from = 0;
 		q->may_grow = true;
 	}
