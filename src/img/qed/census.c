@@ -140,9 +140,10 @@ static int look_through_co(struct ox_qed_image *q, struct ox_error **err)
 
 	if (r < 0)
 		return ox_error_set_errno(err, r, "Could not read the tables");
+	/* A guest that is halted would wait for ever. */
 	do
 		r = drop_stale_co(q);
-	while (ox_io_is_full(r) && ox_recover_await_room_co(&q->m));
+	while (ox_io_is_full(r) && q->m.recover.task && ox_recover_await_room_co(&q->m));
 	if (r < 0)
 		return ox_error_set_errno(err, r, "Could not write the tables");
 	if (ops_of(q)->knows_stale(q->census)) {
