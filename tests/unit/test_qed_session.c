@@ -138,12 +138,54 @@ static void an_opening_that_finds_no_room_fails_co(void *arg)
 	finish_co();
 }
 
+/* An L1 entry past the end, in an image that calls itself clean: what the guest writes there must
+ * not become a table. */
+static void make_leading_out(void)
+{
+	qed_set_l1(im, 2, im->length);
+	make_store();
+}
+
+static void a_reopened_file_does_not_grow_under_an_l1_entry_co(void *arg)
+{
+	(void)arg;
+	qed_put64(im->bytes, 48, 3 * im->entries * CLUSTER);
+	make_leading_out();
+	store->read_only = true;
+	assert_int_equal(open_co(OX_RECOVER_AUTO), 0);
+	store->read_only = false;
+	assert_int_equal(image->ops->activate_co(image, NULL), 0);
+	image->read_only = false;
+	assert_int_equal(write_co(0), 0);
+	assert_int_equal(write_co(9), -EIO);
+	assert_int_equal(store->length, im->length);
+	finish_co();
+}
+
+static void a_larger_disk_has_no_table_of_the_guests_making_co(void *arg)
+{
+	static const uint8_t zeroes[CLUSTER];
+	struct iovec v = {(void *)zeroes, sizeof(zeroes)};
+
+	(void)arg;
+	make_leading_out();
+	assert_int_equal(open_co(OX_RECOVER_AUTO), 0);
+	/* Entries of 0, as far as a table's reader could tell. */
+	assert_int_equal(ox_img_pwritev_co(image, &v, 1, 9 * CLUSTER, 0), 0);
+	assert_true(store->length > im->length);
+	assert_true(ox_img_resize_co(image, 3 * im->entries * CLUSTER, NULL) < 0);
+	assert_int_equal(image->size_bytes, 2 * im->entries * CLUSTER);
+	finish_co();
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		TASK_TEST(a_session_sets_the_mark_that_another_program_cleared),
 		TASK_TEST(a_close_that_fails_leaves_the_damage_known),
 		TASK_TEST(an_opening_that_finds_no_room_fails),
+		TASK_TEST(a_reopened_file_does_not_grow_under_an_l1_entry),
+		TASK_TEST(a_larger_disk_has_no_table_of_the_guests_making),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -350,11 +350,20 @@ int ox_qed_set_co(struct ox_mapped *m, struct ox_guest guest, uint64_t count, en
 
 /* ---- the tables that there are ---- */
 
+/* The file's end as it was opened for writing: what lies behind it is no table that L1 had before,
+ * however long the file is when the disk is made larger. */
+static uint64_t opened_end(const struct ox_qed_image *q)
+{
+	uint64_t end = q->opened_clusters << q->m.cluster_bits;
+
+	return end > 0 ? ox_min_u64(q->m.io->length, end) : q->m.io->length;
+}
+
 /* What else is malformed is met by the request that needs it; a table past the end must be known
  * before the file grows. */
 static int note_entry_co(struct ox_qed_image *q, uint64_t index, uint64_t value)
 {
-	enum ox_qed_place place = ox_qed_judge_place(&q->h, value, q->table_bytes, q->m.io->length);
+	enum ox_qed_place place = ox_qed_judge_place(&q->h, value, q->table_bytes, opened_end(q));
 	struct entry e = {
 		.at = ox_host(q->h.l1_offset + index * 8),
 		.is_l1 = true,
@@ -365,7 +374,9 @@ static int note_entry_co(struct ox_qed_image *q, uint64_t index, uint64_t value)
 
 	if (place == OX_QED_SOUND)
 		return ox_tables_add(&q->m, ox_host(value));
-	if (place == OX_QED_PAST_END && !q->m.img->read_only)
+	if (place == OX_QED_PAST_END && q->m.img->read_only) /* one that is reopened still is */
+		q->may_grow = false;
+	else if (place == OX_QED_PAST_END)
 		(void)refuse_co(q, &e); /* told, and remembered */
 	return 0;
 }
