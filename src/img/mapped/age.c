@@ -28,11 +28,10 @@ static void age_task_co(void *arg)
 	do {
 		if (m->age.stopping || !ox_timer_sleep_co(&m->age.timer, m->age.after_ns))
 			break;
-		/* What fails stays changed: the guest's flush reports it, or the next turn here
-		 * finds room. */
+		/* What fails stays changed: the guest's flush reports it, and the next change
+		 * begins another watch, which may find room. */
 		r = ox_cache_flush_co(&m->map);
-		(void)r;
-	} while (ox_cache_is_busy(&m->map) && !ox_order_error(&m->order));
+	} while (r == 0 && ox_cache_is_busy(&m->map));
 	m->age.running = false;
 	ox_latch_done(&m->background);
 }
