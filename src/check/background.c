@@ -6,41 +6,19 @@
 #include <errno.h>
 #include <stdlib.h>
 
-#include "base/arith.h"
 #include "check/check.h"
 #include "check/mend/round.h"
+#include "check/qed/census.h"
 #include "check/salvage/salvage.h"
-#include "rt/co.h"
-#include "rt/reactor.h"
-
-/* The longest that requests wait for the walk's turn to end, and the pause after it. */
-#define WORK_NS UINT64_C(500000)
-#define PAUSE_NS UINT64_C(100000)
+#include "check/scan/pause.h"
 
 struct ox_rebuild {
 	uint64_t kept; /* tables that look lost */
 	struct ox_round round;
 	uint64_t dropped; /* stale L1 entries */
 	uint64_t *stale;  /* a bit for each of the walk's tables: it has stale entries */
-	uint64_t resumed_ns;
+	struct ox_pause pause;
 };
-
-/*
- * Requests come between any two tables. Where all is in the page cache nothing ever waits, and the
- * reactor's run would not end: so the walk sleeps now and then, and whoever turns the reactor sees
- * to his clients.
- */
-static void pause_co(void *arg)
-{
-	struct ox_rebuild *b = arg;
-
-	if (ox_reactor_now_ns(ox_co_reactor()) - b->resumed_ns < WORK_NS) {
-		ox_co_yield_co();
-		return;
-	}
-	ox_reactor_sleep_co(PAUSE_NS);
-	b->resumed_ns = ox_reactor_now_ns(ox_co_reactor());
-}
 
 /* ---- beginning and end ---- */
 
@@ -87,8 +65,8 @@ static int begin_co(struct ox_io *io, struct ox_rebuild **ret, struct ox_error *
 	if (!b)
 		return ox_error_set(err, -ENOMEM, "Out of memory");
 	b->round.j.quiet = true;
-	b->round.w.v.pause_co = pause_co;
-	b->round.w.v.pause_arg = b;
+	b->round.w.v.pause_co = ox_pause_co;
+	b->round.w.v.pause_arg = &b->pause;
 	ox_round_begin(&b->round, OX_REPAIR_ALL, 0, NULL);
 	r = ox_walk_open_co(&b->round.w, io, err);
 	if (r == 0) {
@@ -188,16 +166,7 @@ static uint64_t end_counted(const struct ox_rebuild *b)
 
 static uint64_t next_free(const struct ox_rebuild *b, uint64_t from, uint64_t end_cluster)
 {
-	while (from < end_cluster) {
-		struct ox_counts_mask m = ox_counts_mask(&b->round.w.k.cells, from / 64 * 64);
-		uint64_t free_cells = ~(m.once | m.other) & UINT64_MAX << from % 64;
-
-		if (free_cells)
-			return ox_min_u64(from / 64 * 64 + (uint64_t)__builtin_ctzll(free_cells),
-					  end_cluster);
-		from = (from / 64 + 1) * 64;
-	}
-	return end_cluster;
+	return ox_counts_next_none(&b->round.w.k.cells, from, end_cluster);
 }
 
 static int take(struct ox_rebuild *b, uint64_t cluster)
@@ -242,4 +211,5 @@ const struct ox_recovery ox_check_recovery = {
 	.take = take,
 	.is_shared = is_shared,
 	.next_stale = next_stale,
+	.census = &ox_qed_census,
 };

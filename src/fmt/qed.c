@@ -129,3 +129,12 @@ void ox_qed_set_features(uint8_t *bytes, uint64_t features)
 	d->features = ox_le64(features);
 	d->autoclear = ox_le64(0);
 }
+
+void ox_qed_header_patch(const struct ox_qed_header *h, uint8_t *bytes)
+{
+	struct disk_header *d = (struct disk_header *)bytes;
+
+	d->features = ox_le64(h->features);
+	d->autoclear = ox_le64(h->autoclear);
+	d->size_bytes = ox_le64(h->size_bytes);
+}

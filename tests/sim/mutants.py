@@ -27,22 +27,23 @@ TEST_SECONDS = 300
 
 # name, rule, source, [(old text, new text)...], what goes wrong
 SIM_MUTANTS = [
-    ("entry_before_data", "D1", "img/qcow2/write.c",
-     [("link_piece_co(q, p, ox_order_ticket(&q->order), ret_end); /* D1 */",
-       "link_piece_co(q, p, OX_TICKET_NONE, ret_end);")],
+    ("entry_before_data", "D1", "img/mapped/write.c",
+     [("link_piece_co(m, p, ox_order_ticket(&m->order), ret_end); /* D1 */",
+       "link_piece_co(m, p, OX_TICKET_NONE, ret_end);")],
      "an entry may reach the disk before the bytes it names"),
     ("table_before_its_copy", "D1", "img/qcow2/map_table.c",
-     [("\t\tafter = ox_order_ticket(&q->order);\n", "")],
+     [("\t\tafter = ox_order_ticket(&q->m.order);\n", "")],
      "an L1 entry may reach the disk before the table it names"),
-    ("margins_not_copied", "D1", "img/qcow2/write.c",
-     [("if (old_reads_zero(q, p) && p->host_zero) {\n\t\thead = 0;",
+    ("margins_not_copied", "D1", "img/mapped/write.c",
+     [("if (old_reads_zero(m, p) && p->host_zero) {\n"
+       "\t\thead = 0;",
        "if (p->host_zero) {\n\t\thead = 0;")],
      "copy-on-write forgets what surrounds the written bytes"),
-    ("write_into_shared_cluster", "D2", "img/qcow2/write.c",
-     [("return run->kind == OX_QCOW2_ENTRY_DATA && run->copied;",
-       "return run->kind == OX_QCOW2_ENTRY_DATA;")],
+    ("write_into_shared_cluster", "D2", "img/mapped/write.c",
+     [("return run->kind == OX_MAP_DATA && run->own;",
+       "return run->kind == OX_MAP_DATA;")],
      "a snapshot's cluster is written in place"),
-    ("written_twice", "H11", "img/qcow2/write.c",
+    ("written_twice", "H11", "img/mapped/write.c",
      [("\tif (r == -EAGAIN) {\n", "\tif (r == -EAGAIN) {\n\t\tw.done = 0;\n")],
      "a write that needs an allocation to go on begins anew, over later writes"),
     ("write_into_shared_table", "D2", "img/qcow2/map_table.c",
@@ -54,38 +55,51 @@ SIM_MUTANTS = [
        "\tif (false) {\n\t\tr = ox_cache_flush_co")],
      "clusters are handed out before their refcounts are written"),
     ("counts_not_synced_ahead", "D3", "img/qcow2/alloc.c",
-     [("\tr = ox_order_wait_co(&q->order, ox_order_ticket(&q->order));\n\tif (r == 0 && flush)",
+     [("\tr = ox_order_wait_co(&q->m.order, ox_order_ticket(&q->m.order));\n"
+       "\tif (r == 0 && flush)",
        "\tr = 0;\n\tif (r == 0 && flush)")],
      "clusters are handed out before the refill's sync"),
     ("block_named_before_durable", "D1", "img/qcow2/refcount.c",
-     [("\tr = ox_cache_flush_co(&q->counts);\n\tif (r < 0)\n\t\treturn r;\n"
-       "\treturn ox_order_wait_co(&q->order, ox_order_ticket(&q->order));\n", "\treturn 0;\n")],
+     [("\tr = ox_cache_flush_co(&q->counts);\n"
+       "\tif (r < 0)\n"
+       "\t\treturn r;\n"
+       "\treturn ox_order_wait_co(&q->m.order, ox_order_ticket(&q->m.order));\n", "\treturn 0;\n")],
      "the refcount table may name a block whose counts are not on the disk"),
-    ("released_by_the_wrong_round", "D4", "img/qcow2/release.c",
-     [("ox_list_push_back(&q->alloc.pending, &f->link);",
-       "ox_list_push_back(&q->alloc.ready, &f->link);")],
+    ("released_by_the_wrong_round", "D4", "img/mapped/release.c",
+     [("ox_list_push_back(&m->freed.pending, &f->link);",
+       "ox_list_push_back(&m->freed.ready, &f->link);")],
      "a cluster freed during a commit is released by that commit"),
-    ("released_before_commit", "D4", "img/qcow2/commit.c",
-     [("\tr = ox_cache_flush_co(&q->map);\n\tticket",
-       "\tox_list_splice_back(&q->alloc.ready, &freed);\n\tox_alloc_start_release(q);\n"
-       "\tr = ox_cache_flush_co(&q->map);\n\tticket")],
+    ("released_before_commit", "D4", "img/mapped/commit.c",
+     [("\tr = ox_cache_flush_co(&m->map);\n"
+       "\tticket",
+       "\tox_list_splice_back(&m->freed.ready, &freed);\n"
+       "\tox_alloc_start_release(m);\n"
+       "\tr = ox_cache_flush_co(&m->map);\n"
+       "\tticket")],
      "freed clusters are released before their entries are durably gone"),
     ("punch_after_freeing", "D4", "img/qcow2/release.c",
-     [("\tif (at < q->io->length) {\n",
-       "\tr = ox_refcount_set_co(q, start, n, 0);\n\tif (r < 0)\n\t\treturn r;\n"
-       "\tq->alloc.cursor = ox_min_u64(q->alloc.cursor, start);\n"
-       "\tox_mutex_unlock(&q->alloc.lock);\n"
-       "\tif (at < q->io->length) {\n"),
-      ("\tr = ox_refcount_set_co(q, start, n, 0);\n\tif (r == 0)\n"
-       "\t\tq->alloc.cursor = ox_min_u64(q->alloc.cursor, start);\n\treturn r;\n",
-       "\tox_mutex_lock_co(&q->alloc.lock);\n\treturn 0;\n")],
+     [("\tif (at < q->m.io->length) {\n",
+       "\tr = ox_refcount_set_co(q, start, n, 0);\n"
+       "\tif (r < 0)\n"
+       "\t\treturn r;\n"
+       "\tq->space.cursor = ox_min_u64(q->space.cursor, start);\n"
+       "\tox_mutex_unlock(&q->m.alloc.lock);\n"
+       "\tif (at < q->m.io->length) {\n"),
+      ("\tr = ox_refcount_set_co(q, start, n, 0);\n"
+       "\tif (r == 0)\n"
+       "\t\tq->space.cursor = ox_min_u64(q->space.cursor, start);\n"
+       "\treturn r;\n",
+       "\tox_mutex_lock_co(&q->m.alloc.lock);\n"
+       "\treturn 0;\n")],
      "a cluster is free while its hole is still being punched"),
     ("fence_not_written", "D8", "img/qcow2/fence.c",
      [("\tox_qcow2_fence_encode(old_end_bytes, disk);\n\t/* The data",
        "\treturn 0;\n\tox_qcow2_fence_encode(old_end_bytes, disk);\n\t/* The data")],
      "the file grows in a recovery and nothing remembers where it ended"),
     ("fence_not_synced", "D8", "img/qcow2/fence.c",
-     [("\tif (r == 0)\n\t\tr = ox_order_sync_always_co(&q->order);\n\telse /* as after",
+     [("\tif (r == 0)\n"
+       "\t\tr = ox_order_sync_always_co(&q->m.order);\n"
+       "\telse /* as after",
        "\tif (r < 0) /* as after")],
      "the file may grow durably before the fence is durable"),
     ("fence_torn", "H9", "img/qcow2/fence.c",
@@ -97,18 +111,20 @@ SIM_MUTANTS = [
      [("\tif (q->ext.fence_bytes != 0) {\n", "\tif (false) {\n")],
      "a fence outlives its recovery, and the next judges by it"),
     ("stale_entries_copied", "D9", "img/qcow2/map_table.c",
-     [("\t\tstale = ox_recover_scrub(q, from->l2, buf, q->cluster_bytes / 8);\n", "\t\tstale = 0;\n")],
+     [("\t\tstale = ox_recover_scrub(q, from->l2, buf, q->m.cluster_bytes / 8);\n", "\t\tstale = 0;\n")],
      "a table's copy keeps entries that name what never became durable"),
     ("stale_entries_believed", "D9", "img/qcow2/recover.c",
-     [("\tif (table.bytes >= q->recover.fence || e->host.bytes < q->recover.fence)\n\t\treturn false;\n",
-       "\tif (q->recover.fence < UINT64_MAX)\n\t\treturn false;\n")],
+     [("\tif (table.bytes >= q->rebuild.fence || e->host.bytes < q->rebuild.fence)\n"
+       "\t\treturn false;\n",
+       "\tif (q->rebuild.fence < UINT64_MAX)\n"
+       "\t\treturn false;\n")],
      "an entry past the old end is taken for one of this session"),
     ("stale_entries_stay", "D9", "img/qcow2/recover_finish.c",
      [("\t\tr = drop_stale_co(q);\n", "\t\tr = 0;\n")],
      "a recovery ends and leaves entries past the old end"),
-    ("freed_too_early_in_recovery", "D9", "img/qcow2/release.c",
-     [(" || ox_recover_active(q))\n\t\treturn;\n", ")\n\t\treturn;\n"),
-      ("\tox_assert(!ox_recover_active(q)); /* R2 */\n", "")],
+    ("freed_too_early_in_recovery", "D9", "img/mapped/release.c",
+     [(" || ox_recover_active(m))\n\t\treturn;\n", ")\n\t\treturn;\n"),
+      ("\tox_assert(!ox_recover_active(m));      /* R2 */\n", "")],
      "what is freed is released while its count is not known"),
     ("frozen_table_changed", "D9", "img/qcow2/map_table.c",
      [("return l1->copied && !ox_recover_is_frozen(q, l1->l2);", "return l1->copied;")],
@@ -117,10 +133,11 @@ SIM_MUTANTS = [
      [("\t\tr = count_own_clusters_co(q);\n", "\t\tr = 0;\n")],
      "what was allocated during a recovery has no count after it"),
     ("allocates_by_stale_counts", "D2", "img/qcow2/alloc.c",
-     [("\tif (ox_recover_active(q))\n\t\treturn refill_past_end_co(q, want);\n", "")],
+     [("\tif (ox_recover_active(&q->m))\n"
+       "\t\treturn refill_past_end_co(q, want);\n", "")],
      "a dirty image's refcounts are believed"),
     ("counts_not_recovered", "D6", "img/qcow2/recover_finish.c",
-     [("\tr = ops_of(q)->write_counts_co(q->recover.rebuild);\n", "\tr = 0;\n")],
+     [("\tr = ops_of(q)->write_counts_co(q->rebuild.walk);\n", "\tr = 0;\n")],
      "the dirty bit goes and the counts are as they were"),
     ("blocks_not_recovered", "D6", "img/qcow2/recover_finish.c",
      [("\t\tr = make_blocks_co(q);\n", "\t\tr = 0;\n"),
@@ -132,40 +149,51 @@ SIM_MUTANTS = [
        "\trec->own[0] = (struct ox_alloc_range){.start = rec->fence / q->cluster_bytes};\n")],
      "a recovery allocates what an interrupted one had allocated"),
     ("dirty_bit_not_set", "D5", "img/qcow2/alloc.c",
-     [("\tif (r == 0 && is_lazy(q))\n\t\tr = ox_lazy_mark_co(q);\n", "")],
+     [("\tif (r == 0 && is_lazy(q))\n"
+       "\t\tr = ox_dirty_set_co(&q->m);\n", "")],
      "a lazy image is changed without the dirty bit"),
     ("dirty_bit_not_synced", "D5", "img/qcow2/header.c",
-     [("\t\tr = ox_order_sync_always_co(&q->order);\n", "\t\tr = 0;\n")],
+     [("\t\tr = ox_order_sync_always_co(&q->m.order);\n", "\t\tr = 0;\n")],
      "nothing waits for the dirty bit to be durable"),
-    ("dirty_bit_cleared_before_counts", "D6", "img/qcow2/open.c",
-     [("\tif (r == 0) {\n\t\tr = ox_alloc_release_co(q);\n",
-       "\tif (r == 0 && q->lazy.state == OX_LAZY_DIRTY) {\n"
-       "\t\tstruct ox_qcow2_header f;\n\t\tox_header_lock_co(q);\n\t\tf = *ox_qcow2_hdr(q);\n"
-       "\t\tf.incompatible = 0;\n\t\tr = ox_header_write_co(q, &f);\n\t\tox_header_unlock(q);\n\t}\n"
-       "\tif (r == 0) {\n\t\tr = ox_alloc_release_co(q);\n")],
+    ("dirty_bit_cleared_before_counts", "D6", "img/mapped/open.c",
+     [("\tif (r == 0) {\n"
+       "\t\tr = ox_alloc_release_co(m);\n",
+       "\tif (r == 0 && m->dirty.state == OX_DIRTY_SET) {\n"
+       "\t\tstruct ox_qcow2_header f;\n"
+       "\t\tox_header_lock_co(m);\n"
+       "\t\tf = *ox_qcow2_hdr(m);\n"
+       "\t\tf.incompatible = 0;\n"
+       "\t\tr = ox_header_write_co(m, &f);\n"
+       "\t\tox_header_unlock(m);\n"
+       "\t}\n"
+       "\tif (r == 0) {\n"
+       "\t\tr = ox_alloc_release_co(m);\n")],
      "close clears the dirty bit before the refcounts are written"),
-    ("counts_not_synced_before_clearing", "D6", "img/qcow2/open.c",
-     [("\tif (r == 0)\n\t\tr = ox_order_sync_always_co(&q->order);\n\tif (r == 0)\n"
-       "\t\tr = ox_lazy_clear_co(q);", "\tif (r == 0)\n\t\tr = ox_lazy_clear_co(q);")],
+    ("counts_not_synced_before_clearing", "D6", "img/mapped/open.c",
+     [("\tif (r == 0)\n\t\tr = ox_order_sync_always_co(&m->order);\n\tif (r == 0 && !m->damaged)\n",
+       "\tif (r == 0 && !m->damaged)\n")],
      "close clears the dirty bit before the refcounts are durable"),
     ("recovery_not_synced", "D6", "check/mend/counts.c",
      [("\treturn r < 0 ? r : ox_io_sync_co(m->w->v.io);\n}\n\nint ox_mend_write_counts_co",
        "\treturn r;\n}\n\nint ox_mend_write_counts_co")],
      "recovery clears the dirty bit before its counts are durable"),
     ("recovery_skipped", "D6", "img/qcow2/open.c",
-     [("r = img->recovery->rebuild_co(q->io, err, img->progress, img->opaque, &kept);", "r = 0;")],
+     [("r = img->recovery->rebuild_co(q->m.io, err, img->progress, img->opaque, &kept);", "r = 0;")],
      "the dirty bit is cleared without recovery"),
-    ("commit_without_sync", "D7", "img/qcow2/commit.c",
-     [("\tif (r == 0)\n\t\tr = ox_order_wait_co(&q->order, ticket);\n\tox_assert(", "\t(void)(")],
+    ("commit_without_sync", "D7", "img/mapped/commit.c",
+     [("\tif (r == 0)\n"
+       "\t\tr = ox_order_wait_co(&m->order, ticket);\n"
+       "\tox_assert(", "\t(void)(")],
      "a flush writes the tables and does not sync"),
-    ("commit_without_tables", "D7", "img/qcow2/commit.c",
-     [("\tr = ox_cache_flush_co(&q->map);\n\tticket", "\tr = 0;\n\tticket")],
+    ("commit_without_tables", "D7", "img/mapped/commit.c",
+     [("\tr = ox_cache_flush_co(&m->map);\n"
+       "\tticket", "\tr = 0;\n\tticket")],
      "a flush syncs and does not write the tables"),
-    ("commit_joins_a_running_round", "D7", "img/qcow2/commit.c",
+    ("commit_joins_a_running_round", "D7", "img/mapped/commit.c",
      [("uint64_t want = c->started + 1;",
        "uint64_t want = c->started + (c->running && c->started ? 0 : 1);")],
      "a flush is content with a round that began before it"),
-    ("fua_not_passed_on", "D7", "img/qcow2/write.c",
+    ("fua_not_passed_on", "D7", "img/mapped/write.c",
      [("fua && run.durable ? OX_IO_FUA : 0", "0")],
      "a write in place with FUA is not"),
     ("sync_error_ignored", "D7", "meta/order.c",
@@ -175,8 +203,8 @@ SIM_MUTANTS = [
      [("\tif (r < 0)\n\t\tox_order_poison(o, r); /* M3 */\n",
        "\tif (r < 0)\n\t\tr = ox_io_sync_co(o->io);\n\tif (r < 0)\n\t\tox_order_poison(o, r);\n")],
      "a failed sync is asked for again (M3)"),
-    ("length_not_grown_ahead", "D8", "img/qcow2/alloc.c",
-     [("\treturn q->io->can_grow ? ox_io_set_length_co(q->io, ox_align_up(to, GROWTH_ALIGN_BYTES))\n"
+    ("length_not_grown_ahead", "D8", "img/mapped/alloc.c",
+     [("\treturn m->io->can_grow ? ox_io_set_length_co(m->io, ox_align_up(to, GROWTH_ALIGN_BYTES))\n"
        "\t\t\t       : -ENOSPC;\n", "\treturn 0;\n")],
      "entries name clusters past the file's durable end"),
     ("recovery_does_not_raise", "D9", "check/mend/counts.c",
@@ -189,14 +217,14 @@ SIM_MUTANTS = [
        "\t\tf.incompatible = 0;\n\t\tr = ox_header_write_co(q, &f);\n\t\tox_header_unlock(q);\n\t}\n"
        "\tr = img->recovery->rebuild_co(")],
      "a crash during recovery leaves an image that is marked clean"),
-    ("fua_with_cached_entry", "H1", "img/qcow2/write.c",
+    ("fua_with_cached_entry", "H1", "img/mapped/write.c",
      [("\t\tif (!run.durable)\n\t\t\tw->durable = false;\n", ""),
       ("fua && run.durable ? OX_IO_FUA : 0", "fua ? OX_IO_FUA : 0")],
      "a write in place is called durable while its entry is not"),
-    ("zero_without_a_punch", "H2", "img/qcow2/alloc.c",
+    ("zero_without_a_punch", "H2", "img/mapped/alloc.c",
      [("\t*ret_zero = r == 0;\n", "\t*ret_zero = true;\n")],
      "clusters are said to be zero where the disk could not zero them"),
-    ("old_bytes_called_zero", "H2", "img/qcow2/alloc.c",
+    ("old_bytes_called_zero", "H2", "img/mapped/alloc.c",
      [("\tif (from < old_end) {\n", "\tif (false) {\n")],
      "clusters that were used before are said to be zero"),
     ("table_written_while_changing", "H3", "meta/cache_write.c",
@@ -208,64 +236,82 @@ SIM_MUTANTS = [
      [("\t\tb->writing = false;\n", "\t\tb->writing = false;\n\t\tif (error == 0 && b->dirty) {\n"
        "\t\t\tb->dirty = false;\n\t\t\tox_list_del(&b->dirty_at);\n\t\t}\n")],
      "what changes while a table is written is not written again"),
-    ("read_without_a_lock", "H4", "img/qcow2/read.c",
-     [("\tox_qcow2_lock_co(q, &range, offset, length, false);\n"
-       "\tr = ox_qcow2_read_unlocked_co(q, iov, n, offset, length);\n"
-       "\tox_rangelock_release(&q->guest, &range);\n",
-       "\t(void)range;\n\tr = ox_qcow2_read_unlocked_co(q, iov, n, offset, length);\n")],
+    ("read_without_a_lock", "H4", "img/mapped/read.c",
+     [("\tox_mapped_lock_co(m, &range, offset, length, false);\n"
+       "\tr = ox_mapped_read_unlocked_co(m, iov, n, offset, length);\n"
+       "\tox_rangelock_release(&m->guest, &range);\n",
+       "\t(void)range;\n"
+       "\tr = ox_mapped_read_unlocked_co(m, iov, n, offset, length);\n")],
      "a cluster is freed and used again under a reader"),
-    ("write_in_place_without_a_lock", "H4", "img/qcow2/write.c",
-     [("\tw->durable = true;\n\tox_qcow2_lock_co(q, &range, w->offset, w->length, false);\n",
+    ("write_in_place_without_a_lock", "H4", "img/mapped/write.c",
+     [("\tw->durable = true;\n"
+       "\tox_mapped_lock_co(m, &range, w->offset, w->length, false);\n",
        "\tw->durable = true;\n"),
-      ("\t\t\tw->done += run.length;\n\t}\n\tox_rangelock_release(&q->guest, &range);\n",
+      ("\t\t\tw->done += run.length;\n"
+       "\t}\n"
+       "\tox_rangelock_release(&m->guest, &range);\n",
        "\t\t\tw->done += run.length;\n\t}\n\t(void)range;\n")],
      "a cluster is freed and used again under a writer"),
     ("neighbour_lost_in_a_block", "H5", "io/io.c",
      [("(lengthens ? UINT64_MAX : wide_end) - wide_start, !whole);",
        "(lengthens ? UINT64_MAX : wide_end) - wide_start, false);")],
      "two writes into one block of the disk undo each other"),
-    ("failed_setting_taken_for_set", "H6", "img/qcow2/lazy.c",
-     [("\tq->lazy.state = r < 0 ? after_failure : to;\n", "\tq->lazy.state = to;\n"),
-      ("\tr = set_bit_co(q, to == OX_LAZY_DIRTY);\n",
-       "\tr = set_bit_co(q, to == OX_LAZY_DIRTY);\n\tq->order.error = 0;\n")],
+    ("failed_setting_taken_for_set", "H6", "img/mapped/dirty.c",
+     [("\tm->dirty.state = r < 0 ? after_failure : to;\n", "\tm->dirty.state = to;\n"),
+      ("\tr = m->ops->write_dirty_co(m, to == OX_DIRTY_SET);\n",
+       "\tr = m->ops->write_dirty_co(m, to == OX_DIRTY_SET);\n\tm->order.error = 0;\n")],
      "the dirty bit is taken for set though its write failed"),
-    ("bit_of_an_unfinished_write_trusted", "H6", "img/qcow2/lazy.c",
-     [("\tq->lazy.unsure = r < 0;\n", "")],
+    ("bit_of_an_unfinished_write_trusted", "H6", "img/mapped/dirty.c",
+     [("\tm->dirty.unsure = r < 0;\n", "")],
      "after a write of the dirty bit that found no room the disk is taken for what it was before"),
-    ("allocation_while_setting", "H6", "img/qcow2/lazy.c",
-     [("\tq->lazy.state = via;\n\tr = set_bit_co(q, to == OX_LAZY_DIRTY);\n",
-       "\tq->lazy.state = via;\n\tr = 0;\n"
-       "\tif (to != OX_LAZY_DIRTY || ox_co_spawn(q->img->reactor, set_later_co, q) < 0)\n"
-       "\t\tr = set_bit_co(q, to == OX_LAZY_DIRTY);\n"
-       "\telse\n\t\tox_latch_add(&q->background);\n"),
+    ("allocation_while_setting", "H6", "img/mapped/dirty.c",
+     [("\tm->dirty.state = via;\n\tr = m->ops->write_dirty_co(m, to == OX_DIRTY_SET);\n",
+       "\tm->dirty.state = via;\n\tr = 0;\n"
+       "\tif (to != OX_DIRTY_SET || ox_co_spawn(m->img->reactor, set_later_co, m) < 0)\n"
+       "\t\tr = m->ops->write_dirty_co(m, to == OX_DIRTY_SET);\n"
+       "\telse\n\t\tox_latch_add(&m->background);\n"),
       ("static int change_co(", "static void set_later_co(void *arg)\n{\n"
-       "\tstruct ox_qcow2 *q = arg;\n\tint r = set_bit_co(q, true);\n\n\t(void)r;\n"
-       "\tox_latch_done(&q->background);\n}\n\nstatic int change_co(")],
+       "\tstruct ox_mapped *m = arg;\n\tint r = m->ops->write_dirty_co(m, true);\n\n\t(void)r;\n"
+       "\tox_latch_done(&m->background);\n}\n\nstatic int change_co(")],
      "an allocation goes on while the dirty bit is being set"),
     ("table_moved_before_durable", "H7", "img/qcow2/refcount_grow.c",
-     [("\telse\n\t\tr = ox_order_wait_co(&q->order, ox_order_ticket(&q->order));\n\tfree(buf);",
+     [("\telse\n"
+       "\t\tr = ox_order_wait_co(&q->m.order, ox_order_ticket(&q->m.order));\n"
+       "\tfree(buf);",
        "\tfree(buf);")],
      "the header names a refcount table that is not durable"),
     ("l1_moved_before_durable", "H7", "img/qcow2/resize.c",
-     [("\tif (r == 0)\n\t\tr = ox_order_wait_co(&q->order, ox_order_ticket(&q->order));\n\tfree(buf);",
+     [("\tif (r == 0)\n"
+       "\t\tr = ox_order_wait_co(&q->m.order, ox_order_ticket(&q->m.order));\n"
+       "\tfree(buf);",
        "\tfree(buf);")],
      "the header names an L1 table that is not durable"),
     ("l1_copied_without_its_changes", "H7", "img/qcow2/resize.c",
-     [("\tr = ox_cache_flush_co(&q->map);\n\tif (r == 0)\n\t\tr = ox_io_pread_co",
+     [("\tr = ox_cache_flush_co(&q->m.map);\n"
+       "\tif (r == 0)\n"
+       "\t\tr = ox_io_pread_co",
        "\tr = 0;\n\tif (r == 0)\n\t\tr = ox_io_pread_co")],
      "a larger L1 table is copied from a disk that lags behind the cache"),
-    ("growing_shows_old_bytes", "D1", "img/qcow2/resize.c",
-     [("\tr = ox_qcow2_zero_new_co(q, old_bytes, new_bytes);", "\tr = 0;")],
+    ("growing_shows_old_bytes", "D1", "img/mapped/resize.c",
+     [("\tr = ox_mapped_zero_new_co(m, old_bytes, new_bytes);", "\tr = 0;")],
      "what lies past the end when a disk grows is not zeroed"),
-    ("opening_without_a_sync", "H1", "img/qcow2/open.c",
-     [("\tr = ox_order_wait_co(&q->order, ox_order_ticket(&q->order));\n\tif (r < 0)\n"
+    ("opening_without_a_sync", "H1", "img/mapped/open.c",
+     [("\tr = ox_order_wait_co(&m->order, ox_order_ticket(&m->order));\n"
+       "\tif (r < 0)\n"
        "\t\treturn ox_error_set_errno(err, r, \"Could not sync", "\tr = 0;\n\tif (r < 0)\n"
        "\t\treturn ox_error_set_errno(err, r, \"Could not sync")],
      "what a killed process left unsynced is taken for durable"),
-    ("linked_cluster_given_back", "H8", "img/qcow2/write.c",
-     [("\treturn write_data_co(q, p);\n}\n\n/* *done grows",
-       "\tr = write_data_co(q, p);\n\tif (r < 0)\n"
-       "\t\tox_alloc_free_later(q, p->host, p->clusters * q->cluster_bytes);\n\treturn r;\n}\n\n"
+    ("linked_cluster_given_back", "H8", "img/mapped/write.c",
+     [("\treturn write_data_co(m, p);\n"
+       "}\n"
+       "\n"
+       "/* *done grows",
+       "\tr = write_data_co(m, p);\n"
+       "\tif (r < 0)\n"
+       "\t\tox_alloc_free_later(m, p->host, p->clusters * m->cluster_bytes);\n"
+       "\treturn r;\n"
+       "}\n"
+       "\n"
        "/* *done grows")],
      "an error gives back a cluster that an entry already names"),
     ("failed_batch_handed_out", "H8", "img/qcow2/alloc.c",
@@ -273,11 +319,12 @@ SIM_MUTANTS = [
        "\tif (r < 0 && ox_order_error(&q->order))\n\t\treturn r;\n\tox_assert")],
      "a batch that could not be made ready is used"),
     ("header_in_two_writes", "H9", "img/qcow2/header.c",
-     [("\tr = ox_io_pwrite_co(q->io, sector, sizeof(q->header.sector), 0, 0);",
+     [("\tr = ox_io_pwrite_co(q->m.io, sector, sizeof(q->header.sector), 0, 0);",
        "\tmemset(sector, 0, 64);\n"
-       "\tr = ox_io_pwrite_co(q->io, sector, sizeof(q->header.sector), 0, 0);\n"
-       "\tox_qcow2_header_encode(fields, sector);\n\tif (r == 0)\n"
-       "\t\tr = ox_io_pwrite_co(q->io, sector, sizeof(q->header.sector), 0, 0);")],
+       "\tr = ox_io_pwrite_co(q->m.io, sector, sizeof(q->header.sector), 0, 0);\n"
+       "\tox_qcow2_header_encode(fields, sector);\n"
+       "\tif (r == 0)\n"
+       "\t\tr = ox_io_pwrite_co(q->m.io, sector, sizeof(q->header.sector), 0, 0);")],
      "the header is on the disk in halves between two writes"),
     ("eviction_ignores_barriers", "H10", "meta/cache.c",
      [("\tr = ox_cache_write_run_co(c, b);\n", "\tb->after = 0;\n\tr = ox_cache_write_run_co(c, b);\n")],
@@ -292,22 +339,24 @@ SIM_MUTANTS = [
      [("\tif (fields.autoclear != 0) {\n", "\tif (fields.autoclear > 0xffff) {\n")],
      "a bitmap is vouched for though the guest has written"),
     ("write_before_autoclear_is_durable", "H9", "img/qcow2/open.c",
-     [("\tif (q->prepared)\n\t\treturn 0;\n\tox_header_lock_co(q);\n",
-       "\tif (q->prepared)\n\t\treturn 0;\n\tq->prepared = true;\n\tox_header_lock_co(q);\n")],
+     [("\tif (r < 0 || q->m.prepared)\n\t\treturn r;\n",
+       "\tif (r < 0 || q->m.prepared)\n\t\treturn r;\n\tq->m.prepared = true;\n")],
      "the second of two first writes does not wait for the autoclear bit"),
     ("autoclear_bit_not_synced", "H9", "img/qcow2/header.c",
-     [("\t\tr = ox_order_sync_always_co(&q->order);\n\telse",
+     [("\t\tr = ox_order_sync_always_co(&q->m.order);\n"
+       "\telse",
        "\t\tr = fields->autoclear != q->header.fields.autoclear\n"
-       "\t\t\t    ? 0 : ox_order_sync_always_co(&q->order);\n\telse")],
+       "\t\t\t    ? 0 : ox_order_sync_always_co(&q->m.order);\n"
+       "\telse")],
      "the first write does not wait for the autoclear bit to be durable"),
     ("header_extensions_lost", "H9", "img/qcow2/header.c",
      [("\tox_qcow2_header_encode(fields, sector);\n\tr = ox_io_pwrite_co",
        "\tmemset(sector + fields->header_length, 0, sizeof(q->header.sector) - fields->header_length);\n"
        "\tox_qcow2_header_encode(fields, sector);\n\tr = ox_io_pwrite_co")],
      "a header update drops what the engine does not know"),
-    ("packed_cluster_frees_its_neighbour", "D3", "img/qcow2/write.c",
-     [("ox_alloc_free_later(q, p->old.host, p->old.compressed_bytes);",
-       "ox_alloc_free_later(q, p->old.host, p->old.compressed_bytes + q->cluster_bytes);")],
+    ("packed_cluster_frees_its_neighbour", "D3", "img/mapped/write.c",
+     [("ox_alloc_free_later(m, p->old.host, p->old.compressed_bytes);",
+       "ox_alloc_free_later(m, p->old.host, p->old.compressed_bytes + m->cluster_bytes);")],
      "a compressed cluster that is overwritten gives back more than its stream"),
     ("shared_host_cluster_released", "D3", "img/qcow2/release.c",
      [("\t\treturn ox_refcount_set_co(q, start, n, value - 1);",
@@ -316,37 +365,48 @@ SIM_MUTANTS = [
     ("shared_host_cluster_punched", "D4", "img/qcow2/release.c",
      [("\tif (value > 1)\n\t\treturn ox_refcount_set_co(q, start, n, value - 1);\n\tif (at <",
        "\tif (at <"),
-      ("\tr = ox_refcount_set_co(q, start, n, 0);\n\tif (r == 0)\n\t\tq->alloc.cursor",
-       "\tr = ox_refcount_set_co(q, start, n, value - 1);\n\tif (r == 0 && value == 1)\n"
-       "\t\tq->alloc.cursor")],
+      ("\tr = ox_refcount_set_co(q, start, n, 0);\n"
+       "\tif (r == 0)\n"
+       "\t\tq->space.cursor",
+       "\tr = ox_refcount_set_co(q, start, n, value - 1);\n"
+       "\tif (r == 0 && value == 1)\n"
+       "\t\tq->space.cursor")],
      "a host cluster is punched while other streams lie in it"),
-    ("wrong_cluster_unpacked", "D1", "img/qcow2/read.c",
+    ("wrong_cluster_unpacked", "D1", "img/qcow2/compressed.c",
      [("q->unpacked_entry != run->entry", "q->unpacked_entry == 0")],
      "what was unpacked last is taken for another cluster"),
-    ("margins_need_no_memory", "D1", "img/qcow2/write.c",
+    ("margins_need_no_memory", "D1", "img/mapped/write.c",
      [("\t\tif (!margins)\n\t\t\treturn -ENOMEM;\n\t\tif (head > 0)",
        "\t\tif (!margins)\n\t\t\thead = tail = 0;\n\t\tif (head > 0)")],
      "without memory copy-on-write forgets what surrounds the written bytes"),
-    ("freed_at_once_without_memory", "H8", "img/qcow2/release.c",
+    ("freed_at_once_without_memory", "H8", "img/mapped/release.c",
      [("\t\treturn; /* leaked: the refcount stays */\n",
-       "\t{\n\t\tif (q->alloc.reserve_count < OX_ALLOC_RESERVE_RANGES)\n"
-       "\t\t\tq->alloc.reserve[q->alloc.reserve_count++] =\n"
-       "\t\t\t\t(struct ox_alloc_range){start, end - start, false};\n\t\treturn;\n\t}\n")],
+       "\t{\n"
+       "\t\tif (m->alloc.reserve_count < OX_ALLOC_RESERVE_RANGES)\n"
+       "\t\t\tm->alloc.reserve[m->alloc.reserve_count++] =\n"
+       "\t\t\t\t(struct ox_alloc_range){start, end - start, false};\n"
+       "\t\treturn;\n"
+       "\t}\n")],
      "a cluster whose freeing cannot be noted down is used again at once"),
     ("unwritten_slice_taken_for_clean", "D7", "meta/cache_write.c",
      [("\t\tnote_failure(c, b, -ENOMEM);\n\t\treturn -ENOMEM;\n",
        "\t\tb->dirty = false;\n\t\tox_list_del(&b->dirty_at);\n\t\treturn 0;\n")],
      "a table that could not be copied for its write is taken for written"),
-    ("idle_clears_before_counts", "D6", "img/qcow2/idle.c",
-     [("\tint r = ox_order_sync_always_co(&q->order);\n", "\tint r = 0;\n")],
+    ("idle_clears_before_counts", "D6", "img/mapped/idle.c",
+     [("\tint r = ox_order_sync_always_co(&m->order);\n", "\tint r = 0;\n")],
      "an idle guest's dirty bit is cleared before the refcounts are durable"),
-    ("reserve_given_back_and_kept", "D3", "img/qcow2/release.c",
-     [("\tq->alloc.reserve_count = 0;\n\tfor (unsigned i = 0; r == 0 && i < n; i++) {\n",
-       "\tfor (unsigned i = 0; r == 0 && i < n; i++) {\n")],
+    ("reserve_given_back_and_kept", "D3", "img/mapped/alloc.c",
+     [("\tm->alloc.reserve_count = 0;\n\tfor (unsigned i = 0; r == 0 && i < n; i++)\n",
+       "\tfor (unsigned i = 0; r == 0 && i < n; i++)\n")],
      "an idle guest's reserve is given back, and used all the same"),
-    ("idle_beside_allocations", "H6", "img/qcow2/idle.c",
-     [("\tox_mutex_lock_co(&q->alloc.lock);\n\tif (q->alloc.takes == takes && ", "\tif ("),
-      ("\tox_mutex_unlock(&q->alloc.lock);\n\treturn r;\n}\n\n/* What a guest",
+    ("idle_beside_allocations", "H6", "img/mapped/idle.c",
+     [("\tox_mutex_lock_co(&m->alloc.lock);\n"
+       "\tif (m->alloc.takes == takes && ", "\tif ("),
+      ("\tox_mutex_unlock(&m->alloc.lock);\n"
+       "\treturn r;\n"
+       "}\n"
+       "\n"
+       "/* What a guest",
        "\treturn r;\n}\n\n/* What a guest")],
      "the dirty bit is cleared for idleness while a request allocates"),
     ("space_not_taken", "S1", "meta/cache.c",
@@ -363,12 +423,12 @@ SIM_MUTANTS = [
      [("\t\tif (b->placing || b->writing) {", "\t\tif (b->writing) {")],
      "a slice is written as it was after it has changed"),
     ("lazy_blocks_named_at_close", "S1", "img/qcow2/alloc.c",
-     [("\tbool flush = !is_lazy(q) || q->alloc.named;", "\tbool flush = !is_lazy(q);")],
+     [("\tbool flush = !is_lazy(q) || q->space.named;", "\tbool flush = !is_lazy(q);")],
      "a lazy image's recovery lacks the room for refcount blocks that were there"),
-    ("trim_ends_without_room", "S1", "img/qcow2/zero.c",
+    ("trim_ends_without_room", "S1", "img/mapped/zero.c",
      [("\t\tif (purpose == PURPOSE_DISCARD && ox_io_is_full(r)) {", "\t\tif (false) {")],
      "a trim on a full disk ends where a part of it would need room"),
-    ("given_back_cluster_called_zero", "H2", "img/qcow2/write.c",
+    ("given_back_cluster_called_zero", "H2", "img/mapped/write.c",
      [("\t\t.zero = p->host_zero && untouched,\n", "\t\t.zero = p->host_zero,\n")],
      "a cluster that a failed write has touched is said to be zero"),
 ]

@@ -5,14 +5,15 @@ test that has to find it. Fields as those of mutants.py, and the test."""
 REPAIR_MUTANTS = [
     # ---- img/qcow2/release.c: what the simulator does not come to ----
     ("freed_counts_lowered_twice", "D3", "img/qcow2/release.c",
-     [("per_slice - f->start % per_slice", "per_slice << 12")],
+     [("per_slice - start % per_slice", "per_slice << 12")],
      "counts that were lowered in part, for want of room, are lowered again", "release"),
     # ---- what needs a recovery that waits at the right instant ----
-    ("waiting_write_begins_anew", "H11", "img/qcow2/write.c",
-     [("\t\t\tr = write_exclusive_co(q, &w);\n",
-       "\t\t\tw.done = 0;\n\t\t\tr = write_exclusive_co(q, &w);\n")],
+    ("waiting_write_begins_anew", "H11", "img/mapped/write.c",
+     [("\t\t\tr = write_exclusive_co(m, &w);\n",
+       "\t\t\tw.done = 0;\n"
+       "\t\t\tr = write_exclusive_co(m, &w);\n")],
      "a write that waited for the recovery begins anew, over later writes", "written_once"),
-    ("zeroed_twice", "H11", "img/qcow2/zero.c",
+    ("zeroed_twice", "H11", "img/mapped/zero.c",
      [("\ts->offset += done;\n", "\ts->offset += r < 0 ? 0 : done;\n")],
      "zeroes that waited for the recovery begin anew, over later writes", "written_once"),
     # ---- salvage/link.c ----

@@ -209,8 +209,8 @@ static void a_disk_without_tables_costs_its_l1_table_alone_co(void *arg)
 	run_co(&trim);
 	assert_int_equal(trim.result, 0);
 	/* 4 Mi entries, in slices of 512: each is asked for twice */
-	assert_true(q->map.misses <= 8192);
-	assert_true(q->map.hits <= 2 * 8192);
+	assert_true(q->m.map.misses <= 8192);
+	assert_true(q->m.map.hits <= 2 * 8192);
 	finish_co();
 }
 
@@ -254,10 +254,10 @@ static void an_allocation_does_not_wait_for_all_that_is_released_co(void *arg)
 	assert_int_equal(ox_img_flush_co(image), 0);
 	for (unsigned i = 0; i < 3; i++)
 		ox_co_yield_co();
-	assert_false(ox_list_empty(&q->alloc.ready)); /* the release has begun, and not ended */
+	assert_false(ox_list_empty(&q->m.freed.ready)); /* the release has begun, and not ended */
 	assert_true(turns_of_co(&write) > 0);
-	assert_false(ox_list_empty(&q->alloc.ready));
-	while (!ox_list_empty(&q->alloc.ready))
+	assert_false(ox_list_empty(&q->m.freed.ready));
+	while (!ox_list_empty(&q->m.freed.ready))
 		ox_co_yield_co();
 	finish_co();
 }
@@ -281,7 +281,7 @@ static void what_a_long_request_frees_does_not_pile_up_co(void *arg)
 	spawn(run_co, &trim);
 	while (!trim.done) {
 		ox_co_yield_co();
-		most = ox_max_u64(most, q->alloc.records);
+		most = ox_max_u64(most, q->m.freed.records);
 	}
 	assert_int_equal(trim.result, 0);
 	assert_true(most > 0 && most <= DISK / CLUSTER / 2);

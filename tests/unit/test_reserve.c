@@ -65,7 +65,7 @@ static void allocate_co(unsigned clusters, unsigned flags)
 
 static uint64_t reserved(void)
 {
-	return ox_alloc_reserved(&q->alloc);
+	return ox_alloc_reserved(&q->m.alloc);
 }
 
 static void finish_co(void)
@@ -79,7 +79,7 @@ static void the_reserve_is_no_larger_than_what_was_taken_co(void *arg)
 	make_image_co(false);
 	for (unsigned i = 0; i < 3000; i++) {
 		allocate_co(1, 0);
-		assert_true(reserved() <= q->alloc.taken + FEW);
+		assert_true(reserved() <= q->m.alloc.taken + FEW);
 	}
 	finish_co();
 }
@@ -94,7 +94,7 @@ static void a_large_write_is_served_in_one_piece_co(void *arg)
 	syncs = store->counts[OX_IO_COUNT_SYNCS];
 	allocate_co(400, 0);
 	assert_true(store->counts[OX_IO_COUNT_SYNCS] - syncs <= 2);
-	assert_true(reserved() <= q->alloc.taken + FEW);
+	assert_true(reserved() <= q->m.alloc.taken + FEW);
 	finish_co();
 }
 
@@ -136,11 +136,11 @@ static void an_idle_guest_has_nothing_in_reserve_co(void *arg)
 		for (unsigned i = 0; i < 9; i++)
 			allocate_co(1, 0);
 		assert_true(reserved() > 0);
-		first = q->alloc.reserve[0];
+		first = q->m.alloc.reserve[0];
 		ox_reactor_sleep_co(12 * SECOND);
 		assert_int_equal(reserved(), 0);
 		assert_false(ox_cache_is_busy(&q->counts)); /* it is on the store */
-		assert_int_equal(q->lazy.state, OX_LAZY_CLEAN);
+		assert_int_equal(q->m.dirty.state, OX_DIRTY_CLEAN);
 		assert_int_equal(ox_refcount_get_co(q, first.start, &value), 0);
 		assert_int_equal(value, 0);
 		allocate_co(1, 0);

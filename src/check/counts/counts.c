@@ -685,6 +685,19 @@ struct ox_counts_mask ox_counts_mask(const struct ox_counts *k, uint64_t from)
 	return mask;
 }
 
+uint64_t ox_counts_next_none(const struct ox_counts *k, uint64_t from, uint64_t end)
+{
+	while (from < end) {
+		struct ox_counts_mask m = ox_counts_mask(k, from / 64 * 64);
+		uint64_t none = ~(m.once | m.other) & UINT64_MAX << from % 64;
+
+		if (none)
+			return ox_min_u64(from / 64 * 64 + (uint64_t)__builtin_ctzll(none), end);
+		from = (from / 64 + 1) * 64;
+	}
+	return end;
+}
+
 /* ---- references ---- */
 
 /* What a cell of state old becomes when it is named as state; BROKEN where that cannot be. */

@@ -113,6 +113,8 @@ void ox_counts_prefetch(const struct ox_counts *k, uint64_t cluster);
 bool ox_counts_is_none(const struct ox_counts *k, uint64_t first, uint64_t count);
 /* The lowest cluster at or after from, below end, whose cell is not NONE; end if there is none. */
 uint64_t ox_counts_next(const struct ox_counts *k, uint64_t from, uint64_t end);
+/* The same of a cell that is NONE. */
+uint64_t ox_counts_next_none(const struct ox_counts *k, uint64_t from, uint64_t end);
 
 /* 64 cells at once, the first in bit 0. Those in neither are NONE. */
 struct ox_counts_mask {

@@ -17,7 +17,7 @@ static void begin(const struct check *c, struct ox_qed *q)
 
 static int look_co(struct ox_qed *q, struct ox_io *io, struct ox_error **err)
 {
-	int r = ox_qed_open_co(q, io, err);
+	int r = ox_qed_open_co(q, io, UINT64_MAX, err);
 
 	if (r < 0)
 		return r;

@@ -44,7 +44,7 @@ struct ox_qed {
 	struct ox_io *io;
 	struct ox_qed_header h;
 	uint64_t cluster_bytes;
-	uint64_t file_bytes;
+	uint64_t file_bytes; /* as far as the walk goes */
 	uint64_t file_clusters;
 	bool dirty;
 	bool is_foreign;
@@ -67,6 +67,9 @@ struct ox_qed {
 	bool has_doubtful;    /* tables */
 	bool is_short;	      /* the last cluster in use is not whole */
 	bool changes_entries;
+	/* After each piece of a table. NULL: nobody waits meanwhile. */
+	void (*pause_co)(void *arg);
+	void *pause_arg;
 	uint64_t last_l1_index; /* of the data entry that was counted last */
 	uint64_t next_contiguous;
 	struct ox_qed_mend *mend; /* while ox_qed_mend_co runs */
@@ -85,10 +88,18 @@ typedef int (*ox_qed_entry_fn)(struct ox_qed *q, const struct ox_qed_slot *slot,
 
 /* ---- walk.c ---- */
 
-int ox_qed_open_co(struct ox_qed *q, struct ox_io *io, struct ox_error **err);
+/* Of the file's first file_bytes, or all of it where it has no more. */
+int ox_qed_open_co(struct ox_qed *q, struct ox_io *io, uint64_t file_bytes, struct ox_error **err);
 void ox_qed_close(struct ox_qed *q);
 /* Counts, and finds what is wrong. 0; -ENOMEM; or what a write gave. */
 int ox_qed_walk_co(struct ox_qed *q);
+
+/* Its parts, in this order, for those who go on from one to the next in their own way: a visit of
+ * every L1 entry follows the first, one of every L2 entry the third. 0 or -ENOMEM. */
+int ox_qed_judge_header(struct ox_qed *q);
+int ox_qed_collect_table(struct ox_qed *q, const struct ox_qed_slot *slot, uint64_t *entry);
+int ox_qed_claim_tables(struct ox_qed *q);
+int ox_qed_count_data(struct ox_qed *q, const struct ox_qed_slot *slot, uint64_t *entry);
 
 static inline uint64_t ox_qed_guest_offset(const struct ox_qed *q, uint64_t entry)
 {

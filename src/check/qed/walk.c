@@ -11,7 +11,7 @@
 
 /* ---- opening ---- */
 
-int ox_qed_open_co(struct ox_qed *q, struct ox_io *io, struct ox_error **err)
+int ox_qed_open_co(struct ox_qed *q, struct ox_io *io, uint64_t file_bytes, struct ox_error **err)
 {
 	uint8_t header[OX_QED_HEADER_BYTES];
 	const char *wrong;
@@ -28,7 +28,7 @@ int ox_qed_open_co(struct ox_qed *q, struct ox_io *io, struct ox_error **err)
 	q->io = io;
 	q->cluster_bytes = ox_qed_cluster_bytes(&q->h);
 	ox_journal_begin(&q->j, q->cluster_bytes);
-	q->file_bytes = ox_min_u64(io->length, INT64_MAX);
+	q->file_bytes = ox_min_u64(ox_min_u64(io->length, file_bytes), INT64_MAX);
 	q->file_clusters = ox_div_up(q->file_bytes, q->cluster_bytes);
 	q->dirty = q->h.features & OX_QED_NEED_CHECK;
 	q->is_foreign = q->h.features & ~(uint64_t)OX_QED_KNOWN_FEATURES;
@@ -83,7 +83,7 @@ static int add_table(struct ox_qed_tables *t, const struct ox_qed_table *table)
 	return 0;
 }
 
-static int collect_table(struct ox_qed *q, const struct ox_qed_slot *slot, uint64_t *entry)
+int ox_qed_collect_table(struct ox_qed *q, const struct ox_qed_slot *slot, uint64_t *entry)
 {
 	struct ox_qed_table table = {.offset = *entry, .index = (uint32_t)slot->l1_index};
 	enum ox_qed_place place = ox_qed_place_of(q, *entry, q->table_bytes);
@@ -177,7 +177,7 @@ static int found_twice(struct ox_qed *q, struct ox_qed_table *first, struct ox_q
 }
 
 /* Keeps the tables that have their clusters to themselves. */
-static int claim_tables(struct ox_qed *q)
+int ox_qed_claim_tables(struct ox_qed *q)
 {
 	struct ox_qed_tables *t = &q->tables;
 	size_t kept = 0;
@@ -223,7 +223,7 @@ static void tally(struct ox_qed *q, const struct ox_qed_slot *slot, uint64_t ent
 	q->next_contiguous = entry + q->cluster_bytes;
 }
 
-static int count_data(struct ox_qed *q, const struct ox_qed_slot *slot, uint64_t *entry)
+int ox_qed_count_data(struct ox_qed *q, const struct ox_qed_slot *slot, uint64_t *entry)
 {
 	enum ox_qed_place place;
 	struct ox_found what;
@@ -341,7 +341,7 @@ static void tell_leaks(struct ox_qed *q)
 	}
 }
 
-static void judge_header(struct ox_qed *q)
+static void judge_fields(struct ox_qed *q)
 {
 	const char *wrong[] = {ox_qed_judge_size(&q->h), ox_qed_judge_backing(&q->h)};
 
@@ -372,6 +372,12 @@ static int claim_l1(struct ox_qed *q)
 	return r < 0 ? r : 0;
 }
 
+int ox_qed_judge_header(struct ox_qed *q)
+{
+	judge_fields(q);
+	return claim_l1(q);
+}
+
 static int judge_backing_file_co(struct ox_qed *q)
 {
 	char *name;
@@ -391,21 +397,19 @@ static int judge_backing_file_co(struct ox_qed *q)
 
 int ox_qed_walk_co(struct ox_qed *q)
 {
-	int r;
+	int r = ox_qed_judge_header(q);
 
-	judge_header(q);
-	r = judge_backing_file_co(q);
 	if (r == 0)
-		r = claim_l1(q);
+		r = judge_backing_file_co(q);
 	if (r < 0 || !q->has_l1)
 		return r;
 	ox_journal_expect(&q->j, ox_qed_table_pieces(q));
-	r = ox_qed_l1_co(q, collect_table);
+	r = ox_qed_l1_co(q, ox_qed_collect_table);
 	if (r == 0)
-		r = claim_tables(q);
+		r = ox_qed_claim_tables(q);
 	q->last_l1_index = UINT64_MAX;
 	if (r == 0)
-		r = ox_qed_l2_co(q, count_data);
+		r = ox_qed_l2_co(q, ox_qed_count_data);
 	doubt_tables(q);
 	if (r == 0)
 		r = list_shared(q);

@@ -16,7 +16,7 @@ static uint64_t area_end(const struct ox_qcow2 *q)
 {
 	uint64_t backing = ox_qcow2_hdr(q)->backing_offset;
 
-	return backing ? backing : q->cluster_bytes;
+	return backing ? backing : q->m.cluster_bytes;
 }
 
 /* Changes bytes of the header's cluster, durably, for a caller that holds the header's lock. */
@@ -30,7 +30,7 @@ static int patch_co(struct ox_qcow2 *q, uint64_t offset, const void *bytes, size
 	ox_assert(q->header.lock.owner == ox_co_self());
 	if (!buf)
 		return -ENOMEM;
-	r = ox_io_pread_co(q->io, buf, end - start, start);
+	r = ox_io_pread_co(q->m.io, buf, end - start, start);
 	if (r < 0) {
 		free(buf);
 		return r;
@@ -39,17 +39,17 @@ static int patch_co(struct ox_qcow2 *q, uint64_t offset, const void *bytes, size
 		memcpy(buf, q->header.sector, SECTOR_BYTES);
 	/* Space first (S1): a write that fails for want of it changes nothing. */
 	if (end > SECTOR_BYTES)
-		r = ox_io_pwrite_co(q->io, buf, end - start, start, 0);
+		r = ox_io_pwrite_co(q->m.io, buf, end - start, start, 0);
 	if (r < 0) {
 		free(buf);
 		return r;
 	}
 	memcpy(buf + (offset - start), bytes, count);
-	r = ox_io_pwrite_co(q->io, buf, end - start, start, 0);
+	r = ox_io_pwrite_co(q->m.io, buf, end - start, start, 0);
 	if (r == 0)
-		r = ox_order_sync_always_co(&q->order);
+		r = ox_order_sync_always_co(&q->m.order);
 	else /* as after any header write that failed */
-		ox_order_poison(&q->order, r);
+		ox_order_poison(&q->m.order, r);
 	if (r == 0 && start == 0)
 		memcpy(q->header.sector, buf, SECTOR_BYTES);
 	free(buf);
@@ -70,7 +70,7 @@ static uint64_t place_for_name(const struct ox_qcow2 *q)
 				 q->ext.end_offset + OX_QCOW2_FENCE_BYTES);
 
 	to = ox_align_up(ox_max_u64(to, SECTOR_BYTES), 8);
-	return h->backing_offset && to + h->backing_size <= q->cluster_bytes ? to : 0;
+	return h->backing_offset && to + h->backing_size <= q->m.cluster_bytes ? to : 0;
 }
 
 bool ox_fence_has_room(const struct ox_qcow2 *q)
@@ -91,7 +91,7 @@ static int move_name_co(struct ox_qcow2 *q)
 	name = malloc(ox_max_u64(fields.backing_size, 1));
 	if (!name)
 		return -ENOMEM;
-	r = ox_io_pread_co(q->io, name, fields.backing_size, fields.backing_offset);
+	r = ox_io_pread_co(q->m.io, name, fields.backing_size, fields.backing_offset);
 	if (r == 0 && fields.backing_size > 0)
 		r = patch_co(q, to, name, fields.backing_size);
 	free(name);

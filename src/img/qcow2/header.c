@@ -32,11 +32,11 @@ int ox_header_write_co(struct ox_qcow2 *q, const struct ox_qcow2_header *fields)
 		return -ENOMEM;
 	memcpy(sector, q->header.sector, sizeof(q->header.sector));
 	ox_qcow2_header_encode(fields, sector);
-	r = ox_io_pwrite_co(q->io, sector, sizeof(q->header.sector), 0, 0);
+	r = ox_io_pwrite_co(q->m.io, sector, sizeof(q->header.sector), 0, 0);
 	if (r == 0)
-		r = ox_order_sync_always_co(&q->order);
+		r = ox_order_sync_always_co(&q->m.order);
 	else if (!ox_io_is_full(r)) /* old or new (M2): nothing may be built on either */
-		ox_order_poison(&q->order, r);
+		ox_order_poison(&q->m.order, r);
 	if (r == 0) {
 		q->header.fields = *fields;
 		memcpy(q->header.sector, sector, sizeof(q->header.sector));
@@ -52,20 +52,20 @@ int ox_header_read_co(struct ox_qcow2 *q, uint8_t **ret_cluster, size_t *ret_cou
 	struct ox_qcow2_extensions ext;
 	uint8_t *cluster;
 	uint8_t sector[sizeof(q->header.sector)] = {0};
-	size_t count = ox_min_u64(q->io->length, sizeof(sector));
+	size_t count = ox_min_u64(q->m.io->length, sizeof(sector));
 	int r;
 
-	r = ox_io_pread_co(q->io, sector, count, 0);
+	r = ox_io_pread_co(q->m.io, sector, count, 0);
 	if (r < 0)
 		return ox_error_set_errno(err, r, "Could not read qcow2 header");
 	r = ox_qcow2_header_decode(sector, count, &fields, err);
 	if (r < 0)
 		return r;
-	count = ox_min_u64(q->io->length, ox_qcow2_cluster_bytes(&fields));
+	count = ox_min_u64(q->m.io->length, ox_qcow2_cluster_bytes(&fields));
 	cluster = ox_io_buffer(count);
 	if (!cluster)
 		return ox_error_set(err, -ENOMEM, "Out of memory");
-	r = ox_io_pread_co(q->io, cluster, count, 0);
+	r = ox_io_pread_co(q->m.io, cluster, count, 0);
 	if (r < 0) {
 		free(cluster);
 		return ox_error_set_errno(err, r, "Could not read qcow2 header");

@@ -5,55 +5,27 @@
  * nothing is guessed.
  */
 #include <errno.h>
+#include <stdlib.h>
 
 #include "img/qcow2/qcow2.h"
 
-bool ox_map_host_ok(const struct ox_qcow2 *q, struct ox_host host, uint64_t bytes)
-{
-	uint64_t end;
-
-	if (!ox_add_u64(host.bytes, bytes, &end))
-		return false;
-	if (host.bytes >= q->io->length)
-		return false;
-	for (unsigned i = 0; i < q->fixed_count; i++) {
-		if (host.bytes < q->fixed[i].end && end > q->fixed[i].start)
-			return false;
-	}
-	return true;
-}
+#define READ_BYTES (64u * 1024u)
 
 static uint64_t l2_entries(const struct ox_qcow2 *q)
 {
-	return q->cluster_bytes / 8;
+	return q->m.cluster_bytes / 8;
 }
 
 static uint64_t l1_index_of(const struct ox_qcow2 *q, struct ox_guest guest)
 {
-	return guest.bytes >> q->cluster_bits >> (q->cluster_bits - 3);
-}
-
-/* Whether one L1 entry alone names the table. Beside a writer one may have come since the tables
- * were loaded. */
-static bool is_known(struct ox_qcow2 *q, struct ox_host table)
-{
-	if (q->img->read_only && !ox_tables_overlap(q, table, 1) && ox_tables_add(q, table) < 0)
-		return false;
-	return ox_tables_unique(q, table);
-}
-
-/* Whether an entry that looks damaged is to be looked at again: what lies past the end, as a reader
- * knew it, may have been written since (-U). */
-static bool may_be_good_co(struct ox_qcow2 *q)
-{
-	return q->img->read_only && ox_io_has_grown_co(q->io);
+	return guest.bytes >> q->m.cluster_bits >> (q->m.cluster_bits - 3);
 }
 
 int ox_map_l1_co(struct ox_qcow2 *q, uint64_t index, struct ox_qcow2_l1_entry *ret,
 		 bool *ret_durable)
 {
 	uint64_t at = ox_qcow2_hdr(q)->l1_offset + index * 8;
-	uint64_t slice = ox_align_down(at, q->slice_bytes);
+	uint64_t slice = ox_align_down(at, q->m.slice_bytes);
 	struct ox_qcow2_l1_entry e;
 	struct ox_block *b;
 	uint64_t raw;
@@ -61,21 +33,22 @@ int ox_map_l1_co(struct ox_qcow2 *q, uint64_t index, struct ox_qcow2_l1_entry *r
 	int r;
 
 	ox_assert(index < ox_qcow2_hdr(q)->l1_entries);
-	r = ox_cache_get_co(&q->map, slice, &b);
+	r = ox_cache_get_co(&q->m.map, slice, &b);
 	if (r < 0)
 		return r;
 	raw = ox_be64_get(((struct ox_be64 *)(void *)b->data)[(at - slice) / 8]);
 	e = ox_qcow2_l1_decode(ox_qcow2_hdr(q), raw);
-	durable = ox_cache_is_durable(&q->map, b);
-	ox_cache_put(&q->map, b);
+	durable = ox_cache_is_durable(&q->m.map, b);
+	ox_cache_put(&q->m.map, b);
 	if (e.bad || (e.l2.bytes == 0 && e.copied)) {
 		ox_corrupt_l1(q, index, raw);
 		return -EIO;
 	}
 	if (ox_recover_is_stale_table(q, e.l2))
 		e = (struct ox_qcow2_l1_entry){0};
-	if (e.l2.bytes != 0 && (!ox_map_host_ok(q, e.l2, q->cluster_bytes) || !is_known(q, e.l2))) {
-		if (may_be_good_co(q))
+	if (e.l2.bytes != 0 && (!ox_mapped_host_ok(&q->m, e.l2, q->m.cluster_bytes) ||
+				!ox_tables_is_known(&q->m, e.l2))) {
+		if (ox_mapped_has_grown_co(&q->m))
 			return -EAGAIN;
 		ox_corrupt_l1(q, index, raw);
 		return -EIO;
@@ -89,11 +62,11 @@ int ox_map_l1_co(struct ox_qcow2 *q, uint64_t index, struct ox_qcow2_l1_entry *r
 static uint64_t slice_of(const struct ox_qcow2 *q, struct ox_host table, struct ox_guest guest,
 			 uint64_t *ret_index)
 {
-	uint64_t entry = (guest.bytes >> q->cluster_bits) % l2_entries(q);
-	uint64_t per_slice = q->slice_bytes / 8;
+	uint64_t entry = (guest.bytes >> q->m.cluster_bits) % l2_entries(q);
+	uint64_t per_slice = q->m.slice_bytes / 8;
 
 	*ret_index = entry % per_slice;
-	return table.bytes + entry / per_slice * q->slice_bytes;
+	return table.bytes + entry / per_slice * q->m.slice_bytes;
 }
 
 /* Whether the entry's host bytes may be what it says. */
@@ -104,13 +77,14 @@ static bool entry_ok(const struct ox_qcow2 *q, const struct ox_qcow2_entry *e)
 	switch (e->kind) {
 	case OX_QCOW2_ENTRY_DATA:
 	case OX_QCOW2_ENTRY_ZERO_ALLOC:
-		return ox_map_host_ok(q, e->host, q->cluster_bytes) &&
-		       !ox_tables_overlap(q, e->host, q->cluster_bytes);
+		return ox_mapped_host_ok(&q->m, e->host, q->m.cluster_bytes) &&
+		       !ox_tables_overlap(&q->m, e->host, q->m.cluster_bytes);
 	case OX_QCOW2_ENTRY_COMPRESSED:
-		if (e->host.bytes >= q->io->length)
+		if (e->host.bytes >= q->m.io->length)
 			return false;
-		bytes = ox_min_u64(e->compressed_bytes, q->io->length - e->host.bytes);
-		return ox_map_host_ok(q, e->host, bytes) && !ox_tables_overlap(q, e->host, bytes);
+		bytes = ox_min_u64(e->compressed_bytes, q->m.io->length - e->host.bytes);
+		return ox_mapped_host_ok(&q->m, e->host, bytes) &&
+		       !ox_tables_overlap(&q->m, e->host, bytes);
 	case OX_QCOW2_ENTRY_BAD:
 		return false;
 	case OX_QCOW2_ENTRY_UNALLOCATED:
@@ -129,7 +103,7 @@ static bool continues(const struct ox_qcow2 *q, const struct ox_qcow2_entry *las
 	switch (next->kind) {
 	case OX_QCOW2_ENTRY_DATA:
 	case OX_QCOW2_ENTRY_ZERO_ALLOC:
-		return next->host.bytes == last->host.bytes + q->cluster_bytes;
+		return next->host.bytes == last->host.bytes + q->m.cluster_bytes;
 	case OX_QCOW2_ENTRY_UNALLOCATED:
 	case OX_QCOW2_ENTRY_ZERO:
 		return true;
@@ -157,6 +131,37 @@ static struct ox_qcow2_entry decode(const struct ox_qcow2 *q, const struct ox_qc
 						       : OX_QCOW2_ENTRY_UNALLOCATED};
 }
 
+static enum ox_map_kind kind_of(enum ox_qcow2_entry_kind kind)
+{
+	switch (kind) {
+	case OX_QCOW2_ENTRY_DATA:
+		return OX_MAP_DATA;
+	case OX_QCOW2_ENTRY_ZERO:
+		return OX_MAP_ZERO;
+	case OX_QCOW2_ENTRY_ZERO_ALLOC:
+		return OX_MAP_ZERO_ALLOC;
+	case OX_QCOW2_ENTRY_COMPRESSED:
+		return OX_MAP_COMPRESSED;
+	default:
+		return OX_MAP_UNALLOCATED;
+	}
+}
+
+static enum ox_qcow2_entry_kind entry_kind_of(enum ox_map_kind kind)
+{
+	switch (kind) {
+	case OX_MAP_DATA:
+		return OX_QCOW2_ENTRY_DATA;
+	case OX_MAP_ZERO:
+		return OX_QCOW2_ENTRY_ZERO;
+	case OX_MAP_ZERO_ALLOC:
+		return OX_QCOW2_ENTRY_ZERO_ALLOC;
+	default:
+		ox_assert(kind == OX_MAP_UNALLOCATED);
+		return OX_QCOW2_ENTRY_UNALLOCATED;
+	}
+}
+
 /* The run that starts at entry index of the slice. */
 static int read_run(const struct ox_qcow2 *q, const struct ox_qcow2_l1_entry *l1,
 		    const struct ox_be64 *slice, uint64_t index, uint64_t in_cluster,
@@ -164,24 +169,24 @@ static int read_run(const struct ox_qcow2 *q, const struct ox_qcow2_l1_entry *l1
 {
 	struct ox_qcow2_entry first;
 	struct ox_qcow2_entry last;
-	uint64_t bytes = q->cluster_bytes - in_cluster;
+	uint64_t bytes = q->m.cluster_bytes - in_cluster;
 
 	ret->entry = ox_be64_get(slice[index]);
 	first = decode(q, l1, ret->entry);
 	if (!entry_ok(q, &first))
 		return -EIO;
 	last = first;
-	while (bytes < length && ++index < q->slice_bytes / 8) {
+	while (bytes < length && ++index < q->m.slice_bytes / 8) {
 		struct ox_qcow2_entry next = decode(q, l1, ox_be64_get(slice[index]));
 
 		/* A bad neighbour ends the run; the request that reaches it gets the error. */
 		if (!continues(q, &last, &next) || !entry_ok(q, &next))
 			break;
-		bytes += q->cluster_bytes;
+		bytes += q->m.cluster_bytes;
 		last = next;
 	}
-	ret->kind = first.kind;
-	ret->copied = first.copied;
+	ret->kind = kind_of(first.kind);
+	ret->own = first.copied;
 	ret->host = first.host;
 	if (first.kind == OX_QCOW2_ENTRY_DATA || first.kind == OX_QCOW2_ENTRY_ZERO_ALLOC)
 		ret->host.bytes += in_cluster;
@@ -194,20 +199,20 @@ static int read_run(const struct ox_qcow2 *q, const struct ox_qcow2_l1_entry *l1
 static int count_empty_co(struct ox_qcow2 *q, uint64_t index, uint64_t most, uint64_t *ret)
 {
 	uint64_t at = ox_qcow2_hdr(q)->l1_offset + index * 8;
-	uint64_t slice = ox_align_down(at, q->slice_bytes);
+	uint64_t slice = ox_align_down(at, q->m.slice_bytes);
 	const struct ox_be64 *entries;
 	struct ox_block *b;
 	uint64_t n = 0;
 	int r;
 
-	r = ox_cache_get_co(&q->map, slice, &b);
+	r = ox_cache_get_co(&q->m.map, slice, &b);
 	if (r < 0)
 		return r;
 	entries = (const struct ox_be64 *)(void *)b->data + (at - slice) / 8;
-	most = ox_min_u64(most, (q->slice_bytes - (at - slice)) / 8);
+	most = ox_min_u64(most, (q->m.slice_bytes - (at - slice)) / 8);
 	while (n < most && entries[n].raw == 0)
 		n++;
-	ox_cache_put(&q->map, b);
+	ox_cache_put(&q->m.map, b);
 	*ret = n;
 	return 0;
 }
@@ -217,7 +222,7 @@ static int count_empty_co(struct ox_qcow2 *q, uint64_t index, uint64_t most, uin
 static int no_table_run_co(struct ox_qcow2 *q, struct ox_guest guest, uint64_t length,
 			   struct ox_map_run *ret)
 {
-	uint64_t span = q->cluster_bytes * l2_entries(q);
+	uint64_t span = q->m.cluster_bytes * l2_entries(q);
 	uint64_t have = span - guest.bytes % span;
 	uint64_t more = 0;
 	int r = 0;
@@ -228,7 +233,7 @@ static int no_table_run_co(struct ox_qcow2 *q, struct ox_guest guest, uint64_t l
 	if (r < 0)
 		return r;
 	*ret = (struct ox_map_run){
-		.kind = OX_QCOW2_ENTRY_UNALLOCATED,
+		.kind = OX_MAP_UNALLOCATED,
 		.durable = ret->durable,
 		.length = ox_min_u64(length, have + more * span),
 	};
@@ -252,12 +257,12 @@ static int lookup_slice_co(struct ox_qcow2 *q, struct ox_guest guest, struct ox_
 		*ret_block = NULL;
 		r = ox_map_l1_co(q, l1_index_of(q, guest), l1, ret_durable);
 		if (r == 0 && l1->l2.bytes != 0)
-			r = ox_cache_get_co(&q->map, slice_of(q, l1->l2, guest, ret_index),
+			r = ox_cache_get_co(&q->m.map, slice_of(q, l1->l2, guest, ret_index),
 					    ret_block);
 		if (left == q->tables_left)
 			return r;
 		if (r == 0 && *ret_block)
-			ox_cache_put(&q->map, *ret_block);
+			ox_cache_put(&q->m.map, *ret_block);
 	}
 }
 
@@ -281,13 +286,13 @@ static int lookup_co(struct ox_qcow2 *q, struct ox_guest guest, uint64_t length,
 		return r;
 	}
 	r = read_run(q, &l1, (const struct ox_be64 *)(void *)b->data, index,
-		     guest.bytes & (q->cluster_bytes - 1), length, &run);
-	run.durable = run.durable && ox_cache_is_durable(&q->map, b);
-	ox_cache_put(&q->map, b);
+		     guest.bytes & (q->m.cluster_bytes - 1), length, &run);
+	run.durable = run.durable && ox_cache_is_durable(&q->m.map, b);
+	ox_cache_put(&q->m.map, b);
 	if (r < 0) {
 		struct ox_host at = ox_host(slice_of(q, l1.l2, guest, &index) + index * 8);
 
-		if (may_be_good_co(q))
+		if (ox_mapped_has_grown_co(&q->m))
 			return -EAGAIN;
 		return ox_corrupt_l2(q, guest, at, run.entry);
 	}
@@ -295,9 +300,10 @@ static int lookup_co(struct ox_qcow2 *q, struct ox_guest guest, uint64_t length,
 	return 0;
 }
 
-int ox_map_lookup_co(struct ox_qcow2 *q, struct ox_guest guest, uint64_t length,
+int ox_map_lookup_co(struct ox_mapped *m, struct ox_guest guest, uint64_t length,
 		     struct ox_map_run *ret)
 {
+	struct ox_qcow2 *q = ox_qcow2_of_mapped(m);
 	int r;
 
 	do
@@ -306,11 +312,11 @@ int ox_map_lookup_co(struct ox_qcow2 *q, struct ox_guest guest, uint64_t length,
 	return r;
 }
 
-int ox_map_set_co(struct ox_qcow2 *q, struct ox_guest guest, uint64_t count,
-		  enum ox_qcow2_entry_kind kind, struct ox_host host, uint64_t after,
-		  uint64_t *ret_done)
+int ox_map_set_co(struct ox_mapped *m, struct ox_guest guest, uint64_t count, enum ox_map_kind kind,
+		  struct ox_host host, uint64_t after, uint64_t *ret_done)
 {
-	struct ox_qcow2_entry e = {.kind = kind, .host = host};
+	struct ox_qcow2 *q = ox_qcow2_of_mapped(m);
+	struct ox_qcow2_entry e = {.kind = entry_kind_of(kind), .host = host};
 	struct ox_be64 *entries;
 	struct ox_host table;
 	struct ox_block *b;
@@ -319,24 +325,58 @@ int ox_map_set_co(struct ox_qcow2 *q, struct ox_guest guest, uint64_t count,
 	uint64_t n;
 	int r;
 
-	ox_assert(ox_is_aligned(guest.bytes, q->cluster_bytes) && count > 0);
+	ox_assert(ox_is_aligned(guest.bytes, q->m.cluster_bytes) && count > 0);
 	r = ox_map_table_co(q, guest, &table);
 	if (r < 0)
 		return r;
 	slice = slice_of(q, table, guest, &index);
-	r = ox_cache_edit_co(&q->map, slice, &b);
+	r = ox_cache_edit_co(&q->m.map, slice, &b);
 	if (r < 0)
 		return r;
-	e.copied = kind == OX_QCOW2_ENTRY_DATA || kind == OX_QCOW2_ENTRY_ZERO_ALLOC;
-	n = ox_min_u64(count, q->slice_bytes / 8 - index);
+	e.copied = kind == OX_MAP_DATA || kind == OX_MAP_ZERO_ALLOC;
+	n = ox_min_u64(count, q->m.slice_bytes / 8 - index);
 	entries = (struct ox_be64 *)(void *)b->data;
 	for (uint64_t i = 0; i < n; i++) {
 		entries[index + i] = ox_be64(ox_qcow2_l2_encode(ox_qcow2_hdr(q), &e));
 		if (e.copied)
-			e.host.bytes += q->cluster_bytes;
+			e.host.bytes += q->m.cluster_bytes;
 	}
-	ox_cache_dirty(&q->map, b, after);
-	ox_cache_put(&q->map, b);
+	ox_cache_dirty(&q->m.map, b, after);
+	ox_cache_put(&q->m.map, b);
 	*ret_done = n;
 	return 0;
+}
+
+/* Notes where each entry of a table of table offsets points; what is malformed is met by the
+ * request that needs it. */
+static int load_table_co(struct ox_qcow2 *q, uint64_t offset, uint64_t entries)
+{
+	struct ox_be64 *buf = ox_io_buffer(READ_BYTES);
+	int r = buf ? 0 : -ENOMEM;
+
+	while (r == 0 && entries > 0) {
+		uint64_t n = ox_min_u64(entries, READ_BYTES / 8);
+
+		r = ox_io_pread_co(q->m.io, buf, n * 8, offset);
+		for (uint64_t i = 0; r == 0 && i < n; i++) {
+			uint64_t at = ox_be64_get(buf[i]) & OX_QCOW2_OFFSET_MASK;
+
+			if (at >= q->m.cluster_bytes && at < q->m.io->length)
+				r = ox_tables_add(&q->m, ox_host(at));
+		}
+		offset += n * 8;
+		entries -= n;
+	}
+	free(buf);
+	return r;
+}
+
+int ox_map_load_tables_co(struct ox_mapped *m)
+{
+	struct ox_qcow2 *q = ox_qcow2_of_mapped(m);
+	const struct ox_qcow2_header *h = ox_qcow2_hdr(q);
+	uint64_t blocks = (uint64_t)h->reftable_clusters * (m->cluster_bytes / 8);
+	int r = load_table_co(q, h->l1_offset, h->l1_entries);
+
+	return r == 0 ? load_table_co(q, h->reftable_offset, blocks) : r;
 }

@@ -1,60 +1,51 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Opening, activating for writing, and committing at close.
- *
- * Activation (a writable open, or a reopen from read-only): a dirty image is recovered before
- * anything relies on its refcounts, and the dirty bit is cleared only when recovery says that they
- * are right (D6). A read-only image is left as it is, byte for byte.
- *
- * Deactivation (close, or a reopen to read-only), in this order, each step durable before the next
- * one that needs it: mapping tables; freed clusters released; unused reserve given back and
- * refcounts written; file cut to its used end; dirty bit cleared (D6).
+ * Opening, and what activation comes to here: a dirty image is recovered before anything relies on
+ * its refcounts, and the dirty bit is cleared only when recovery says that they are right (D6).
  */
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "img/clusters.h"
 #include "img/qcow2/qcow2.h"
 
-#define SLICE_MAX_BYTES 4096u
 #define REFCOUNT_CACHE_BYTES (UINT64_C(2) << 20)
 
 static const struct ox_img_ops qcow2_ops;
-
-static void add_fixed(struct ox_qcow2 *q, uint64_t start, uint64_t bytes)
-{
-	ox_assert(q->fixed_count < OX_ARRAY_SIZE(q->fixed));
-	q->fixed[q->fixed_count++] = (struct ox_metadata_range){start, start + bytes};
-}
+static const struct ox_mapped_ops mapped_ops;
 
 /* What no entry may name as its host cluster. Indices 1 and 2 follow the tables as they move. */
 static void note_fixed_ranges(struct ox_qcow2 *q)
 {
 	const struct ox_qcow2_header *h = ox_qcow2_hdr(q);
 
-	q->fixed_count = 0;
-	add_fixed(q, 0, q->cluster_bytes);
-	add_fixed(q, h->l1_offset, (uint64_t)h->l1_entries * 8);
-	add_fixed(q, h->reftable_offset, (uint64_t)h->reftable_clusters * q->cluster_bytes);
+	q->m.fixed_count = 0;
+	ox_mapped_add_fixed(&q->m, 0, q->m.cluster_bytes);
+	ox_mapped_add_fixed(&q->m, h->l1_offset, (uint64_t)h->l1_entries * 8);
+	ox_mapped_add_fixed(&q->m, h->reftable_offset,
+			    (uint64_t)h->reftable_clusters * q->m.cluster_bytes);
 	if (h->snapshot_count > 0) /* 40 bytes are the least that a snapshot's record takes */
-		add_fixed(q, h->snapshots_offset, (uint64_t)h->snapshot_count * 40);
+		ox_mapped_add_fixed(&q->m, h->snapshots_offset, (uint64_t)h->snapshot_count * 40);
 	if (q->ext.has_bitmaps && (h->autoclear & OX_QCOW2_AUTOCLEAR_BITMAPS))
-		add_fixed(q, q->ext.bitmaps.directory_offset, q->ext.bitmaps.directory_bytes);
+		ox_mapped_add_fixed(&q->m, q->ext.bitmaps.directory_offset,
+				    q->ext.bitmaps.directory_bytes);
+}
+
+/* Version 2 has no zero entries. */
+static void note_version(struct ox_qcow2 *q)
+{
+	q->m.has_zero = ox_qcow2_hdr(q)->version >= 3;
+	q->m.has_zero_alloc = q->m.has_zero;
 }
 
 static int open_caches(struct ox_qcow2 *q, const struct ox_open_options *opts)
 {
-	uint64_t enough = ox_clusters_cache_bytes(ox_qcow2_hdr(q)->size_bytes, q->cluster_bytes,
-						  q->slice_bytes);
-	uint64_t map = opts->l2_cache_bytes ? opts->l2_cache_bytes : enough;
 	uint64_t counts =
 		opts->refcount_cache_bytes ? opts->refcount_cache_bytes : REFCOUNT_CACHE_BYTES;
-	int r;
+	int r = ox_mapped_open_map(&q->m, ox_qcow2_hdr(q)->size_bytes, opts->l2_cache_bytes);
 
-	r = ox_cache_init(&q->map, q->io, &q->order, q->slice_bytes, map);
 	if (r == 0)
-		r = ox_cache_init(&q->counts, q->io, &q->order, q->slice_bytes, counts);
+		r = ox_cache_init(&q->counts, q->m.io, &q->m.order, q->m.slice_bytes, counts);
 	return r;
 }
 
@@ -67,37 +58,19 @@ static int read_all_co(struct ox_qcow2 *q, char **ret_backing, struct ox_error *
 	r = ox_header_read_co(q, &cluster, &count, err);
 	if (r < 0)
 		return r;
-	r = ox_qcow2_header_check_supported(ox_qcow2_hdr(q), &q->ext, !q->img->read_only, err);
+	r = ox_qcow2_header_check_supported(ox_qcow2_hdr(q), &q->ext, !q->m.img->read_only, err);
 	if (r == 0)
-		r = ox_qcow2_header_check_layout(ox_qcow2_hdr(q), q->io->length, err);
+		r = ox_qcow2_header_check_layout(ox_qcow2_hdr(q), q->m.io->length, err);
 	if (r == 0)
 		r = ox_qcow2_backing_name(ox_qcow2_hdr(q), cluster, count, ret_backing, err);
 	free(cluster);
 	return r;
 }
 
-static void init_parts(struct ox_qcow2 *q, const struct ox_open_options *opts)
-{
-	ox_header_init(&q->header);
-	ox_order_init(&q->order, q->io, opts->cache == OX_CACHE_UNSAFE);
-	ox_mutex_init(&q->table_lock);
-	ox_mutex_init(&q->unpack_lock);
-	ox_rangelock_init(&q->guest);
-	ox_mutex_init(&q->resize_lock);
-	ox_mutex_init(&q->long_lock);
-	ox_latch_init(&q->background);
-	ox_commit_init(q);
-	ox_lazy_init(q);
-	ox_idle_init(q, opts->lazy_idle_ms);
-	ox_recover_init(q, opts->recover);
-}
-
 static void free_state(struct ox_qcow2 *q)
 {
-	ox_alloc_fini(q);
 	ox_recover_fini(q);
-	ox_tables_fini(q);
-	ox_cache_fini(&q->map);
+	ox_mapped_fini(&q->m);
 	ox_cache_fini(&q->counts);
 	ox_qcow2_extensions_free(&q->ext);
 	free(q->unpacked);
@@ -112,22 +85,20 @@ int ox_qcow2_open_co(struct ox_image *img, const struct ox_img_open *how, struct
 
 	if (!q)
 		return ox_error_set(err, -ENOMEM, "Out of memory");
-	q->img = img;
-	q->io = img->io;
-	init_parts(q, how->opts);
+	ox_mapped_init(&q->m, img, &mapped_ops, how->opts);
+	ox_header_init(&q->header);
+	ox_mutex_init(&q->unpack_lock);
 	r = read_all_co(q, &backing, err);
 	if (r == 0) {
-		q->cluster_bits = ox_qcow2_hdr(q)->cluster_bits;
-		q->cluster_bytes = ox_qcow2_cluster_bytes(ox_qcow2_hdr(q));
-		q->slice_bytes = ox_min_u64(q->cluster_bytes, SLICE_MAX_BYTES);
+		ox_mapped_set_cluster(&q->m, ox_qcow2_hdr(q)->cluster_bits);
+		note_version(q);
 		note_fixed_ranges(q);
 		ox_recover_note_fence(q);
-		ox_alloc_init(q);
 		r = open_caches(q, how->opts);
 		/* For writing they are loaded once the image is recovered, or its recovery begun.
 		 */
 		if (r == 0 && img->read_only)
-			r = ox_tables_load_co(q);
+			r = ox_tables_load_co(&q->m);
 		if (r < 0)
 			ox_error_set_errno(err, r, "Could not load the tables of '%s'",
 					   img->filename);
@@ -137,7 +108,6 @@ int ox_qcow2_open_co(struct ox_image *img, const struct ox_img_open *how, struct
 		free_state(q);
 		return r;
 	}
-	q->reread = img->read_only;
 	img->ops = &qcow2_ops;
 	img->state = q;
 	img->size_bytes = ox_qcow2_hdr(q)->size_bytes;
@@ -162,22 +132,22 @@ static int reload_co(struct ox_qcow2 *q, struct ox_error **err)
 	if (r < 0)
 		return r;
 	note_fixed_ranges(q);
-	r = ox_tables_load_co(q);
+	r = ox_tables_load_co(&q->m);
 	if (r < 0)
 		return ox_error_set_errno(err, r, "Could not load the tables of '%s'",
-					  q->img->filename);
+					  q->m.img->filename);
 	return 0;
 }
 
 int ox_qcow2_recover_halted_co(struct ox_qcow2 *q, struct ox_error **err)
 {
-	struct ox_image *img = q->img;
+	struct ox_image *img = q->m.img;
 	uint64_t kept = 0;
 	int reloaded;
 	int r;
 
 	ox_header_lock_co(q);
-	r = img->recovery->rebuild_co(q->io, err, img->progress, img->opaque, &kept);
+	r = img->recovery->rebuild_co(q->m.io, err, img->progress, img->opaque, &kept);
 	reloaded = reload_co(q, r < 0 ? NULL : err); /* the refcount table may have moved */
 	ox_header_unlock(q);
 	if (r == 0)
@@ -185,33 +155,33 @@ int ox_qcow2_recover_halted_co(struct ox_qcow2 *q, struct ox_error **err)
 	if (r < 0)
 		return r;
 	ox_recover_tell_kept(q, kept);
-	q->lazy.state = OX_LAZY_DIRTY;
+	q->m.dirty.state = OX_DIRTY_SET;
 	r = ox_fence_remove_co(q);
 	if (r == 0)
-		r = ox_lazy_clear_co(q);
+		r = ox_dirty_clear_co(&q->m);
 	if (r < 0)
 		return ox_error_set_errno(err, r, "Could not clear the dirty bit");
-	q->alloc.floor = 0; /* every reference is counted: what is free at the end may go */
-	q->alloc.cursor = 0;
+	q->space.floor = 0; /* every reference is counted: what is free at the end may go */
+	q->space.cursor = 0;
 	return 0;
 }
 
 static int recover_co(struct ox_qcow2 *q, struct ox_error **err)
 {
-	struct ox_image *img = q->img;
+	struct ox_image *img = q->m.img;
 	int r;
 
-	if (!img->recovery || q->recover.mode == OX_RECOVER_NEVER)
+	if (!img->recovery || q->m.recover.mode == OX_RECOVER_NEVER)
 		return ox_error_set(err, -EROFS, "Image is dirty and must be recovered first");
-	r = q->recover.mode == OX_RECOVER_AUTO ? ox_recover_start_co(q, err)
-					       : ox_qcow2_recover_halted_co(q, err);
+	r = q->m.recover.mode == OX_RECOVER_AUTO ? ox_recover_start_co(q, err)
+						 : ox_qcow2_recover_halted_co(q, err);
 	if (r < 0) {
 		ox_error_prefix(err, "Could not recover the dirty image '%s': ", img->filename);
 		return r;
 	}
-	if (q->recover.mode != OX_RECOVER_AUTO)
-		q->recover.state = OX_RECOVERY_DONE;
-	if (q->recover.mode != OX_RECOVER_AUTO && img->warn)
+	if (q->m.recover.mode != OX_RECOVER_AUTO)
+		q->m.recover.state = OX_RECOVERY_DONE;
+	if (q->m.recover.mode != OX_RECOVER_AUTO && img->warn)
 		img->warn(img->opaque, "image was not closed cleanly; refcounts were rebuilt");
 	return 0;
 }
@@ -225,10 +195,11 @@ int ox_qcow2_check_refcounts_co(struct ox_qcow2 *q, struct ox_error **err)
 	uint64_t value = 1;
 	int r = ox_refcount_check_table_co(q);
 
-	for (unsigned i = 0; r == 0 && i < q->fixed_count; i++) {
-		uint64_t end = ox_div_up(q->fixed[i].end, q->cluster_bytes);
+	for (unsigned i = 0; r == 0 && i < q->m.fixed_count; i++) {
+		uint64_t end = ox_div_up(q->m.fixed[i].end, q->m.cluster_bytes);
 
-		for (uint64_t c = q->fixed[i].start / q->cluster_bytes; r == 0 && c < end; c++) {
+		for (uint64_t c = q->m.fixed[i].start / q->m.cluster_bytes; r == 0 && c < end;
+		     c++) {
 			r = ox_refcount_get_co(q, c, &value);
 			if (r == 0 && value == 0)
 				r = -EIO;
@@ -239,7 +210,7 @@ int ox_qcow2_check_refcounts_co(struct ox_qcow2 *q, struct ox_error **err)
 			err, r,
 			"The refcounts of '%s' are damaged: repair it with 'oxbow check "
 			"-r all', or open it read-only",
-			q->img->filename);
+			q->m.img->filename);
 	return 0;
 }
 
@@ -248,66 +219,46 @@ static int load_clean_co(struct ox_qcow2 *q, struct ox_error **err)
 	int r = ox_fence_remove_co(q); /* somebody else has recovered it */
 
 	if (r == 0)
-		r = ox_tables_load_co(q);
+		r = ox_tables_load_co(&q->m);
 	return r < 0 ? ox_error_set_errno(err, r, "Could not load the tables of '%s'",
-					  q->img->filename)
+					  q->m.img->filename)
 		     : 0;
 }
 
-static int activate_locked_co(struct ox_qcow2 *q, struct ox_error **err)
+static int activate_locked_co(struct ox_mapped *m, struct ox_error **err)
 {
+	struct ox_qcow2 *q = ox_qcow2_of_mapped(m);
 	int r;
 
 	r = ox_qcow2_header_check_supported(ox_qcow2_hdr(q), &q->ext, true, err);
 	if (r < 0)
 		return r;
-	/* A read-only user's blocks may be older than what recovery makes of the image. */
-	ox_cache_clear(&q->map);
 	ox_cache_clear(&q->counts);
 	q->unpacked_entry = 0;
-	r = q->reread ? reload_co(q, err) : 0;
+	r = m->reread ? reload_co(q, err) : 0;
 	if (r < 0)
 		return r;
-	q->reread = false;
-	q->alloc.floor = ox_div_up(q->io->length, q->cluster_bytes);
-	/* What a process that died wrote and did not sync is read back like anything else, and must
-	 * not be taken for durable (H1, H7). */
-	r = ox_order_wait_co(&q->order, ox_order_ticket(&q->order));
-	if (r < 0)
-		return ox_error_set_errno(err, r, "Could not sync '%s'", q->img->filename);
+	m->reread = false;
+	q->space.floor = ox_div_up(m->io->length, m->cluster_bytes);
 	if (ox_qcow2_hdr(q)->incompatible & OX_QCOW2_INCOMPAT_DIRTY)
 		r = recover_co(q, err);
 	else
 		r = load_clean_co(q, err);
-	if (r < 0 || ox_recover_active(q))
+	if (r < 0 || ox_recover_active(m))
 		return r;
 	return ox_qcow2_check_refcounts_co(q, err);
 }
 
-/* No request is under way meanwhile. */
-static int qcow2_activate_co(struct ox_image *img, struct ox_error **err)
+/* Clears autoclear bits that we do not keep (D6's sibling for bitmaps), durably. */
+static int prepare_write_co(struct ox_mapped *m)
 {
-	struct ox_qcow2 *q = ox_qcow2_of(img);
-	struct ox_range all;
-	int r;
-
-	ox_rangelock_acquire_co(&q->guest, &all, 0, UINT64_MAX, true);
-	r = activate_locked_co(q, err);
-	ox_rangelock_release(&q->guest, &all);
-	return r;
-}
-
-int ox_qcow2_prepare_write_co(struct ox_qcow2 *q)
-{
+	struct ox_qcow2 *q = ox_qcow2_of_mapped(m);
 	struct ox_qcow2_header fields;
 	bool bitmaps;
-	int r = 0;
+	int r = ox_mapped_check_change(m);
 
-	/* M3: poisoned until closed and opened again; or about to be, after a refusal. */
-	if (ox_order_error(&q->order) || q->refused)
-		return -EIO;
-	if (q->prepared)
-		return 0;
+	if (r < 0 || q->m.prepared)
+		return r;
 	ox_header_lock_co(q);
 	fields = *ox_qcow2_hdr(q);
 	bitmaps = fields.autoclear & OX_QCOW2_AUTOCLEAR_BITMAPS;
@@ -318,70 +269,32 @@ int ox_qcow2_prepare_write_co(struct ox_qcow2 *q)
 	ox_header_unlock(q);
 	if (r < 0)
 		return r;
-	if (!q->prepared && bitmaps && q->ext.has_bitmaps && q->img->warn)
-		q->img->warn(q->img->opaque,
-			     "the image has persistent bitmaps, which are not kept up to date by "
-			     "this version: they are now marked as stale");
-	q->prepared = true;
+	if (!q->m.prepared && bitmaps && q->ext.has_bitmaps && q->m.img->warn)
+		q->m.img->warn(q->m.img->opaque,
+			       "the image has persistent bitmaps, which are not kept up to date by "
+			       "this version: they are now marked as stale");
+	q->m.prepared = true;
 	return 0;
 }
 
-/* ---- commit at close ---- */
-
-static int settle_co(struct ox_qcow2 *q)
+static int write_dirty_co(struct ox_mapped *m, bool on)
 {
+	struct ox_qcow2 *q = ox_qcow2_of_mapped(m);
+	struct ox_qcow2_header fields;
 	int r;
 
-	r = ox_commit_co(q);
-	ox_latch_wait_co(&q->background);
-	if (r == 0)
-		r = ox_order_error(&q->order); /* of what went on meanwhile: nothing is written */
-	if (ox_recover_active(q)) {	       /* it stays dirty */
-		ox_alloc_forget(q);
-		return r == 0 ? ox_order_sync_always_co(&q->order) : r;
-	}
-	if (r == 0) {
-		r = ox_alloc_release_co(q);
-		r = ox_io_is_full(r) ? 0 : r; /* leaked */
-	}
-	/* Releasing reads refcounts only; but what the background freed may still be pending. */
-	if (r == 0)
-		r = ox_alloc_shrink_co(q);
-	if (r == 0)
-		ox_alloc_forget(q); /* what found no room */
-	if (r == 0)
-		r = ox_cache_flush_co(&q->counts);
-	if (r == 0)
-		r = ox_order_sync_always_co(&q->order);
-	if (r == 0)
-		r = ox_lazy_clear_co(q);
+	ox_assert(on || !ox_cache_is_busy(&q->counts)); /* D6: nobody changes them meanwhile */
+	ox_header_lock_co(q);
+	fields = *ox_qcow2_hdr(q);
+	fields.incompatible &= ~(uint64_t)OX_QCOW2_INCOMPAT_DIRTY;
+	if (on)
+		fields.incompatible |= OX_QCOW2_INCOMPAT_DIRTY;
+	r = ox_header_write_co(q, &fields);
+	ox_header_unlock(q);
 	return r;
 }
 
-static int qcow2_deactivate_co(struct ox_image *img, struct ox_error **err)
-{
-	struct ox_qcow2 *q = ox_qcow2_of(img);
-	struct ox_range all;
-	int r;
-
-	ox_recover_end_co(q);
-	ox_rangelock_acquire_co(&q->guest, &all, 0, UINT64_MAX, true);
-	ox_idle_stop(q);
-	ox_latch_wait_co(&q->background);
-	r = ox_order_error(&q->order);
-	if (r == 0)
-		r = settle_co(q);
-	ox_latch_wait_co(&q->background); /* where settling met a refusal */
-	q->prepared = false;
-	q->reread = true;
-	q->recover.state = OX_RECOVERY_NONE;
-	ox_idle_allow(q);
-	ox_rangelock_release(&q->guest, &all);
-	if (r < 0)
-		return ox_error_set_errno(err, r, "Could not commit the metadata of '%s'",
-					  img->filename);
-	return 0;
-}
+/* ---- as an image ---- */
 
 static void qcow2_free(struct ox_image *img)
 {
@@ -389,42 +302,14 @@ static void qcow2_free(struct ox_image *img)
 	img->state = NULL;
 }
 
-int ox_qcow2_flush_co(struct ox_image *img, bool durable)
-{
-	struct ox_qcow2 *q = ox_qcow2_of(img);
-
-	(void)durable; /* in unsafe mode the order skips the sync; the tables still reach the host
-			*/
-	return ox_commit_co(q);
-}
-
-static int qcow2_error(const struct ox_image *img)
-{
-	const struct ox_qcow2 *q = img->state;
-
-	return ox_order_error(&q->order);
-}
-
 static void qcow2_stats(const struct ox_image *img, struct ox_image_stats *ret)
 {
 	const struct ox_qcow2 *q = img->state;
 
-	ret->l2_hits = q->map.hits;
-	ret->l2_misses = q->map.misses;
+	ret->l2_hits = q->m.map.hits;
+	ret->l2_misses = q->m.map.misses;
 	ret->refcount_hits = q->counts.hits;
 	ret->refcount_misses = q->counts.misses;
-}
-
-static void qcow2_recovery(const struct ox_image *img, struct ox_recovery_status *ret)
-{
-	const struct ox_qcow2 *q = img->state;
-
-	*ret = (struct ox_recovery_status){
-		.state = q->recover.state,
-		.tables_done = q->recover.tables_done,
-		.tables_total = q->recover.tables_total,
-		.message = q->recover.obstacle,
-	};
 }
 
 static void qcow2_hold_header_co(struct ox_image *img, bool hold)
@@ -435,22 +320,47 @@ static void qcow2_hold_header_co(struct ox_image *img, bool hold)
 		ox_header_unlock(img->state);
 }
 
+static const struct ox_mapped_ops mapped_ops = {
+	.lookup_co = ox_map_lookup_co,
+	.set_co = ox_map_set_co,
+	.load_tables_co = ox_map_load_tables_co,
+	.read_compressed_co = ox_qcow2_read_compressed_co,
+	.prepare_write_co = prepare_write_co,
+	.refill_locked_co = ox_qcow2_refill_co,
+	.take_back_locked_co = ox_qcow2_take_back_co,
+	.release_locked_co = ox_qcow2_release_co,
+	.settle_locked_co = ox_qcow2_settle_co,
+	.write_dirty_co = write_dirty_co,
+	.write_corrupt_co = ox_qcow2_write_corrupt_co,
+	.grow_tables_co = ox_qcow2_grow_tables_co,
+	.write_size_co = ox_qcow2_write_size_co,
+	.recover_co = ox_qcow2_recover_co,
+	.recovery_failed = ox_qcow2_recovery_failed,
+	.recovery_begun = "image was not closed cleanly; it is usable while its refcounts are "
+			  "recovered",
+	.recovery_done = "image was not closed cleanly; refcounts were rebuilt",
+	.recovery_failed_for = "the image stays dirty, as its refcounts cannot be recovered "
+			       "('oxbow check' says more)",
+	.activate_locked_co = activate_locked_co,
+	.shrink_co = ox_qcow2_shrink_co,
+};
+
 static const struct ox_img_ops qcow2_ops = {
 	.format = "qcow2",
-	.preadv_co = ox_qcow2_preadv_co,
-	.read_part_co = ox_qcow2_read_part_co,
-	.pwritev_co = ox_qcow2_pwritev_co,
-	.zero_co = ox_qcow2_zero_co,
-	.discard_co = ox_qcow2_discard_co,
-	.flush_co = ox_qcow2_flush_co,
-	.extent_co = ox_qcow2_extent_co,
+	.preadv_co = ox_mapped_preadv_co,
+	.read_part_co = ox_mapped_read_part_co,
+	.pwritev_co = ox_mapped_pwritev_co,
+	.zero_co = ox_mapped_zero_co,
+	.discard_co = ox_mapped_discard_co,
+	.flush_co = ox_mapped_flush_co,
+	.extent_co = ox_mapped_extent_co,
 	.resize_co = ox_qcow2_resize_co,
-	.activate_co = qcow2_activate_co,
-	.deactivate_co = qcow2_deactivate_co,
+	.activate_co = ox_mapped_activate_co,
+	.deactivate_co = ox_mapped_deactivate_co,
 	.hold_header_co = qcow2_hold_header_co,
 	.free = qcow2_free,
-	.error = qcow2_error,
-	.refused = ox_qcow2_refused,
+	.error = ox_mapped_error,
+	.refused = ox_mapped_refused,
 	.stats = qcow2_stats,
-	.recovery = qcow2_recovery,
+	.recovery = ox_mapped_recovery,
 };

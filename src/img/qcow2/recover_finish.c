@@ -9,7 +9,7 @@
 
 static const struct ox_recovery *ops_of(const struct ox_qcow2 *q)
 {
-	return q->img->recovery;
+	return q->m.img->recovery;
 }
 
 /* Entries of the refcount table that are no blocks (and that the walk did not count). */
@@ -19,7 +19,7 @@ static int cut_broken_co(struct ox_qcow2 *q)
 	int r = 0;
 
 	for (uint64_t i = 0; r == 0 && i < entries; i++) {
-		if (!ops_of(q)->has_block(q->recover.rebuild, i))
+		if (!ops_of(q)->has_block(q->rebuild.walk, i))
 			r = ox_refcount_cut_entry_co(q, i);
 	}
 	return r;
@@ -30,10 +30,10 @@ static uint64_t next_needed(const struct ox_qcow2 *q, uint64_t index)
 {
 	uint64_t per_block = ox_qcow2_refblock_entries(ox_qcow2_hdr(q));
 	uint64_t from = index * per_block;
-	uint64_t cluster = ops_of(q)->next_counted(q->recover.rebuild, from, UINT64_MAX);
+	uint64_t cluster = ops_of(q)->next_counted(q->rebuild.walk, from, UINT64_MAX);
 
-	for (unsigned i = 0; i < q->recover.own_count; i++) {
-		const struct ox_alloc_range *own = &q->recover.own[i];
+	for (unsigned i = 0; i < q->rebuild.own_count; i++) {
+		const struct ox_alloc_range *own = &q->rebuild.own[i];
 
 		if (own->start + own->count > from && own->count > 0)
 			cluster = ox_min_u64(cluster, ox_max_u64(own->start, from));
@@ -45,25 +45,25 @@ static uint64_t next_needed(const struct ox_qcow2 *q, uint64_t index)
  * allocated from now on lies behind it, whether all went well or not. */
 static int grow_table_co(struct ox_qcow2 *q, uint64_t blocks)
 {
-	struct ox_recover *rec = &q->recover;
-	uint64_t length = q->io->length;
+	struct ox_rebuilding *rec = &q->rebuild;
+	uint64_t length = q->m.io->length;
 	struct ox_alloc_range area;
 	int r;
 
 	if (rec->own_count == OX_RECOVER_OWN_RANGES)
 		return -EFBIG;
-	r = ox_refcount_grow_table_co(q, blocks, ops_of(q)->end_counted(rec->rebuild), &area);
+	r = ox_refcount_grow_table_co(q, blocks, ops_of(q)->end_counted(rec->walk), &area);
 	/* The area is ours to count, also where a later step finds no room and all is tried again;
 	 * it ends where the file does. */
-	if (q->io->length > length)
+	if (q->m.io->length > length)
 		rec->own[rec->own_count++] =
 			r == 0 ? area
 			       : (struct ox_alloc_range){
-					 .start = ox_div_up(q->io->length, q->cluster_bytes),
+					 .start = ox_div_up(q->m.io->length, q->m.cluster_bytes),
 				 };
 	/* Within the file its own blocks count it; nobody shall find it free meanwhile. */
-	for (uint64_t i = 0; r == 0 && !q->io->can_grow && i < area.count; i++)
-		r = ops_of(q)->take(rec->rebuild, area.start + i);
+	for (uint64_t i = 0; r == 0 && !q->m.io->can_grow && i < area.count; i++)
+		r = ops_of(q)->take(rec->walk, area.start + i);
 	return r;
 }
 
@@ -80,8 +80,8 @@ static int make_block_co(struct ox_qcow2 *q, uint64_t index)
 	r = ox_refcount_has_block_co(q, c, &has);
 	if (r == 0 && !has)
 		r = ox_alloc_make_block_co(q, c);
-	while (r == 0 && (c = ops_of(q)->next_counted(q->recover.rebuild, c, end)) < end) {
-		uint64_t count = ops_of(q)->count(q->recover.rebuild, c);
+	while (r == 0 && (c = ops_of(q)->next_counted(q->rebuild.walk, c, end)) < end) {
+		uint64_t count = ops_of(q)->count(q->rebuild.walk, c);
 
 		r = count > ox_qcow2_refcount_max(ox_qcow2_hdr(q)->refcount_order)
 			    ? -EOVERFLOW
@@ -100,7 +100,7 @@ static int make_blocks_co(struct ox_qcow2 *q)
 	for (i = next_needed(q, 0); r == 0 && i != UINT64_MAX; i = next_needed(q, i + 1)) {
 		if (i >= ox_refcount_table_entries(q))
 			r = grow_table_co(q, i + 1);
-		if (r == 0 && !ops_of(q)->has_block(q->recover.rebuild, i))
+		if (r == 0 && !ops_of(q)->has_block(q->rebuild.walk, i))
 			r = make_block_co(q, i);
 	}
 	return r;
@@ -110,8 +110,8 @@ static int count_own_clusters_co(struct ox_qcow2 *q)
 {
 	int r = 0;
 
-	for (unsigned i = 0; r == 0 && i < q->recover.own_count; i++)
-		r = ox_refcount_set_co(q, q->recover.own[i].start, q->recover.own[i].count, 1);
+	for (unsigned i = 0; r == 0 && i < q->rebuild.own_count; i++)
+		r = ox_refcount_set_co(q, q->rebuild.own[i].start, q->rebuild.own[i].count, 1);
 	return r;
 }
 
@@ -119,25 +119,25 @@ static int count_own_clusters_co(struct ox_qcow2 *q)
 
 static int scrub_table_co(struct ox_qcow2 *q, struct ox_host table)
 {
-	uint64_t count = q->slice_bytes / 8;
+	uint64_t count = q->m.slice_bytes / 8;
 	struct ox_block *b;
 	uint64_t stale;
 	int r;
 
-	for (uint64_t at = 0; at < q->cluster_bytes; at += q->slice_bytes) {
-		r = ox_cache_get_co(&q->map, table.bytes + at, &b);
+	for (uint64_t at = 0; at < q->m.cluster_bytes; at += q->m.slice_bytes) {
+		r = ox_cache_get_co(&q->m.map, table.bytes + at, &b);
 		if (r < 0)
 			return r;
 		stale = ox_recover_stale_in(q, table, (struct ox_be64 *)(void *)b->data, count);
-		ox_cache_put(&q->map, b);
+		ox_cache_put(&q->m.map, b);
 		if (stale == 0) /* perhaps a hole: it needs no space */
 			continue;
-		r = ox_cache_edit_co(&q->map, table.bytes + at, &b);
+		r = ox_cache_edit_co(&q->m.map, table.bytes + at, &b);
 		if (r < 0)
 			return r;
 		(void)ox_recover_scrub(q, table, (struct ox_be64 *)(void *)b->data, count);
-		ox_cache_dirty(&q->map, b, OX_TICKET_NONE);
-		ox_cache_put(&q->map, b);
+		ox_cache_dirty(&q->m.map, b, OX_TICKET_NONE);
+		ox_cache_put(&q->m.map, b);
 	}
 	return 0;
 }
@@ -148,20 +148,20 @@ static int drop_stale_co(struct ox_qcow2 *q)
 	uint64_t c = 0;
 	int r = 0;
 
-	q->recover.scrubs = true;
-	while (r == 0 && (c = ops_of(q)->next_stale(q->recover.rebuild, c)) != UINT64_MAX) {
-		struct ox_host table = ox_host(c << q->cluster_bits);
+	q->rebuild.scrubs = true;
+	while (r == 0 && (c = ops_of(q)->next_stale(q->rebuild.walk, c)) != UINT64_MAX) {
+		struct ox_host table = ox_host(c << q->m.cluster_bits);
 
-		ox_mutex_lock_co(&q->table_lock); /* nobody copies it meanwhile */
-		if (ox_tables_overlap(q, table, 1))
+		ox_mutex_lock_co(&q->m.table_lock); /* nobody copies it meanwhile */
+		if (ox_tables_overlap(&q->m, table, 1))
 			r = scrub_table_co(q, table);
-		ox_mutex_unlock(&q->table_lock);
+		ox_mutex_unlock(&q->m.table_lock);
 		c++;
 	}
 	if (r == 0)
-		r = ox_cache_flush_co(&q->map);
+		r = ox_cache_flush_co(&q->m.map);
 	/* No round of the group commit: it gathers writers, and they may be waiting for us. */
-	return r == 0 ? ox_order_sync_always_co(&q->order) : r;
+	return r == 0 ? ox_order_sync_always_co(&q->m.order) : r;
 }
 
 /* ---- the order ---- */
@@ -178,7 +178,7 @@ static int settle_counts_co(struct ox_qcow2 *q)
 		r = count_own_clusters_co(q);
 	if (r == 0)
 		r = ox_cache_flush_co(&q->counts);
-	return r == 0 ? ox_order_sync_always_co(&q->order) : r;
+	return r == 0 ? ox_order_sync_always_co(&q->m.order) : r;
 }
 
 static int end_locked_co(struct ox_qcow2 *q)
@@ -196,14 +196,14 @@ static int end_locked_co(struct ox_qcow2 *q)
  * leak. What fails here is done again when the guest is idle, or at the close. */
 static void clear_bit_co(struct ox_qcow2 *q)
 {
-	int r = ox_commit_co(q);
+	int r = ox_commit_co(&q->m);
 
 	if (r == 0)
-		r = ox_alloc_release_co(q);
+		r = ox_alloc_release_co(&q->m);
 	if (r == 0)
-		r = ox_idle_commit_counts_co(q, q->alloc.takes);
-	if (r < 0 || q->lazy.state != OX_LAZY_CLEAN)
-		ox_idle_start(q);
+		r = ox_idle_settle_co(&q->m, q->m.alloc.takes);
+	if (r < 0 || q->m.dirty.state != OX_DIRTY_CLEAN)
+		ox_idle_start(&q->m);
 }
 
 /* Steps 6 and 7. */
@@ -212,21 +212,20 @@ static int end_co(struct ox_qcow2 *q)
 	int r;
 
 	/* Both at once: a table is frozen for whoever copies it, until the allocator is as ever. */
-	q->recover.may_grow = q->io->can_grow; /* a longer file hides nothing any more */
-	ox_mutex_lock_co(&q->table_lock);
-	ox_mutex_lock_co(&q->alloc.lock);
+	q->rebuild.may_grow = q->m.io->can_grow; /* a longer file hides nothing any more */
+	ox_mutex_lock_co(&q->m.table_lock);
+	ox_mutex_lock_co(&q->m.alloc.lock);
 	r = end_locked_co(q);
 	if (r == 0) {
-		q->alloc.floor = 0; /* every reference is counted: what is free at the end may go */
-		q->alloc.cursor =
-			ops_of(q)->next_free(q->recover.rebuild, 1, q->recover.limit_clusters);
-		q->recover.fence = 0;
-		q->recover.frozen_end = 0;
-		q->recover.state = OX_RECOVERY_DONE;
-		ox_waitq_wake_all(&q->recover.changed);
+		q->space.floor = 0; /* every reference is counted: what is free at the end may go */
+		q->space.cursor =
+			ops_of(q)->next_free(q->rebuild.walk, 1, q->rebuild.limit_clusters);
+		q->rebuild.fence = 0;
+		q->rebuild.frozen_end = 0;
+		ox_recover_done(&q->m);
 	}
-	ox_mutex_unlock(&q->alloc.lock);
-	ox_mutex_unlock(&q->table_lock);
+	ox_mutex_unlock(&q->m.alloc.lock);
+	ox_mutex_unlock(&q->m.table_lock);
 	return r;
 }
 
@@ -235,19 +234,19 @@ int ox_recover_finish_co(struct ox_qcow2 *q)
 	uint64_t kept;
 	int r;
 
-	r = ops_of(q)->judge_co(q->recover.rebuild);
+	r = ops_of(q)->judge_co(q->rebuild.walk);
 	if (r != 0)
 		return r;
-	if (ops_of(q)->obstacle(q->recover.rebuild))
+	if (ops_of(q)->obstacle(q->rebuild.walk))
 		return -EIO;
-	kept = ops_of(q)->kept(q->recover.rebuild);
+	kept = ops_of(q)->kept(q->rebuild.walk);
 	do {
-		r = ops_of(q)->write_counts_co(q->recover.rebuild);
+		r = ops_of(q)->write_counts_co(q->rebuild.walk);
 		if (r == 0)
 			r = drop_stale_co(q);
 		if (r == 0)
 			r = end_co(q);
-	} while (ox_io_is_full(r) && ox_recover_await_room_co(q));
+	} while (ox_io_is_full(r) && ox_recover_await_room_co(&q->m));
 	if (r == 0) {
 		ox_recover_tell_kept(q, kept);
 		clear_bit_co(q);

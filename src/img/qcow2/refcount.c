@@ -15,13 +15,13 @@ struct place {
 
 uint64_t ox_refcount_table_entries(const struct ox_qcow2 *q)
 {
-	return (uint64_t)ox_qcow2_hdr(q)->reftable_clusters * (q->cluster_bytes / 8);
+	return (uint64_t)ox_qcow2_hdr(q)->reftable_clusters * (q->m.cluster_bytes / 8);
 }
 
 static int table_read_co(struct ox_qcow2 *q, uint64_t index, struct ox_host *ret)
 {
 	uint64_t at = ox_qcow2_hdr(q)->reftable_offset + index * 8;
-	uint64_t slice = ox_align_down(at, q->slice_bytes);
+	uint64_t slice = ox_align_down(at, q->m.slice_bytes);
 	struct ox_block *b;
 	uint64_t raw;
 	int r;
@@ -35,8 +35,8 @@ static int table_read_co(struct ox_qcow2 *q, uint64_t index, struct ox_host *ret
 		ox_corrupt_counts(q, "refcount-block-reserved-bits", ox_host(at), 8);
 		return -EIO;
 	}
-	if (ret->bytes != 0 &&
-	    (!ox_map_host_ok(q, *ret, q->cluster_bytes) || !ox_tables_unique(q, *ret))) {
+	if (ret->bytes != 0 && (!ox_mapped_host_ok(&q->m, *ret, q->m.cluster_bytes) ||
+				!ox_tables_unique(&q->m, *ret))) {
 		ox_corrupt_counts(q, "refcount-block-overlap", ox_host(at), 8);
 		return -EIO;
 	}
@@ -47,7 +47,7 @@ static int find_place_co(struct ox_qcow2 *q, uint64_t cluster, struct place *ret
 {
 	const struct ox_qcow2_header *h = ox_qcow2_hdr(q);
 	uint64_t per_block = ox_qcow2_refblock_entries(h);
-	uint64_t per_slice = q->slice_bytes * 8 >> h->refcount_order;
+	uint64_t per_slice = q->m.slice_bytes * 8 >> h->refcount_order;
 	uint64_t in_block = cluster % per_block;
 	struct ox_host block = ox_host(0);
 	int r;
@@ -59,7 +59,7 @@ static int find_place_co(struct ox_qcow2 *q, uint64_t cluster, struct place *ret
 	}
 	*ret = (struct place){
 		.block = block,
-		.slice = block.bytes + in_block / per_slice * q->slice_bytes,
+		.slice = block.bytes + in_block / per_slice * q->m.slice_bytes,
 		.index = in_block % per_slice,
 		.slice_left = per_slice - in_block % per_slice,
 		.block_left = per_block - in_block,
@@ -189,7 +189,7 @@ static int write_block_co(struct ox_qcow2 *q, struct ox_host host, const struct 
 	r = ox_cache_flush_co(&q->counts);
 	if (r < 0)
 		return r;
-	return ox_order_wait_co(&q->order, ox_order_ticket(&q->order));
+	return ox_order_wait_co(&q->m.order, ox_order_ticket(&q->m.order));
 }
 
 /* Sets the refcount table's entry for a block that is durable. */
@@ -197,16 +197,16 @@ static int name_block_co(struct ox_qcow2 *q, uint64_t index, struct ox_host host
 {
 	uint64_t at = ox_qcow2_hdr(q)->reftable_offset + index * 8;
 	struct ox_block *b;
-	int r = ox_tables_add(q, host);
+	int r = ox_tables_add(&q->m, host);
 
 	if (r < 0)
 		return r;
-	r = ox_cache_edit_co(&q->counts, ox_align_down(at, q->slice_bytes), &b);
+	r = ox_cache_edit_co(&q->counts, ox_align_down(at, q->m.slice_bytes), &b);
 	if (r < 0) {
-		ox_tables_remove(q, host);
+		ox_tables_remove(&q->m, host);
 		return r;
 	}
-	((struct ox_be64 *)(void *)b->data)[at % q->slice_bytes / 8] = ox_be64(host.bytes);
+	((struct ox_be64 *)(void *)b->data)[at % q->m.slice_bytes / 8] = ox_be64(host.bytes);
 	ox_cache_dirty(&q->counts, b, OX_TICKET_NONE);
 	ox_cache_put(&q->counts, b);
 	return 0;
@@ -215,7 +215,7 @@ static int name_block_co(struct ox_qcow2 *q, uint64_t index, struct ox_host host
 int ox_refcount_ensure_co(struct ox_qcow2 *q, uint64_t cluster, bool *ret_used)
 {
 	uint64_t index = cluster / ox_qcow2_refblock_entries(ox_qcow2_hdr(q));
-	struct ox_host host = ox_host(cluster * q->cluster_bytes);
+	struct ox_host host = ox_host(cluster * q->m.cluster_bytes);
 	struct place p;
 	bool zero;
 	int r;
@@ -230,13 +230,13 @@ int ox_refcount_ensure_co(struct ox_qcow2 *q, uint64_t cluster, bool *ret_used)
 	r = find_place_co(q, cluster, &p);
 	if (r < 0 || p.block.bytes != 0)
 		return r;
-	r = ox_alloc_make_zero_co(q, cluster, 1, &zero);
+	r = ox_alloc_make_zero_co(&q->m, cluster, 1, &zero);
 	if (r == 0 && !zero)
-		r = ox_io_fill_zero_co(q->io, host.bytes, q->cluster_bytes);
+		r = ox_io_fill_zero_co(q->m.io, host.bytes, q->m.cluster_bytes);
 	if (r == 0)
 		r = write_block_co(q, host, &p);
 	if (r < 0) {
-		ox_cache_forget_co(&q->counts, host.bytes, q->cluster_bytes);
+		ox_cache_forget_co(&q->counts, host.bytes, q->m.cluster_bytes);
 		return r;
 	}
 	r = name_block_co(q, index, host);
@@ -247,14 +247,14 @@ int ox_refcount_ensure_co(struct ox_qcow2 *q, uint64_t cluster, bool *ret_used)
 int ox_refcount_make_block_co(struct ox_qcow2 *q, uint64_t cluster,
 			      const struct ox_alloc_range *range)
 {
-	struct ox_host host = ox_host(range->start * q->cluster_bytes);
+	struct ox_host host = ox_host(range->start * q->m.cluster_bytes);
 	int r = 0;
 
-	ox_cache_forget_co(&q->counts, host.bytes, q->cluster_bytes);
+	ox_cache_forget_co(&q->counts, host.bytes, q->m.cluster_bytes);
 	if (!range->zero) {
-		r = ox_io_fill_zero_co(q->io, host.bytes, q->cluster_bytes);
+		r = ox_io_fill_zero_co(q->m.io, host.bytes, q->m.cluster_bytes);
 		if (r == 0)
-			r = ox_order_wait_co(&q->order, ox_order_ticket(&q->order));
+			r = ox_order_wait_co(&q->m.order, ox_order_ticket(&q->m.order));
 	}
 	if (r < 0)
 		return r;
@@ -264,7 +264,7 @@ int ox_refcount_make_block_co(struct ox_qcow2 *q, uint64_t cluster,
 int ox_refcount_cut_entry_co(struct ox_qcow2 *q, uint64_t index)
 {
 	uint64_t at = ox_qcow2_hdr(q)->reftable_offset + index * 8;
-	uint64_t slice = ox_align_down(at, q->slice_bytes);
+	uint64_t slice = ox_align_down(at, q->m.slice_bytes);
 	struct ox_be64 *entry;
 	struct ox_block *b;
 	uint64_t named;
@@ -276,8 +276,8 @@ int ox_refcount_cut_entry_co(struct ox_qcow2 *q, uint64_t index)
 	named = ox_be64_get(*entry) & OX_QCOW2_OFFSET_MASK;
 	if (entry->raw != 0) {
 		/* As it was noted when the table was loaded. */
-		if (named >= q->cluster_bytes && named < q->tables.file_bytes)
-			ox_tables_remove(q, ox_host(named));
+		if (named >= q->m.cluster_bytes && named < q->m.tables.file_bytes)
+			ox_tables_remove(&q->m, ox_host(named));
 		*entry = ox_be64(0);
 		ox_cache_dirty(&q->counts, b, OX_TICKET_NONE);
 	}

@@ -26,7 +26,7 @@ static int plan_area(const struct ox_qcow2 *q, uint64_t start, uint64_t need_blo
 		     struct area *ret)
 {
 	uint64_t per_block = ox_qcow2_refblock_entries(ox_qcow2_hdr(q));
-	uint64_t per_cluster = q->cluster_bytes / 8;
+	uint64_t per_cluster = q->m.cluster_bytes / 8;
 	uint64_t blocks = 1;
 	uint64_t table = 0;
 
@@ -39,8 +39,8 @@ static int plan_area(const struct ox_qcow2 *q, uint64_t start, uint64_t need_blo
 			break;
 		blocks++;
 	}
-	if (table * q->cluster_bytes > OX_QCOW2_MAX_REFTABLE_BYTES) {
-		uint64_t most = OX_QCOW2_MAX_REFTABLE_BYTES / q->cluster_bytes;
+	if (table * q->m.cluster_bytes > OX_QCOW2_MAX_REFTABLE_BYTES) {
+		uint64_t most = OX_QCOW2_MAX_REFTABLE_BYTES / q->m.cluster_bytes;
 
 		if (start / per_block + blocks > most * per_cluster)
 			return -EFBIG;
@@ -56,13 +56,13 @@ static int fill_table_co(struct ox_qcow2 *q, const struct area *a, uint8_t *tabl
 	uint64_t first = a->start / ox_qcow2_refblock_entries(h);
 	int r;
 
-	r = ox_io_pread_co(q->io, table, (uint64_t)h->reftable_clusters * q->cluster_bytes,
+	r = ox_io_pread_co(q->m.io, table, (uint64_t)h->reftable_clusters * q->m.cluster_bytes,
 			   h->reftable_offset);
 	if (r < 0)
 		return r;
 	for (uint64_t i = 0; i < a->blocks; i++)
 		((struct ox_be64 *)(void *)table)[first + i] =
-			ox_be64((a->start + a->table_clusters + i) * q->cluster_bytes);
+			ox_be64((a->start + a->table_clusters + i) * q->m.cluster_bytes);
 	return 0;
 }
 
@@ -72,7 +72,7 @@ static void fill_blocks(const struct ox_qcow2 *q, const struct area *a, uint8_t 
 	uint64_t per_block = ox_qcow2_refblock_entries(ox_qcow2_hdr(q));
 
 	for (uint64_t i = 0; i < a->table_clusters + a->blocks; i++)
-		ox_qcow2_refcount_set(blocks + i / per_block * q->cluster_bytes, order,
+		ox_qcow2_refcount_set(blocks + i / per_block * q->m.cluster_bytes, order,
 				      i % per_block, 1);
 }
 
@@ -82,17 +82,17 @@ static int give_length_back_co(struct ox_qcow2 *q, uint64_t old_bytes, int error
 {
 	int r = 0;
 
-	if (q->io->can_grow && q->io->length > old_bytes)
-		r = ox_io_set_length_co(q->io, old_bytes);
+	if (q->m.io->can_grow && q->m.io->length > old_bytes)
+		r = ox_io_set_length_co(q->m.io, old_bytes);
 	(void)r; /* leaked: nothing names it */
 	return error;
 }
 
 static int write_area_co(struct ox_qcow2 *q, const struct area *a)
 {
-	uint64_t bytes = (a->table_clusters + a->blocks) * q->cluster_bytes;
-	uint64_t end = a->start * q->cluster_bytes + bytes;
-	uint64_t old_bytes = q->io->length;
+	uint64_t bytes = (a->table_clusters + a->blocks) * q->m.cluster_bytes;
+	uint64_t end = a->start * q->m.cluster_bytes + bytes;
+	uint64_t old_bytes = q->m.io->length;
 	uint8_t *buf;
 	int r;
 
@@ -102,15 +102,15 @@ static int write_area_co(struct ox_qcow2 *q, const struct area *a)
 	memset(buf, 0, bytes);
 	r = fill_table_co(q, a, buf);
 	if (r == 0) {
-		fill_blocks(q, a, buf + a->table_clusters * q->cluster_bytes);
-		r = end > q->io->length && !q->io->can_grow ? -ENOSPC : 0;
+		fill_blocks(q, a, buf + a->table_clusters * q->m.cluster_bytes);
+		r = end > q->m.io->length && !q->m.io->can_grow ? -ENOSPC : 0;
 	}
 	if (r == 0)
-		r = ox_io_pwrite_co(q->io, buf, bytes, a->start * q->cluster_bytes, 0);
+		r = ox_io_pwrite_co(q->m.io, buf, bytes, a->start * q->m.cluster_bytes, 0);
 	if (r < 0)
 		r = give_length_back_co(q, old_bytes, r);
 	else
-		r = ox_order_wait_co(&q->order, ox_order_ticket(&q->order));
+		r = ox_order_wait_co(&q->m.order, ox_order_ticket(&q->m.order));
 	free(buf);
 	return r;
 }
@@ -122,9 +122,9 @@ int ox_refcount_grow_table_co(struct ox_qcow2 *q, uint64_t need_blocks, uint64_t
 	uint64_t per_block = ox_qcow2_refblock_entries(&fields);
 	uint64_t old_offset = fields.reftable_offset;
 	uint64_t old_clusters = fields.reftable_clusters;
-	uint64_t covered = old_clusters * (q->cluster_bytes / 8) * per_block;
+	uint64_t covered = old_clusters * (q->m.cluster_bytes / 8) * per_block;
 	/* A store that cannot grow has room only inside; past the old table all of it is free. */
-	uint64_t file_end = q->io->can_grow ? ox_div_up(q->io->length, q->cluster_bytes) : 0;
+	uint64_t file_end = q->m.io->can_grow ? ox_div_up(q->m.io->length, q->m.cluster_bytes) : 0;
 	struct area a;
 	int r;
 
@@ -139,24 +139,25 @@ int ox_refcount_grow_table_co(struct ox_qcow2 *q, uint64_t need_blocks, uint64_t
 		return r;
 	ox_header_lock_co(q);
 	fields = *ox_qcow2_hdr(q);
-	fields.reftable_offset = a.start * q->cluster_bytes;
+	fields.reftable_offset = a.start * q->m.cluster_bytes;
 	fields.reftable_clusters = (uint32_t)a.table_clusters;
 	r = ox_header_write_co(q, &fields); /* 3 */
 	if (r < 0) /* for want of room too: nobody knows which table it is */
-		ox_order_poison(&q->order, r);
+		ox_order_poison(&q->m.order, r);
 	ox_header_unlock(q);
 	if (r < 0)
 		return r;
-	q->fixed[2] = (struct ox_metadata_range){fields.reftable_offset,
-						 fields.reftable_offset +
-							 a.table_clusters * q->cluster_bytes};
+	q->m.fixed[2] = (struct ox_metadata_range){fields.reftable_offset,
+						   fields.reftable_offset +
+							   a.table_clusters * q->m.cluster_bytes};
 	for (uint64_t i = 0; r == 0 && i < a.blocks; i++)
-		r = ox_tables_add(q, ox_host((a.start + a.table_clusters + i) * q->cluster_bytes));
+		r = ox_tables_add(&q->m,
+				  ox_host((a.start + a.table_clusters + i) * q->m.cluster_bytes));
 	if (r < 0)
 		return r;
-	ox_cache_forget_co(&q->counts, old_offset, old_clusters * q->cluster_bytes);
+	ox_cache_forget_co(&q->counts, old_offset, old_clusters * q->m.cluster_bytes);
 	/* 4. The table has grown, whatever becomes of the old one: a failure leaks it. */
-	r = ox_refcount_set_co(q, old_offset / q->cluster_bytes, old_clusters, 0);
+	r = ox_refcount_set_co(q, old_offset / q->m.cluster_bytes, old_clusters, 0);
 	(void)r;
 	if (ret_area)
 		*ret_area = (struct ox_alloc_range){a.start, a.table_clusters + a.blocks, false};

@@ -1,83 +1,17 @@
 /* SPDX-License-Identifier: MIT */
-/* Opening, for reading alone: an image that was not closed is left as it is, byte for byte. */
+/* Opening, and what activation comes to here. A read-only image is left as it is, byte for byte. */
 #include <errno.h>
-#include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "base/arith.h"
-#include "img/clusters.h"
 #include "img/qed/qed.h"
 
 static const struct ox_img_ops qed_ops;
-
-int ox_qed_backing_name_co(struct ox_io *io, const struct ox_qed_header *h, char **ret,
-			   struct ox_error **err)
-{
-	const char *wrong = ox_qed_judge_backing(h);
-	char *name;
-	int r;
-
-	*ret = NULL;
-	if (!(h->features & OX_QED_BACKING))
-		return 0;
-	if (wrong)
-		return ox_error_set(err, -EINVAL, "Could not read the header: %s", wrong);
-	name = calloc(1, (size_t)h->backing_bytes + 1);
-	if (!name)
-		return ox_error_set(err, -ENOMEM, "Out of memory");
-	r = ox_io_pread_co(io, name, h->backing_bytes, h->backing_offset);
-	if (r < 0)
-		ox_error_set_errno(err, r, "Could not read the backing file's name");
-	else if (h->backing_bytes == 0 || strlen(name) != h->backing_bytes)
-		r = ox_error_set(err, -EINVAL,
-				 "Could not read the header: the backing file's name is %s",
-				 h->backing_bytes ? "cut by a NUL byte" : "empty");
-	if (r < 0)
-		free(name);
-	else
-		*ret = name;
-	return r;
-}
-
-/* Everything that a reader relies on, held against the file. */
-static int judge_header(const struct ox_image *img, const struct ox_qed_header *h,
-			struct ox_error **err)
-{
-	uint64_t foreign = h->features & ~(uint64_t)OX_QED_KNOWN_FEATURES;
-	const char *wrong = ox_qed_judge_size(h);
-
-	if (foreign)
-		return ox_error_set(err, -ENOTSUP, "Unsupported QED features: %" PRIx64, foreign);
-	if (!wrong && h->size_bytes > INT64_MAX)
-		wrong = "the disk is larger than a disk can be";
-	if (!wrong)
-		wrong = ox_qed_judge_l1(h, img->io->length);
-	return wrong ? ox_error_set(err, -EINVAL, "'%s' cannot be opened: %s", img->filename, wrong)
-		     : 0;
-}
-
-static int read_header_co(struct ox_qed_image *q, struct ox_error **err)
-{
-	uint8_t bytes[OX_QED_HEADER_BYTES];
-	struct ox_image *img = q->img;
-	const char *wrong;
-	int r = ox_io_pread_co(img->io, bytes, sizeof(bytes), 0);
-
-	if (r < 0)
-		return ox_error_set_errno(err, r, "Could not read QED header");
-	wrong = ox_qed_header_decode(bytes, &q->h);
-	if (wrong)
-		return ox_error_set(err, -EINVAL, "'%s' cannot be opened: %s", img->filename,
-				    wrong);
-	q->cluster_bytes = ox_qed_cluster_bytes(&q->h);
-	q->table_entries = ox_qed_table_entries(&q->h);
-	return judge_header(img, &q->h, err);
-}
+static const struct ox_mapped_ops mapped_ops;
 
 static int read_backing_co(struct ox_qed_image *q, struct ox_error **err)
 {
-	struct ox_image *img = q->img;
+	struct ox_image *img = q->m.img;
 	int r = ox_qed_backing_name_co(img->io, &q->h, &img->backing_name, err);
 
 	if (r < 0 || !img->backing_name)
@@ -89,33 +23,60 @@ static int read_backing_co(struct ox_qed_image *q, struct ox_error **err)
 	return img->backing_format ? 0 : ox_error_set(err, -ENOMEM, "Out of memory");
 }
 
+static void note_shape(struct ox_qed_image *q)
+{
+	ox_mapped_set_cluster(&q->m, q->h.cluster_bits);
+	q->m.table_clusters = q->h.table_clusters;
+	q->table_bytes = ox_qed_table_bytes(&q->h);
+	q->table_entries = ox_qed_table_entries(&q->h);
+	q->m.has_zero = true;
+	q->m.zero_always = true;
+	q->m.fixed_count = 0;
+	ox_mapped_add_fixed(&q->m, 0, ox_qed_header_bytes(&q->h));
+	ox_mapped_add_fixed(&q->m, q->h.l1_offset, q->table_bytes);
+}
+
+static int open_co(struct ox_qed_image *q, const struct ox_open_options *opts,
+		   struct ox_error **err)
+{
+	int r = ox_qed_read_header_co(q, err);
+
+	if (r < 0)
+		return r;
+	note_shape(q);
+	r = read_backing_co(q, err);
+	if (r < 0)
+		return r;
+	r = ox_mapped_open_map(&q->m, q->h.size_bytes, opts->l2_cache_bytes);
+	/* For writing they are loaded once it is known what they are to be. */
+	if (r == 0 && q->m.img->read_only)
+		r = ox_tables_load_co(&q->m);
+	return r < 0 ? ox_error_set_errno(err, r, "Could not load the tables of '%s'",
+					  q->m.img->filename)
+		     : 0;
+}
+
+static void free_state(struct ox_qed_image *q)
+{
+	ox_qed_census_fini(q);
+	ox_ranges_free(&q->free);
+	ox_mapped_fini(&q->m);
+	free(q);
+}
+
 int ox_qed_open_image_co(struct ox_image *img, const struct ox_img_open *how, struct ox_error **err)
 {
-	uint64_t cache_bytes = how->opts->l2_cache_bytes;
-	struct ox_qed_image *q;
+	struct ox_qed_image *q = calloc(1, sizeof(*q));
 	int r;
 
-	if (!img->read_only)
-		return ox_error_set(err, -ENOTSUP,
-				    "Writing to QED images is not supported yet: open '%s' "
-				    "read-only",
-				    img->filename);
-	q = calloc(1, sizeof(*q));
 	if (!q)
 		return ox_error_set(err, -ENOMEM, "Out of memory");
-	q->img = img;
-	ox_order_init(&q->order, img->io, how->opts->cache == OX_CACHE_UNSAFE);
-	r = read_header_co(q, err);
-	if (r == 0)
-		r = read_backing_co(q, err);
-	if (r == 0 && cache_bytes == 0)
-		cache_bytes = ox_clusters_cache_bytes(q->h.size_bytes, q->cluster_bytes,
-						      OX_QED_SLICE_BYTES);
-	if (r == 0 &&
-	    ox_cache_init(&q->map, img->io, &q->order, OX_QED_SLICE_BYTES, cache_bytes) < 0)
-		r = ox_error_set(err, -ENOMEM, "Out of memory");
+	ox_mapped_init(&q->m, img, &mapped_ops, how->opts);
+	ox_mutex_init(&q->header_lock);
+	ox_mutex_init(&q->census_lock);
+	r = open_co(q, how->opts, err);
 	if (r < 0) {
-		free(q);
+		free_state(q);
 		return r;
 	}
 	img->ops = &qed_ops;
@@ -124,37 +85,104 @@ int ox_qed_open_image_co(struct ox_image *img, const struct ox_img_open *how, st
 	return 0;
 }
 
-/* What a reopening for writing comes to: the file is made read-only again. */
-static int qed_activate_co(struct ox_image *img, struct ox_error **err)
+/* Nothing is known of what another program may have made of it. */
+static void forget(struct ox_qed_image *q)
 {
-	return ox_error_set(err, -ENOTSUP, "Writing to QED images is not supported yet: '%s'",
-			    img->filename);
+	ox_qed_census_fini(q);
+	ox_ranges_free(&q->free);
+	q->stale_from = 0;
+	q->may_grow = true;
+	q->knows = false;
+	q->distrusts = false;
+	q->opened_clusters = ox_div_up(q->m.io->length, q->m.cluster_bytes);
+}
+
+static int activate_locked_co(struct ox_mapped *m, struct ox_error **err)
+{
+	struct ox_qed_image *q = ox_qed_of(m);
+	int r = m->reread ? ox_qed_read_header_co(q, err) : 0;
+
+	if (r < 0)
+		return r;
+	if (m->reread && q->h.cluster_bits != m->cluster_bits)
+		return ox_error_set(err, -EIO, "'%s' is another image now", m->img->filename);
+	note_shape(q);
+	m->img->size_bytes = q->h.size_bytes;
+	m->reread = false;
+	forget(q);
+	if (q->h.features & OX_QED_NEED_CHECK)
+		return ox_qed_recover_start_co(q, err);
+	r = ox_tables_load_co(m);
+	return r < 0 ? ox_error_set_errno(err, r, "Could not load the tables of '%s'",
+					  m->img->filename)
+		     : 0;
 }
 
 static void qed_free(struct ox_image *img)
 {
-	struct ox_qed_image *q = img->state;
-
-	ox_cache_fini(&q->map);
-	free(q);
+	free_state(img->state);
 	img->state = NULL;
 }
 
 static void qed_stats(const struct ox_image *img, struct ox_image_stats *ret)
 {
-	const struct ox_qed_image *q = img->state;
+	const struct ox_mapped *m = img->state;
 
-	ret->l2_hits = q->map.hits;
-	ret->l2_misses = q->map.misses;
+	ret->l2_hits = m->map.hits;
+	ret->l2_misses = m->map.misses;
 }
 
-/* The image is never open for writing, so that none of what changes it is called. */
+static void hold_header_co(struct ox_image *img, bool hold)
+{
+	struct ox_qed_image *q = img->state;
+
+	if (hold)
+		ox_mutex_lock_co(&q->header_lock);
+	else
+		ox_mutex_unlock(&q->header_lock);
+}
+
+static const struct ox_mapped_ops mapped_ops = {
+	.lookup_co = ox_qed_lookup_co,
+	.set_co = ox_qed_set_co,
+	.load_tables_co = ox_qed_load_tables_co,
+	.prepare_write_co = ox_qed_prepare_write_co,
+	.before_free_co = ox_qed_before_free_co,
+	.refill_locked_co = ox_qed_refill_co,
+	.take_back_locked_co = ox_qed_take_back_co,
+	.release_locked_co = ox_qed_release_co,
+	.settle_locked_co = ox_qed_settle_co,
+	.write_dirty_co = ox_qed_write_need_check_co,
+	.write_corrupt_co = ox_qed_write_corrupt_co,
+	.grow_tables_co = ox_qed_grow_tables_co,
+	.write_size_co = ox_qed_write_size_co,
+	.recover_co = ox_qed_recover_co,
+	.recovery_failed = ox_qed_recovery_failed,
+	.recovery_begun = "image was not closed cleanly; it is usable while its tables are looked "
+			  "through",
+	.recovery_done = "image was not closed cleanly; its tables were looked through",
+	.recovery_failed_for = "the image stays marked as not closed, as it contradicts itself "
+			       "('oxbow check' says more)",
+	.activate_locked_co = activate_locked_co,
+	.shrink_co = ox_qed_shrink_co,
+};
+
 static const struct ox_img_ops qed_ops = {
 	.format = "qed",
-	.preadv_co = ox_qed_preadv_co,
-	.read_part_co = ox_qed_read_part_co,
-	.extent_co = ox_qed_extent_co,
-	.activate_co = qed_activate_co,
+	.preadv_co = ox_mapped_preadv_co,
+	.read_part_co = ox_mapped_read_part_co,
+	.pwritev_co = ox_mapped_pwritev_co,
+	.zero_co = ox_mapped_zero_co,
+	.discard_co = ox_mapped_discard_co,
+	.flush_co = ox_mapped_flush_co,
+	.extent_co = ox_mapped_extent_co,
+	.resize_co = ox_mapped_resize_co,
+	.activate_co = ox_mapped_activate_co,
+	.deactivate_co = ox_mapped_deactivate_co,
+	.hold_header_co = hold_header_co,
 	.free = qed_free,
+	.error = ox_mapped_error,
+	.refused = ox_mapped_refused,
 	.stats = qed_stats,
+	.recovery = ox_mapped_recovery,
 };

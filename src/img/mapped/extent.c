@@ -1,0 +1,90 @@
+/* SPDX-License-Identifier: MIT */
+/* Where the guest's bytes are: the image's own layer of a map. */
+#include "img/mapped/mapped.h"
+
+/* Runs looked at for one answer: an answer is bounded work, the caller asks again for the rest. */
+#define RUNS_MAX 64u
+
+static unsigned flags_of(const struct ox_map_run *run)
+{
+	switch (run->kind) {
+	case OX_MAP_DATA:
+		return OX_EXTENT_DATA | OX_EXTENT_PRESENT | OX_EXTENT_HAS_OFFSET;
+	case OX_MAP_COMPRESSED:
+		return OX_EXTENT_DATA | OX_EXTENT_PRESENT | OX_EXTENT_COMPRESSED;
+	case OX_MAP_ZERO:
+		return OX_EXTENT_ZERO | OX_EXTENT_PRESENT;
+	case OX_MAP_ZERO_ALLOC:
+		return OX_EXTENT_ZERO | OX_EXTENT_PRESENT | OX_EXTENT_HAS_OFFSET;
+	case OX_MAP_UNALLOCATED:
+		break;
+	}
+	return 0;
+}
+
+/* One run, as its guest sees it. */
+static int look_co(struct ox_mapped *m, uint64_t at, uint64_t length, struct ox_extent *ret)
+{
+	const struct ox_image *backing = m->img->backing;
+	struct ox_map_run run;
+	int r = ox_mapped_lookup_co(m, ox_guest(at), length, &run);
+
+	if (r < 0)
+		return r;
+	*ret = (struct ox_extent){.flags = flags_of(&run), .length = run.length};
+	if (ret->flags & OX_EXTENT_HAS_OFFSET)
+		ret->host_offset = run.host.bytes;
+	if (ret->flags == 0 && !ox_mapped_is_backed(m, at))
+		ret->flags = OX_EXTENT_ZERO;
+	if (ret->flags == 0 && backing) /* zero from the backing file's end on */
+		ret->length = ox_min_u64(ret->length, backing->size_bytes - at);
+	return 0;
+}
+
+/* Whether the next run can be told together with the one before it. */
+static bool joins(const struct ox_extent *have, const struct ox_extent *next)
+{
+	if (next->flags != have->flags)
+		return false;
+	return !(next->flags & OX_EXTENT_HAS_OFFSET) ||
+	       next->host_offset == have->host_offset + have->length;
+}
+
+static int extent_locked_co(struct ox_mapped *m, uint64_t offset, uint64_t length,
+			    struct ox_extent *ret)
+{
+	struct ox_extent e = {0};
+	struct ox_extent next;
+	int r;
+
+	for (unsigned i = 0; i < RUNS_MAX && e.length < length; i++) {
+		r = look_co(m, offset + e.length, length - e.length, &next);
+		if (r < 0 && e.length > 0)
+			break; /* what came before is known; the next request gets the error */
+		if (r < 0)
+			return r;
+		if (e.length == 0)
+			e = next;
+		else if (joins(&e, &next))
+			e.length += next.length;
+		else
+			break;
+	}
+	e.offset = offset;
+	e.filename = m->img->filename;
+	*ret = e;
+	return 0;
+}
+
+int ox_mapped_extent_co(struct ox_image *img, uint64_t offset, uint64_t length,
+			struct ox_extent *ret)
+{
+	struct ox_mapped *m = ox_mapped_of(img);
+	struct ox_range range;
+	int r;
+
+	ox_mapped_lock_co(m, &range, offset, length, false);
+	r = extent_locked_co(m, offset, length, ret);
+	ox_rangelock_release(&m->guest, &range);
+	return r;
+}

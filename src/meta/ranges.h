@@ -1,0 +1,38 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * A set of numbers, as ranges: the clusters that are known to be free where no format keeps a
+ * record of them. Bounded: a set that is too scattered forgets what comes on top, which leaks it
+ * and does no harm.
+ */
+#ifndef OX_META_RANGES_H
+#define OX_META_RANGES_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#define OX_RANGES_MAX 65536u
+
+struct ox_span {
+	uint64_t start;
+	uint64_t end; /* exclusive */
+};
+
+/* Zeroed: empty. */
+struct ox_ranges {
+	struct ox_span *list; /* ascending; no two touch */
+	size_t count;
+	size_t room;
+};
+
+void ox_ranges_free(struct ox_ranges *r);
+/* Adds [start, end), of which parts may be there. False: there was no room for it. */
+bool ox_ranges_add(struct ox_ranges *r, uint64_t start, uint64_t end);
+/* Takes up to most numbers out, from the lowest range. False: the set is empty. */
+bool ox_ranges_take(struct ox_ranges *r, uint64_t most, struct ox_span *ret);
+/* Takes count numbers in a row out, from the lowest range that has as many. */
+bool ox_ranges_take_run(struct ox_ranges *r, uint64_t count, struct ox_span *ret);
+/* Takes the range out that ends at end, or behind it. False: there is none. */
+bool ox_ranges_take_end(struct ox_ranges *r, uint64_t end, struct ox_span *ret);
+
+#endif
