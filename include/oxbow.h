@@ -131,14 +131,14 @@ enum ox_recover_mode {
 
 struct ox_open_options {
 	size_t struct_size;
-	const char *format; /* "qcow2", "raw", "qed" (read-only); NULL: with OX_OPEN_PROBE, probed;
+	const char *format; /* "qcow2", "raw", "qed"; NULL: with OX_OPEN_PROBE, probed;
 			       else refused */
 	unsigned flags;	    /* enum ox_open_flags */
 	enum ox_cache_mode cache;
 	uint64_t l2_cache_bytes;       /* 0: sized from the image (docs/cache.md) */
 	uint64_t refcount_cache_bytes; /* 0: the same */
-	/* Lazy refcounts: after so long without an allocation they are committed and the dirty bit
-	 * is cleared, as far as the context is polled. Other images give back what is held in
+	/* Lazy refcounts, QED: after so long without an allocation all is committed and the dirty
+	 * bit is cleared, as far as the context is polled. Other images give back what is held in
 	 * reserve. 0: 5000; UINT32_MAX: at close only. */
 	uint32_t lazy_idle_ms;
 	enum ox_backing_policy backing_policy;
@@ -159,9 +159,9 @@ struct ox_open_options {
 	}
 
 /*
- * Opens an image. A dirty image (lazy refcounts) that is opened for writing is recovered as
- * opts->recover says; one opened read-only is left as it is. opts may be NULL (raw is then refused
- * as no format is stated: -EINVAL).
+ * Opens an image. A dirty image (lazy refcounts; QED with NEED_CHECK) that is opened for writing is
+ * recovered as opts->recover says; one opened read-only is left as it is. opts may be NULL (raw is
+ * then refused as no format is stated: -EINVAL).
  */
 int ox_image_open(struct ox_context *ctx, const char *path, const struct ox_open_options *opts,
 		  struct ox_image **ret_image, struct ox_error **err) OX_CHECKED;
@@ -582,7 +582,8 @@ struct ox_check_options {
 	const struct ox_table_link *links;
 	size_t link_count;
 	/* Where nothing but leaks is wrong, and they hold what is surely an L2 table that something
-	 * named, a repair without salvage keeps it and what it names, unless this is set. */
+	 * named, a repair without salvage keeps it and what it names, unless this is set. In a QED
+	 * image one that looks like such a table keeps all leaks. */
 	bool free_lost_tables;
 };
 

@@ -138,6 +138,9 @@ struct ox_census_ops {
 	/* Why a check would not call the image clean, or leaks alone, as found up to now; stale
 	 * entries are no reason. NULL: nothing stands in the way. */
 	const char *(*obstacle)(const struct ox_census *c);
+	/* Whether all stale entries are among those of next_stale: no table was unreadable, and
+	 * those of L1 were dropped. If not, a longer file would give one a meaning. */
+	bool (*knows_stale)(const struct ox_census *c);
 	/* The table whose entries are among the stale ones: the byte where the first such at or
 	 * after from begins; UINT64_MAX: none. */
 	uint64_t (*next_stale)(const struct ox_census *c, uint64_t from_bytes);

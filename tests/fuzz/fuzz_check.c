@@ -27,6 +27,7 @@ struct job {
 	bool is_qed;
 	struct ox_check_result result;
 	unsigned of_references; /* findings that make a write unsafe */
+	uint64_t kept;		/* tables that a recovery leaves, and all that they name */
 	int error;
 };
 
@@ -44,7 +45,6 @@ static void run_job_co(void *arg)
 {
 	struct job *job = arg;
 	struct ox_check_options opts = OX_CHECK_OPTIONS_INIT;
-	uint64_t kept;
 	struct ox_error *err = NULL;
 
 	opts.repair = job->repair;
@@ -54,7 +54,7 @@ static void run_job_co(void *arg)
 	if (job->is_qed)
 		job->error = ox_check_qed_co(job->io, &opts, &job->result, &err);
 	else if (job->recover)
-		job->error = ox_check_recovery.rebuild_co(job->io, &err, NULL, NULL, &kept);
+		job->error = ox_check_recovery.rebuild_co(job->io, &err, NULL, NULL, &job->kept);
 	else
 		job->error = ox_check_qcow2_co(job->io, &opts, &job->result, &err);
 	ox_assert((job->error < 0) == (err != NULL));
@@ -134,7 +134,7 @@ static void feed_recovery(const uint8_t *data, size_t size)
 	} else {
 		after = run(io, OX_REPAIR_NONE, false);
 		/* Fields that mean nothing, and snapshots whose bytes are lost, are left so. */
-		ox_assert(after.error == 0 && after.of_references == 0);
+		ox_assert(after.error == 0 && (after.of_references == 0 || mended.kept > 0));
 	}
 	ox_io_close(io);
 }
@@ -154,7 +154,7 @@ static void feed_salvage(const uint8_t *data, size_t size)
 	ox_io_close(io);
 }
 
-/* Lost space is given back by no repair, and entries that are taken away make more of it. */
+/* A store in memory cannot tell holes: what was given back looks like a leak again. */
 static void feed_qed_repair(const uint8_t *data, size_t size, enum ox_repair repair,
 			    const struct ox_check_result *before)
 {
@@ -168,7 +168,9 @@ static void feed_qed_repair(const uint8_t *data, size_t size, enum ox_repair rep
 	ox_assert(mended.error == 0 && after.error == 0 && again.error == 0);
 	ox_assert(is_right || before->corruptions + before->check_errors > 0);
 	ox_assert(after.result.corruptions == mended.result.corruptions);
-	ox_assert(after.result.leaks == mended.result.leaks);
+	ox_assert(after.result.leaks >= mended.result.leaks &&
+		  after.result.leaks <= mended.result.leaks + mended.result.leaks_fixed);
+	ox_assert(is_right || mended.result.leaks_fixed == 0);
 	ox_assert(again.result.corruptions_fixed == 0);
 	ox_assert(qed_needs_check(io) == (was_marked && !is_right));
 	ox_io_close(io);

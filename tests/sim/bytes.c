@@ -160,3 +160,18 @@ void sim_bytes_put_be16(struct sim_bytes *b, uint64_t offset, uint16_t value)
 {
 	put_be(b, offset, 2, value);
 }
+
+uint64_t sim_bytes_le64(const struct sim_bytes *b, uint64_t offset)
+{
+	return __builtin_bswap64(sim_bytes_be64(b, offset));
+}
+
+uint32_t sim_bytes_le32(const struct sim_bytes *b, uint64_t offset)
+{
+	return __builtin_bswap32(sim_bytes_be32(b, offset));
+}
+
+void sim_bytes_put_le64(struct sim_bytes *b, uint64_t offset, uint64_t value)
+{
+	sim_bytes_put_be64(b, offset, __builtin_bswap64(value));
+}

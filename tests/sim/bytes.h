@@ -32,6 +32,11 @@ void sim_bytes_put_be64(struct sim_bytes *b, uint64_t offset, uint64_t value);
 void sim_bytes_put_be32(struct sim_bytes *b, uint64_t offset, uint32_t value);
 void sim_bytes_put_be16(struct sim_bytes *b, uint64_t offset, uint16_t value);
 
+/* Little-endian, as QED has it. */
+uint64_t sim_bytes_le64(const struct sim_bytes *b, uint64_t offset);
+uint32_t sim_bytes_le32(const struct sim_bytes *b, uint64_t offset);
+void sim_bytes_put_le64(struct sim_bytes *b, uint64_t offset, uint64_t value);
+
 /* calloc that does not fail, and memory aligned like ox_io_buffer's (memory.c). */
 void *sim_alloc(size_t count, size_t size);
 void *sim_buffer(size_t size);

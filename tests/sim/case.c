@@ -8,9 +8,9 @@
 #include <sys/time.h>
 
 #include "base/arith.h"
-#include "base/endian.h"
 #include "image.h"
 #include "memory.h"
+#include "planted.h"
 #include "qemu.h"
 #include "run.h"
 
@@ -83,71 +83,6 @@ static void open_unsafe(struct sim_case *c)
 	sim_drain(c);
 }
 
-/* One entry past the file's end, where the guest's cluster has none. */
-static void plant_one(struct sim_case *c, struct sim_bytes *bytes, const struct sim_image *i)
-{
-	uint64_t per_table = i->cluster_bytes / 8;
-	uint64_t clusters = (i->size_bytes + i->cluster_bytes - 1) / i->cluster_bytes;
-	uint64_t cluster = sim_random_below(&c->random, clusters);
-	uint64_t l1 = sim_bytes_be64(bytes, i->l1_offset + cluster / per_table * 8);
-	uint64_t at = (l1 & SIM_OFFSET_MASK) + cluster % per_table * 8;
-	uint64_t end = ox_align_up(bytes->length, i->cluster_bytes);
-	struct sim_planted *p = &sim_image_planted;
-
-	if (!(l1 & SIM_COPIED) || sim_bytes_be64(bytes, at) != 0)
-		return;
-	p->entries[p->count].at = at;
-	p->entries[p->count].entry =
-		SIM_COPIED | (end + sim_random_below(&c->random, 30) * i->cluster_bytes);
-	sim_bytes_put_be64(bytes, at, p->entries[p->count].entry);
-	p->count++;
-}
-
-/* What a program leaves that lets its entries reach the disk before the file's length. Not once a
- * recovery of ours has begun: nobody else was at the image since. */
-static void plant_stale(struct sim_case *c, struct sim_bytes *bytes)
-{
-	struct sim_image image;
-	const char *why;
-
-	if (!c->config.plants_stale || c->config.disk.fixed_bytes > 0 || c->recovering ||
-	    sim_image_planted.count > 0 || !sim_is_dirty(bytes) ||
-	    !sim_image_parse(bytes, &image, &why))
-		return;
-	for (unsigned i = 0; i < SIM_PLANTED_MOST; i++)
-		plant_one(c, bytes, &image);
-}
-
-/* An entry whose COPIED bit was lost, as other programs leave it: a recovery beside the guest has
- * to halt it. */
-static void plant_plain(struct sim_case *c, struct sim_bytes *bytes)
-{
-	uint64_t per_table;
-	struct sim_image image;
-	const char *why;
-
-	if (!c->config.plants_plain || !sim_is_dirty(bytes) ||
-	    !sim_image_parse(bytes, &image, &why))
-		return;
-	per_table = image.cluster_bytes / 8;
-	for (unsigned n = 0; n < 40; n++) {
-		uint64_t cluster =
-			sim_random_below(&c->random, image.size_bytes / image.cluster_bytes + 1);
-		uint64_t l1 =
-			cluster / per_table < image.l1_entries
-				? sim_bytes_be64(bytes, image.l1_offset + cluster / per_table * 8)
-				: 0;
-		uint64_t at = (l1 & SIM_OFFSET_MASK) + cluster % per_table * 8;
-		uint64_t entry = l1 & SIM_COPIED ? sim_image_entry(&image, at) : 0;
-		struct ox_be64 disk = ox_be64(entry & ~SIM_COPIED);
-
-		if (!(entry & SIM_COPIED))
-			continue;
-		sim_bytes_write(bytes, at, &disk, sizeof(disk));
-		return;
-	}
-}
-
 static void power_cut(struct sim_case *c)
 {
 	struct sim_bytes bytes;
@@ -156,15 +91,14 @@ static void power_cut(struct sim_case *c)
 
 	sim_disk_cut(c->disk, &bytes, &space);
 	end_tasks(c);
-	sim_disk_free(c->disk);
 	c->run->totals.cuts++;
 	if (!unsafe) {
 		(void)sim_ask_oracle(c, &bytes, false, false);
 		sim_settle_model(c, &bytes, sim_model_settle);
-		plant_stale(c, &bytes);
-		plant_plain(c, &bytes);
+		c->config.format->plant(c, &bytes);
 		sim_space_show(&space, &bytes);
 	}
+	sim_disk_free(c->disk);
 	c->disk = sim_disk_open(c->reactor, &c->config.disk, &bytes, &c->random, &c->trace);
 	sim_space_free(&c->disk->space);
 	c->disk->space = space;
@@ -230,6 +164,17 @@ static struct sim_cut_plan draw_cut(struct sim_case *c, unsigned percent, uint64
 	return sim_random_percent(&c->random, percent) ? draw_plan(c, most) : SIM_NO_CUT;
 }
 
+/* The damage is over, by a repair or because the guest has overwritten it. */
+static void forget_damage(struct sim_case *c)
+{
+	if (sim_damage.count == 0 || sim_is_dirty(&c->disk->current))
+		return;
+	sim_damage.count = 0;
+	c->is_sealed = false;
+	sim_model_tame_all(c->model);
+	sim_settle_model(c, &c->disk->current, sim_model_observe);
+}
+
 /* Repairs the closed image. A cut may strike; then the next opening finds what there is. */
 static void repair_phase(struct sim_case *c)
 {
@@ -263,15 +208,56 @@ static void repair_phase(struct sim_case *c)
 	/* a table that was made and never named may be one that was lost: it is kept, unless asked
 	 */
 	kept = !job.free_lost_tables && job.found.lost_tables > 0;
-	if (job.result < 0 || job.found.corruptions || (job.found.leaks && !kept) ||
-	    job.found.check_errors)
+	if (job.result < 0 || job.found.corruptions ||
+	    (job.found.leaks && !kept && !c->config.format->count_lost) || job.found.check_errors)
 		sim_fail("D9", "a repair ended with %d, %llu corruptions, %llu leaks, %llu errors",
 			 job.result, (unsigned long long)job.found.corruptions,
 			 (unsigned long long)job.found.leaks,
 			 (unsigned long long)job.found.check_errors);
 	/* where there was nothing to repair, what a killed process left may still be lost */
+	forget_damage(c);
 	(void)sim_ask_oracle(c, &c->disk->current, !kept, true);
 	c->may_leak = kept || !ox_list_empty(&c->disk->journal);
+}
+
+/* What is lost when the guest begins, of a format whose space nothing counts. */
+static void count_lost(struct sim_case *c)
+{
+	struct sim_image image;
+	const char *why;
+
+	if (!c->config.format->count_lost)
+		return;
+	if (!sim_image_parse(&c->disk->current, &image, &why))
+		sim_fail("H9", "the header is broken: %s", why);
+	c->lost = c->config.format->count_lost(&image);
+	c->may_leak = false;
+}
+
+/* Whether the recovery beside the guest has ended, one way or the other. */
+static bool knows_damage(struct sim_case *c)
+{
+	struct ox_recovery_status status;
+	unsigned stuck = 0;
+
+	if (sim_damage.count == 0 || !c->recovering || sim_random_percent(&c->random, 40))
+		return false;
+	for (unsigned n = 0; n < 1000; n++) {
+		c->img->ops->recovery(c->img, &status);
+		if (status.state != OX_RECOVERY_RUNNING)
+			return true;
+		sim_step(c, &stuck);
+	}
+	return false;
+}
+
+/* From now on the engine knows what is damaged, or it has to find out anew. */
+static void seal(struct sim_case *c, bool knows)
+{
+	sim_bytes_free(&c->sealed);
+	c->is_sealed = knows && sim_damage.count > 0;
+	if (c->is_sealed)
+		sim_bytes_clone(&c->sealed, &c->disk->current);
 }
 
 /* Opens the image, however many cuts that takes. */
@@ -285,6 +271,7 @@ static void open_phase(struct sim_case *c)
 		bool marked = sim_is_dirty(&c->disk->durable) && sim_is_dirty(&c->disk->current);
 		struct sim_cut_plan plan;
 
+		forget_damage(c);
 		dirty = sim_is_dirty(&c->disk->current);
 		draw_fault(c, 20);
 		draw_memory_fault(c, 40);
@@ -301,21 +288,28 @@ static void open_phase(struct sim_case *c)
 			continue;
 		}
 		c->recovery_hit = sim_faulted(c);
-		if (open.result < 0 && c->disk->sync_failed)
+		if (open.result < 0 && c->disk->sync_failed) {
 			power_cut(c);
-		else
-			forget_fault(c);
+			continue;
+		}
+		forget_fault(c);
+		if (open.result == -ENOSPC)
+			c->disk->space.room = SIM_ROOM_ENDLESS;
+		else if (open.result < 0 && sim_damage.count > 0)
+			repair_phase(c);
 	}
 	if (c->over)
 		return;
+	count_lost(c);
 	c->recovering = dirty && c->config.recover_at_once;
 	c->recovery_hit = c->recovery_hit && c->recovering;
+	seal(c, knows_damage(c));
 	if (dirty)
 		c->run->totals.recoveries++;
 	if (dirty && !c->recovering) {
-		sim_watch_bitmap(c, &c->disk->durable);
+		sim_notice(c, &c->disk->durable);
 		c->may_leak = c->kept;
-		(void)sim_ask_oracle(c, &c->disk->durable, !c->kept, true);
+		(void)sim_ask_oracle(c, &c->disk->durable, !c->kept, sim_damage.count == 0);
 	}
 	if (!dirty && c->config.cache != OX_CACHE_UNSAFE)
 		(void)sim_ask_oracle(c, &c->disk->durable, false, true);
@@ -328,6 +322,25 @@ static void open_phase(struct sim_case *c)
 	c->disk->instant = false;
 }
 
+/* What is lost was lost before, or the guest has freed it. */
+static void ask_closed(struct sim_case *c)
+{
+	struct sim_expect expect = sim_expectation(c);
+
+	expect.clean = true;
+	expect.exact = !c->may_leak;
+	/* where there is no room, a request may fail and leave what it took */
+	if (c->config.format->count_lost && !c->may_leak && c->disk->refusals == 0)
+		expect.lost_most = c->lost + c->workload.freed_clusters;
+	(void)sim_ask(c, &c->disk->durable, &expect);
+}
+
+/* Without refcounts a walk that met an error cannot tell what is free: the mark stays. */
+static bool may_stay_marked(const struct sim_case *c)
+{
+	return c->config.format->count_lost && sim_faulted(c);
+}
+
 /* A closed image is durable, clean, and counts what it names. */
 static void check_closed(struct sim_case *c)
 {
@@ -335,17 +348,20 @@ static void check_closed(struct sim_case *c)
 
 	sim_model_flush_end(c->model, began);
 	c->run->totals.closes++;
-	/* a recovery that met an error, or found no room for its counts, leaves the image dirty */
-	if (c->recovering && (c->recovery_hit || sim_faulted(c) || c->disk->refusals > 0) &&
+	/* a recovery that met an error, or found no room for its counts, leaves the image dirty,
+	 * and so does one that found what it cannot mend */
+	if (((c->recovering && (c->recovery_hit || sim_faulted(c) || c->disk->refusals > 0)) ||
+	     sim_damage.count > 0 || may_stay_marked(c)) &&
 	    sim_is_dirty(&c->disk->durable)) {
 		(void)sim_ask_oracle(c, &c->disk->durable, false, false);
 		return;
 	}
-	sim_watch_bitmap(c, &c->disk->durable);
-	(void)sim_ask_oracle(c, &c->disk->durable, !c->may_leak, true);
-	if (c->run->qemu_dir && !c->config.stale &&
+	sim_notice(c, &c->disk->durable);
+	ask_closed(c);
+	if (c->run->qemu_dir && !c->config.stale && c->config.table_clusters != 1 &&
 	    c->run->totals.closes % c->run->qemu_every == 0) {
-		sim_qemu_check(c->run->qemu_dir, &c->disk->durable, c->may_leak);
+		sim_qemu_check(c->run->qemu_dir, c->config.format->name, &c->disk->durable,
+			       c->may_leak || c->config.format->count_lost);
 		c->run->totals.checked++;
 	}
 }
@@ -434,6 +450,8 @@ static void case_free(struct sim_case *c)
 		free(c->frozen[i].bytes);
 	free(c->vouched.guest.bytes);
 	sim_bytes_free(&c->vouched.bytes);
+	sim_bytes_free(&c->made);
+	sim_bytes_free(&c->sealed);
 	ox_reactor_destroy(c->reactor);
 	sim_trace_current = NULL;
 	free(c);
@@ -452,7 +470,7 @@ static void set_alarm(time_t seconds)
 		sim_fail("sim", "no timer");
 }
 
-void sim_case_run(struct sim_run *run, uint64_t seed)
+void sim_case_run(struct sim_run *run, const struct sim_format *format, uint64_t seed)
 {
 	struct sim_case *c = sim_alloc(1, sizeof(*c));
 	uint64_t generations;
@@ -461,12 +479,14 @@ void sim_case_run(struct sim_run *run, uint64_t seed)
 	c->random.state = seed;
 	c->random.state = sim_random_next(&c->random); /* neighbours shall not be alike */
 	c->trace.seed = seed;
+	c->trace.format = format->name;
 	c->trace.cuts = run->totals.cuts;
 	sim_trace_current = &c->trace;
 	sim_memory = (struct sim_memory){0};
-	sim_image_planted.count = 0;
+	sim_stale.count = 0;
+	sim_damage.count = 0;
 	set_alarm(CASE_SECONDS_MOST);
-	sim_config_draw(&c->config, &c->random);
+	sim_config_draw(&c->config, format, &c->random);
 	sim_config_describe(&c->config, c->trace.scene, sizeof(c->trace.scene));
 	if (run->verbose)
 		printf("%llu: %s\n", (unsigned long long)seed, c->trace.scene);

@@ -31,6 +31,8 @@ struct sim_run {
 	struct sim_totals totals;
 };
 
-void sim_case_run(struct sim_run *run, uint64_t seed);
+struct sim_format;
+
+void sim_case_run(struct sim_run *run, const struct sim_format *format, uint64_t seed);
 
 #endif

@@ -13,8 +13,8 @@ import subprocess
 import sys
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
-SOURCES = ("meta/*.c", "img/qcow2/*.c", "check/mend/counts.c", "check/mend/rebuild.c", "check/judge/copied.c",
-           "check/recovery.c")
+SOURCES = ("meta/*.c", "img/mapped/*.c", "img/qcow2/*.c", "img/qed/*.c", "check/mend/counts.c",
+           "check/mend/rebuild.c", "check/judge/copied.c", "check/qed/census.c", "check/recovery.c")
 
 
 def measure(build, source):

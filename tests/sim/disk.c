@@ -142,6 +142,10 @@ static uint64_t rest_from(uint64_t offset)
 static void complete(struct sim_disk *d, struct sim_change *c)
 {
 	if (c->kind == CHANGE_LENGTH) {
+		if (c->offset > d->current.length) {
+			d->growths++;
+			d->grown_from = d->current.length;
+		}
 		sim_bytes_set_length(&d->current, c->offset);
 		sim_space_give(&d->space, c->offset, rest_from(c->offset));
 	} else {

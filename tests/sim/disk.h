@@ -76,6 +76,8 @@ struct sim_disk {
 	uint64_t requests;
 	uint64_t header_writes; /* completed writes of the first sector */
 	uint64_t syncs;		/* begun */
+	uint64_t growths;	/* of the file's length */
+	uint64_t grown_from;	/* before the last */
 };
 
 /* The contents are taken over; journal may be NULL or another disk's, which is left empty. */

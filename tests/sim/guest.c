@@ -3,6 +3,7 @@
 
 #include "base/arith.h"
 #include "memory.h"
+#include "planted.h"
 #include "run.h"
 
 /* Each time another character: one guest overwrites, another frees more than it writes. */
@@ -13,8 +14,10 @@ static void draw_weights(struct sim_case *c)
 	for (unsigned i = 0; i < SIM_GUEST_OPS; i++)
 		c->workload.weights[i] = usual[i] * (unsigned)sim_random_below(&c->random, 8);
 	c->workload.weights[SIM_GUEST_READ]++;
+	if (c->config.keeps_clusters)
+		c->workload.weights[SIM_GUEST_ZERO] = c->workload.weights[SIM_GUEST_DISCARD] = 0;
 	/* one slice that owes an order beside one that does not, and both written */
-	if (c->config.middle_sector > 0) {
+	if (c->config.middle_sector > 0 && !c->config.keeps_clusters) {
 		c->workload.weights[SIM_GUEST_ZERO] += 100;
 		c->workload.weights[SIM_GUEST_FLUSH] += 100;
 	}
@@ -96,18 +99,54 @@ static void start_guest(struct sim_case *c)
 		sim_fail("sim", "out of memory");
 }
 
+#define GROWTH_SLACK 32u
+
+/* A guest that frees what it writes does not make the file longer for ever: what nothing names is
+ * taken before the file grows, but for what is not yet durably out of use, and what requests under
+ * way have taken. */
+static void check_growth(struct sim_case *c)
+{
+	const struct sim_format *format = c->config.format;
+	uint64_t size = c->config.room_sectors * SIM_SECTOR_BYTES;
+	struct sim_image image;
+	const char *why;
+	uint64_t per_cluster = UINT64_C(1) << (c->config.cluster_bits - 9);
+	int64_t lost;
+	int64_t most;
+
+	if (c->growths == c->disk->growths || !format->count_lost)
+		return;
+	c->growths = c->disk->growths;
+	if (c->may_leak || sim_faulted(c) || c->disk->refusals > 0 || sim_damage.count > 0 ||
+	    !sim_image_parse(&c->disk->current, &image, &why))
+		return;
+	lost = (int64_t)(format->count_lost(&image) +
+			 ox_div_up(c->disk->grown_from, image.cluster_bytes) -
+			 ox_div_up(c->disk->current.length, image.cluster_bytes));
+	most = (int64_t)(c->lost + format->count_needed(&image, size) +
+			 c->config.tasks * ox_div_up(c->workload.most_sectors, per_cluster) +
+			 GROWTH_SLACK);
+	if (lost > most)
+		sim_fail("growth",
+			 "the file grows while nothing names %lld of its clusters, %lld at the "
+			 "most may be on their way",
+			 (long long)lost, (long long)most);
+}
+
 bool sim_guest_phase(struct sim_case *c, const struct sim_cut_plan *plan)
 {
 	unsigned stuck = 0;
 
 	sim_note(c, "=== the guest works");
 	start_guest(c);
+	c->growths = c->disk->growths;
 	for (uint64_t i = 0; c->workload.tasks > 0; i++) {
 		if (sim_is_due(c, plan, i))
 			return false;
 		if (i > SIM_STEPS_MOST)
 			sim_fail("progress", "no end after %u steps", SIM_STEPS_MOST);
 		sim_step(c, &stuck);
+		check_growth(c);
 	}
 	return true;
 }

@@ -8,13 +8,17 @@
 #include <malloc.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <time.h>
 
 #include "case.h"
+#include "format.h"
 #include "trace.h"
 
 static const char usage[] =
-	"usage: sim [--seed N] [--cases N] [--cuts N] [--minutes N] [--qemu DIR] [--verbose]\n"
+	"usage: sim [--format F] [--seed N] [--cases N] [--cuts N] [--minutes N] [--qemu DIR] "
+	"[--verbose]\n"
+	"  --format F   qcow2, qed, or both (both): one case in three is QED\n"
 	"  --seed N     the first case's seed (1); the next case has the next number\n"
 	"  --cases N    end after N cases\n"
 	"  --cuts N     end after N power cuts (1000, if no other end is given)\n"
@@ -26,7 +30,19 @@ struct limits {
 	uint64_t cases;
 	uint64_t cuts;
 	double minutes;
+	const struct sim_format *format; /* NULL: both */
 };
+
+#define DEFAULT_FORMAT "both"
+#define QED_EVERY 3u
+
+/* Of the number alone, so that a case can be replayed by itself. */
+static const struct sim_format *format_of(const struct limits *l, uint64_t seed)
+{
+	if (l->format)
+		return l->format;
+	return seed % QED_EVERY == 0 ? &sim_qed_format : &sim_qcow2_format;
+}
 
 static double seconds_now(void)
 {
@@ -39,10 +55,15 @@ static double seconds_now(void)
 static bool parse(int argc, char **argv, struct limits *l, struct sim_run *run)
 {
 	static const struct option options[] = {
-		{"seed", required_argument, NULL, 's'}, {"cases", required_argument, NULL, 'n'},
-		{"cuts", required_argument, NULL, 'c'}, {"minutes", required_argument, NULL, 'm'},
-		{"qemu", required_argument, NULL, 'q'}, {"verbose", no_argument, NULL, 'v'},
-		{"help", no_argument, NULL, 'h'},	{NULL, 0, NULL, 0},
+		{"seed", required_argument, NULL, 's'},
+		{"cases", required_argument, NULL, 'n'},
+		{"cuts", required_argument, NULL, 'c'},
+		{"minutes", required_argument, NULL, 'm'},
+		{"qemu", required_argument, NULL, 'q'},
+		{"verbose", no_argument, NULL, 'v'},
+		{"format", required_argument, NULL, 'f'},
+		{"help", no_argument, NULL, 'h'},
+		{NULL, 0, NULL, 0},
 	};
 	int option;
 
@@ -62,6 +83,11 @@ static bool parse(int argc, char **argv, struct limits *l, struct sim_run *run)
 			break;
 		case 'q':
 			run->qemu_dir = optarg;
+			break;
+		case 'f':
+			l->format = sim_format_find(optarg);
+			if (!l->format && strcmp(optarg, "both") != 0)
+				return false;
 			break;
 		case 'v':
 			run->verbose = 1;
@@ -95,7 +121,7 @@ static void keep_memory(void)
 int main(int argc, char **argv)
 {
 	struct sim_run run = {.qemu_every = 50};
-	struct limits limits = {.seed = 1};
+	struct limits limits = {.seed = 1, .format = sim_format_find(DEFAULT_FORMAT)};
 	const struct sim_totals *t = &run.totals;
 	double began = seconds_now();
 
@@ -106,7 +132,7 @@ int main(int argc, char **argv)
 	keep_memory();
 	sim_trace_catch_signals();
 	for (uint64_t seed = limits.seed; !is_over(&limits, t, began); seed++)
-		sim_case_run(&run, seed);
+		sim_case_run(&run, format_of(&limits, seed), seed);
 	printf("1..1\nok power_cuts_keep_every_promise\n"
 	       "# %llu cuts (%llu while opening or repairing, %llu while closing), %llu looks at "
 	       "others, %llu kills, "

@@ -2,8 +2,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "edit.h"
-#include "image.h"
+#include "format.h"
 #include "run.h"
 
 static void create_job_co(struct sim_job *job)
@@ -11,17 +10,15 @@ static void create_job_co(struct sim_job *job)
 	const struct sim_config *config = &job->c->config;
 	struct ox_create_options opts = OX_CREATE_OPTIONS_INIT;
 
-	opts.format = "qcow2";
+	opts.format = config->format->name;
 	opts.virtual_bytes = config->sectors * SIM_SECTOR_BYTES;
-	opts.version = config->version;
 	opts.cluster_bytes = 1u << config->cluster_bits;
-	opts.refcount_bits = config->refcount_bits;
-	opts.lazy_refcounts = config->lazy;
+	config->format->fill_create(config, &opts);
 	if (config->backed_sectors > 0) {
 		opts.backing_file = "b";
 		opts.backing_format = "raw";
 	}
-	job->result = ox_qcow2_create_co(&job->c->disk->io, &opts, NULL);
+	job->result = config->format->create_co(&job->c->disk->io, &opts, NULL);
 	if (job->result < 0)
 		sim_fail("sim", "the image was not created: %s", strerror(-job->result));
 }
@@ -66,12 +63,12 @@ static void make_disk(struct sim_case *c)
 	sim_run_whole_job(c, &job);
 	c->disk->instant = false;
 	c->trace.bytes = &c->disk->current;
+	sim_bytes_clone(&c->made, &c->disk->current);
 }
 
 /* ---- what only other programs make ---- */
 
-/* Some content, closed; the bytes are the caller's to change. */
-static void begin_edit(struct sim_case *c, struct sim_bytes *ret, bool work)
+void sim_begin_edit(struct sim_case *c, struct sim_bytes *ret, bool work)
 {
 	struct sim_job open = {.fn = sim_open_job_co};
 	struct sim_job close = {.fn = sim_close_job_co};
@@ -85,18 +82,18 @@ static void begin_edit(struct sim_case *c, struct sim_bytes *ret, bool work)
 	}
 	sim_bytes_clone(ret, &c->disk->durable);
 	sim_disk_free(c->disk);
+	c->disk = NULL;
 	sim_settle_model(c, ret, sim_model_settle);
 }
 
-static void end_edit(struct sim_case *c, struct sim_bytes *bytes)
+void sim_end_edit(struct sim_case *c, struct sim_bytes *bytes, bool clean)
 {
-	(void)sim_ask_oracle(c, bytes, true, true);
+	(void)sim_ask_oracle(c, bytes, clean, clean);
 	c->disk = sim_disk_open(c->reactor, &c->config.disk, bytes, &c->random, &c->trace);
 	c->trace.bytes = &c->disk->current;
 }
 
-/* What the guest sees now. */
-static void freeze(struct sim_case *c, const struct sim_bytes *bytes, struct sim_frozen *ret)
+void sim_freeze(struct sim_case *c, const struct sim_bytes *bytes, struct sim_frozen *ret)
 {
 	struct sim_image i;
 	const char *why;
@@ -106,55 +103,8 @@ static void freeze(struct sim_case *c, const struct sim_bytes *bytes, struct sim
 	ret->sectors = sim_model_sectors(c->model);
 	ret->bytes = sim_alloc(ret->sectors, SIM_SECTOR_BYTES);
 	for (uint64_t s = 0; s < ret->sectors; s++)
-		sim_oracle_read(&i, i.l1_offset, i.l1_entries, &c->backing, s * SIM_SECTOR_BYTES,
-				ret->bytes + s * SIM_SECTOR_BYTES);
-}
-
-static void make_compressed(struct sim_case *c)
-{
-	const struct sim_config *config = &c->config;
-	unsigned bits = config->refcount_bits < 8 ? config->refcount_bits : 8;
-	struct sim_bytes bytes;
-
-	begin_edit(c, &bytes, true);
-	(void)sim_compress_some(&bytes, &c->backing, &c->random,
-				((1u << bits) - 1) / (1 + config->snapshots),
-				config->disk.fixed_bytes > 0);
-	end_edit(c, &bytes);
-}
-
-static void make_snapshot(struct sim_case *c)
-{
-	struct sim_bytes bytes;
-
-	begin_edit(c, &bytes, true);
-	if (sim_snapshot_take(&bytes, c->config.disk.fixed_bytes > 0))
-		freeze(c, &bytes, &c->frozen[c->frozen_count++]);
-	end_edit(c, &bytes);
-}
-
-static void make_stale(struct sim_case *c)
-{
-	struct sim_bytes bytes;
-
-	begin_edit(c, &bytes, c->frozen_count == 0);
-	sim_edit_forget_copied(&bytes, &c->random);
-	end_edit(c, &bytes);
-}
-
-static void make_extras(struct sim_case *c)
-{
-	struct sim_bytes bytes;
-
-	begin_edit(c, &bytes, c->frozen_count == 0 && !c->config.stale);
-	c->has_extras = sim_extras_add(&bytes, &c->random, c->config.bitmap,
-				       c->config.disk.fixed_bytes > 0);
-	if (c->has_extras) {
-		freeze(c, &bytes, &c->vouched.guest);
-		sim_bytes_clone(&c->vouched.bytes, &bytes);
-		c->bitmap_kept = c->config.bitmap;
-	}
-	end_edit(c, &bytes);
+		sim_image_read(&i, &c->backing, s * SIM_SECTOR_BYTES,
+			       ret->bytes + s * SIM_SECTOR_BYTES);
 }
 
 /* ---- an image that is nearly full ---- */
@@ -196,12 +146,5 @@ void sim_make_image(struct sim_case *c)
 	make_disk(c);
 	if (c->config.filled)
 		fill(c);
-	if (c->config.compressed)
-		make_compressed(c);
-	for (unsigned k = 0; k < c->config.snapshots; k++)
-		make_snapshot(c);
-	if (c->config.stale)
-		make_stale(c);
-	if (c->config.extras)
-		make_extras(c);
+	c->config.format->make(c);
 }

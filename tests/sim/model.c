@@ -25,6 +25,7 @@ struct sector {
 	struct value *values;
 	unsigned count;
 	unsigned room;
+	bool wild;
 };
 
 struct sim_model {
@@ -35,6 +36,7 @@ struct sim_model {
 	uint64_t clock;
 	uint32_t next_id;
 	uint32_t next_serial;
+	uint64_t wild_count;
 	unsigned readers;
 };
 
@@ -238,6 +240,31 @@ void sim_model_end(struct sim_model *m, const struct sim_write *w, bool ok, bool
 	}
 }
 
+void sim_model_make_wild(struct sim_model *m, uint64_t first, uint64_t count)
+{
+	for (uint64_t i = first; i < first + count && i < m->room; i++) {
+		m->wild_count += !m->sectors[i].wild;
+		m->sectors[i].wild = true;
+	}
+}
+
+void sim_model_tame_all(struct sim_model *m)
+{
+	for (uint64_t i = 0; i < m->room; i++)
+		m->sectors[i].wild = false;
+	m->wild_count = 0;
+}
+
+bool sim_model_is_wild(const struct sim_model *m, uint64_t first, uint64_t count)
+{
+	if (m->wild_count == 0)
+		return false;
+	for (uint64_t i = first; i < first + count && i < m->room; i++)
+		if (m->sectors[i].wild)
+			return true;
+	return false;
+}
+
 uint64_t sim_model_flush_begin(struct sim_model *m)
 {
 	return ++m->clock;
@@ -334,6 +361,8 @@ void sim_model_read_end(struct sim_model *m, uint64_t began, uint64_t first, uin
 		uint32_t id = sim_model_id_of(bytes + i * SIM_SECTOR_BYTES, first + i);
 		bool fits = false;
 
+		if (s->wild)
+			continue;
 		for (unsigned k = 0; k < s->count; k++)
 			fits = fits || (s->values[k].id == id && s->values[k].live_until > began);
 		if (!fits)

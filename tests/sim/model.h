@@ -68,6 +68,12 @@ void sim_model_begin(struct sim_model *m, struct sim_write *w, enum sim_change_k
 		     uint64_t first, uint64_t count);
 void sim_model_end(struct sim_model *m, const struct sim_write *w, bool ok, bool promised);
 
+/* Nothing is known of what these sectors read as, and nothing is asked of them: damage that other
+ * programs left lies under them. Until they are tame. */
+void sim_model_make_wild(struct sim_model *m, uint64_t first, uint64_t count);
+void sim_model_tame_all(struct sim_model *m);
+bool sim_model_is_wild(const struct sim_model *m, uint64_t first, uint64_t count);
+
 /* A flush covers what was acknowledged before it began. */
 uint64_t sim_model_flush_begin(struct sim_model *m);
 void sim_model_flush_end(struct sim_model *m, uint64_t began);

@@ -2,11 +2,12 @@
 # SPDX-License-Identifier: MIT
 """Proves that the simulator, and the tests of repairs, can fail: builds it with one rule broken at a time.
 
-    tests/sim/mutants.py [--build DIR] [--cuts N] [--jobs N] [--list] [NAME...]
+    tests/sim/mutants.py [--build DIR] [--cuts N] [--jobs N] [--format F] [--list] [NAME...]
 
 A mutant is a change of the text of one source; the sources themselves hold no hooks. Each is compiled
 from the build's own command, linked before the libraries, and run until the simulator finds it or
-N cuts have been survived; a mutant of a repair runs the unit test that it names, which has to fail.
+N cuts have been survived, once for each image format that it is to be found with (--format: only that
+one); a mutant of a repair runs the unit test that it names, which has to fail.
 Prints one line `ok NAME` or `not ok NAME` each."""
 import argparse
 import concurrent.futures
@@ -17,7 +18,9 @@ import shlex
 import subprocess
 import sys
 import time
+import typing
 
+from qed_mutants import QED_MUTANTS
 from repair_mutants import REPAIR_MUTANTS
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
@@ -25,7 +28,10 @@ LIBRARIES = ("lib", "check", "img", "meta", "io", "codec", "fmt", "rt", "base")
 
 TEST_SECONDS = 300
 
-# name, rule, source, [(old text, new text)...], what goes wrong
+FORMATS = ("qcow2", "qed")
+
+# name, rule, source, [(old text, new text)...], what goes wrong; and perhaps, as a tuple, the formats
+# whose images show it, where formats_of would say others
 SIM_MUTANTS = [
     ("entry_before_data", "D1", "img/mapped/write.c",
      [("link_piece_co(m, p, ox_order_ticket(&m->order), ret_end); /* D1 */",
@@ -125,7 +131,7 @@ SIM_MUTANTS = [
     ("freed_too_early_in_recovery", "D9", "img/mapped/release.c",
      [(" || ox_recover_active(m))\n\t\treturn;\n", ")\n\t\treturn;\n"),
       ("\tox_assert(!ox_recover_active(m));      /* R2 */\n", "")],
-     "what is freed is released while its count is not known"),
+     "what is freed is released while its count is not known", ("qcow2",)),
     ("frozen_table_changed", "D9", "img/qcow2/map_table.c",
      [("return l1->copied && !ox_recover_is_frozen(q, l1->l2);", "return l1->copied;")],
      "a table changes while it is counted, and gets entries that another crash makes look stale"),
@@ -159,12 +165,7 @@ SIM_MUTANTS = [
      [("\tif (r == 0) {\n"
        "\t\tr = ox_alloc_release_co(m);\n",
        "\tif (r == 0 && m->dirty.state == OX_DIRTY_SET) {\n"
-       "\t\tstruct ox_qcow2_header f;\n"
-       "\t\tox_header_lock_co(m);\n"
-       "\t\tf = *ox_qcow2_hdr(m);\n"
-       "\t\tf.incompatible = 0;\n"
-       "\t\tr = ox_header_write_co(m, &f);\n"
-       "\t\tox_header_unlock(m);\n"
+       "\t\tr = m->ops->write_dirty_co(m, false);\n"
        "\t}\n"
        "\tif (r == 0) {\n"
        "\t\tr = ox_alloc_release_co(m);\n")],
@@ -434,8 +435,29 @@ SIM_MUTANTS = [
 ]
 
 
-# The same, and the unit test that finds it; None: the simulator does.
-MUTANTS = [(*mutant, None) for mutant in SIM_MUTANTS] + REPAIR_MUTANTS
+class Mutant(typing.NamedTuple):
+    name: str
+    rule: str
+    path: str
+    edits: list
+    what: str
+    test: typing.Optional[str]  # the unit test that finds it; None: the simulator does
+    formats: tuple  # of the simulator's images that show it
+
+
+def formats_of(path):
+    """Of a source that one format has for itself, that; of one that they share, each."""
+    if path.startswith("check/"):
+        return FORMATS[:1]
+    return tuple(name for name in FORMATS if f"/{name}/" in path) or FORMATS
+
+
+def simulated(name, rule, path, edits, what, formats=None):
+    return Mutant(name, rule, path, edits, what, None, formats or formats_of(path))
+
+
+MUTANTS = [simulated(*mutant) for mutant in SIM_MUTANTS + QED_MUTANTS]
+MUTANTS += [Mutant(*mutant, ()) for mutant in REPAIR_MUTANTS]
 
 
 def mutate(text, edits, name):
@@ -477,19 +499,19 @@ def wrapped_symbols(build):
 
 
 def build_mutant(build, mutant):
-    name, _, path, edits, _, test = mutant
+    name = mutant.name
     folder = build / "mutants" / name
     folder.mkdir(parents=True, exist_ok=True)
-    source = ROOT / "src" / path
+    source = ROOT / "src" / mutant.path
     changed = folder / source.name
-    changed.write_text(mutate(source.read_text(), edits, name))
+    changed.write_text(mutate(source.read_text(), mutant.edits, name))
     command, given, output = compile_command(build, source)
     swaps = {given: str(changed), output: str(folder / "mutant.o"), output + ".d": str(folder / "d")}
     command = [swaps.get(word, word) for word in command] + ["-w", f"-I{source.parent}"]
     code, text = run_quietly(command, build)
     if code:
         raise SystemExit(f"mutant {name} does not compile:\n{text}")
-    folder_of_objects, more = program_of(build, test)
+    folder_of_objects, more = program_of(build, mutant.test)
     objects = sorted(str(path) for path in folder_of_objects.glob("*.o"))
     libraries = [str(build / f"src/{lib}/libox_{lib}.a") for lib in LIBRARIES]
     link = ["cc", "-o", str(folder / "program"), str(folder / "mutant.o"), *objects, "-pthread",
@@ -503,19 +525,33 @@ def build_mutant(build, mutant):
     return folder / "program"
 
 
-def run_mutant(build, mutant, cuts):
+def run_test(program, build, test):
+    """Returns (found, what was said)."""
+    code, text = run_quietly([str(program)], build, TEST_SECONDS)
+    (program.parent / "log").write_text(text)
+    said = [line for line in text.splitlines() if re.search("FAILED|ERROR|assert|not end", line)]
+    return code != 0, f"{test}: " + "; ".join(said[:2])[:160]
+
+
+def run_simulator(program, build, cuts, image_format):
+    """Returns (found, what was said)."""
+    code, text = run_quietly([str(program), "--format", image_format, "--cuts", str(cuts)], build)
+    (program.parent / f"log.{image_format}").write_text(text)
+    said = [line for line in text.splitlines() if line.startswith(("FAILED", "after", "replay"))]
+    return code == 1 and bool(said), "; ".join(said[-3:]) or f"{image_format}: not found"
+
+
+def run_mutant(build, mutant, cuts, formats):
     """Returns (found, what was said, seconds)."""
     program = build_mutant(build, mutant)
     began = time.monotonic()
-    options = ["--cuts", str(cuts)] if mutant[-1] is None else []
-    code, text = run_quietly([str(program), *options], build, TEST_SECONDS if mutant[-1] else None)
-    (program.parent / "log").write_text(text)
-    seconds = time.monotonic() - began
-    if mutant[-1]:
-        said = [line for line in text.splitlines() if re.search("FAILED|ERROR|assert|not end", line)]
-        return code != 0, f"{mutant[-1]}: " + "; ".join(said[:2])[:160], seconds
-    said = [line for line in text.splitlines() if line.startswith(("FAILED", "after", "replay"))]
-    return code == 1 and bool(said), "; ".join(said[-3:]), seconds
+    if mutant.test:
+        results = [run_test(program, build, mutant.test)]
+    else:
+        results = [run_simulator(program, build, cuts, image_format)
+                   for image_format in mutant.formats if image_format in formats]
+    return (all(found for found, _ in results), " | ".join(said for _, said in results),
+            time.monotonic() - began)
 
 
 def main():
@@ -523,26 +559,29 @@ def main():
     parser.add_argument("--build", default=ROOT / "build", type=pathlib.Path)
     parser.add_argument("--cuts", default=30000, type=int, help="cuts that a mutant may survive")
     parser.add_argument("--jobs", default=2, type=int)
+    parser.add_argument("--format", choices=FORMATS, help="only those that this format's images show")
     parser.add_argument("--list", action="store_true", help="only name the mutants")
     parser.add_argument("names", nargs="*")
     arguments = parser.parse_args()
-    chosen = [m for m in MUTANTS if not arguments.names or m[0] in arguments.names]
+    formats = (arguments.format,) if arguments.format else FORMATS
+    chosen = [m for m in MUTANTS if (not arguments.names or m.name in arguments.names) and
+              (not arguments.format or arguments.format in m.formats)]
     if arguments.list:
-        for name, rule, path, _, what, test in chosen:
-            print(f"{rule:4} {name:38} {path:28} {test or 'simulator':12} {what}")
+        for m in chosen:
+            print(f"{m.rule:4} {m.name:38} {m.path:28} {m.test or '+'.join(m.formats):12} {m.what}")
         return 0
     build = arguments.build.resolve()
     missed = 0
     print(f"1..{len(chosen)}")
     with concurrent.futures.ThreadPoolExecutor(arguments.jobs) as pool:
-        runs = [(m, pool.submit(run_mutant, build, m, arguments.cuts)) for m in chosen]
+        runs = [(m, pool.submit(run_mutant, build, m, arguments.cuts, formats)) for m in chosen]
         for mutant, run in runs:
             try:
                 found, said, seconds = run.result()
             except SystemExit as error:
                 found, said, seconds = False, str(error), 0
             missed += not found
-            print(f"{'ok' if found else 'not ok'} {mutant[1]} {mutant[0]} # {seconds:.0f} s; {said}",
+            print(f"{'ok' if found else 'not ok'} {mutant.rule} {mutant.name} # {seconds:.0f} s; {said}",
                   flush=True)
     print(f"{len(chosen) - missed} of {len(chosen)} mutants were found")
     return 1 if missed else 0

@@ -23,15 +23,16 @@ static void save(const char *path, const struct sim_bytes *bytes)
 		sim_fail("sim", "cannot write %s", path);
 }
 
-void sim_qemu_check(const char *dir, const struct sim_bytes *bytes, bool leaks_allowed)
+void sim_qemu_check(const char *dir, const char *format, const struct sim_bytes *bytes,
+		    bool leaks_allowed)
 {
 	char path[512];
 	char command[700];
 	int status;
 
-	snprintf(path, sizeof(path), "%s/survivor.qcow2", dir);
-	snprintf(command, sizeof(command), "qemu-img check -q -f qcow2 '%s' >'%s/check.log' 2>&1",
-		 path, dir);
+	snprintf(path, sizeof(path), "%s/survivor.%s", dir, format);
+	snprintf(command, sizeof(command), "qemu-img check -q -f %s '%s' >'%s/check.log' 2>&1",
+		 format, path, dir);
 	save(path, bytes);
 	snprintf(path, sizeof(path), "%s/b", dir); /* the name of every backing file */
 	save(path, &(struct sim_bytes){0});
@@ -39,6 +40,6 @@ void sim_qemu_check(const char *dir, const struct sim_bytes *bytes, bool leaks_a
 	if (!WIFEXITED(status))
 		sim_fail("qemu", "qemu-img did not run");
 	if (WEXITSTATUS(status) != 0 && !(leaks_allowed && WEXITSTATUS(status) == 3))
-		sim_fail("qemu", "qemu-img check ends with %d on %s/survivor.qcow2",
-			 WEXITSTATUS(status), dir);
+		sim_fail("qemu", "qemu-img check ends with %d on %s/survivor.%s",
+			 WEXITSTATUS(status), dir, format);
 }

@@ -7,6 +7,7 @@
 #include "bytes.h"
 
 /* Writes the image to a file in dir and lets qemu-img check it: another's opinion of a survivor. */
-void sim_qemu_check(const char *dir, const struct sim_bytes *bytes, bool leaks_allowed);
+void sim_qemu_check(const char *dir, const char *format, const struct sim_bytes *bytes,
+		    bool leaks_allowed);
 
 #endif

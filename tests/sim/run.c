@@ -6,15 +6,17 @@
 
 #include "base/arith.h"
 #include "check/check.h"
+#include "format.h"
 #include "image.h"
 #include "memory.h"
+#include "planted.h"
 
 bool sim_is_dirty(const struct sim_bytes *bytes)
 {
 	struct sim_image image;
 	const char *why;
 
-	return sim_image_parse(bytes, &image, &why) && image.incompatible & SIM_DIRTY;
+	return sim_image_parse(bytes, &image, &why) && image.marked;
 }
 
 bool sim_is_due(const struct sim_case *c, const struct sim_cut_plan *plan, uint64_t step)
@@ -37,13 +39,7 @@ static void job_task_co(void *arg)
  * that is broken seldom is seen more often than real cuts could. */
 static void glance(struct sim_case *c)
 {
-	struct sim_expect expect = {
-		.backing = &c->backing,
-		.model = c->model,
-		.frozen = c->frozen,
-		.frozen_count = c->frozen_count,
-		.vouched = c->has_extras ? &c->vouched : NULL,
-	};
+	struct sim_expect expect = sim_expectation(c);
 	struct sim_image image;
 	struct sim_bytes bytes;
 	const char *why;
@@ -66,6 +62,16 @@ static void glance(struct sim_case *c)
 	sim_bytes_free(&bytes);
 }
 
+/* Recovered: from now on such an entry is meant. */
+static void forget_stale(struct sim_case *c)
+{
+	struct sim_image image;
+	const char *why;
+
+	if (sim_stale.count > 0 && sim_image_parse(&c->disk->durable, &image, &why))
+		image.format->forget_stale(&image);
+}
+
 void sim_step(struct sim_case *c, unsigned *stuck)
 {
 	uint64_t before = ox_reactor_now_ns(c->reactor);
@@ -76,8 +82,7 @@ void sim_step(struct sim_case *c, unsigned *stuck)
 	sim_memory.armed = false;
 	if (r < 0)
 		sim_fail("sim", "the reactor failed");
-	if (sim_image_planted.count > 0 && !sim_is_dirty(&c->disk->durable))
-		sim_image_planted.count = 0; /* recovered: from now on such an entry is meant */
+	forget_stale(c);
 	glance(c);
 	*stuck = ox_reactor_now_ns(c->reactor) == before ? *stuck + 1 : 0;
 	if (*stuck > 3 && ox_reactor_tasks(c->reactor) > 0)
@@ -156,7 +161,11 @@ static int open_image_co(struct sim_disk *disk, const char *format, unsigned fla
 	opts.l2_cache_bytes = config->tiny_caches ? 1 : 0;
 	opts.refcount_cache_bytes = config->tiny_caches ? 1 : 0;
 	r = ox_img_open_co(&disk->io, &how, ret, &err);
-	if (r < 0 && !disk->dead && disk->faults_hit + sim_memory.hits == 0)
+	/* where stale entries have to be dropped first, that may find no room; and what cannot be
+	 * mended is not opened where that is found out first */
+	if (r < 0 && !disk->dead && disk->faults_hit + sim_memory.hits == 0 &&
+	    !(r == -ENOSPC && disk->refusals > 0 && config->format->count_lost) &&
+	    (sim_damage.count == 0 || config->recover_at_once))
 		sim_fail("D9", "the image does not open: %s", ox_error_message(err));
 	ox_error_free(err);
 	return r;
@@ -170,7 +179,8 @@ void sim_open_job_co(struct sim_job *job)
 	c->disk->io.read_only = false;
 	if (sim_is_dirty(&c->disk->current))
 		c->kept = false;
-	job->result = open_image_co(c->disk, "qcow2", OX_OPEN_NO_BACKING, &c->config, c, &img);
+	job->result = open_image_co(c->disk, c->config.format->name, OX_OPEN_NO_BACKING, &c->config,
+				    c, &img);
 	if (job->result < 0)
 		return;
 	if (c->backing.there) {
@@ -200,76 +210,97 @@ void sim_check_job_co(struct sim_job *job)
 
 	opts.repair = job->repair;
 	opts.free_lost_tables = job->free_lost_tables;
-	job->result = ox_check_qcow2_co(&job->c->disk->io, &opts, &job->found, NULL);
+	job->result = job->c->config.format->check_co(&job->c->disk->io, &opts, &job->found, NULL);
 }
 
 #define READ_SECTORS 128u
+
+static void read_some_co(struct sim_case *c, const struct sim_image *image, uint64_t first,
+			 uint64_t count, uint8_t *buf)
+{
+	uint8_t expected[SIM_SECTOR_BYTES];
+	struct iovec iov = {buf, count * SIM_SECTOR_BYTES};
+	int r = ox_img_preadv_co(c->img, &iov, 1, first * SIM_SECTOR_BYTES);
+
+	if (r < 0)
+		sim_fail("D1", "sector %llu on cannot be read: %s", (unsigned long long)first,
+			 strerror(-r));
+	for (uint64_t i = 0; i < count; i++) {
+		sim_image_read(image, &c->backing, (first + i) * SIM_SECTOR_BYTES, expected);
+		if (memcmp(expected, buf + i * SIM_SECTOR_BYTES, sizeof(expected)) != 0)
+			sim_fail("read", "sector %llu does not read as it is on the disk",
+				 (unsigned long long)(first + i));
+	}
+}
 
 void sim_read_all_job_co(struct sim_job *job)
 {
 	struct sim_case *c = job->c;
 	uint64_t sectors = sim_model_sectors(c->model);
-	uint8_t expected[SIM_SECTOR_BYTES];
 	struct sim_image image;
 	const char *why;
 	uint8_t *buf = sim_buffer(READ_SECTORS * SIM_SECTOR_BYTES);
+	uint64_t n;
 
 	if (!sim_image_parse(job->bytes, &image, &why))
 		sim_fail("sim", "cannot read all");
-	for (uint64_t at = 0; at < sectors; at += READ_SECTORS) {
-		uint64_t n = ox_min_u64(READ_SECTORS, sectors - at);
-		struct iovec iov = {buf, n * SIM_SECTOR_BYTES};
-		int r = ox_img_preadv_co(c->img, &iov, 1, at * SIM_SECTOR_BYTES);
-
-		if (r < 0)
-			sim_fail("D1", "sector %llu on cannot be read: %s", (unsigned long long)at,
-				 strerror(-r));
-		for (uint64_t i = 0; i < n; i++) {
-			sim_oracle_read(&image, image.l1_offset, image.l1_entries, &c->backing,
-					(at + i) * SIM_SECTOR_BYTES, expected);
-			if (memcmp(expected, buf + i * SIM_SECTOR_BYTES, sizeof(expected)) != 0)
-				sim_fail("read", "sector %llu does not read as it is on the disk",
-					 (unsigned long long)(at + i));
-		}
+	for (uint64_t at = 0; at < sectors; at += n) {
+		n = ox_min_u64(READ_SECTORS, sectors - at);
+		while (n > 1 && sim_model_is_wild(c->model, at, n))
+			n /= 2;
+		if (!sim_model_is_wild(c->model, at, n))
+			read_some_co(c, &image, at, n, buf);
 	}
 	free(buf);
 }
 
 /* ---- the oracle ---- */
 
-void sim_watch_bitmap(struct sim_case *c, const struct sim_bytes *bytes)
+void sim_notice(struct sim_case *c, const struct sim_bytes *bytes)
 {
 	struct sim_image image;
 	const char *why;
 
-	if (!c->bitmap_kept || !sim_image_parse(bytes, &image, &why) ||
-	    image.autoclear & SIM_BITMAPS)
-		return;
-	c->bitmap_kept = false;
-	c->may_leak = true;
+	if (c->config.format->notice && sim_image_parse(bytes, &image, &why))
+		c->config.format->notice(c, &image);
 }
 
-bool sim_ask_oracle(struct sim_case *c, const struct sim_bytes *bytes, bool exact, bool clean)
+struct sim_expect sim_expectation(struct sim_case *c)
 {
-	struct sim_expect expect = {
-		.exact = exact,
-		.clean = clean,
+	return (struct sim_expect){
 		.backing = &c->backing,
 		.model = c->model,
 		.frozen = c->frozen,
 		.frozen_count = c->frozen_count,
 		.vouched = c->has_extras ? &c->vouched : NULL,
+		.durable = c->disk ? &c->disk->durable : NULL,
+		.made = &c->made,
+		.sealed = c->is_sealed ? &c->sealed : NULL,
+		.lost_most = UINT64_MAX,
 	};
+}
+
+bool sim_ask(struct sim_case *c, const struct sim_bytes *bytes, const struct sim_expect *expect)
+{
 	struct sim_image image;
 	const char *why;
 
 	if (!sim_image_parse(bytes, &image, &why))
 		sim_fail("H9", "the header is broken: %s", why);
-	sim_watch_bitmap(c, bytes);
+	sim_notice(c, bytes);
 	c->trace.bytes = bytes;
 	sim_model_found_size(c->model, image.size_bytes / SIM_SECTOR_BYTES,
-			     bytes != &c->disk->current);
-	return sim_oracle_check(bytes, &expect);
+			     !c->disk || bytes != &c->disk->current);
+	return sim_oracle_check(bytes, expect);
+}
+
+bool sim_ask_oracle(struct sim_case *c, const struct sim_bytes *bytes, bool exact, bool clean)
+{
+	struct sim_expect expect = sim_expectation(c);
+
+	expect.exact = exact;
+	expect.clean = clean;
+	return sim_ask(c, bytes, &expect);
 }
 
 void sim_settle_model(struct sim_case *c, const struct sim_bytes *bytes, sim_settle_fn settle)
@@ -281,8 +312,9 @@ void sim_settle_model(struct sim_case *c, const struct sim_bytes *bytes, sim_set
 	if (!sim_image_parse(bytes, &image, &why))
 		sim_fail("sim", "cannot settle");
 	for (uint64_t s = 0; s < sim_model_sectors(c->model); s++) {
-		sim_oracle_read(&image, image.l1_offset, image.l1_entries, &c->backing,
-				s * SIM_SECTOR_BYTES, sector);
+		if (sim_model_is_wild(c->model, s, 1))
+			continue;
+		sim_image_read(&image, &c->backing, s * SIM_SECTOR_BYTES, sector);
 		settle(c->model, s, sector);
 	}
 }

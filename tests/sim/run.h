@@ -11,6 +11,7 @@
 
 #include "case.h"
 #include "config.h"
+#include "format.h"
 #include "img/img.h"
 #include "model.h"
 #include "oracle.h"
@@ -31,11 +32,16 @@ struct sim_case {
 	struct sim_frozen frozen[SIM_SNAPSHOTS_MOST];
 	unsigned frozen_count;
 	struct sim_vouched vouched;
+	struct sim_bytes made;	 /* the empty image */
+	struct sim_bytes sealed; /* the image whose damage the engine knows */
+	bool is_sealed;
 	bool has_extras;  /* vouched is filled in */
 	bool bitmap_kept; /* as far as was seen: the autoclear bit is set */
 	struct sim_workload workload;
 	struct ox_image *img;
+	uint64_t growths;  /* of the disk when the last was looked at */
 	uint64_t glanced;  /* syncs of the disk when the last was looked at */
+	uint64_t lost;	   /* clusters that nothing named when the guest began */
 	bool may_leak;	   /* a crash, or an error, may have left leaks */
 	bool kept;	   /* the last recovery kept tables that looked lost to it */
 	bool prepared;	   /* the image is made: cuts and faults may come */
@@ -69,7 +75,6 @@ struct sim_job {
 	struct ox_check_result found;
 };
 
-bool sim_is_dirty(const struct sim_bytes *bytes);
 bool sim_is_due(const struct sim_case *c, const struct sim_cut_plan *plan, uint64_t step);
 /* Goes on to the next instant at which something happens. */
 void sim_step(struct sim_case *c, unsigned *stuck);
@@ -88,9 +93,14 @@ void sim_check_job_co(struct sim_job *job);
 /* The engine reads what is on the disk. */
 void sim_read_all_job_co(struct sim_job *job);
 
-/* A bitmap that lost its bit is a leak. */
-void sim_watch_bitmap(struct sim_case *c, const struct sim_bytes *bytes);
-/* Whether the dirty bit is set. */
+/* Whether the mark is set. */
+bool sim_is_dirty(const struct sim_bytes *bytes);
+/* What the format has to know of a disk. */
+void sim_notice(struct sim_case *c, const struct sim_bytes *bytes);
+/* What every question of the case to the oracle has in common. */
+struct sim_expect sim_expectation(struct sim_case *c);
+/* Whether the mark is set. */
+bool sim_ask(struct sim_case *c, const struct sim_bytes *bytes, const struct sim_expect *expect);
 bool sim_ask_oracle(struct sim_case *c, const struct sim_bytes *bytes, bool exact, bool clean);
 
 typedef void (*sim_settle_fn)(struct sim_model *m, uint64_t sector, const uint8_t *bytes);
@@ -105,5 +115,12 @@ bool sim_guest_phase(struct sim_case *c, const struct sim_cut_plan *plan);
 
 /* The disk with the case's image on it, and its backing file. */
 void sim_make_image(struct sim_case *c);
+
+/* For the formats: the image, with some content if the guest shall work on it, closed. The bytes
+ * are the caller's to change, and end as the disk's; clean: sound, as if closed. */
+void sim_begin_edit(struct sim_case *c, struct sim_bytes *ret, bool work);
+void sim_end_edit(struct sim_case *c, struct sim_bytes *bytes, bool clean);
+/* What the guest sees now. */
+void sim_freeze(struct sim_case *c, const struct sim_bytes *bytes, struct sim_frozen *ret);
 
 #endif

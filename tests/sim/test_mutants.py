@@ -11,27 +11,29 @@ import mutants
 
 
 def test_every_mutant_applies_to_the_sources():
-    for name, _, path, edits, _, _ in mutants.MUTANTS:
-        text = (ROOT / "src" / path).read_text()
+    for mutant in mutants.MUTANTS:
+        text = (ROOT / "src" / mutant.path).read_text()
         try:
-            changed = mutants.mutate(text, edits, name)
+            changed = mutants.mutate(text, mutant.edits, mutant.name)
         except SystemExit as error:
             raise Failure(str(error)) from None
         if changed == text:
-            raise Failure(f"mutant {name} changes nothing")
+            raise Failure(f"mutant {mutant.name} changes nothing")
 
 
 def test_every_mutant_has_a_name_of_its_own_and_a_test_that_is_there():
-    names = [name for name, *_ in mutants.MUTANTS]
+    names = [mutant.name for mutant in mutants.MUTANTS]
     check_equal(sorted(names), sorted(set(names)), "names")
-    for name, *_, test in mutants.MUTANTS:
-        if test and not (ROOT / "tests" / "unit" / f"test_{test}.c").exists():
-            raise Failure(f"mutant {name} names the unit test {test}, which is not there")
+    for mutant in mutants.MUTANTS:
+        if mutant.test and not (ROOT / "tests" / "unit" / f"test_{mutant.test}.c").exists():
+            raise Failure(f"mutant {mutant.name} names the unit test {mutant.test}, which is not there")
+        if not mutant.test and not set(mutant.formats) <= set(mutants.FORMATS):
+            raise Failure(f"mutant {mutant.name} names formats that there are not: {mutant.formats}")
 
 
 def test_every_rule_and_hazard_has_a_mutant():
     rules = {f"D{n}" for n in range(1, 10)} | {f"H{n}" for n in range(1, 12)} | {"S1"}
-    check_equal(rules - {rule for _, rule, *_ in mutants.MUTANTS}, set(), "those without")
+    check_equal(rules - {mutant.rule for mutant in mutants.MUTANTS}, set(), "those without")
 
 
 run_tests(globals())

@@ -23,6 +23,7 @@ struct sim_trace {
 	struct sim_event events[SIM_TRACE_LINES];
 	uint64_t count;
 	uint64_t seed;
+	const char *format;	       /* of the image */
 	uint64_t cuts;		       /* survived so far */
 	char scene[400];	       /* the case in a line */
 	const struct sim_bytes *bytes; /* to name offsets by */

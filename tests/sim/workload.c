@@ -7,14 +7,23 @@
 
 #include "base/arith.h"
 
-/* full: it needed a cluster while there was no room. */
-static void check_result(const struct sim_workload *w, const char *what, bool full, int r)
+/* Sectors of the guest. */
+struct range {
+	uint64_t first;
+	uint64_t count;
+};
+
+/* full: it needed a cluster while there was no room. Over damage anything may fail. */
+static void check_result(const struct sim_workload *w, const char *what, const struct range *at,
+			 bool full, int r)
 {
-	if (r == -ENOSPC && full)
+	if ((r == -ENOSPC && full) || sim_model_is_wild(w->model, at->first, at->count))
 		return;
 	if (r < 0 && !w->errors_allowed && !w->stop)
 		sim_fail("guest", "%s failed without a fault: %s", what, strerror(-r));
 }
+
+static const struct range nowhere;
 
 static void note(struct sim_workload *w, const char *what, uint32_t id, uint64_t first,
 		 uint64_t count)
@@ -48,7 +57,7 @@ static void read_co(struct sim_workload *w, uint64_t first, uint64_t count)
 	began = sim_model_read_begin(w->model);
 	r = ox_img_preadv_co(w->img, &iov, 1, first * SIM_SECTOR_BYTES);
 	if (!w->stop) {
-		check_result(w, "a read", false, r);
+		check_result(w, "a read", &(struct range){first, count}, false, r);
 		sim_model_read_end(w->model, began, first, count, r == 0 ? buf : NULL);
 	}
 	free(buf);
@@ -71,13 +80,21 @@ static void write_co(struct sim_workload *w, uint64_t first, uint64_t count, boo
 	note(w, fua ? "guest: write, FUA" : "guest: write", write.id, first, count);
 	r = ox_img_pwritev_co(w->img, iov, 2, first * SIM_SECTOR_BYTES, fua ? OX_REQ_FUA : 0);
 	if (!w->stop) {
-		check_result(w, "a write", full, r);
+		check_result(w, "a write", &(struct range){first, count}, full, r);
 		sim_model_end(w->model, &write, r == 0, fua || promises_each(w));
 		note(w, r == 0 ? "guest: write done" : "guest: write failed", write.id, first,
 		     count);
 	}
 	memset(buf, 0x5a, count * SIM_SECTOR_BYTES); /* the guest uses its memory again */
 	free(buf);
+}
+
+/* No request frees more than what it touches. */
+static void count_freed(struct sim_workload *w, uint64_t first, uint64_t count)
+{
+	uint64_t per_cluster = w->cluster_bytes / SIM_SECTOR_BYTES;
+
+	w->freed_clusters += ox_div_up(first + count, per_cluster) - first / per_cluster;
 }
 
 static void zero_co(struct sim_workload *w, uint64_t first, uint64_t count)
@@ -90,13 +107,14 @@ static void zero_co(struct sim_workload *w, uint64_t first, uint64_t count)
 
 	if (fua)
 		flags |= OX_REQ_FUA;
+	count_freed(w, first, count);
 	sim_model_begin(w->model, &write, SIM_MODEL_ZERO, first, count);
 	note(w, flags & OX_REQ_MAY_UNMAP ? "guest: zero, may unmap" : "guest: zero", 0, first,
 	     count);
 	r = ox_img_zero_co(w->img, first * SIM_SECTOR_BYTES, count * SIM_SECTOR_BYTES, flags);
 	if (w->stop)
 		return;
-	check_result(w, "a write of zeroes", full, r);
+	check_result(w, "a write of zeroes", &(struct range){first, count}, full, r);
 	sim_model_end(w->model, &write, r == 0, fua || promises_each(w));
 	note(w, r == 0 ? "guest: zero done" : "guest: zero failed", 0, first, count);
 }
@@ -106,12 +124,13 @@ static void discard_co(struct sim_workload *w, uint64_t first, uint64_t count)
 	struct sim_write write;
 	int r;
 
+	count_freed(w, first, count);
 	sim_model_begin(w->model, &write, SIM_MODEL_DISCARD, first, count);
 	note(w, "guest: discard", 0, first, count);
 	r = ox_img_discard_co(w->img, first * SIM_SECTOR_BYTES, count * SIM_SECTOR_BYTES);
 	if (w->stop)
 		return;
-	check_result(w, "a discard", false, r);
+	check_result(w, "a discard", &(struct range){first, count}, false, r);
 	sim_model_end(w->model, &write, r == 0, promises_each(w));
 	note(w, r == 0 ? "guest: discard done" : "guest: discard failed", 0, first, count);
 }
@@ -125,7 +144,7 @@ static void flush_co(struct sim_workload *w)
 	r = ox_img_flush_co(w->img);
 	if (w->stop)
 		return;
-	check_result(w, "a flush", false, r);
+	check_result(w, "a flush", &nowhere, false, r);
 	if (r == 0)
 		sim_model_flush_end(w->model, began);
 	note(w, r == 0 ? "guest: flush done" : "guest: flush failed", 0, 0, 0);
@@ -140,7 +159,7 @@ static void extent_co(struct sim_workload *w, uint64_t first, uint64_t count)
 		return;
 	r = ox_img_extent_co(w->img, first * SIM_SECTOR_BYTES, count * SIM_SECTOR_BYTES, &extent);
 
-	check_result(w, "a look at an extent", false, r);
+	check_result(w, "a look at an extent", &(struct range){first, count}, false, r);
 }
 
 /* ---- the tasks ---- */
@@ -249,11 +268,13 @@ static void resize_task_co(void *arg)
 		ox_reactor_sleep_co(sim_random_below(&w->random, 20000000));
 	if (!w->stop) {
 		full = w->may_be_full;
+		/* entries past the end, where it was and where it will be */
+		w->freed_clusters = UINT64_MAX / 2;
 		sim_model_resize_begin(w->model, w->resize_sectors);
 		note(w, "guest: resize", 0, 0, w->resize_sectors);
 		r = ox_img_resize_co(w->img, w->resize_sectors * SIM_SECTOR_BYTES, NULL);
 		if (!w->stop) {
-			check_result(w, "a resize", full, r);
+			check_result(w, "a resize", &(struct range){0, UINT64_MAX}, full, r);
 			sim_model_resize_end(w->model, r == 0);
 			note(w, r == 0 ? "guest: resize done" : "guest: resize failed", 0, 0, 1);
 		}

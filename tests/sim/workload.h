@@ -44,6 +44,7 @@ struct sim_workload {
 	bool may_be_full;	 /* -ENOSPC is no surprise to who needs a cluster */
 	struct sim_space *space; /* of a disk whose room ends; NULL: another */
 	uint64_t room_comes_ns;	 /* after so long there is room; 0: there is none till the end */
+	uint64_t freed_clusters; /* at the most, by requests that can */
 	bool stop;
 };
 

@@ -9,6 +9,7 @@
 #include "base/assert.h"
 
 #define SECTOR 512u
+#define BLOCK 4096u
 #define ROOM_BYTES (UINT64_C(1) << 20)
 
 struct image_bytes {
@@ -118,11 +119,43 @@ static void cut_close(struct ox_io *io)
 	free(s);
 }
 
-/* It has no holes. */
+static int cut_punch_co(struct ox_io *io, uint64_t offset, uint64_t length)
+{
+	struct cut_store *s = store_of(io);
+
+	if (!s->cut->sparse)
+		return -EOPNOTSUPP;
+	if (s->cut->punch_error)
+		return s->cut->punch_error;
+	if (is_cut(s))
+		return -EIO;
+	memset(s->current.bytes + offset, 0, length);
+	s->cut->punches++;
+	s->unsynced = true;
+	return 0;
+}
+
+static bool is_zero_block(const struct cut_store *s, uint64_t offset)
+{
+	const uint8_t *bytes = s->current.bytes + offset / BLOCK * BLOCK;
+
+	return bytes[0] == 0 && memcmp(bytes, bytes + 1, BLOCK - 1) == 0;
+}
+
 static int cut_extent_co(struct ox_io *io, uint64_t offset, struct ox_io_extent *ret)
 {
+	struct cut_store *s = store_of(io);
 	bool past_end = offset >= io->length;
+	uint64_t end = offset;
 
+	if (s->cut->sparse && !past_end) {
+		bool zero = is_zero_block(s, offset);
+
+		while (end < io->length && is_zero_block(s, end) == zero)
+			end = (end / BLOCK + 1) * BLOCK;
+		*ret = (struct ox_io_extent){.length = end - offset, .zero = zero};
+		return 0;
+	}
 	*ret = (struct ox_io_extent){
 		.length = past_end ? UINT64_MAX - offset : io->length - offset,
 		.zero = past_end,
@@ -135,6 +168,7 @@ static const struct ox_io_ops cut_ops = {
 	.preadv_co = cut_preadv_co,
 	.pwritev_co = cut_pwritev_co,
 	.sync_co = cut_sync_co,
+	.punch_co = cut_punch_co,
 	.set_length_co = cut_set_length_co,
 	.extent_co = cut_extent_co,
 	.close = cut_close,

@@ -14,6 +14,9 @@ struct cut {
 	unsigned syncs;	     /* so far */
 	unsigned deaf;	     /* the sync of this number promises and does nothing; 0: none */
 	uint64_t room_bytes; /* that a store can grow by; 0: 1 MiB */
+	bool sparse;	     /* it has holes: blocks of zeroes. Else it can make none */
+	int punch_error;     /* negative: what each punch returns, and does nothing */
+	unsigned punches;    /* that were done */
 };
 
 /* A store of such bytes (NULL: zeroes), all durable. */

@@ -53,5 +53,7 @@ const char *ox_why_not(const void *arg, enum ox_finding_id id, const struct ox_f
 		return "something else cannot be followed, and may have named this";
 	if (y->lost > 0)
 		return "it may belong to what was lost; a later -r leaks frees it";
+	if (kind->severity == OX_FINDING_LEAK && y->leak_stays)
+		return y->leak_stays;
 	return "it could not be repaired";
 }

@@ -12,7 +12,8 @@ struct ox_why {
 	const struct ox_journal *j;
 	const struct ox_qcow2_header *h; /* NULL: of another format */
 	const struct ox_keeper *keeper;
-	uint64_t lost; /* what earlier walks of the repair took away */
+	uint64_t lost;		/* what earlier walks of the repair took away */
+	const char *leak_stays; /* the reason, of the leak that is told; NULL: another one */
 };
 
 /* For a journal, with a struct ox_why. */

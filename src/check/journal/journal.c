@@ -289,6 +289,15 @@ void ox_journal_mended(struct ox_journal *j, enum ox_finding_id id, struct ox_fo
 	tell(j, id, true, &what, 1);
 }
 
+void ox_journal_mended_run(struct ox_journal *j, enum ox_finding_id id, struct ox_found what,
+			   uint64_t clusters)
+{
+	ox_assert(is_of_clusters(&kinds[id]) && kinds[id].severity == OX_FINDING_LEAK &&
+		  clusters > 0);
+	j->totals.leaks_fixed += clusters;
+	tell(j, id, true, &what, clusters);
+}
+
 void ox_journal_progress(struct ox_journal *j, uint64_t work)
 {
 	j->work_done = ox_min_u64(j->work_done + work, j->work_total);

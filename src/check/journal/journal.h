@@ -127,6 +127,9 @@ void ox_journal_found_run(struct ox_journal *j, enum ox_finding_id id, struct ox
 int ox_journal_unreadable(struct ox_journal *j, const char *word, uint64_t offset, int error);
 /* Something was wrong and has been mended on disk. */
 void ox_journal_mended(struct ox_journal *j, enum ox_finding_id id, struct ox_found what);
+/* The same of so many neighbouring clusters, that leaked. */
+void ox_journal_mended_run(struct ox_journal *j, enum ox_finding_id id, struct ox_found what,
+			   uint64_t clusters);
 /* Findings of neighbouring clusters are held back, to be told as one: tells them. */
 void ox_journal_tell_run(struct ox_journal *j);
 /* Nobody is told from here on; it is all counted. */

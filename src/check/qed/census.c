@@ -26,6 +26,7 @@ struct ox_census {
 	struct ox_qed q;
 	struct ox_pause pause;
 	bool at_rest;
+	bool keeps_stale_l1; /* as something else is wrong */
 	uint64_t whole_clusters;
 	uint64_t *stale; /* offsets of tables; ascending once the walk is through */
 	size_t stale_count;
@@ -133,6 +134,7 @@ static int begin_co(struct ox_io *io, uint64_t end_bytes, bool at_rest, struct o
 		q->dirty = at_rest;
 		c->whole_clusters = q->file_bytes / q->cluster_bytes;
 		r = read_l1_co(q);
+		c->keeps_stale_l1 = q->stale > 0;
 		if (r < 0)
 			ox_error_set_errno(err, r, "Could not read the tables of '%s'", io->name);
 	}
@@ -215,6 +217,11 @@ static const char *obstacle(const struct ox_census *c)
 	return c->shared[0] ? c->shared : NULL;
 }
 
+static bool knows_stale(const struct ox_census *c)
+{
+	return !c->keeps_stale_l1 && c->q.j.totals.check_errors == 0;
+}
+
 static uint64_t next_stale(const struct ox_census *c, uint64_t from_bytes)
 {
 	size_t at = ox_sorted_from(c->stale, c->stale_count, sizeof(*c->stale), from_bytes);
@@ -246,6 +253,7 @@ const struct ox_census_ops ox_qed_census = {
 	.end = end,
 	.walk_co = walk_co,
 	.obstacle = obstacle,
+	.knows_stale = knows_stale,
 	.next_stale = next_stale,
 	.next_free = next_free,
 	.next_named = next_named,

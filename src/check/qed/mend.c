@@ -37,6 +37,7 @@ static void tell_mended(struct ox_qed *q, enum ox_finding_id id, struct ox_found
 			const char *fate)
 {
 	what.fate = what.guest_length ? fate : NULL;
+	q->guessed += fate != NULL;
 	ox_journal_mended(&q->j, id, what);
 	q->mend->changes++;
 }
@@ -386,14 +387,18 @@ int ox_qed_mend_co(struct ox_qed *q, bool *ret_again)
 	if (!mend.chunk)
 		return -ENOMEM;
 	q->mend = &mend;
-	/* Its bits vouch for what only other programs keep true. */
-	r = q->h.autoclear ? write_features_co(q, q->h.features) : 0;
+	r = ox_qed_clear_autoclear_co(q);
 	if (r == 0)
 		r = mend_co(q);
 	q->mend = NULL;
 	free(mend.chunk);
 	*ret_again = mend.changes > 0;
 	return r;
+}
+
+int ox_qed_clear_autoclear_co(struct ox_qed *q)
+{
+	return q->h.autoclear ? write_features_co(q, q->h.features) : 0;
 }
 
 int ox_qed_clear_need_check_co(struct ox_qed *q)

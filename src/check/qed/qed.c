@@ -7,6 +7,7 @@
 struct check {
 	const struct ox_check_options *opts;
 	uint64_t corruptions_fixed; /* by all rounds */
+	uint64_t guessed;	    /* likewise */
 };
 
 static void begin(const struct check *c, struct ox_qed *q)
@@ -42,6 +43,7 @@ static int repair_round_co(void *arg, struct ox_io *io, unsigned number, bool *r
 			ox_drive_failed(io, "repair", r, err);
 	}
 	c->corruptions_fixed += q.j.totals.corruptions_fixed;
+	c->guessed += q.guessed;
 	ox_qed_close(&q);
 	return r;
 }
@@ -65,11 +67,19 @@ static int settle_co(struct ox_qed *q, enum ox_repair repair, bool *ret_cleared)
 static int judge_co(const struct check *c, struct ox_qed *q, struct ox_io *io,
 		    struct ox_check_result *ret, struct ox_error **err)
 {
+	struct ox_qed_leaks_how how = {
+		.frees = c->opts->repair != OX_REPAIR_NONE,
+		.guessed = c->guessed > 0,
+		.frees_lost_tables = c->opts->free_lost_tables,
+	};
 	bool cleared = false;
 	int r = look_co(q, io, err);
 
 	if (r < 0)
 		return r;
+	r = ox_qed_leaks_co(q, &how);
+	if (r < 0)
+		return ox_drive_failed(io, how.frees ? "repair" : "check", r, err);
 	r = settle_co(q, c->opts->repair, &cleared);
 	if (r < 0)
 		return ox_drive_failed(io, "mark clean", r, err);

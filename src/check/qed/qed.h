@@ -61,6 +61,7 @@ struct ox_qed {
 	uint64_t allocated;
 	uint64_t fragmented;
 	uint64_t stale;	      /* entries to drop */
+	uint64_t guessed;     /* entries mended, whose ranges are lost or in doubt */
 	uint64_t on_metadata; /* data entries */
 	uint64_t bad_l1;      /* entries that lead nowhere, */
 	bool l1_is_crossed;   /* and the whole table: as of an L2 table */
@@ -91,7 +92,7 @@ typedef int (*ox_qed_entry_fn)(struct ox_qed *q, const struct ox_qed_slot *slot,
 /* Of the file's first file_bytes, or all of it where it has no more. */
 int ox_qed_open_co(struct ox_qed *q, struct ox_io *io, uint64_t file_bytes, struct ox_error **err);
 void ox_qed_close(struct ox_qed *q);
-/* Counts, and finds what is wrong. 0; -ENOMEM; or what a write gave. */
+/* Counts, and finds what is wrong, but for leaks. 0; -ENOMEM; or what a write gave. */
 int ox_qed_walk_co(struct ox_qed *q);
 
 /* Its parts, in this order, for those who go on from one to the next in their own way: a visit of
@@ -148,7 +149,21 @@ int ox_qed_l2_co(struct ox_qed *q, ox_qed_entry_fn visit_co);
 
 /* Mends what one walk can. *ret_again: another one may see more. */
 int ox_qed_mend_co(struct ox_qed *q, bool *ret_again);
+/* Clears the bits that vouch for what only other programs keep true, durably: before anything else
+ * is changed. */
+int ox_qed_clear_autoclear_co(struct ox_qed *q);
 /* Clears NEED_CHECK, durably, and what a program that changes the image has to clear. */
 int ox_qed_clear_need_check_co(struct ox_qed *q);
+
+/* ---- leaks.c ---- */
+
+struct ox_qed_leaks_how {
+	bool frees;   /* if nothing speaks against it */
+	bool guessed; /* this repair did: what is right may be among the leaks */
+	bool frees_lost_tables;
+};
+
+/* After the walk that judges: tells what nothing names and takes space, and gives it back. */
+int ox_qed_leaks_co(struct ox_qed *q, const struct ox_qed_leaks_how *how);
 
 #endif

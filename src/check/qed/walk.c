@@ -325,21 +325,7 @@ static int tell_shared(struct ox_qed *q, const struct ox_qed_slot *slot, uint64_
 	return 0;
 }
 
-/* ---- what is left ---- */
-
-static void tell_leaks(struct ox_qed *q)
-{
-
-	for (uint64_t c = 0; c < q->file_clusters; c++) {
-		uint64_t next = ox_counts_next(&q->cells, c, q->file_clusters);
-
-		if (next > c)
-			ox_journal_found_run(&q->j, OX_FOUND_QED_LEAK,
-					     OX_FOUND(.a = c, .host_offset = c * q->cluster_bytes),
-					     next - c);
-		c = next;
-	}
-}
+/* ---- the header ---- */
 
 static void judge_fields(struct ox_qed *q)
 {
@@ -419,6 +405,5 @@ int ox_qed_walk_co(struct ox_qed *q)
 		return r;
 	if (q->is_short)
 		ox_journal_found(&q->j, OX_FOUND_QED_SHORT, OX_FOUND(.a = q->file_bytes));
-	tell_leaks(q);
 	return 0;
 }

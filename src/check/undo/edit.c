@@ -191,7 +191,27 @@ static int edit_sync_co(struct ox_io *io)
 	return r < 0 ? r : ox_io_sync_co(e->base);
 }
 
-/* No repair takes anything off the image. */
+/* Its old bytes go to the undo file, so that no more of them is lost than where it is written. */
+static int save_punched_co(struct edit *e, uint64_t offset, uint64_t length)
+{
+	static const uint8_t zeroes[OX_UNDO_BLOCK_BYTES];
+	int r = flush_co(e);
+
+	for (uint64_t at = offset; at < offset + length && r == 0; at += e->block_bytes)
+		r = ox_undo_log_block_co(e->undo, at / e->block_bytes, zeroes, e->io.length);
+	return r == 0 ? ox_undo_log_sync_co(e->undo) : r;
+}
+
+/* A dry run keeps nothing of it: what is punched is what no walk reads again. */
+static int edit_punch_co(struct ox_io *io, uint64_t offset, uint64_t length)
+{
+	struct edit *e = edit_of(io);
+	int r = e->undo ? save_punched_co(e, offset, length) : 0;
+
+	return r == 0 && e->undo ? ox_io_punch_co(e->base, offset, length) : r;
+}
+
+/* No repair takes anything off the image: an undo could not tell what it grew by since. */
 static int edit_set_length_co(struct ox_io *io, uint64_t length)
 {
 	return length < edit_of(io)->base->length ? -EINVAL : 0;
@@ -252,6 +272,7 @@ static const struct ox_io_ops edit_ops = {
 	.preadv_co = edit_preadv_co,
 	.pwritev_co = edit_pwritev_co,
 	.sync_co = edit_sync_co,
+	.punch_co = edit_punch_co,
 	.set_length_co = edit_set_length_co,
 	.extent_co = edit_extent_co,
 	.close = edit_close,

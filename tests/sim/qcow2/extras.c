@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include <string.h>
 
-#include "edit.h"
+#include "qcow2/edit.h"
 
 #define EXT_BACKING_FORMAT 0xe2792acau
 #define GRANULARITY_BITS 9u
@@ -18,7 +18,7 @@ static uint64_t put_extension(struct sim_bytes *b, uint64_t at, uint32_t type, c
 }
 
 /* Bits of the guest's sectors, drawn: the directory, the table behind it, and the data. */
-static uint64_t put_bitmap(struct sim_bytes *b, const struct sim_image *i,
+static uint64_t put_bitmap(struct sim_bytes *b, const struct sim_qcow2 *i,
 			   struct sim_random *random, bool fixed)
 {
 	uint64_t bytes = ((i->size_bytes >> GRANULARITY_BITS) + 7) / 8 + 1;
@@ -47,7 +47,7 @@ static uint64_t put_bitmap(struct sim_bytes *b, const struct sim_image *i,
 
 /* How long the unknown extension at `at` is. With room behind the first sector, sometimes so long
  * that what a recovery writes in the list's end mark is parted by a sector's end (H9). */
-static uint32_t draw_unknown(struct sim_random *random, const struct sim_image *i, uint64_t at,
+static uint32_t draw_unknown(struct sim_random *random, const struct sim_qcow2 *i, uint64_t at,
 			     uint32_t behind)
 {
 	uint64_t mark = 512 - 8 * sim_random_between(random, 1, 2);
@@ -59,14 +59,14 @@ static uint32_t draw_unknown(struct sim_random *random, const struct sim_image *
 
 bool sim_extras_add(struct sim_bytes *b, struct sim_random *random, bool bitmap, bool fixed)
 {
-	struct sim_image i;
+	struct sim_qcow2 i;
 	const char *why;
 	static const uint8_t unknown[512] = "it stays";
 	uint8_t extension[24] = {0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, DIRECTORY_BYTES};
 	uint64_t directory = 0;
 	uint64_t at;
 
-	if (!sim_image_parse(b, &i, &why) || i.version < 3)
+	if (!sim_qcow2_parse(b, &i, &why) || i.version < 3)
 		return false;
 	if (bitmap)
 		directory = put_bitmap(b, &i, random, fixed);

@@ -1,13 +1,13 @@
 /* SPDX-License-Identifier: MIT */
-#include "edit.h"
+#include "qcow2/edit.h"
 
 #include "trace.h"
 
-void sim_edit_put_refcount(struct sim_bytes *b, const struct sim_image *i, uint64_t cluster,
+void sim_edit_put_refcount(struct sim_bytes *b, const struct sim_qcow2 *i, uint64_t cluster,
 			   uint64_t value)
 {
-	uint64_t entries = sim_image_block_entries(i);
-	uint64_t block = sim_image_refblock(i, cluster / entries);
+	uint64_t entries = sim_qcow2_block_entries(i);
+	uint64_t block = sim_qcow2_refblock(i, cluster / entries);
 	uint64_t bit = cluster % entries << i->refcount_order;
 	unsigned width = 1u << i->refcount_order;
 	uint8_t raw[8];
@@ -26,13 +26,13 @@ void sim_edit_put_refcount(struct sim_bytes *b, const struct sim_image *i, uint6
 	sim_bytes_write(b, block + bit / 8, raw, width < 8 ? 1 : width / 8);
 }
 
-void sim_edit_add_names(struct sim_bytes *b, const struct sim_image *i, uint64_t offset,
+void sim_edit_add_names(struct sim_bytes *b, const struct sim_qcow2 *i, uint64_t offset,
 			uint64_t bytes, int names)
 {
 	uint64_t last = (offset + bytes - 1) >> i->cluster_bits;
 
 	for (uint64_t c = offset >> i->cluster_bits; c <= last; c++) {
-		uint64_t value = sim_image_refcount(i, c) + (uint64_t)(int64_t)names;
+		uint64_t value = sim_qcow2_refcount(i, c) + (uint64_t)(int64_t)names;
 
 		if (i->refcount_order < 6 && value >> (1u << i->refcount_order) != 0)
 			sim_fail("sim", "no room for another name of cluster %llu",
@@ -41,10 +41,10 @@ void sim_edit_add_names(struct sim_bytes *b, const struct sim_image *i, uint64_t
 	}
 }
 
-uint64_t sim_edit_find_free(struct sim_bytes *b, const struct sim_image *i, uint64_t clusters,
+uint64_t sim_edit_find_free(struct sim_bytes *b, const struct sim_qcow2 *i, uint64_t clusters,
 			    bool fixed)
 {
-	uint64_t entries = sim_image_block_entries(i);
+	uint64_t entries = sim_qcow2_block_entries(i);
 	uint64_t reach = i->reftable_clusters * i->cluster_bytes / 8 * entries;
 	uint64_t found = 0;
 	uint64_t end;
@@ -52,12 +52,12 @@ uint64_t sim_edit_find_free(struct sim_bytes *b, const struct sim_image *i, uint
 	if (fixed && reach > b->length >> i->cluster_bits)
 		reach = b->length >> i->cluster_bits;
 	for (uint64_t c = 1; c < reach && found < clusters; c++) {
-		if (sim_image_refblock(i, c / entries) == 0) {
+		if (sim_qcow2_refblock(i, c / entries) == 0) {
 			found = 0;
 			c = (c / entries + 1) * entries - 1;
 			continue;
 		}
-		found = sim_image_refcount(i, c) == 0 ? found + 1 : 0;
+		found = sim_qcow2_refcount(i, c) == 0 ? found + 1 : 0;
 		end = (c + 1) << i->cluster_bits;
 	}
 	if (found < clusters || clusters == 0)
@@ -78,10 +78,10 @@ static void forget(struct sim_bytes *b, uint64_t table, uint64_t entries, struct
 
 void sim_edit_forget_copied(struct sim_bytes *b, struct sim_random *random)
 {
-	struct sim_image i;
+	struct sim_qcow2 i;
 	const char *why;
 
-	if (!sim_image_parse(b, &i, &why))
+	if (!sim_qcow2_parse(b, &i, &why))
 		sim_fail("sim", "cannot edit: %s", why);
 	for (uint64_t n = 0; n < i.l1_entries; n++) {
 		uint64_t table = sim_bytes_be64(b, i.l1_offset + n * 8) & SIM_OFFSET_MASK;

@@ -3,7 +3,7 @@
 #include <string.h>
 #include <zlib.h>
 
-#include "edit.h"
+#include "qcow2/edit.h"
 #include "trace.h"
 
 #define STREAMS_MOST 32u
@@ -15,16 +15,16 @@ struct stream {
 	uint64_t count;
 };
 
-static void read_guest(const struct sim_image *i, const struct sim_backing *backing, uint64_t guest,
+static void read_guest(const struct sim_qcow2 *i, const struct sim_backing *backing, uint64_t guest,
 		       uint8_t *ret)
 {
 	for (uint64_t at = 0; at < i->cluster_bytes && guest + at < i->size_bytes;
 	     at += SIM_SECTOR_BYTES)
-		sim_oracle_read(i, i->l1_offset, i->l1_entries, backing, guest + at, ret + at);
+		sim_qcow2_read(i, i->l1_offset, i->l1_entries, backing, guest + at, ret + at);
 }
 
 /* False where it does not fit into what an entry can tell. */
-static bool deflate_cluster(const struct sim_image *i, uint8_t *cluster, struct stream *ret)
+static bool deflate_cluster(const struct sim_qcow2 *i, uint8_t *cluster, struct stream *ret)
 {
 	uint64_t room = 2 * i->cluster_bytes;
 	z_stream z = {.next_in = cluster, .avail_in = (uInt)i->cluster_bytes};
@@ -43,7 +43,7 @@ static bool deflate_cluster(const struct sim_image *i, uint8_t *cluster, struct 
 	return r == Z_STREAM_END;
 }
 
-static unsigned gather(const struct sim_image *i, const struct sim_backing *backing,
+static unsigned gather(const struct sim_qcow2 *i, const struct sim_backing *backing,
 		       struct sim_random *random, struct stream *streams)
 {
 	uint64_t per_table = i->cluster_bytes / 8;
@@ -73,11 +73,11 @@ static unsigned gather(const struct sim_image *i, const struct sim_backing *back
 
 /* Where the stream goes, from at on: at any byte, or at the next cluster where this one is full or
  * the entry could not tell so many sectors. */
-static uint64_t choose_place(const struct sim_image *i, uint64_t at, uint64_t count,
+static uint64_t choose_place(const struct sim_qcow2 *i, uint64_t at, uint64_t count,
 			     struct sim_random *random, unsigned most_names)
 {
 	uint64_t next = (at + i->cluster_bytes - 1) >> i->cluster_bits << i->cluster_bits;
-	bool full = sim_image_refcount(i, at >> i->cluster_bits) >= most_names;
+	bool full = sim_qcow2_refcount(i, at >> i->cluster_bits) >= most_names;
 
 	if (full || (sim_random_percent(random, 15) && next > at) ||
 	    at % SIM_SECTOR_BYTES + count > 2 * i->cluster_bytes)
@@ -85,7 +85,7 @@ static uint64_t choose_place(const struct sim_image *i, uint64_t at, uint64_t co
 	return at;
 }
 
-static uint64_t place(struct sim_bytes *b, const struct sim_image *i, const struct stream *s,
+static uint64_t place(struct sim_bytes *b, const struct sim_qcow2 *i, const struct stream *s,
 		      uint64_t at)
 {
 	uint64_t sectors = (at % SIM_SECTOR_BYTES + s->count - 1) / SIM_SECTOR_BYTES;
@@ -104,14 +104,14 @@ unsigned sim_compress_some(struct sim_bytes *b, const struct sim_backing *backin
 			   struct sim_random *random, unsigned most_names, bool fixed)
 {
 	struct stream streams[STREAMS_MOST];
-	struct sim_image i;
+	struct sim_qcow2 i;
 	const char *why;
 	uint64_t room = 0;
 	uint64_t at;
 	unsigned n;
 	unsigned placed = 0;
 
-	if (!sim_image_parse(b, &i, &why))
+	if (!sim_qcow2_parse(b, &i, &why))
 		return 0;
 	n = gather(&i, backing, random, streams);
 	for (unsigned k = 0; k < n; k++) /* the most that rounding may take, and no more names */

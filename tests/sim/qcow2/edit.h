@@ -3,27 +3,27 @@
  * Changes to a closed, clean image that its own engine does not make: snapshots, compressed
  * clusters, bitmaps, header fields of a later version. Each leaves a sound image behind.
  */
-#ifndef SIM_EDIT_H
-#define SIM_EDIT_H
+#ifndef SIM_QCOW2_EDIT_H
+#define SIM_QCOW2_EDIT_H
 
 #include <stdbool.h>
 #include <stdint.h>
 
 #include "bytes.h"
+#include "qcow2/reader.h"
 #include "image.h"
-#include "oracle.h"
 #include "random.h"
 
 /* ---- edit.c: clusters and their counts ---- */
 
-void sim_edit_put_refcount(struct sim_bytes *b, const struct sim_image *i, uint64_t cluster,
+void sim_edit_put_refcount(struct sim_bytes *b, const struct sim_qcow2 *i, uint64_t cluster,
 			   uint64_t value);
 /* One name more, or less, for the clusters under the range. */
-void sim_edit_add_names(struct sim_bytes *b, const struct sim_image *i, uint64_t offset,
+void sim_edit_add_names(struct sim_bytes *b, const struct sim_qcow2 *i, uint64_t offset,
 			uint64_t bytes, int names);
 /* A run of free clusters that the refcount blocks describe, zeroed, and the file long enough
  * (unless fixed: a device). Their refcounts are left at zero. The host offset, or 0: none. */
-uint64_t sim_edit_find_free(struct sim_bytes *b, const struct sim_image *i, uint64_t clusters,
+uint64_t sim_edit_find_free(struct sim_bytes *b, const struct sim_qcow2 *i, uint64_t clusters,
 			    bool fixed);
 
 /* COPIED goes from about half of the entries, as where a program deleted a snapshot and minded only

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: MIT */
-#include "edit.h"
+#include "qcow2/edit.h"
 #include "trace.h"
 
 #define RECORD_BYTES 64u
 
-static void share_table(struct sim_bytes *b, const struct sim_image *i, uint64_t table)
+static void share_table(struct sim_bytes *b, const struct sim_qcow2 *i, uint64_t table)
 {
 	for (uint64_t k = 0; k < i->cluster_bytes / 8; k++) {
 		uint64_t entry = sim_bytes_be64(b, table + k * 8);
@@ -12,7 +12,7 @@ static void share_table(struct sim_bytes *b, const struct sim_image *i, uint64_t
 		uint64_t bytes = i->cluster_bytes;
 
 		if (entry & SIM_COMPRESSED)
-			offset = sim_image_packed(i, entry, &bytes);
+			offset = sim_qcow2_packed(i, entry, &bytes);
 		if (offset == 0)
 			continue;
 		sim_edit_add_names(b, i, offset, bytes, 1);
@@ -20,7 +20,7 @@ static void share_table(struct sim_bytes *b, const struct sim_image *i, uint64_t
 	}
 }
 
-static void write_record(struct sim_bytes *b, const struct sim_image *i, uint64_t at, uint64_t l1)
+static void write_record(struct sim_bytes *b, const struct sim_qcow2 *i, uint64_t at, uint64_t l1)
 {
 	const uint8_t name[2] = {(uint8_t)('1' + i->snapshot_count), 's'};
 
@@ -34,7 +34,7 @@ static void write_record(struct sim_bytes *b, const struct sim_image *i, uint64_
 }
 
 /* The records so far, with the new one behind them, in a table of their own. */
-static void move_records(struct sim_bytes *b, const struct sim_image *i, uint64_t to, uint64_t l1)
+static void move_records(struct sim_bytes *b, const struct sim_qcow2 *i, uint64_t to, uint64_t l1)
 {
 	uint8_t record[RECORD_BYTES];
 
@@ -51,12 +51,12 @@ static void move_records(struct sim_bytes *b, const struct sim_image *i, uint64_
 
 bool sim_snapshot_take(struct sim_bytes *b, bool fixed)
 {
-	struct sim_image i;
+	struct sim_qcow2 i;
 	const char *why;
 	uint64_t l1_clusters;
 	uint64_t l1;
 
-	if (!sim_image_parse(b, &i, &why) || i.refcount_order == 0)
+	if (!sim_qcow2_parse(b, &i, &why) || i.refcount_order == 0)
 		return false;
 	l1_clusters = ((uint64_t)i.l1_entries * 8 + i.cluster_bytes - 1) >> i.cluster_bits;
 	l1 = sim_edit_find_free(b, &i, l1_clusters + 1, fixed);
