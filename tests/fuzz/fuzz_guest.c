@@ -24,7 +24,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 #define MAX_INPUT_BYTES (UINT32_C(1) << 20)
 #define MAX_CLUSTER_BYTES (UINT32_C(64) << 10)
 #define MAX_DISK_BYTES (UINT64_C(1) << 40)
-#define WINDOW_BYTES (UINT32_C(512) << 10) /* of the disk, that the guest looks at */
+#define WINDOW_BYTES (UINT32_C(96) << 10) /* of the disk, that the guest looks at */
 #define SECTOR 512u
 
 enum request { WRITE, WRITE_FUA, ZERO, UNMAP, DISCARD, FLUSH, READ, RESIZE, KINDS };
