@@ -292,7 +292,9 @@ class Qed:
     def problems(self):
         """What is wrong beside lost space: what an entry names lies in the file, and nothing else
         names it (docs/qed.md)."""
-        cluster, length = self.cluster_bytes, os.path.getsize(self.path)
+        cluster = self.cluster_bytes
+        with open(self.path, "rb") as file:
+            length = file.seek(0, os.SEEK_END)  # devices have one as well
         named, wrong = {}, []
 
         def name(offset, clusters, by):
