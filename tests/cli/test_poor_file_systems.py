@@ -117,7 +117,8 @@ def test_without_fallocate_space_is_taken_by_zeroes():
 def test_without_fallocate_what_is_freed_is_used_again_and_reads_right():
     """Nothing can be punched: a cluster that is used again holds old bytes, which no guest may see."""
     env = poor("SHIM_NO_FALLOCATE")
-    for fmt, options in (("qcow2", "lazy_refcounts=on"), ("qcow2", "cluster_size=4k"), ("qed", "cluster_size=64k"),
+    for fmt, options in (("qcow2", "lazy_refcounts=on"), ("qcow2", "cluster_size=4k"),
+                         ("qed", "cluster_size=64k"),
                          ("qed", "cluster_size=4k,table_size=2")):
         oxbow("create", "-q", "-f", fmt, "-o", options, "disk", "16M", env=env)
         commands = []

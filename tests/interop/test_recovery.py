@@ -329,7 +329,7 @@ def test_a_server_tells_of_the_beginning_and_the_end():
     for fmt in FORMATS:
         image = left_dirty_by_qemu("disk", 64 * KIB, fmt=fmt)
         with Server("-f", fmt, image) as server:
-            check_in(BEGAN[fmt], server.stderr(), "stderr at the start")
+            wait_for_line(server, BEGAN[fmt])
             handle = nbd_connect(server.uri)
             check_equal(bytes(handle.pread(4096, 0)), bytes([PATTERN]) * 4096, "served meanwhile")
             wait_for_line(server, ENDED[fmt])
