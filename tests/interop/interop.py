@@ -315,12 +315,16 @@ class Qed:
         return wrong
 
 
-def qed_by_hand(path, cluster, table, size):
-    """An empty image of any shape, also of those that neither oxbow nor qemu-img makes."""
+def qed_by_hand(path, cluster, table, size, header=1, l1=None, raw_backing=None, name_at=64):
+    """An empty image of any shape, also of those that neither oxbow nor qemu-img makes: clusters of the
+    header, the L1 table's cluster, and where the name of a backing file lies."""
+    name = (raw_backing or "").encode()
+    l1 = (l1 or header) * cluster
     with open(path, "wb") as file:
-        file.write(struct.pack("<4sIIIQQQQQII", b"QED\0", cluster, table, 1, 0, 0, 0, cluster, size,
-                               0, 0))
-        file.truncate(cluster + cluster * table)
+        file.write(struct.pack("<4sIIIQQQQQII", b"QED\0", cluster, table, header, 5 if name else 0, 0,
+                               0, l1, size, name_at if name else 0, len(name)))
+        os.pwrite(file.fileno(), name, name_at)
+        file.truncate(l1 + cluster * table)
 
 
 def qemu_opens_qed(cluster, table):

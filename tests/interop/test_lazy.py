@@ -207,6 +207,15 @@ def test_a_read_only_image_that_becomes_writable_is_recovered_first():
     oxbow("io", "-r", "-f", "qcow2", "-c", "read -P 0x61 0 512k", "-c", "read -P 0x63 1M 1M", image)
 
 
+def test_a_marked_qed_image_that_becomes_writable_is_recovered():
+    image, guest = crashed_image(kind="qed:")
+    oxbow("io", "-r", "-f", "qed", "-c", "read 0 8M", "-c", "reopen -w", "-c",
+          "write -q -P 0x63 1M 1M", "-c", "reopen -r", "-c", "read -P 0x63 1M 1M", image)
+    check_closed(image, freed=True)
+    expected = guest[:MIB] + b"\x63" * MIB + guest[2 * MIB:]
+    check_bytes(guest_bytes_by_qemu(image), expected, "after the recovery")
+
+
 def test_closing_and_opening_within_one_io_run_recovers():
     image = wrongly_counted_image()
     oxbow("io", "-r", "-f", "qcow2", "-c", "close", "-c", f"open -o driver=qcow2 {image}",

@@ -413,6 +413,22 @@ def test_shapes_that_qemu_does_not_open_hold_what_is_written():
         run_alone(900 + bits + table, "start", size)
 
 
+def test_turns_on_qed_images_laid_out_by_others_agree():
+    """A header of several clusters, a gap behind it, a name far from the header's sector."""
+    size = 2 * MIB + 512
+    for n, (cluster, header, l1) in enumerate(((4 * KIB, 3, 3), (64 * KIB, 2, 9), (64 * KIB, 1, 7))):
+        qed_by_hand("start", cluster, 2, size, header, l1)
+        run_in_turns(440 + n, "start", bytes(size), turns=3)
+    with open("base.raw", "wb") as file:
+        file.write(b"\x66" * size)
+    qed_by_hand("start", 64 * KIB, 2, size, raw_backing="base.raw", name_at=5000)
+    before = bytearray(read_at("start", 0, 64 * KIB))
+    run_in_turns(450, "start", b"\x66" * size)
+    after = read_at("start", 0, 64 * KIB)
+    before[48:56] = after[48:56]  # the size
+    check_bytes(after, bytes(before), "the header")
+
+
 # ---- requests in flight together ----
 
 class Batch:
@@ -521,6 +537,21 @@ def test_concurrent_requests_over_a_backing_file_leave_the_model_bytes():
 
 def test_concurrent_requests_over_compressed_clusters_leave_the_model_bytes():
     run_concurrently(230, *compressed_image(4 * MIB, "cluster_size=16k"))
+
+
+def test_a_disk_changes_its_size_beside_requests():
+    for fmt in FORMATS:
+        oxbow("create", "-q", "-f", fmt, "disk", "8M")
+        commands = []
+        for n in range(60):
+            commands.append(f"aio_write -q -P {n + 1} {n * 64}k 64k")
+            if n % 10 == 5:
+                commands.append(f"truncate {8 + n}M")
+        commands += ["aio_flush", "truncate 5M"]
+        reads = [f"read -P {n + 1} {n * 64}k 64k" for n in range(60)]
+        oxbow("io", "-f", fmt, *io_args(commands + reads), "disk")
+        check_closed("disk", freed=True)
+        qemu_io("-r", "-f", fmt, *io_args(reads), "disk")
 
 
 def test_the_model_is_not_content_with_a_wrong_byte():
