@@ -39,7 +39,7 @@ static uint64_t draw_room_time(struct sim_case *c)
 	return sim_random_between(&c->random, 1, 50000000);
 }
 
-/* The header's write is the moment at which a table moves. */
+/* The header's write is the moment at which a table moves, and at which QED's mark is set. */
 static void draw_header_fault(struct sim_case *c)
 {
 	if (c->prepared && c->config.faults && sim_random_percent(&c->random, 30))
@@ -69,7 +69,7 @@ static void start_guest(struct sim_case *c)
 	uint64_t sectors = ox_min_u64(resize ? resize : UINT64_MAX, sim_model_sectors(c->model));
 	uint64_t hot = ox_min_u64(config->hot_clusters * per_cluster, sectors);
 
-	if (resize || config->prefilled)
+	if (resize || config->prefilled || config->format->count_lost)
 		draw_header_fault(c);
 	c->workload = (struct sim_workload){
 		.img = c->img,
