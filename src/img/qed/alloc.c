@@ -24,7 +24,7 @@ static unsigned choose_batch(struct ox_qed_image *q, uint64_t want, uint64_t run
 		left -= spans[n].end - spans[n].start;
 		n++;
 	}
-	if (n == 0)
+	if (n == 0 && q->may_grow)
 		spans[n++] = (struct ox_span){end, end + left};
 	return n;
 }
@@ -63,6 +63,14 @@ static int settle_batch_co(struct ox_qed_image *q, const struct ox_span *spans, 
 	return r;
 }
 
+/* An entry past the end would name what is taken there (D8). */
+static int refuse_growth(const struct ox_qed_image *q)
+{
+	if (q->m.recover.state != OX_RECOVERY_RUNNING)
+		return -EIO;
+	return q->m.recover.lacks_room ? -ENOSPC : -ERESTART;
+}
+
 /* run: so many clusters in a row, at the least. */
 static int refill_co(struct ox_qed_image *q, uint64_t want, uint64_t run)
 {
@@ -70,16 +78,16 @@ static int refill_co(struct ox_qed_image *q, uint64_t want, uint64_t run)
 	unsigned n;
 	int r;
 
-	if (!q->may_grow) /* an entry that is stale still would name what is taken (D8) */
-		return q->m.recover.state != OX_RECOVERY_RUNNING ? -EIO
-		       : q->m.recover.lacks_room		 ? -ENOSPC
-								 : -ERESTART;
+	if (!q->may_grow && q->free.count == 0)
+		return refuse_growth(q);
 	r = ox_dirty_set_co(&q->m);
 	if (r < 0)
 		return r;
 	ox_idle_start(&q->m);
 	ox_assert(q->m.dirty.state == OX_DIRTY_SET); /* D5 */
 	n = choose_batch(q, want, run, spans);
+	if (n == 0)
+		return refuse_growth(q);
 	for (unsigned i = 0; i < n; i++) {
 		if (ox_alloc_overlaps_metadata(&q->m, spans[i].start,
 					       spans[i].end - spans[i].start)) {
@@ -150,7 +158,8 @@ int ox_qed_release_co(struct ox_mapped *m, uint64_t start, uint64_t most, uint64
 	return 0;
 }
 
-/* There is no record of free clusters, but at the end of the file they need not be. */
+/* There is no record of free clusters, but at the end of the file they need not be. A last cluster
+ * that is cut short, as other programs leave one, gets whole: a check would find fault with it. */
 int ox_qed_settle_co(struct ox_mapped *m)
 {
 	struct ox_qed_image *q = ox_qed_of(m);
@@ -158,8 +167,12 @@ int ox_qed_settle_co(struct ox_mapped *m)
 	struct ox_span last;
 	int r;
 
-	if (!m->io->can_grow || !ox_ranges_take_end(&q->free, end, &last))
+	if (!m->io->can_grow)
 		return 0;
+	if (!ox_ranges_take_end(&q->free, end, &last))
+		return ox_is_aligned(m->io->length, m->cluster_bytes)
+			       ? 0
+			       : ox_io_set_length_co(m->io, end << m->cluster_bits);
 	r = ox_io_set_length_co(m->io, last.start << m->cluster_bits);
 	if (r < 0)
 		(void)ox_ranges_add(&q->free, last.start, last.end);

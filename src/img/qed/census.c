@@ -191,7 +191,11 @@ static int recover_halted_co(struct ox_qed_image *q, struct ox_error **err)
 	if (r < 0)
 		return r;
 	ox_recover_done(&q->m);
-	r = ox_dirty_clear_co(&q->m);
+	r = ox_qed_settle_co(&q->m);
+	if (r == 0)
+		r = ox_order_sync_always_co(&q->m.order);
+	if (r == 0)
+		r = ox_dirty_clear_co(&q->m);
 	if (r < 0)
 		return ox_error_set_errno(err, r, "Could not clear NEED_CHECK");
 	ox_mapped_tell(&q->m, q->m.ops->recovery_done);
@@ -205,7 +209,12 @@ int ox_qed_recover_start_co(struct ox_qed_image *q, struct ox_error **err)
 
 	if (!ops_of(q) || q->m.recover.mode == OX_RECOVER_NEVER)
 		return ox_error_set(err, -EROFS, "Image is dirty and must be recovered first");
-	r = begin_co(q, err);
+	/* The walk's beginning may change L1. */
+	r = ox_qed_prepare_write_co(&q->m);
+	if (r < 0)
+		ox_error_set_errno(err, r, "Could not write the header");
+	else
+		r = begin_co(q, err);
 	if (r == 0 && q->m.recover.mode == OX_RECOVER_AUTO) {
 		r = ox_recover_spawn_co(&q->m);
 		if (r < 0)

@@ -100,6 +100,9 @@ static int refuse_co(struct ox_qed_image *q, const struct entry *e)
 	ox_mapped_tell_damage(&q->m, name_damage(q, e), e->at, 8, e->guest,
 			      ox_min_u64(e->guest_bytes, seen));
 	ox_qed_note_damage(q);
+	/* In a longer file it would mean something. */
+	if (judge(q, e, e->value) == OX_QED_PAST_END)
+		q->may_grow = false;
 	return !e->is_l1 && judge(q, e, e->value) == OX_QED_SOUND ? -EUCLEAN : -EIO;
 }
 
@@ -347,7 +350,38 @@ int ox_qed_set_co(struct ox_mapped *m, struct ox_guest guest, uint64_t count, en
 
 /* ---- the tables that there are ---- */
 
-/* Where L1 entries from first on point; what is malformed is met by the request that needs it. */
+/* The file's end as it was opened for writing: what lies behind it is no table that L1 had before,
+ * however long the file is when the disk is made larger. */
+static uint64_t opened_end(const struct ox_qed_image *q)
+{
+	uint64_t end = q->opened_clusters << q->m.cluster_bits;
+
+	return end > 0 ? ox_min_u64(q->m.io->length, end) : q->m.io->length;
+}
+
+/* What else is malformed is met by the request that needs it; a table past the end must be known
+ * before the file grows. */
+static int note_entry_co(struct ox_qed_image *q, uint64_t index, uint64_t value)
+{
+	enum ox_qed_place place = ox_qed_judge_place(&q->h, value, q->table_bytes, opened_end(q));
+	struct entry e = {
+		.at = ox_host(q->h.l1_offset + index * 8),
+		.is_l1 = true,
+		.guest = ox_guest(index * span_bytes(q)),
+		.guest_bytes = span_bytes(q),
+		.value = value,
+	};
+
+	if (place == OX_QED_SOUND)
+		return ox_tables_add(&q->m, ox_host(value));
+	if (place == OX_QED_PAST_END && q->m.img->read_only) /* one that is reopened still is */
+		q->may_grow = false;
+	else if (place == OX_QED_PAST_END)
+		(void)refuse_co(q, &e); /* told, and remembered */
+	return 0;
+}
+
+/* Where L1 entries from first on point. */
 static int note_entries_co(struct ox_qed_image *q, uint64_t first, uint64_t end)
 {
 	struct ox_le64 *buf = ox_io_buffer(READ_BYTES);
@@ -358,11 +392,10 @@ static int note_entries_co(struct ox_qed_image *q, uint64_t first, uint64_t end)
 
 		r = ox_io_pread_co(q->m.io, buf, n * 8, q->h.l1_offset + first * 8);
 		for (uint64_t i = 0; r == 0 && i < n; i++) {
-			uint64_t at = ox_le64_get(buf[i]);
+			uint64_t value = ox_le64_get(buf[i]);
 
-			if (ox_qed_judge_place(&q->h, at, q->table_bytes, q->m.io->length) ==
-			    OX_QED_SOUND)
-				r = ox_tables_add(&q->m, ox_host(at));
+			if (value != 0)
+				r = note_entry_co(q, first + i, value);
 		}
 		first += n;
 	}

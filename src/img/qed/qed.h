@@ -27,7 +27,7 @@ struct ox_qed_image {
 	/* ---- census.c ---- */
 	uint64_t opened_clusters; /* the file's, when it was opened for writing: the rest is ours */
 	uint64_t stale_from; /* host bytes: an entry that names this or more is stale; 0: none */
-	bool may_grow;	     /* nothing is stale any more */
+	bool may_grow;	     /* no entry is known that names what is past the end */
 	bool knows;	     /* no two entries name one cluster: what is freed is free, */
 	bool distrusts;	     /* or some do, or may: what is freed is leaked */
 	struct ox_mutex census_lock;
