@@ -82,6 +82,8 @@ static bool settle_when_quiet_co(struct ox_mapped *m)
 		if (m->alloc.takes != takes)
 			return give_back_excess_co(m, taken) < 0;
 	}
+	if (m->recover.state == OX_RECOVERY_FAILED) /* until the next refill */
+		return true;
 	if (m->allocating > 0) /* it may be about to name what it took before */
 		return false;
 	r = m->dirty.state == OX_DIRTY_SET ? ox_commit_co(m) : 0;

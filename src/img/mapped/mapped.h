@@ -193,8 +193,9 @@ struct ox_mapped_ops {
 
 	/* The first change of this opening. */
 	int (*prepare_write_co)(struct ox_mapped *m);
-	/* Before entries of this opening are taken away: waits until it is known whether what they
-	 * name may be given to others. NULL: it always is. Called without any lock. */
+	/* Whether it is known what becomes of clusters that entries no longer name; if not,
+	 * before_free_co waits for that. It is called without any lock. NULL: it always is. */
+	bool (*may_free)(const struct ox_mapped *m);
 	int (*before_free_co)(struct ox_mapped *m);
 
 	/* Puts clusters into the empty reserve, at least one of the want that are needed now. */
