@@ -35,6 +35,20 @@
  * not have. */
 static const char *const names[] = {"top.qcow2", "sub/middle.qed", "base.raw"};
 
+int __real_close(int fd);
+int __wrap_close(int fd);
+
+static unsigned closed_for_nothing;
+
+/* In a program with threads, what is closed twice is by then another's. */
+int __wrap_close(int fd)
+{
+	int r = __real_close(fd);
+
+	closed_for_nothing += r < 0 && errno == EBADF;
+	return r;
+}
+
 static struct ox_context *ctx;
 static char dir[] = "/tmp/ox-test-asked-XXXXXX";
 
@@ -108,6 +122,8 @@ static int teardown(void **state)
 
 	(void)state;
 	ox_context_free(ctx);
+	if (closed_for_nothing)
+		return -1;
 	snprintf(command, sizeof(command), "rm -rf %s", dir);
 	return system(command);
 }
