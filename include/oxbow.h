@@ -164,12 +164,12 @@ struct ox_open_options {
 	void *opaque;
 	enum ox_recover_mode recover;
 	/*
-	 * Called for each file instead of opening it: the whole chain, but for the image itself in
-	 * ox_image_open_fd. Gives a descriptor, which is the library's from then on, or a negative
-	 * errno, with which the opening fails. Neither opening nor using the image then opens any
-	 * path. backing_policy holds as far as names tell. Called on the context's thread, before
-	 * the opening is done and never later; it must not turn the reactor. NULL: paths are
-	 * opened.
+	 * Called for each file of the chain, instead of opening it by its path; not for the image
+	 * itself in ox_image_open_fd. Returns a descriptor, which is the library's from then on, or
+	 * a negative errno, with which the opening fails. No path is opened then, neither here nor
+	 * while the image is used. backing_policy holds as far as names tell. It is called on the
+	 * context's thread, never after the opening is done, and must not turn the reactor. NULL:
+	 * paths are opened.
 	 */
 	int (*open_file)(void *opaque, const struct ox_file_wanted *wanted);
 };

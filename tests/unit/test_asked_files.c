@@ -356,7 +356,8 @@ static void assert_answer_refused(unsigned depth, int answer, int code, const ch
 	asked.answer[depth] = answer;
 	assert_int_equal(ox_image_open(ctx, path_of("top.qcow2"), &opts, &image, &err), code);
 	if (!strstr(ox_error_message(err), message) ||
-	    !strstr(ox_error_message(err), strrchr(names[depth], '/') ? "middle.qed" : names[depth]))
+	    !strstr(ox_error_message(err),
+		    strrchr(names[depth], '/') ? "middle.qed" : names[depth]))
 		fail_msg("'%s' lacks '%s'", ox_error_message(err), message);
 	ox_error_free(err);
 	assert_int_equal(asked.count, depth + 1);

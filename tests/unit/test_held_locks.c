@@ -345,7 +345,7 @@ static void what_cannot_be_locked_is_refused(void **state)
 	assert_int_equal(close(folder) | close(blind), 0);
 	assert_int_equal(lock(folder, OX_LOCK_NONE, OX_LOCK_READ), -EBADF);
 	assert_int_equal(lock(top_fd, OX_LOCK_NONE, (enum ox_lock)9), -EINVAL);
-	assert_int_equal(lock(top_fd, (enum ox_lock)-1, OX_LOCK_READ), -EINVAL);
+	assert_int_equal(lock(top_fd, (enum ox_lock) - 1, OX_LOCK_READ), -EINVAL);
 	assert_int_equal(ox_lock_fd(top_fd, NULL, OX_LOCK_NONE, OX_LOCK_READ, NULL), -EINVAL);
 	assert_true(qemu_opens(top, ""));
 }

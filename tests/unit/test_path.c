@@ -17,8 +17,8 @@ static void a_name_is_beside_the_image_that_bears_it(void **state)
 	static const struct {
 		const char *base, *name, *path;
 	} cases[] = {
-		{"top", "base", "base"},	  {"/vm/top", "base", "/vm/base"},
-		{"/vm/top", "/base", "/base"},	  {"a/top", "../base", "a/../base"},
+		{"top", "base", "base"},       {"/vm/top", "base", "/vm/base"},
+		{"/vm/top", "/base", "/base"}, {"a/top", "../base", "a/../base"},
 		{"/top", "base", "/base"},
 	};
 
