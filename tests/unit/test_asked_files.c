@@ -343,6 +343,19 @@ static void a_policy_refuses_names_before_anybody_is_asked(void **state)
 	assert_int_equal(ox_image_close(image, NULL), 0);
 }
 
+static void an_older_program_is_not_asked(void **state)
+{
+	struct ox_open_options opts = options(OX_OPEN_READ_ONLY);
+	struct ox_image *image;
+
+	(void)state;
+	opts.struct_size = offsetof(struct ox_open_options, open_file);
+	assert_int_equal(ox_image_open(ctx, path_of("top.qcow2"), &opts, &image, NULL), 0);
+	assert_int_equal(asked.count, 0);
+	assert_chain(image);
+	assert_int_equal(ox_image_close(image, NULL), 0);
+}
+
 /* ---- bad answers ---- */
 
 /* Opens the image with that answer at the depth, which must fail and leave no descriptor open. */
@@ -585,6 +598,7 @@ int main(void)
 		TEST(a_job_asks_on_the_context_s_thread),
 		TEST(an_opening_that_was_cancelled_asks_no_further),
 		TEST(a_policy_refuses_names_before_anybody_is_asked),
+		TEST(an_older_program_is_not_asked),
 		TEST(an_answer_that_is_no_file_is_refused_at_any_depth),
 		TEST(a_file_that_is_handed_over_twice_closes_a_loop),
 		TEST(a_socket_that_is_refused_stays_as_it_was),
