@@ -268,6 +268,28 @@ static void the_image_of_a_descriptor_is_not_asked_for(void **state)
 	assert_int_equal(close(fd), 0);
 }
 
+static void an_image_becomes_no_more_than_its_descriptor_allows(void **state)
+{
+	struct ox_open_options opts = options(OX_OPEN_READ_ONLY);
+	struct ox_error *err = NULL;
+	struct ox_image *image;
+
+	(void)state;
+	assert_int_equal(ox_image_open(ctx, path_of("top.qcow2"), &opts, &image, NULL), 0);
+	assert_int_equal(ox_image_reopen(image, false, &err), -EACCES);
+	assert_non_null(strstr(ox_error_message(err), "not open for writing"));
+	ox_error_free(err);
+	assert_int_equal(asked.count, 3);
+	assert_chain(image);
+	assert_int_equal(ox_image_close(image, NULL), 0);
+	opts = options(OX_OPEN_READ_ONLY);
+	asked.answer[0] = open(path_of("top.qcow2"), O_RDWR);
+	assert_int_equal(ox_image_open(ctx, path_of("top.qcow2"), &opts, &image, NULL), 0);
+	assert_int_equal(ox_image_reopen(image, false, NULL), 0);
+	assert_int_equal(write_block(image, 'w', 3 * MIB), 0);
+	assert_int_equal(ox_image_close(image, NULL), 0);
+}
+
 static void the_facts_of_an_image_are_asked_for_by_its_file_alone(void **state)
 {
 	struct ox_open_options opts = options(0);
@@ -616,6 +638,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		TEST(a_chain_is_asked_for_file_by_file),
 		TEST(the_image_of_a_descriptor_is_not_asked_for),
+		TEST(an_image_becomes_no_more_than_its_descriptor_allows),
 		TEST(the_facts_of_an_image_are_asked_for_by_its_file_alone),
 		TEST(a_job_asks_on_the_context_s_thread),
 		TEST(an_opening_that_was_cancelled_asks_no_further),
