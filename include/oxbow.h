@@ -163,6 +163,11 @@ struct ox_open_options {
 	void (*progress)(void *opaque, uint64_t done, uint64_t total);
 	void *opaque;
 	enum ox_recover_mode recover;
+	/* With the guest's write cache on: so long after it was changed a mapping table is written
+	 * to the host, flushed or not, so that the death of the process loses no older write.
+	 * Nothing is synced for it but what the order of writes demands. 0: 5000; UINT32_MAX: at a
+	 * flush only. */
+	uint32_t table_age_ms;
 	/*
 	 * Called for each file of the chain, instead of opening it by its path; not for the image
 	 * itself in ox_image_open_fd. Returns a descriptor, which is the library's from then on, or

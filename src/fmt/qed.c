@@ -101,6 +101,8 @@ const char *ox_qed_judge_l1(const struct ox_qed_header *h, uint64_t file_bytes)
 
 	if (header_bytes == 0 || header_bytes > file_bytes)
 		return "the header has no clusters, or more than the file";
+	if (h->header_clusters > OX_QED_HEADER_CLUSTERS_MAX)
+		return "the header has more clusters than any header needs";
 	if (ox_qed_judge_place(h, h->l1_offset, ox_qed_table_bytes(h), file_bytes) != OX_QED_SOUND)
 		return "the L1 table is nowhere in the file";
 	return NULL;

@@ -18,6 +18,8 @@
 #define OX_QED_CLUSTER_BYTES_MAX (UINT32_C(64) << 20)
 #define OX_QED_TABLE_CLUSTERS_MAX 16u
 #define OX_QED_BACKING_BYTES_MAX 1023u
+/* All programs write one; a bound for what is done for each. */
+#define OX_QED_HEADER_CLUSTERS_MAX 1024u
 
 enum ox_qed_features {
 	OX_QED_BACKING = 1 << 0,

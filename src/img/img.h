@@ -115,6 +115,13 @@ struct ox_recovery {
 	const struct ox_census_ops *census; /* of formats without refcounts */
 };
 
+struct ox_census_view {
+	uint64_t end_bytes;
+	bool at_rest;
+	bool (*is_ours)(const void *opaque, uint64_t entry); /* not at rest */
+	const void *opaque;
+};
+
 struct ox_census; /* what the tables of an image without refcounts name: check's */
 
 /*
@@ -123,12 +130,13 @@ struct ox_census; /* what the tables of an image without refcounts name: check's
  */
 struct ox_census_ops {
 	/*
-	 * Reads the header and L1. Clusters from the byte end on are not of its matter: those who
-	 * call handed them out themselves, or nobody did. at_rest: nobody has, and the image is
-	 * NEED_CHECK: then entries that name such a cluster are stale (D8), and those of L1 are
-	 * durably dropped here. Not at rest they are passed over.
+	 * Reads the header and L1. what->end_bytes is the end of the file as the walk sees it.
+	 * Whoever is at rest has handed out nothing behind it, and the image is NEED_CHECK: then
+	 * entries that name what lies there are stale (D8), and those of L1 are durably dropped
+	 * here. Not at rest they are the caller's own, and passed over, in L1 and where is_ours
+	 * says so of the L2 entry of a number in the disk's order; any others are damage.
 	 */
-	int (*begin_co)(struct ox_io *io, uint64_t end_bytes, bool at_rest, struct ox_census **ret,
+	int (*begin_co)(struct ox_io *io, const struct ox_census_view *what, struct ox_census **ret,
 			struct ox_error **err);
 	void (*end)(struct ox_census *c);
 	/* Reads the L2 tables, and yields now and then. Entries that get another value meanwhile

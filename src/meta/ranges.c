@@ -11,7 +11,7 @@
 void ox_ranges_free(struct ox_ranges *r)
 {
 	free(r->list);
-	*r = (struct ox_ranges){0};
+	*r = (struct ox_ranges){.most = r->most};
 }
 
 /* The first range that ends at or after the number. */
@@ -54,11 +54,18 @@ bool ox_ranges_add(struct ox_ranges *r, uint64_t start, uint64_t end)
 		sum.end = ox_max_u64(sum.end, r->list[last].end);
 		last++;
 	}
-	if (first == last &&
-	    (r->count == OX_RANGES_MAX || ox_grow(r->list, r->count, r->room, 64) < 0))
+	if (first == last && (r->count == (r->most ? r->most : OX_RANGES_MAX) ||
+			      ox_grow(r->list, r->count, r->room, 64) < 0))
 		return false;
 	replace(r, first, last, &sum);
 	return true;
+}
+
+bool ox_ranges_has(const struct ox_ranges *r, uint64_t number)
+{
+	size_t at = find(r, number + 1);
+
+	return at < r->count && r->list[at].start <= number;
 }
 
 /* Takes the beginning of a range. */

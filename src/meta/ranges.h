@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * A set of numbers, as ranges: the clusters that are known to be free where no format keeps a
- * record of them. Bounded: a set that is too scattered forgets what comes on top, which leaks it
- * and does no harm.
+ * record of them, or the slices that a session has changed. Bounded: a set that is too scattered
+ * refuses what comes on top.
  */
 #ifndef OX_META_RANGES_H
 #define OX_META_RANGES_H
@@ -23,11 +23,13 @@ struct ox_ranges {
 	struct ox_span *list; /* ascending; no two touch */
 	size_t count;
 	size_t room;
+	size_t most; /* 0: OX_RANGES_MAX */
 };
 
 void ox_ranges_free(struct ox_ranges *r);
 /* Adds [start, end), of which parts may be there. False: there was no room for it. */
 bool ox_ranges_add(struct ox_ranges *r, uint64_t start, uint64_t end);
+bool ox_ranges_has(const struct ox_ranges *r, uint64_t number);
 /* Takes up to most numbers out, from the lowest range. False: the set is empty. */
 bool ox_ranges_take(struct ox_ranges *r, uint64_t most, struct ox_span *ret);
 /* Takes count numbers in a row out, from the lowest range that has as many. */

@@ -4,15 +4,16 @@
 
     ./dev bench [--quick] [--rounds N] [--dir DIR] [--json FILE] [--qemu-aio AIO] [ROW...]
 
-ROW selects rows by a part of their name ("alloc", "inplace", "seq", "check"). Each row is run once a
+ROW selects rows by a part of their name ("alloc", "inplace", "seq", "check"; "qed" for the same over
+QED images). Each row is run once a
 round for each contender, one after the other, and the table shows the medians: operations a second
 (MB/s for seq, seconds for check), and how many times as fast oxbow is as QEMU and as the raw file.
 Below it are the requests that reached the disk for each 1000 of the guest's, counted by the
 kernel for the whole device: they mean something on a machine that is quiet otherwise.
 
 The contenders, all served over an NBD unix socket to fio's NBD client:
-  oxbow    oxbow serve -f qcow2
-  qemu     qemu-nbd -f qcow2 (--qemu-aio: native by default, what VM managers choose for
+  oxbow    oxbow serve -f qcow2, or -f qed
+  qemu     qemu-nbd -f qcow2, or -f qed (--qemu-aio: native by default, what VM managers choose for
            O_DIRECT; threads and io_uring are the others)
   raw      qemu-nbd -f raw on a sparse file
   nbdkit   nbdkit file on a sparse file, through the page cache; in the directsync rows its fua
@@ -64,21 +65,21 @@ def command(*argv):
 class Served:
     """An image behind one contender's server, for the length of a with statement."""
 
-    def __init__(self, bench, contender, image, cache):
+    def __init__(self, bench, contender, image, cache, fmt):
         self.socket = bench.dir / "nbd.sock"
-        self.argv = self._argv(bench, contender, str(image), cache)
+        self.argv = self._argv(bench, contender, str(image), cache, fmt)
         self.process = None
 
-    def _argv(self, bench, contender, image, cache):
+    def _argv(self, bench, contender, image, cache, fmt):
         if contender == "oxbow":
-            return [bench.oxbow, "serve", "-f", "qcow2", "--cache", cache, "--nbd", self.socket,
+            return [bench.oxbow, "serve", "-f", fmt, "--cache", cache, "--nbd", self.socket,
                     image]
         if contender == "nbdkit":
             synced = cache in ("directsync", "writethrough")
             return ["nbdkit", "-f", "-U", self.socket, *(["--filter=fua"] if synced else []),
                     "file", image, *(["fuamode=force"] if synced else [])]
         aio = bench.qemu_aio if cache in ("none", "directsync") else "threads"
-        return ["qemu-nbd", "-f", "raw" if contender == "raw" else "qcow2", f"--cache={cache}",
+        return ["qemu-nbd", "-f", "raw" if contender == "raw" else fmt, f"--cache={cache}",
                 f"--aio={aio}", "--discard=unmap", "-e", "8", "-t", "-k", self.socket, image]
 
     def __enter__(self):
@@ -121,29 +122,31 @@ def fio(uri, *options):
     return json.loads(said[said.index("{"):])["jobs"][0]
 
 
-def make_image(bench, contender, size, lazy=False):
-    """A new empty image of a contender's format."""
+def make_image(bench, contender, size, fmt, lazy=False):
+    """A new empty image, of the row's format but for those who serve raw files."""
     image = bench.dir / f"{contender}.img"
     image.unlink(missing_ok=True)
     if contender in ("raw", "nbdkit"):
         with open(image, "wb") as file:
             file.truncate(size)
+    elif fmt == "qed":
+        command("qemu-img", "create", "-q", "-f", "qed", image, size)
     else:
         command("qemu-img", "create", "-q", "-f", "qcow2", "-o",
                 f"lazy_refcounts={'on' if lazy else 'off'}", image, size)
     return image
 
 
-def prefilled_image(bench, contender):
+def prefilled_image(bench, contender, fmt):
     """A fully written image, made once and kept for all the rows."""
-    image = bench.dir / f"{contender}-full.img"
+    target = "raw" if contender in ("raw", "nbdkit") else fmt
+    image = bench.dir / f"{contender}-full.{target}"
     if not image.exists():
         plain = bench.dir / "full.raw"
         if not plain.exists():
             with open(plain, "wb") as file:
                 for _ in range(PREFILLED_BYTES >> 20):
                     file.write(os.urandom(1 << 20))
-        target = "raw" if contender in ("raw", "nbdkit") else "qcow2"
         command("qemu-img", "convert", "-f", "raw", "-O", target, plain, image)
     return image
 
@@ -151,9 +154,9 @@ def prefilled_image(bench, contender):
 def measure_alloc(bench, contender, how):
     """ALLOC_WRITES writes of 4 KiB, each to a cluster of its own of an empty image."""
     size = ALLOC_WRITES * CLUSTER_BYTES
-    image = make_image(bench, contender, size, how["lazy"])
+    image = make_image(bench, contender, size, how["fmt"], how["lazy"])
     os.sync()
-    with Served(bench, contender, image, how["cache"]) as uri:
+    with Served(bench, contender, image, how["cache"], how["fmt"]) as uri:
         before = device_counts(image)
         job = fio(uri, f"--rw=write:{(CLUSTER_BYTES - 4096) >> 10}k", "--bs=4k", f"--size={size}",
                   f"--io_size={ALLOC_WRITES * 4096}", f"--iodepth={how['depth']}")["write"]
@@ -172,9 +175,9 @@ def per_thousand(before, after, requests):
 
 def measure_timed(bench, contender, how):
     """Reads or writes of a full image for a fixed time; sequential ones count in MB/s."""
-    image = prefilled_image(bench, contender)
+    image = prefilled_image(bench, contender, how["fmt"])
     os.sync()
-    with Served(bench, contender, image, "none") as uri:
+    with Served(bench, contender, image, "none", how["fmt"]) as uri:
         before = device_counts(image)
         job = fio(uri, f"--rw={how['rw']}", f"--bs={how['bs']}", f"--size={PREFILLED_BYTES}",
                   f"--iodepth={how['depth']}", "--time_based", f"--runtime={bench.seconds}",
@@ -187,9 +190,9 @@ def measure_timed(bench, contender, how):
 
 def measure_sequential_allocation(bench, contender, how):
     """An empty image written from its begin to its end."""
-    image = make_image(bench, contender, PREFILLED_BYTES)
+    image = make_image(bench, contender, PREFILLED_BYTES, how["fmt"])
     os.sync()
-    with Served(bench, contender, image, "none") as uri:
+    with Served(bench, contender, image, "none", how["fmt"]) as uri:
         job = fio(uri, "--rw=write", "--bs=256k", f"--size={PREFILLED_BYTES}",
                   f"--iodepth={how['depth']}")["write"]
     image.unlink()
@@ -256,22 +259,30 @@ def measure_check(bench, contender, how):
     return time.monotonic() - began, None
 
 
-def all_rows():
+def format_rows(fmt):
+    """What is measured over images of each format."""
     rows = []
+    name = "nbd" if fmt == "qcow2" else f"nbd-{fmt}"
     for cache in ("directsync", "none"):
         for depth in (1, 32):
-            for lazy in (False, True):
-                rows.append(Row(
-                    f"nbd-alloc-4k-{cache}-lazy-{'on' if lazy else 'off'}-depth-{depth}",
-                    "op/s", measure_alloc, cache=cache, lazy=lazy, depth=depth))
+            for lazy in (False, True) if fmt == "qcow2" else (False,):
+                counts = f"-lazy-{'on' if lazy else 'off'}" if fmt == "qcow2" else ""
+                rows.append(Row(f"{name}-alloc-4k-{cache}{counts}-depth-{depth}", "op/s",
+                                measure_alloc, fmt=fmt, cache=cache, lazy=lazy, depth=depth))
     for verb in ("read", "write"):
         for depth in (1, 32):
-            rows.append(Row(f"nbd-inplace-4k-{verb}-depth-{depth}", "op/s", measure_timed,
-                            rw="rand" + verb, bs="4k", depth=depth))
+            rows.append(Row(f"{name}-inplace-4k-{verb}-depth-{depth}", "op/s", measure_timed,
+                            fmt=fmt, rw="rand" + verb, bs="4k", depth=depth))
     for verb in ("read", "write"):
-        rows.append(Row(f"nbd-seq-256k-{verb}-depth-8", "MB/s", measure_timed, rw=verb, bs="256k",
-                        depth=8))
-    rows.append(Row("nbd-seq-256k-alloc-depth-8", "MB/s", measure_sequential_allocation, depth=8))
+        rows.append(Row(f"{name}-seq-256k-{verb}-depth-8", "MB/s", measure_timed, fmt=fmt, rw=verb,
+                        bs="256k", depth=8))
+    rows.append(Row(f"{name}-seq-256k-alloc-depth-8", "MB/s", measure_sequential_allocation,
+                    fmt=fmt, depth=8))
+    return rows
+
+
+def all_rows():
+    rows = format_rows("qcow2") + format_rows("qed")
     for size in (256, 1024):
         for cold in (False, True):
             rows.append(Row(f"check-{size}g-{'cold' if cold else 'warm'}", "s", measure_check,

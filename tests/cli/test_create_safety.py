@@ -30,6 +30,14 @@ WRONG = [
     (("-f", "raw", "-b", "base", "-F", "raw"), "1M", "not supported"),
     (("-f", "raw", "-o", "preallocation=metadata"), "1M", "metadata"),
     (("-f", "vdi",), "1M", "vdi"),
+    (("-f", "qed", "-o", "cluster_size=3k"), "1M", "cluster size"),
+    (("-f", "qed", "-o", "table_size=3"), "1M", "table size"),
+    (("-f", "qed", "-o", "cluster_size=4k,table_size=1"), "2G", "less than 1073741824 bytes"),
+    (("-f", "qed", "-o", "cluster_size=64M"), "1M", "QEMU does not open"),
+    (("-f", "qed", "-o", "lazy_refcounts=on"), "1M", "lazy_refcounts"),
+    (("-f", "qed"), None, "size"),
+    (("-f", "qed", "-b", "missing", "-F", "raw"), "1M", "missing"),
+    (("-f", "qed", "-b", "base", "-F", "qcow2"), "1M", "not in qcow2 format"),
 ]
 
 
@@ -37,9 +45,9 @@ def create(*args, **kwargs):
     return oxbow("create", "-q", *args, check=False, **kwargs)
 
 
-def make_disk(path="disk"):
-    qemu_img("create", "-q", "-f", "qcow2", path, "4M")
-    qemu_io("-f", "qcow2", "-c", "write -q -P 3 0 4M", path)
+def make_disk(path="disk", fmt="qcow2"):
+    qemu_img("create", "-q", "-f", fmt, path, "4M")
+    qemu_io("-f", fmt, "-c", "write -q -P 3 0 4M", path)
     return pathlib.Path(path).read_bytes()
 
 
@@ -56,12 +64,13 @@ def test_an_image_is_as_before_where_an_option_is_wrong():
 
 
 def test_an_image_in_use_is_left_alone():
-    make_disk()
-    with Server("-f", "qcow2", "disk"):
-        before = pathlib.Path("disk").read_bytes()
-        for args in (("-f", "qcow2"), ("-f", "raw")):
-            check_in('Failed to get "write" lock', create(*args, "disk", "1M").stderr)
-        check_equal(pathlib.Path("disk").read_bytes() == before, True, "the disk is as before")
+    for fmt in ("qcow2", "qed"):
+        make_disk(fmt=fmt)
+        with Server("-f", fmt, "disk"):
+            before = pathlib.Path("disk").read_bytes()
+            for args in (("-f", "qcow2"), ("-f", "qed"), ("-f", "raw")):
+                check_in('Failed to get "write" lock', create(*args, "disk", "1M").stderr)
+            check_equal(pathlib.Path("disk").read_bytes() == before, True, "the disk is as before")
 
 
 def test_an_image_is_not_made_over_what_it_is_based_on():
@@ -86,7 +95,8 @@ def test_a_file_that_was_there_stays_the_file_that_it_was():
     os.chmod("disk", 0o600)
     os.link("disk", "other")
     os.symlink("disk", "link")
-    for args in (("-f", "qcow2"), ("-f", "raw"), ("-f", "qcow2", "-o", "preallocation=full")):
+    for args in (("-f", "qcow2"), ("-f", "raw"), ("-f", "qcow2", "-o", "preallocation=full"),
+                 ("-f", "qed")):
         check_equal(create(*args, "link", "1M").returncode, 0, "exit code")
         check_equal(os.path.islink("link"), True, "a link")
         check_equal(os.path.samefile("disk", "other"), True, "one file")

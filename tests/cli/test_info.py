@@ -18,6 +18,17 @@ def test_qcow2_images_are_described_as_qemu_img_does():
         told_alike(f"disk{number}")
 
 
+def test_qed_images_that_oxbow_wrote_are_described_as_qemu_img_does():
+    qemu_img("create", "-q", "base", "1M")
+    for args in (("-o", "cluster_size=4k,table_size=2"), ("-o", "cluster_size=2M,table_size=8"),
+                 ("-b", "base", "-F", "raw")):
+        oxbow("create", "-q", "-f", "qed", *args, "disk", "1.23G")
+        oxbow("io", "-f", "qed", "-c", "write -q 0 3M", "-c", "write -q -z 1M 64k", "-c",
+              "truncate 2G", "disk")
+        told_alike("disk")
+        told_alike("--backing-chain", "disk")
+
+
 def test_sizes_are_rounded_as_qemu_img_rounds_them():
     for size in ("0", "512", "1000k", "1023k", "1M", "1025k", "999M", "1000M", "1023M", "1.5G",
                  "9999M", "99999M", "999.5G", "1T"):

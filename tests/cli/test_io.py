@@ -5,18 +5,23 @@
 from peers import *
 
 
-def make_disk():
+FORMATS = ("qcow2", "qed")
+
+
+def make_disk(fmt="qcow2"):
     qemu_img("create", "-q", "-f", "qcow2", "base", "64M")
     qemu_io("-f", "qcow2", "-c", "write -q -P 6 3M 1M", "base")
-    qemu_img("create", "-q", "-f", "qcow2", "-b", "base", "-F", "qcow2", "disk")
-    qemu_io("-f", "qcow2", "-c", "write -q -P 7 0 64k", "-c", "write -q -P 8 1M 100k", "disk")
+    qemu_img("create", "-q", "-f", fmt, "-b", "base", "-F", "qcow2", "disk")
+    qemu_io("-f", fmt, "-c", "write -q -P 7 0 64k", "-c", "write -q -P 8 1M 100k", "disk")
 
 
-def sessions_alike(*sessions, options=("-f", "qcow2")):
-    make_disk()
-    for session in sessions:
-        commands = [session] if isinstance(session, str) else session
-        io_as_qemu_io(*commands, options=options, files=["base", "disk"])
+def sessions_alike(*sessions, options=(), formats=FORMATS):
+    for fmt in formats:
+        make_disk(fmt)
+        stated = () if "-f" in options else ("-f", fmt)
+        for session in sessions:
+            commands = [session] if isinstance(session, str) else session
+            io_as_qemu_io(*commands, options=[*stated, *options], files=["base", "disk"])
 
 
 def test_reads_are_told_verified_and_dumped_alike():
@@ -42,8 +47,14 @@ def test_a_write_can_be_filled_from_a_file():
 
 def test_zeroes_and_discards_are_told_and_done_alike():
     sessions_alike("write -z 0 64k", "write -z -u 0 1M", "write -z 1k 1k", "write -z 3M 64k",
-                   "write -z 0 0", "discard 1M 64k", "discard 0 100", "discard -q 0 64k",
-                   "discard -C 1M 64k", "discard 0 0", "d 0 64k")
+                   "write -z 0 0", "discard 0 100", "discard 0 0")
+    # QEMU knows no discard of a QED image: it says the same, and does nothing.
+    sessions_alike("discard 1M 64k", "discard -q 0 64k", "discard -C 1M 64k", "d 0 64k",
+                   formats=("qcow2",))
+    make_disk("qed")
+    oxbow("io", "-f", "qed", "-c", "discard 1M 64k", "-c", "read -P 0 1M 64k", "-c",
+          "read -P 8 1088k 36k", "disk")
+    qemu_io("-r", "-f", "qed", "-c", "read -P 0 1M 64k", "-c", "read -P 8 1088k 36k", "disk")
 
 
 def test_vectors_are_told_and_done_alike():
@@ -61,7 +72,12 @@ def test_asynchronous_requests_are_told_and_done_alike():
 
 
 def test_asynchronous_requests_are_waited_for_at_the_end():
-    make_disk()
+    for fmt in FORMATS:
+        waited_for(fmt)
+
+
+def waited_for(fmt):
+    make_disk(fmt)
     writes = []
     for i in range(32):
         writes += ["-c", f"aio_write -q -P {i + 1} {i * 70}k 70k"]
@@ -69,16 +85,31 @@ def test_asynchronous_requests_are_waited_for_at_the_end():
     for i in range(32):
         reads += ["-c", f"read -q -P {i + 1} {i * 70}k 70k"]
     for last in ((), ("-c", "close"), ("-c", "quit"), ("-c", "aio_flush"), ("-c", "sleep 10")):
-        oxbow("io", "-f", "qcow2", *writes, *last, "disk")
-        qemu_io("-f", "qcow2", *reads, "disk")
+        oxbow("io", "-f", fmt, *writes, *last, "disk")
+        qemu_io("-f", fmt, *reads, "disk")
     qemu_img("check", "disk")
 
 
 def test_facts_are_told_alike():
     sessions_alike("length", "l", "info", "i", "map", "alloc 0", "alloc 0 64M", "alloc 1 511",
                    "alloc 1M 200k", "alloc 63M 2M", "alloc 65M 1", "flush", "f", "sleep 1",
-                   ["truncate 80M", "length"], ["truncate 1M", "length"], "truncate -m off 65M",
-                   "truncate 0", "t 10M")
+                   ["truncate 80M", "length"], "truncate -m off 65M")
+    # QEMU makes no QED image smaller.
+    sessions_alike(["truncate 1M", "length"], "truncate 0", "t 10M", formats=("qcow2",))
+
+
+def test_a_qed_disk_is_made_smaller_as_a_qcow2_one_is():
+    for size in ("1M", "1100k", "0", "10M"):
+        told = []
+        for fmt in FORMATS:
+            make_disk(fmt)
+            ours = oxbow("io", "-f", fmt, "-c", f"truncate {size}", "-c", "length", "disk")
+            told.append((ours.stdout, ours.stderr))
+            qemu_img("convert", "-f", fmt, "-O", "raw", "disk", f"{fmt}.raw")
+            qemu_img("check", "-q", "-f", fmt, "disk", check=False)
+        check_equal(told[1], told[0], f"what is said of {size}")
+        check_equal(pathlib.Path("qed.raw").read_bytes() == pathlib.Path("qcow2.raw").read_bytes(),
+                    True, f"the disk of {size}")
 
 
 def test_requests_past_the_end_fail_alike():
@@ -105,16 +136,18 @@ def test_one_failure_makes_the_session_fail_and_the_rest_is_done():
 
 def test_files_are_opened_and_closed_within_a_session():
     sessions_alike("close", ["close", "length", "read 0 1", "open disk", "length", "open disk"],
-                   ["close", "open -o driver=qcow2 disk", "length"], ["close", "open nope"],
+                   ["close", "open nope"],
                    ["close", "open -r disk", "write 0 512", "reopen -w", "write 0 512",
                     "reopen -r", "write 0 512"],
                    ["reopen -c none", "write -P 1 0 64k", "reopen -c writeback", "read -P 1 0 64k"],
                    "reopen -c foo", "reopen -r -w")
+    sessions_alike(["close", "open -o driver=qcow2 disk", "length"], formats=("qcow2",))
+    sessions_alike(["close", "open -o driver=qed disk", "length"], formats=("qed",))
 
 
 def test_a_read_only_session_refuses_what_writes():
     sessions_alike("write 0 512", "discard 0 64k", "write -z 0 64k", "aio_write 0 1", "writev 0 1",
-                   "truncate 1M", "flush", "read 0 512", options=("-f", "qcow2", "-r"))
+                   "truncate 1M", "flush", "read 0 512", options=("-r",))
 
 
 def test_every_cache_mode_does_the_same():
@@ -122,7 +155,7 @@ def test_every_cache_mode_does_the_same():
                     ("-t", "directsync"), ("-t", "unsafe"), ("-d", "unmap"), ("-d", "ignore"),
                     ("-m", "-n")):
         sessions_alike(["write -P 3 1000 70000", "read -P 3 1000 70000", "flush", "map"],
-                       options=("-f", "qcow2", *options))
+                       options=options)
 
 
 def test_options_are_refused_in_the_known_words():
@@ -137,13 +170,16 @@ def test_options_are_refused_in_the_known_words():
 
 
 def test_image_opts_name_the_image():
-    make_disk()
-    io_as_qemu_io("length", options=["--image-opts"], files=["base", "disk"],
-                  disk="driver=qcow2,file.driver=file,file.filename=disk")
-    io_as_qemu_io("length", options=["--image-opts", "-f", "raw"], files=["base", "disk"],
-                  disk="driver=qcow2,file.filename=disk")
-    io_as_qemu_io("write 0 512", options=["-r", "--image-opts"], files=["base", "disk"],
-                  disk="driver=qcow2,file.locking=off,file.filename=disk")
+    for fmt in FORMATS:
+        make_disk(fmt)
+        io_as_qemu_io("length", options=["--image-opts"], files=["base", "disk"],
+                      disk=f"driver={fmt},file.driver=file,file.filename=disk")
+        io_as_qemu_io("length", options=["--image-opts", "-f", "raw"], files=["base", "disk"],
+                      disk=f"driver={fmt},file.filename=disk")
+        io_as_qemu_io("write 0 512", options=["--image-opts"], files=["base", "disk"],
+                      disk=f"driver={fmt},file.filename=disk")
+        io_as_qemu_io("write 0 512", options=["-r", "--image-opts"], files=["base", "disk"],
+                      disk=f"driver={fmt},file.locking=off,file.filename=disk")
 
 
 def test_raw_files_are_told_and_done_alike():
@@ -181,20 +217,22 @@ def test_help_names_every_command():
 
 
 def test_abort_ends_the_process_as_a_crash_does():
-    make_disk()
-    result = subprocess.run([oxbow_path(), "io", "-f", "qcow2", "-c", "abort", "disk"],
-                            stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False)
-    check_equal(result.returncode, -signal.SIGABRT, "exit code")
+    for fmt in FORMATS:
+        make_disk(fmt)
+        result = subprocess.run([oxbow_path(), "io", "-f", fmt, "-c", "abort", "disk"],
+                                stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False)
+        check_equal(result.returncode, -signal.SIGABRT, "exit code")
 
 
 def test_both_engines_do_the_same():
-    make_disk()
-    for engine in ("threads", "io_uring"):
-        ours = oxbow("io", "-i", engine, "-f", "qcow2", "-c", "aio_write -q -P 4 0 1M", "-c",
-                     "aio_flush", "-c", "read -q -P 4 0 1M", "disk", check=False)
-        if "io_uring" in ours.stderr and engine == "io_uring":
-            continue  # refused on this machine
-        check_equal((ours.returncode, ours.stdout, ours.stderr), (0, "", ""), engine)
+    for fmt in FORMATS:
+        make_disk(fmt)
+        for engine in ("threads", "io_uring"):
+            ours = oxbow("io", "-i", engine, "-f", fmt, "-c", "aio_write -q -P 4 0 1M", "-c",
+                         "aio_flush", "-c", "read -q -P 4 0 1M", "disk", check=False)
+            if "io_uring" in ours.stderr and engine == "io_uring":
+                continue  # refused on this machine
+            check_equal((ours.returncode, ours.stdout, ours.stderr), (0, "", ""), engine)
 
 
 run_tests(globals())

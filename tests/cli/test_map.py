@@ -9,35 +9,45 @@ def mapped_alike(*args):
     same_as_qemu_img("map", "--output=json", *args)
 
 
-def make_chain():
+def make_chain(fmt="qcow2", writer=qemu_io):
     qemu_img("create", "-q", "-f", "raw", "base.raw", "64M")
     qemu_io("-f", "raw", "-c", "write -q -P 9 5M 1M", "base.raw")
-    qemu_img("create", "-q", "-f", "qcow2", "-b", "base.raw", "-F", "raw", "base")
-    qemu_io("-f", "qcow2", "-c", "write -q -P 1 0 1M", "-c", "write -q -P 2 10M 100k", "base")
-    qemu_img("create", "-q", "-f", "qcow2", "-b", "base", "-F", "qcow2", "disk", "80M")
-    qemu_io("-f", "qcow2", "-c", "write -q -z 0 64k", "-c", "write -q -P 3 10M 64k", "-c",
-            "write -q -P 3 30M 128k", "-c", "write -q -P 4 30208k 64k", "-c", "discard -q 11M 1M",
-            "disk")
+    qemu_img("create", "-q", "-f", fmt, "-b", "base.raw", "-F", "raw", "base")
+    writer("-f", fmt, "-c", "write -q -P 1 0 1M", "-c", "write -q -P 2 10M 100k", "base")
+    qemu_img("create", "-q", "-f", fmt, "-b", "base", "-F", fmt, "disk", "80M")
+    writer("-f", fmt, "-c", "write -q -z 0 64k", "-c", "write -q -P 3 10M 64k", "-c",
+           "write -q -P 3 30M 128k", "-c", "write -q -P 4 30208k 64k", "-c", "discard -q 11M 1M",
+           "disk")
+
+
+def oxbow_io(*args):
+    return oxbow("io", *args)
 
 
 def test_a_chain_is_mapped_as_qemu_img_does():
-    make_chain()
-    for disk in ("disk", "base", "base.raw"):
-        mapped_alike(disk)
+    for fmt in ("qcow2", "qed"):
+        for writer in (qemu_io, oxbow_io):
+            make_chain(fmt, writer)
+            for disk in ("disk", "base", "base.raw"):
+                mapped_alike(disk)
 
 
 def test_a_part_of_the_disk_can_be_mapped():
-    make_chain()
-    for args in (("-s", "1000", "-l", "100000"), ("-s", "1M"), ("-l", "1M"), ("-l", "0"),
-                 ("-s", "100M"), ("-s", "80M", "-l", "1"), ("--start-offset=10M", "--max-length=2M")):
-        mapped_alike(*args, "disk")
+    for fmt in ("qcow2", "qed"):
+        make_chain(fmt)
+        for args in (("-s", "1000", "-l", "100000"), ("-s", "1M"), ("-l", "1M"), ("-l", "0"),
+                     ("-s", "100M"), ("-s", "80M", "-l", "1"),
+                     ("--start-offset=10M", "--max-length=2M")):
+            mapped_alike(*args, "disk")
 
 
 def test_written_in_any_order_host_runs_are_told_apart():
-    qemu_img("create", "-q", "-f", "qcow2", "-o", "cluster_size=4k", "disk", "64M")
-    for at in (7, 5, 6, 0, 1, 2, 30, 29, 4):
-        qemu_io("-f", "qcow2", "-c", f"write -q {at * 4}k 4k", "disk")
-    mapped_alike("disk")
+    for fmt in ("qcow2", "qed"):
+        for writer in (qemu_io, oxbow_io):
+            qemu_img("create", "-q", "-f", fmt, "-o", "cluster_size=4k", "disk", "64M")
+            for at in (7, 5, 6, 0, 1, 2, 30, 29, 4):
+                writer("-f", fmt, "-c", f"write -q {at * 4}k 4k", "disk")
+            mapped_alike("disk")
 
 
 def test_compressed_clusters_have_no_place_of_their_own():
@@ -47,8 +57,9 @@ def test_compressed_clusters_have_no_place_of_their_own():
 
 
 def test_an_empty_disk_has_one_empty_range():
-    qemu_img("create", "-q", "-f", "qcow2", "disk", "0")
-    mapped_alike("disk")
+    for fmt in ("qcow2", "qed"):
+        qemu_img("create", "-q", "-f", fmt, "disk", "0")
+        mapped_alike("disk")
 
 
 def test_an_odd_length_of_a_raw_file_is_kept():

@@ -114,4 +114,25 @@ def test_without_fallocate_space_is_taken_by_zeroes():
     qemu_img("check", "disk")
 
 
+def test_without_fallocate_what_is_freed_is_used_again_and_reads_right():
+    """Nothing can be punched: a cluster that is used again holds old bytes, which no guest may see."""
+    env = poor("SHIM_NO_FALLOCATE")
+    for fmt, options in (("qcow2", "lazy_refcounts=on"), ("qcow2", "cluster_size=4k"),
+                         ("qed", "cluster_size=64k"),
+                         ("qed", "cluster_size=4k,table_size=2")):
+        oxbow("create", "-q", "-f", fmt, "-o", options, "disk", "16M", env=env)
+        commands = []
+        for turn in range(1, 5):
+            commands += [f"write -q -P {turn} 0 4M", "flush", "discard -q 0 4M", "flush",
+                         "read -P 0 0 4M", f"write -q -P {turn + 9} 1000 100", "read -P 0 1100 3000",
+                         "read -P 0 0 1000", "write -q -z -u 0 64k", "flush"]
+        oxbow("io", "-f", fmt, *[word for command in commands for word in ("-c", command)], "disk",
+              env=env)
+        if os.path.getsize("disk") > 14 << 20:
+            raise Failure(f"{fmt}, {options}: the file has {os.path.getsize('disk')} bytes")
+        qemu_io("-r", "-f", fmt, "-c", "read -P 0 0 16M", "disk")
+        code = qemu_img("check", "-f", fmt, "disk", check=False).returncode
+        check_in(code, (0, 3) if fmt == "qed" else (0,), f"exit codes of check of {fmt}")
+
+
 run_tests(globals())

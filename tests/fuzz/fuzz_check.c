@@ -11,8 +11,7 @@
 #include "check/check.h"
 #include "fmt/qcow2.h"
 #include "fmt/qed.h"
-#include "io/io.h"
-#include "rt/reactor.h"
+#include "store.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
@@ -62,15 +61,6 @@ static void run_job_co(void *arg)
 	ox_error_free(err);
 }
 
-static struct ox_reactor *the_reactor(void)
-{
-	static struct ox_reactor *reactor;
-
-	if (!reactor)
-		ox_assert(ox_reactor_create(OX_ENGINE_DEFAULT, &reactor, NULL) == 0);
-	return reactor;
-}
-
 static struct job run(struct ox_io *io, enum ox_repair repair, bool recover)
 {
 	struct job job = {.io = io, .repair = repair, .recover = recover};
@@ -85,15 +75,6 @@ static struct job run_qed(struct ox_io *io, enum ox_repair repair)
 
 	ox_assert(ox_reactor_call(the_reactor(), run_job_co, &job) == 0);
 	return job;
-}
-
-static struct ox_io *open_image(const uint8_t *data, size_t size)
-{
-	struct ox_io *io;
-
-	ox_assert(ox_io_memory_open(the_reactor(), size, &io) == 0);
-	memcpy(ox_io_memory_bytes(io), data, size);
-	return io;
 }
 
 static bool is_dirty(struct ox_io *io)
@@ -118,7 +99,7 @@ static bool is_clean(const struct ox_check_result *r)
 static void feed_repair(const uint8_t *data, size_t size, enum ox_repair repair,
 			const struct ox_check_result *before)
 {
-	struct ox_io *io = open_image(data, size);
+	struct ox_io *io = open_store(data, size);
 	bool dirty = is_dirty(io);
 	struct job mended = run(io, repair, false);
 	struct job after = run(io, OX_REPAIR_NONE, false);
@@ -143,7 +124,7 @@ static void feed_repair(const uint8_t *data, size_t size, enum ox_repair repair,
 
 static void feed_recovery(const uint8_t *data, size_t size)
 {
-	struct ox_io *io = open_image(data, size);
+	struct ox_io *io = open_store(data, size);
 	struct job mended = run(io, OX_REPAIR_NONE, true);
 	struct job after;
 
@@ -161,7 +142,7 @@ static void feed_recovery(const uint8_t *data, size_t size)
 /* What is no table is not linked, and what was linked is not lost again. */
 static void feed_salvage(const uint8_t *data, size_t size)
 {
-	struct ox_io *io = open_image(data, size);
+	struct ox_io *io = open_store(data, size);
 	struct job mended = {.io = io, .repair = OX_REPAIR_ALL, .salvage = true};
 	struct job after;
 
@@ -177,7 +158,7 @@ static void feed_salvage(const uint8_t *data, size_t size)
 static void feed_qed_repair(const uint8_t *data, size_t size, enum ox_repair repair,
 			    const struct ox_check_result *before)
 {
-	struct ox_io *io = open_image(data, size);
+	struct ox_io *io = open_store(data, size);
 	bool was_marked = qed_needs_check(io);
 	struct job mended = run_qed(io, repair);
 	struct job after = run_qed(io, OX_REPAIR_NONE);
@@ -197,7 +178,7 @@ static void feed_qed_repair(const uint8_t *data, size_t size, enum ox_repair rep
 
 static int feed_qed(const uint8_t *data, size_t size)
 {
-	struct ox_io *io = open_image(data, size);
+	struct ox_io *io = open_store(data, size);
 	struct job before = run_qed(io, OX_REPAIR_NONE);
 
 	ox_assert(memcmp(ox_io_memory_bytes(io), data, size) == 0);
@@ -218,7 +199,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		return 0;
 	if (ox_qed_probe(data, size))
 		return feed_qed(data, size);
-	io = open_image(data, size);
+	io = open_store(data, size);
 	before = run(io, OX_REPAIR_NONE, false);
 	ox_assert(memcmp(ox_io_memory_bytes(io), data, size) == 0);
 	ox_io_close(io);

@@ -7,7 +7,20 @@ import tempfile
 from interop import *
 
 # Tables that a recovery needs longer for than a request or two takes, by cluster size.
-TABLES = {512: 4096, 4 * KIB: 8192, 64 * KIB: 512, 2 * MIB: 16}
+TABLES = {
+    "qcow2": {512: 4096, 4 * KIB: 8192, 64 * KIB: 512, 2 * MIB: 16},
+    "qed": {4 * KIB: 1024, 64 * KIB: 512, 2 * MIB: 2},
+}
+QED_TABLE_CLUSTERS = {4 * KIB: 2, 64 * KIB: 4, 2 * MIB: 2}
+# What a server says of an image that was not closed, while it looks at it and when it is done.
+BEGAN = {
+    "qcow2": "image was not closed cleanly; it is usable while its refcounts are recovered",
+    "qed": "image was not closed cleanly; it is usable while its tables are looked through",
+}
+ENDED = {
+    "qcow2": "image was not closed cleanly; refcounts were rebuilt",
+    "qed": "image was not closed cleanly; its tables were looked through",
+}
 
 FENCE_BYTES = 24
 PATTERN = 0x11
@@ -31,38 +44,49 @@ def crash(*command):
     return result
 
 
-def table_span(cluster):
-    return cluster // 8 * cluster
+def table_span(cluster, fmt="qcow2"):
+    """How much of the disk an L2 table maps."""
+    return cluster // 8 * cluster * (QED_TABLE_CLUSTERS[cluster] if fmt == "qed" else 1)
 
 
 def add_empty_tables(image):
-    """An empty L2 table for each L1 entry that has none, past the file's end and not counted."""
-    file = Qcow2(image)
+    """An empty L2 table for each L1 entry that the disk needs and that has none, past the file's end
+    (and not counted)."""
+    file = image_file(image)
     cluster = file.cluster_bytes
-    at, entries = file.get("l1_table_offset"), file.get("l1_size")
-    l1 = list(struct.unpack(f">{entries}Q", read_at(image, at, entries * 8)))
+    if format_of(image) == "qed":
+        step, order, copied = file.table_bytes, "<", 0
+        entries = file.get("size") // (step // 8 * cluster)
+    else:
+        step, order, copied = cluster, ">", COPIED
+        entries = file.get("l1_size")
+    at = file.get("l1_table_offset")
+    l1 = list(struct.unpack(f"{order}{entries}Q", read_at(image, at, entries * 8)))
     end = (os.path.getsize(image) + cluster - 1) // cluster * cluster
     for index in range(entries):
         if l1[index] == 0:
-            l1[index] = COPIED | end
-            end += cluster
-    write_at(image, at, struct.pack(f">{entries}Q", *l1))
+            l1[index] = copied | end
+            end += step
+    write_at(image, at, struct.pack(f"{order}{entries}Q", *l1))
     os.truncate(image, end)
 
 
-def left_dirty_by_qemu(image, cluster, *create_args, snapshot=False, tables=None):
+def left_dirty_by_qemu(image, cluster, *create_args, snapshot=False, tables=None, fmt="qcow2"):
     """PATTERN in the first MiB, 0x22 in the one behind it, and QEMU died. tables: how many; 0 for no
     more than that takes."""
-    tables = TABLES[cluster] if tables is None else tables
-    size = tables * table_span(cluster) if tables else 8 * MIB
-    qemu_img("create", "-q", "-f", "qcow2", "-o", f"cluster_size={cluster},lazy_refcounts=on",
+    tables = TABLES[fmt][cluster] if tables is None else tables
+    size = tables * table_span(cluster, fmt) if tables else 8 * MIB
+    options = "lazy_refcounts=on" if fmt == "qcow2" else f"table_size={QED_TABLE_CLUSTERS[cluster]}"
+    qemu_img("create", "-q", "-f", fmt, "-o", f"cluster_size={cluster},{options}",
              *create_args, image, str(size))
     if snapshot:
-        qemu_io("-f", "qcow2", "-c", f"write -q -P {PATTERN ^ 1} 0 1536k", image)
+        qemu_io("-f", fmt, "-c", f"write -q -P {PATTERN ^ 1} 0 1536k", image)
         qemu_img("snapshot", "-c", "before", image)
-    crash("qemu-io", "-f", "qcow2", *io_args((f"write -q -P {PATTERN} 0 1M",
-                                             "write -q -P 0x22 1M 1M", "flush", "abort")), image)
-    check_equal(Qcow2(image).is_dirty, True, "dirty bit after QEMU died")
+    crash("qemu-io", "-f", fmt, *io_args((f"write -q -P {PATTERN} 0 1M",
+                                         "write -q -P 0x22 1M 1M", "flush", "abort")), image)
+    if fmt == "qed" and create_args:
+        image_file(image).mark()  # which QEMU leaves out where there is a backing file
+    check_equal(image_file(image).is_dirty, True, "mark after QEMU died")
     if tables:
         add_empty_tables(image)
     return image
@@ -78,7 +102,9 @@ def end_of_extensions(image):
 
 
 def fence_of(image):
-    """The old end that the header's last extension bears; None for none."""
+    """The old end that the header's last extension bears; None for none. QED has no place for it."""
+    if format_of(image) == "qed":
+        return None
     at = end_of_extensions(image)
     if at + 8 + FENCE_BYTES > Qcow2(image).cluster_bytes:
         return None
@@ -94,11 +120,11 @@ def interrupt_recovery(image, *commands):
     """oxbow recovers, carries out the commands and dies before the recovery ends. Where the host lets
     the recovery run ahead, once more from the beginning."""
     for _ in range(10):
-        copy_sparse(image, "attempt.qcow2")
-        crash(oxbow_path(), "io", "-f", "qcow2", "--recover=auto", *io_args(commands), "-c",
-              "abort", "attempt.qcow2")
-        if Qcow2("attempt.qcow2").is_dirty:
-            os.rename("attempt.qcow2", image)
+        copy_sparse(image, "attempt")
+        crash(oxbow_path(), "io", "-f", format_of(image), "--recover=auto", *io_args(commands), "-c",
+              "abort", "attempt")
+        if image_file("attempt").is_dirty:
+            os.rename("attempt", image)
             return
     raise Failure("no recovery was interrupted: nothing was tested")
 

@@ -73,17 +73,19 @@ def serve_bounded(image, *args):
             client.connect(str(path))
             check_equal(client.recv(8), b"NBDMAGIC", "greeting")
         return True
-    result = run_bounded(oxbow_path(), "serve", *args, "-f", "qcow2", "--nbd", path, image,
+    result = run_bounded(oxbow_path(), "serve", *args, "-f", stated, "--nbd", path, image,
                          terminate_when=is_greeted)
     path.unlink(missing_ok=True)
     return result
 
 
+# The format that commands are told, whatever a damaged header says: that of the last good image.
+stated = "qcow2"
 READING = {
-    "info": lambda image: run_bounded(oxbow_path(), "info", "--output=json", "-f", "qcow2", image),
-    "check": lambda image: run_bounded(oxbow_path(), "check", "-f", "qcow2", image),
-    "map": lambda image: run_bounded(oxbow_path(), "map", "-f", "qcow2", "--output=json", image),
-    "read": lambda image: run_bounded(oxbow_path(), "io", "-r", "-f", "qcow2", "-c",
+    "info": lambda image: run_bounded(oxbow_path(), "info", "--output=json", "-f", stated, image),
+    "check": lambda image: run_bounded(oxbow_path(), "check", "-f", stated, image),
+    "map": lambda image: run_bounded(oxbow_path(), "map", "-f", stated, "--output=json", image),
+    "read": lambda image: run_bounded(oxbow_path(), "io", "-r", "-f", stated, "-c",
                                       f"read -q 0 {DISK_BYTES}", "-c", "read -q 64k 4k", image),
     "serve": lambda image: serve_bounded(image, "-r"),
 }
@@ -92,7 +94,7 @@ tried = 0
 
 
 def write_to(image):
-    return run_bounded(oxbow_path(), "io", "-f", "qcow2", *io_args((
+    return run_bounded(oxbow_path(), "io", "-f", stated, *io_args((
         "write -q 1000 3000", f"write -q {DISK_BYTES - 66000} 66000", "write -q -z 70000 70000",
         "discard -q 128k 128k", "flush")), image)
 
@@ -110,14 +112,14 @@ def try_all(image, what, with_server=False):
             codes[name], said = command(image)
             if fingerprint(image) != before:
                 raise Failure(f"{name} changed the file")
-        shutil.copyfile(image, "written.qcow2")
-        codes["write"], said = write_to("written.qcow2")
+        shutil.copyfile(image, "written")
+        codes["write"], said = write_to("written")
         is_refused = codes["write"] != 0 and "failed: " not in said  # as a command that ran says
-        if is_refused and fingerprint("written.qcow2") != before:
+        if is_refused and fingerprint("written") != before:
             raise Failure(f"a refused write changed the file: {said}")
-        shutil.copyfile(image, "repaired.qcow2")
-        codes["repair"], _ = run_bounded(oxbow_path(), "check", "-q", "-r", "all", "-f", "qcow2",
-                                         "repaired.qcow2")
+        shutil.copyfile(image, "repaired")
+        codes["repair"], _ = run_bounded(oxbow_path(), "check", "-q", "-r", "all", "-f", stated,
+                                         "repaired")
     except (Failure, OSError) as error:
         raise Failure(f"with {what}: {error}") from None
     return codes
@@ -129,22 +131,30 @@ def check_refused_by_all(image, what):
         check_equal(codes[name], 1, f"exit code of {name} with {what}")
 
 
-def good_image(options="cluster_size=64k", *args):
-    """An image with data, zeroes, a compressed cluster and free room."""
-    qemu_img("create", "-q", "-f", "qcow2", "-o", options, *args, "good.qcow2", str(DISK_BYTES))
+def set_stated(fmt):
+    global stated
+    stated = fmt
+
+
+def good_image(kind="cluster_size=64k", *args):
+    """An image with data, zeroes, (in qcow2) a compressed cluster, and free room."""
+    set_stated(split_kind(kind)[0])
+    on_exit(lambda: set_stated("qcow2"))
+    qemu_img("create", "-q", *kind_args(kind), *args, "good", str(DISK_BYTES))
     commands = ["write -q -P 1 0 100k", "write -q -P 2 512k 64k", "write -q -P 3 1M 200k"]
-    if "0.10" not in options:
+    if "0.10" not in kind:
         commands.append("write -q -z 192k 64k")
-    commands.append("write -q -c -P 7 1536k 64k")
-    qemu_io("-f", "qcow2", *io_args(commands), "good.qcow2")
-    return "good.qcow2"
+    if stated == "qcow2":
+        commands.append("write -q -c -P 7 1536k 64k")
+    qemu_io("-f", stated, *io_args(commands), "good")
+    return "good"
 
 
 def damaged(change):
-    """A copy of the good image with change(Qcow2) done to it."""
-    shutil.copyfile("good.qcow2", "bad.qcow2")
-    change(Qcow2("bad.qcow2"))
-    return "bad.qcow2"
+    """A copy of the good image with change(its reader) done to it."""
+    shutil.copyfile("good", "bad")
+    change(Qcow2("bad") if stated == "qcow2" else Qed("bad"))
+    return "bad"
 
 
 def extremes(size):
@@ -245,41 +255,55 @@ def test_the_features_that_are_not_there_yet_are_named():
 
 
 def test_files_cut_short_anywhere_are_survived():
-    good_image()
-    size = os.path.getsize("good.qcow2")
-    for length in [0, 1, 3, 4, 8, 71, 72, 103, 104, 111, 112, 500, 512, 4096, 65535, 65536, 65537,
-                   131072, 196608 + 8, 262144, 262145, 327680 + 100, size - 65536, size - 512,
-                   size - 1]:
-        shutil.copyfile("good.qcow2", "bad.qcow2")
-        os.truncate("bad.qcow2", length)
-        codes = try_all("bad.qcow2", f"the file cut to {length} bytes")
-        if length < 104:
-            check_equal(codes["read"], 1, f"exit code of read at {length} bytes")
+    for kind in ("cluster_size=64k", "qed:cluster_size=64k"):
+        good_image(kind)
+        size = os.path.getsize("good")
+        for length in [0, 1, 3, 4, 8, 63, 64, 71, 72, 103, 104, 111, 112, 500, 512, 4096, 65535, 65536,
+                       65537, 131072, 196608 + 8, 262144, 262145, 327680 + 100, size - 65536,
+                       size - 512, size - 1]:
+            shutil.copyfile("good", "bad")
+            os.truncate("bad", length)
+            codes = try_all("bad", f"the {stated} file cut to {length} bytes")
+            if length < (104 if stated == "qcow2" else 64):
+                check_equal(codes["read"], 1, f"exit code of read at {length} bytes")
 
 
 def test_headers_of_noise_are_survived():
-    good_image()
-    rng = random.Random(7)
-    for number in range(30):
-        def change(image):
-            for _ in range(rng.randrange(1, 12)):
-                write_at(image.path, rng.randrange(4, 600), rng.randbytes(rng.randrange(1, 9)))
-        try_all(damaged(change), f"noise {number} in the header")
+    for kind in ("cluster_size=64k", "qed:cluster_size=64k"):
+        good_image(kind)
+        rng = random.Random(7)
+        length = 600 if stated == "qcow2" else 64
+        for number in range(30):
+            def change(image):
+                for _ in range(rng.randrange(1, 12)):
+                    write_at(image.path, rng.randrange(4, length), rng.randbytes(rng.randrange(1, 9)))
+            try_all(damaged(change), f"noise {number} in the header")
+
+
+def tables_of(image):
+    """Where the tables are that are in use, and how much of each."""
+    if stated == "qed":
+        l1 = image.get("l1_table_offset")
+        return [(l1, 8), (image.le64(l1), 400)]
+    l2 = image.be64(image.get("l1_table_offset")) & OFFSET_MASK
+    return [(image.get("l1_table_offset"), 8), (l2, 400), (image.get("refcount_table_offset"), 64),
+            (image.refcount_block_at(0), 200)]
 
 
 def test_metadata_of_noise_is_survived():
-    good_image()
-    good = Qcow2("good.qcow2")
-    l2 = good.be64(good.get("l1_table_offset")) & OFFSET_MASK
-    tables = [(good.get("l1_table_offset"), 8), (l2, 400), (good.get("refcount_table_offset"), 64),
-              (good.refcount_block_at(0), 200)]
-    rng = random.Random(8)
-    for number in range(30):
-        def change(image):
-            for _ in range(rng.randrange(1, 10)):
-                table, length = rng.choice(tables)
-                write_at(image.path, table + rng.randrange(length), rng.randbytes(rng.randrange(1, 9)))
-        try_all(damaged(change), f"noise {number} in the metadata")
+    for kind in ("cluster_size=64k", "qed:cluster_size=64k", "qed:cluster_size=4k,table_size=2"):
+        good_image(kind)
+        tables = tables_of(image_file("good"))
+        rng = random.Random(8)
+        for number in range(30):
+            def change(image):
+                for _ in range(rng.randrange(1, 10)):
+                    table, length = rng.choice(tables)
+                    write_at(image.path, table + rng.randrange(length),
+                             rng.randbytes(rng.randrange(1, 9)))
+                if number % 2 and stated == "qed":
+                    image.mark()
+            try_all(damaged(change), f"noise {number} in the metadata of {kind}")
 
 
 ENTRY_EXTREMES = (
@@ -299,6 +323,64 @@ def entry_test(place):
     return test
 
 
+def qed_extremes_test(place):
+    """Of images that were closed, and of such that were not."""
+    def test():
+        good_image("qed:")
+        end = os.path.getsize("good")
+        for value in (0, 1, 2, 511, 512, 4096, 65535, 65536, 65537, 131072, 327680, end - 65536, end,
+                      end + 65536, end + (1 << 30), 1 << 40, 1 << 62, 1 << 63, (1 << 64) - 65536,
+                      (1 << 64) - 1):
+            for marked in (False, True):
+                def change(image):
+                    image.put_le64(place(image), value)
+                    image.mark(marked)
+                try_all(damaged(change), f"{value:#x}, marked: {marked}")
+    return test
+
+
+for _field, (_at, _size) in QED_FIELDS.items():
+    if _size == 8:
+        globals()[f"test_qed_headers_with_{_field}_at_its_extremes_are_survived"] = (
+            qed_extremes_test(lambda image, at=_at: at))
+test_qed_l1_entries_at_their_extremes_are_survived = qed_extremes_test(
+    lambda image: image.l1_entry_at(0))
+test_qed_l2_entries_at_their_extremes_are_survived = qed_extremes_test(
+    lambda image: image.l2_entry_at(64 * KIB))
+
+
+def test_qed_headers_of_other_shapes_are_survived():
+    """The clusters, tables and the name that a header claims are not those of the file."""
+    good_image("qed:cluster_size=64k")
+    for field in ("cluster_size", "table_size", "header_size", "backing_offset", "backing_size"):
+        for value in extremes(4) + [4096, 1 << 26, 1 << 27, 3, 4, 16]:
+            def change(image):
+                image.put(field, value)
+                if field.startswith("backing"):
+                    image.put("features", 1)
+            try_all(damaged(change), f"{field} = {value:#x}")
+
+
+def test_qed_entries_that_name_metadata_never_let_the_guest_write_into_it():
+    good_image("qed:")
+    good = Qed("good")
+    for name, host in (("L1", good.get("l1_table_offset")),
+                       ("L1's second cluster", good.get("l1_table_offset") + 65536),
+                       ("L2", good.le64(good.l1_entry_at(0)))):
+        for marked in (False, True):
+            def change(image):
+                image.put_le64(image.l2_entry_at(0), host)
+                image.mark(marked)
+            image = damaged(change)
+            try_all(image, f"data on {name}")
+            code, said = run_bounded(oxbow_path(), "io", "-f", "qed", "--recover=auto", "-c",
+                                     "write -q -P 0xee 0 64k", image)
+            if b"\xee" * 4096 in read_at(image, host, 65536):
+                raise Failure(f"the guest wrote into {name}: {code} {said}")
+            check_equal(run(oxbow_path(), "check", "-f", "qed", image, check=False).returncode, 2,
+                        f"exit code of check with data on {name}")
+
+
 test_l1_entries_at_their_extremes_are_survived = entry_test(lambda image: image.l1_entry_at(0))
 test_l2_entries_at_their_extremes_are_survived = entry_test(lambda image: image.l2_entry_at(0))
 test_refcount_table_entries_at_their_extremes_are_survived = entry_test(
@@ -315,7 +397,7 @@ def metadata_places(image):
 
 def test_entries_that_name_metadata_never_let_the_guest_write_into_it():
     good_image()
-    places = metadata_places(Qcow2("good.qcow2"))
+    places = metadata_places(Qcow2("good"))
     for name, host in places.items():
         image = damaged(lambda image: image.put_be64(image.l2_entry_at(0), COPIED | host))
         before = read_at(image, host, 65536)
@@ -332,7 +414,7 @@ def test_entries_that_name_metadata_never_let_the_guest_write_into_it():
 def test_metadata_without_a_refcount_is_never_handed_out_to_the_guest():
     """The allocator may not believe a count that says that the header, or a table in use, is free."""
     good_image()
-    places = metadata_places(Qcow2("good.qcow2"))
+    places = metadata_places(Qcow2("good"))
     for name in [*places, "everything"]:
         chosen = places.values() if name == "everything" else [places[name]]
 
@@ -350,7 +432,7 @@ def test_metadata_without_a_refcount_is_never_handed_out_to_the_guest():
 
 def test_tables_that_lie_on_each_other_never_corrupt_silently():
     good_image()
-    good = Qcow2("good.qcow2")
+    good = Qcow2("good")
     places = metadata_places(good)
     l2 = places["L2"]
     for name, host in places.items():
@@ -379,11 +461,11 @@ def test_two_entries_on_one_cluster_are_corruption_and_do_not_alias_in_silence()
 
 def test_snapshot_tables_at_their_extremes_are_survived():
     good_image()
-    qemu_img("snapshot", "-c", "one", "good.qcow2")
-    qemu_img("snapshot", "-c", "two", "good.qcow2")
-    good = Qcow2("good.qcow2")
+    qemu_img("snapshot", "-c", "one", "good")
+    qemu_img("snapshot", "-c", "two", "good")
+    good = Qcow2("good")
     at = good.get("snapshots_offset")
-    size = os.path.getsize("good.qcow2")
+    size = os.path.getsize("good")
     for value in (0, 1, 512, 65536, size, size + 65536, 1 << 62, (1 << 64) - 65536, size - 20):
         try_all(damaged(lambda image: image.put("snapshots_offset", value)),
                 f"snapshots at {value:#x}")
@@ -398,8 +480,8 @@ def test_snapshot_tables_at_their_extremes_are_survived():
 
 def test_bitmap_directories_at_their_extremes_are_survived():
     good_image()
-    qemu_img("bitmap", "--add", "good.qcow2", "b0")
-    good = Qcow2("good.qcow2")
+    qemu_img("bitmap", "--add", "good", "b0")
+    good = Qcow2("good")
     at = next(offset for kind, offset, _ in good.extensions() if kind == 0x23852875)
     directory = good.be64(at + 16)
     for offset, length in ((0, 4), (4, 4), (8, 8), (16, 8)):
@@ -416,7 +498,7 @@ def test_bitmap_directories_at_their_extremes_are_survived():
 
 def test_header_extensions_past_their_cluster_are_survived():
     good_image()
-    start = Qcow2("good.qcow2").get("header_length")
+    start = Qcow2("good").get("header_length")
     for kind in (0xE2792ACA, 0x6803F857, 0x23852875, 0x44415441, 0x12345678, 0xFFFFFFFF):
         for length in (0, 1, 47, 65536, 65536 - start - 8, 65536 - start - 7, 0x7FFFFFFF,
                        0xFFFFFFF8, 0xFFFFFFFF):
@@ -431,7 +513,7 @@ def test_compressed_garbage_is_an_error_and_not_more():
             file.write(b"some text, many times over. " * (DISK_BYTES // 28 + 1))
             file.truncate(DISK_BYTES)
         qemu_img("convert", "-c", "-f", "raw", "-O", "qcow2", "-o", f"compression_type={kind}",
-                 "data.raw", "good.qcow2")
+                 "data.raw", "good")
         rng = random.Random(kind)
         for number in range(12):
             def change(image):

@@ -192,6 +192,33 @@ def test_counts_become_wider_on_a_device_that_has_room_and_stay_on_a_full_one():
             qemu_io("-r", "-f", "qcow2", *io_args(("read -P 7 0 8k", "read -P 8 8k 4k")), device)
 
 
+def test_a_qed_image_on_a_device_is_written_in_place_and_does_not_grow():
+    """Nothing says which clusters of a device are free."""
+    for sector in SECTOR_SIZES:
+        qemu_img("create", "-q", "-f", "qed", "file", "64M")
+        qemu_io("-f", "qed", "-c", "write -q -P 7 0 2M", "file")
+        device = loop_device(os.path.getsize("file"), sector)
+        with open(device, "wb") as file:
+            file.write(pathlib.Path("file").read_bytes())
+        for cache in ("none", "writeback"):
+            with Server("-f", "qed", "-t", cache, device) as server:
+                handle = nbd_connect(server.uri)
+                handle.pwrite(b"\x11" * 3000, 1000, nbd.CMD_FLAG_FUA)
+                try:
+                    handle.pwrite(b"\x22" * 4096, 40 * MIB)
+                    raise Failure(f"a device of {sector} has become longer")
+                except nbd.Error as error:
+                    check_equal(error.errnum, errno.ENOSPC, "error of a write that needs a cluster")
+                handle.pwrite(b"\x33" * 512, 0)
+                handle.flush()
+                check_equal(bytes(handle.pread(4096, 40 * MIB)), bytes(4096), "what was refused")
+                handle.shutdown()
+            check_closed(device, f"on sectors of {sector}, {cache}", freed=True)
+        reads = ("read -P 0x33 0 512", "read -P 0x11 1000 3000", "read -P 7 4000 2093152")
+        qemu_io("-r", "-f", "qed", *io_args(reads), device)
+        oxbow("io", "-r", "-f", "qed", *io_args(reads), device)
+
+
 def test_an_image_that_cannot_fit_is_not_made():
     device = loop_device(MIB, 4096)
     expect_failure(oxbow_path(), "create", "-q", "-f", "qcow2", "-o", "preallocation=full", device,

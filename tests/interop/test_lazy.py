@@ -1,31 +1,40 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: MIT
-"""The dirty bit of lazy refcounts: set in time, cleared when that is right, never otherwise (D5, D6)."""
+"""The dirty bit of lazy refcounts, and QED's NEED_CHECK: set in time, cleared when that is right, never
+otherwise (D5, D6)."""
 import shutil
 import time
 
 from interop import *
 
 
-def lazy_image(size="64M", options=""):
-    oxbow("create", "-q", "-f", "qcow2", "-o", "lazy_refcounts=on" + options, "disk.qcow2", size)
-    return "disk.qcow2"
+# Kinds that are marked while they are written to.
+MARKED = ("lazy_refcounts=on", "qed:", "qed:cluster_size=4k,table_size=2")
 
 
-def crashed_image(cache="writeback"):
-    """A lazy image whose server was killed after allocating writes: (path, bytes the guest wrote)."""
+def lazy_image(size="64M", kind="lazy_refcounts=on"):
+    oxbow("create", "-q", *kind_args(kind), "disk", size)
+    return "disk"
+
+
+def serve(image, *args):
+    return Server("-f", format_of(image), *args, image)
+
+
+def crashed_image(cache="writeback", kind="lazy_refcounts=on"):
+    """An image whose server was killed after allocating writes: (path, bytes the guest wrote)."""
     import nbd
 
-    image = lazy_image("8M")
+    image = lazy_image("8M", kind)
     data = pattern("crashed", 640 * KIB)
-    with Server("-f", "qcow2", "--cache", cache, image) as server:
+    with serve(image, "--cache", cache) as server:
         handle = nbd_connect(server.uri)
         handle.pwrite(data, 300 * KIB, nbd.CMD_FLAG_FUA)
         if handle.can_flush():
             handle.flush()
         server.kill9()
-        wait_until_unlocked("disk.qcow2")
-    check_equal(Qcow2(image).is_dirty, True, "dirty bit after the kill")
+        wait_until_unlocked("disk")
+    check_equal(image_file(image).is_dirty, True, "mark after the kill")
     return image, bytes(300 * KIB) + data + bytes(8 * MIB - 940 * KIB)
 
 
@@ -43,97 +52,127 @@ def wrongly_counted_image():
     return image
 
 
-def test_the_dirty_bit_is_on_disk_before_an_allocating_write_is_acknowledged():
+def test_the_mark_is_on_disk_before_an_allocating_write_is_acknowledged():
     import nbd
 
-    for cache in ("writethrough", "directsync", "writeback", "none", "unsafe"):
-        image = lazy_image()
-        with Server("-f", "qcow2", "--cache", cache, image) as server:
+    for kind in MARKED:
+        for cache in CACHE_MODES:
+            image = lazy_image(kind=kind)
+            with serve(image, "--cache", cache) as server:
+                handle = nbd_connect(server.uri)
+                handle.pwrite(b"x" * 4096, 0, nbd.CMD_FLAG_FUA)
+                check_equal(image_file(image).is_dirty, True, f"mark of {kind} under {cache}, served")
+                server.kill9()
+                wait_until_unlocked("disk")
+            file = image_file(image)
+            if file.place_of(0) == 0:
+                raise Failure(f"{kind}, {cache}: a write with FUA was acknowledged, and no entry is "
+                              "on disk")
+            check_equal(read_at(image, file.place_of(0), 4096), b"x" * 4096, "what the entry names")
+            check_equal(file.is_dirty, True, f"mark of {kind} under {cache}")
+
+
+def test_the_mark_is_there_before_an_allocation_that_nobody_made_durable():
+    for kind in MARKED:
+        image = lazy_image(kind=kind)
+        with serve(image) as server:
             handle = nbd_connect(server.uri)
-            handle.pwrite(b"x" * 4096, 0, nbd.CMD_FLAG_FUA)
-            server.kill9()
-            wait_until_unlocked("disk.qcow2")
-        file = Qcow2(image)
-        entry = file.l2_entry(0)
-        if entry & OFFSET_MASK == 0:
-            raise Failure(f"{cache}: a write with FUA was acknowledged, and no entry is on disk")
-        if file.refcount(entry & OFFSET_MASK) == 0 and not file.is_dirty:
-            raise Failure(f"{cache}: the entry is on disk without a count, and the image not dirty")
-        check_equal(file.is_dirty, True, f"dirty bit under {cache}")
+            handle.pwrite(b"x" * 4096, 0)
+            check_equal(image_file(image).is_dirty, True, f"mark of {kind}")
+            handle.shutdown()
+        check_closed(image, kind)
 
 
 def test_an_image_that_was_only_read_is_never_marked():
+    for kind in MARKED:
+        image = lazy_image(kind=kind)
+        before = fingerprint(image)
+        with serve(image) as server:
+            handle = nbd_connect(server.uri)
+            handle.pread(MIB, 0)
+            if handle.can_flush():
+                handle.flush()
+            check_equal(image_file(image).is_dirty, False, "mark while it is read")
+            server.kill9()
+            wait_until_unlocked("disk")
+        check_equal(fingerprint(image), before, f"the file ({kind})")
+
+
+def test_writes_in_place_mark_nothing():
     import nbd
 
-    image = lazy_image()
-    before = fingerprint(image)
-    with Server("-f", "qcow2", image) as server:
-        handle = nbd_connect(server.uri)
-        handle.pread(MIB, 0)
-        if handle.can_flush():
-            handle.flush()
-        check_equal(Qcow2(image).is_dirty, False, "dirty bit while it is read")
-        server.kill9()
-        wait_until_unlocked("disk.qcow2")
-    check_equal(fingerprint(image), before, "the file")
+    for kind in MARKED:
+        image = lazy_image(kind=kind)
+        oxbow("io", "-f", format_of(image), "-c", "write -q 0 4M", image)
+        with serve(image) as server:
+            handle = nbd_connect(server.uri)
+            for at in range(0, 4 * MIB, 256 * KIB):
+                handle.pwrite(b"y" * 5000, at, nbd.CMD_FLAG_FUA)
+            check_equal(image_file(image).is_dirty, False, f"mark of {kind}")
+            handle.shutdown()
+        check_clean(image)
 
 
-def test_a_clean_close_clears_the_dirty_bit():
+def test_a_clean_close_clears_the_mark():
+    for kind in MARKED:
+        image = lazy_image(kind=kind)
+        with serve(image) as server:
+            handle = nbd_connect(server.uri)
+            for at in range(0, 64 * MIB, 4 * MIB):
+                handle.pwrite(b"y" * 1000, at)
+            handle.shutdown()
+            check_equal(server.terminate(), 0, "exit code on SIGTERM")
+        check_closed(image, kind)
+        oxbow("io", "-f", format_of(image), "-c", "write 1M 70k", image)
+        check_closed(image, f"{kind} after oxbow io")
     image = lazy_image()
-    with Server("-f", "qcow2", image) as server:
-        handle = nbd_connect(server.uri)
-        for at in range(0, 64 * MIB, 4 * MIB):
-            handle.pwrite(b"y" * 1000, at)
-        handle.shutdown()
-        check_equal(server.terminate(), 0, "exit code on SIGTERM")
-    check_equal(Qcow2(image).is_dirty, False, "dirty bit")
-    check_clean(image)
     oxbow("io", "-f", "qcow2", "-c", "write 1M 70k", image)
-    check_equal(Qcow2(image).is_dirty, False, "dirty bit after oxbow io")
-    check_clean(image)
     check_equal(Qcow2(image).get("compatible_features") & LAZY, LAZY, "lazy bit")
 
 
 def test_an_image_that_is_not_lazy_is_never_dirty():
-    oxbow("create", "-q", "-f", "qcow2", "disk.qcow2", "64M")
-    with Server("-f", "qcow2", "disk.qcow2") as server:
+    oxbow("create", "-q", "-f", "qcow2", "disk", "64M")
+    with Server("-f", "qcow2", "disk") as server:
         handle = nbd_connect(server.uri)
         for at in range(0, 64 * MIB, 4 * MIB):
             handle.pwrite(b"y" * 1000, at)
-            check_equal(Qcow2("disk.qcow2").is_dirty, False, "dirty bit")
+            check_equal(Qcow2("disk").is_dirty, False, "dirty bit")
         if handle.can_flush():
             handle.flush()
         server.kill9()
-        wait_until_unlocked("disk.qcow2")
-    check_equal(Qcow2("disk.qcow2").is_dirty, False, "dirty bit")
+        wait_until_unlocked("disk")
+    check_equal(Qcow2("disk").is_dirty, False, "dirty bit")
 
 
-def test_a_dirty_image_opened_read_only_stays_as_it_is():
-    image, guest = crashed_image()
-    before = fingerprint(image)
-    check_bytes(guest_bytes_by_oxbow(image), guest, "read from a dirty image")
-    check_equal(fingerprint(image), before, "the file after serve -r")
-    for args in (("io", "-r", "-f", "qcow2", "-c", "read 0 8M"), ("info",), ("map",),
-                 ("io", "-r", "-U", "-f", "qcow2", "-c", "read 0 8M")):
-        oxbow(*args, image)
-        check_equal(fingerprint(image), before, f"the file after {args}")
-    result = oxbow("check", image, check=False)
-    check_in(result.returncode, (0, 2, 3), "exit codes of check")
-    check_equal(fingerprint(image), before, "the file after check")
+def test_a_marked_image_opened_read_only_stays_as_it_is():
+    for kind in MARKED:
+        image, guest = crashed_image(kind=kind)
+        fmt = format_of(image)
+        before = fingerprint(image)
+        check_bytes(guest_bytes_by_oxbow(image), guest, "read from a marked image")
+        check_equal(fingerprint(image), before, "the file after serve -r")
+        for args in (("io", "-r", "-f", fmt, "-c", "read 0 8M"), ("info",), ("map",),
+                     ("io", "-r", "-U", "-f", fmt, "-c", "read 0 8M")):
+            oxbow(*args, image)
+            check_equal(fingerprint(image), before, f"the file after {args}")
+        result = oxbow("check", image, check=False)
+        check_in(result.returncode, (0, 2, 3), "exit codes of check")
+        check_equal(fingerprint(image), before, "the file after check")
 
 
-def test_a_dirty_image_opened_for_writing_is_recovered_before_it_is_served():
-    for cache in ("writeback", "directsync"):
-        image, guest = crashed_image(cache)
-        with Server("-f", "qcow2", "--cache", cache, image) as server:
-            handle = nbd_connect(server.uri)
-            check_bytes(nbd_read_all(handle), guest, "served")
-            handle.pwrite(b"z" * 65536, 4 * MIB)
-            handle.shutdown()
-        check_clean(image)
-        expected = bytearray(guest)
-        expected[4 * MIB:4 * MIB + 65536] = b"z" * 65536
-        check_bytes(guest_bytes_by_qemu(image), bytes(expected), "after recovery and a write")
+def test_a_marked_image_opened_for_writing_is_recovered():
+    for kind in MARKED:
+        for cache in ("writeback", "directsync"):
+            image, guest = crashed_image(cache, kind)
+            with serve(image, "--cache", cache) as server:
+                handle = nbd_connect(server.uri)
+                check_bytes(nbd_read_all(handle), guest, "served")
+                handle.pwrite(b"z" * 65536, 4 * MIB)
+                handle.shutdown()
+            check_closed(image, f"{kind}, {cache}", freed=True)
+            expected = bytearray(guest)
+            expected[4 * MIB:4 * MIB + 65536] = b"z" * 65536
+            check_bytes(guest_bytes_by_qemu(image), bytes(expected), "after recovery and a write")
 
 
 def test_a_new_cluster_never_takes_a_live_one_after_a_crash():
@@ -145,16 +184,18 @@ def test_a_new_cluster_never_takes_a_live_one_after_a_crash():
     check_clean(image)
 
 
-def test_qemu_recovers_what_oxbow_left_dirty_and_the_reverse():
-    image, guest = crashed_image()
-    qemu_io("-f", "qcow2", "-c", "write -q -P 1 7M 64k", image)
-    check_clean(image)
-    check_bytes(guest_bytes_by_oxbow(image)[:7 * MIB], guest[:7 * MIB], "recovered by QEMU")
-    run("sh", "-c", "qemu-io -f qcow2 -c 'write -q -P 5 2M 1M' -c flush -c abort disk.qcow2; true",
-        timeout=60)
-    check_equal(Qcow2(image).is_dirty, True, "dirty bit after qemu-io aborted")
-    oxbow("io", "-f", "qcow2", "-c", "read -P 5 2M 1M", "-c", "write -P 6 4M 1M", image)
-    check_clean(image)
+def test_qemu_recovers_what_oxbow_left_marked_and_the_reverse():
+    for kind in MARKED:
+        image, guest = crashed_image(kind=kind)
+        fmt = format_of(image)
+        qemu_io("-f", fmt, "-c", "write -q -P 1 7M 64k", image)
+        check_closed(image, f"{kind}, recovered by QEMU", freed=True)
+        check_bytes(guest_bytes_by_oxbow(image)[:7 * MIB], guest[:7 * MIB], "recovered by QEMU")
+        run("sh", "-c", f"qemu-io -f {fmt} -c 'write -q -P 5 2M 1M' -c flush -c abort disk; true",
+            timeout=60)
+        check_equal(image_file(image).is_dirty, True, "mark after qemu-io aborted")
+        oxbow("io", "-f", fmt, "-c", "read -P 5 2M 1M", "-c", "write -P 6 4M 1M", image)
+        check_closed(image, f"{kind}, recovered by oxbow", freed=True)
 
 
 def test_a_read_only_image_that_becomes_writable_is_recovered_first():
@@ -164,6 +205,15 @@ def test_a_read_only_image_that_becomes_writable_is_recovered_first():
     check_in("read 524288/524288", result.stdout, "stdout")
     check_clean(image)
     oxbow("io", "-r", "-f", "qcow2", "-c", "read -P 0x61 0 512k", "-c", "read -P 0x63 1M 1M", image)
+
+
+def test_a_marked_qed_image_that_becomes_writable_is_recovered():
+    image, guest = crashed_image(kind="qed:")
+    oxbow("io", "-r", "-f", "qed", "-c", "read 0 8M", "-c", "reopen -w", "-c",
+          "write -q -P 0x63 1M 1M", "-c", "reopen -r", "-c", "read -P 0x63 1M 1M", image)
+    check_closed(image, freed=True)
+    expected = guest[:MIB] + b"\x63" * MIB + guest[2 * MIB:]
+    check_bytes(guest_bytes_by_qemu(image), expected, "after the recovery")
 
 
 def test_closing_and_opening_within_one_io_run_recovers():
@@ -245,62 +295,84 @@ def test_clearing_the_dirty_bit_keeps_the_rest_of_the_header():
     check_equal(read_at(image, 0, 4096), header, "header after set and clear")
 
 
+def test_setting_and_clearing_need_check_keeps_the_rest_of_the_header():
+    oxbow("create", "-q", "-f", "raw", "base", "8M")
+    for args in ((), ("-b", "base", "-F", "raw")):
+        oxbow("create", "-q", "-f", "qed", *args, "disk", "8M")
+        file = Qed("disk")
+        file.put("compat_features", 1 << 40)
+        write_at("disk", 3000, b"what nobody knows")
+        header = read_at("disk", 0, 4096)
+        with serve("disk", "--allow-backing") as server:
+            handle = nbd_connect(server.uri)
+            handle.pwrite(b"y" * 4096, 0)
+            handle.flush()
+            marked = bytearray(header)
+            marked[16] |= NEED_CHECK
+            check_equal(read_at("disk", 0, 4096), bytes(marked), "header while it is served")
+            handle.shutdown()
+        check_equal(read_at("disk", 0, 4096), header, "header after set and clear")
+
+
 def wait_until_clean(image, seconds=20):
     deadline = time.monotonic() + seconds
-    while Qcow2(image).is_dirty:
+    while image_file(image).is_dirty:
         if time.monotonic() > deadline:
-            raise Failure(f"still dirty after {seconds} s without an allocation")
+            raise Failure(f"still marked after {seconds} s without an allocation")
         time.sleep(0.05)
 
 
 def test_an_idle_image_becomes_clean_while_it_is_served():
     import nbd
 
-    for cache in ("writeback", "directsync", "unsafe"):
-        image = lazy_image("32M")
-        with Server("-f", "qcow2", "--cache", cache, "--lazy-idle", "0.3", image) as server:
-            handle = nbd_connect(server.uri)
-            for turn in range(3):
-                handle.pwrite(bytes([65 + turn]) * 70000, turn * MIB, nbd.CMD_FLAG_FUA)
-                check_equal(Qcow2(image).is_dirty, True, f"dirty bit after an allocation ({cache})")
-                wait_until_clean(image)
-                check_equal(handle.pread(70000, turn * MIB), bytes([65 + turn]) * 70000, "data")
-            server.kill9()
-            wait_until_unlocked(image)
-        qemu_img("check", "-q", image)
-        oxbow("check", "-q", image)
+    for kind in MARKED:
+        for cache in ("writeback", "directsync", "unsafe"):
+            image = lazy_image("32M", kind)
+            with serve(image, "--cache", cache, "--lazy-idle", "0.3") as server:
+                handle = nbd_connect(server.uri)
+                for turn in range(3):
+                    handle.pwrite(bytes([65 + turn]) * 70000, turn * MIB, nbd.CMD_FLAG_FUA)
+                    check_equal(image_file(image).is_dirty, True,
+                                f"mark of {kind} after an allocation ({cache})")
+                    wait_until_clean(image)
+                    check_equal(handle.pread(70000, turn * MIB), bytes([65 + turn]) * 70000, "data")
+                server.kill9()
+                wait_until_unlocked(image)
+            check_clean(image, f"{kind}, {cache}")
 
 
-def test_an_image_stays_dirty_where_idling_must_never_commit():
+def test_an_image_stays_marked_where_idling_must_never_commit():
     import nbd
 
-    image = lazy_image("32M")
-    with Server("-f", "qcow2", "--lazy-idle", "never", image) as server:
-        handle = nbd_connect(server.uri)
-        handle.pwrite(b"x" * 4096, 0, nbd.CMD_FLAG_FUA)
-        time.sleep(1)
-        check_equal(Qcow2(image).is_dirty, True, "dirty bit")
-    check_equal(Qcow2(image).is_dirty, False, "dirty bit after the close")
+    for kind in MARKED:
+        image = lazy_image("32M", kind)
+        with serve(image, "--lazy-idle", "never") as server:
+            handle = nbd_connect(server.uri)
+            handle.pwrite(b"x" * 4096, 0, nbd.CMD_FLAG_FUA)
+            time.sleep(1)
+            check_equal(image_file(image).is_dirty, True, f"mark of {kind}")
+        check_equal(image_file(image).is_dirty, False, f"mark of {kind} after the close")
 
 
-def test_the_dirty_bit_survives_a_second_crash_during_the_life_after_the_first():
+def test_the_mark_survives_a_second_crash_during_the_life_after_the_first():
     import nbd
 
-    image, guest = crashed_image()
-    expected = bytearray(guest)
-    for turn in range(3):
-        with Server("-f", "qcow2", image) as server:
-            handle = nbd_connect(server.uri)
-            check_bytes(nbd_read_all(handle), bytes(expected), f"turn {turn}")
-            at = (2 + turn) * MIB
-            handle.pwrite(bytes([turn + 1]) * 200000, at, nbd.CMD_FLAG_FUA)
-            expected[at:at + 200000] = bytes([turn + 1]) * 200000
-            server.kill9()
-            wait_until_unlocked("disk.qcow2")
-        check_equal(Qcow2(image).is_dirty, True, "dirty bit")
-    oxbow("check", "-r", "all", image)
-    check_clean(image)
-    check_bytes(guest_bytes_by_qemu(image), bytes(expected), "at the end")
+    for kind in MARKED:
+        image, guest = crashed_image(kind=kind)
+        expected = bytearray(guest)
+        for turn in range(3):
+            with serve(image) as server:
+                handle = nbd_connect(server.uri)
+                check_bytes(nbd_read_all(handle), bytes(expected), f"turn {turn}")
+                at = (2 + turn) * MIB
+                handle.pwrite(bytes([turn + 1]) * 200000, at, nbd.CMD_FLAG_FUA)
+                expected[at:at + 200000] = bytes([turn + 1]) * 200000
+                server.kill9()
+                wait_until_unlocked("disk")
+            check_equal(image_file(image).is_dirty, True, f"mark of {kind}")
+        oxbow("check", "-r", "all", image, check=False)
+        check_closed(image, kind, freed=True)
+        check_bytes(guest_bytes_by_qemu(image), bytes(expected), "at the end")
 
 
 run_tests(globals())

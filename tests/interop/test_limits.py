@@ -3,8 +3,10 @@
 """Limits of the process (ulimit -f) and readers that are gone are errors, and end nobody."""
 import errno
 
+from interop import *
 from nbdwire import *
 
+KINDS = ("lazy_refcounts=off", "lazy_refcounts=on", "qed:", "qed:cluster_size=4k,table_size=2")
 LIMIT = 4 * MIB
 LIMITED = ("prlimit", f"--fsize={LIMIT}")
 ENGINES = ("io_uring", "threads")
@@ -49,6 +51,29 @@ def test_a_server_answers_a_write_beyond_the_limit_and_serves_on():
                 client.write(65536, b"c" * 65536)
                 client.ok(FLUSH)
             check_equal(disk.read_bytes()[:131072], b"a" * 65536 + b"c" * 65536, "data")
+
+
+def test_an_image_that_may_not_become_longer_answers_and_stays_sound():
+    """What has a place goes on to be written, and the close says that all is well."""
+    for kind in KINDS:
+        for engine in ENGINES:
+            oxbow("create", "-q", *kind_args(kind), "disk", "64M")
+            env = {"OXBOW_IO": "threads"} if engine == "threads" else {}
+            with Server("-f", format_of("disk"), "disk", env=env, wrapper=LIMITED) as server:
+                client = Client(server)
+                done = 0
+                while client.call(WRITE, done, 65536, 0, bytes([done >> 16 & 255]) * 65536).error == 0:
+                    done += 65536
+                    if done > 2 * LIMIT:
+                        raise Failure(f"no write was refused ({kind}, {engine})")
+                if done < LIMIT // 4:
+                    raise Failure(f"refused after {done} bytes ({kind}, {engine})")
+                client.ok(FLUSH)
+                client.write(0, b"again" * 100)
+                client.ok(FLUSH)
+            check_closed("disk", f"{kind}, {engine}", freed=True)
+            reads = [f"read -P {at >> 16 & 255} {at} 64k" for at in range(65536, done, 65536)]
+            qemu_io("-r", "-f", format_of("disk"), *io_args(reads), "disk")
 
 
 def test_a_reader_of_the_output_who_is_gone_does_not_end_a_writer():

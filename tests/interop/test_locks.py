@@ -8,9 +8,17 @@ REFUSED_READ = 'Failed to get shared "write" lock'
 QUESTION = "Is another process using the image [{}]?"
 
 
-def new_image(name="disk.qcow2", *args):
-    qemu_img("create", "-q", "-f", "qcow2", *args, name, "1M")
+def new_image(name="disk", *args, fmt="qcow2"):
+    qemu_img("create", "-q", "-f", fmt, *args, name, "1M")
     return name
+
+
+def of_each_format(test):
+    """The test is run with an image of each format."""
+    def run_all():
+        for fmt in FORMATS:
+            test(new_image(fmt=fmt), fmt)
+    return run_all
 
 
 class Holder:
@@ -18,7 +26,7 @@ class Holder:
 
     def __init__(self, by, *args):
         self.argv = [oxbow_path(), "io"] if by == "oxbow" else ["qemu-io"]
-        self.argv += ["-f", "qcow2", *args]
+        self.argv += ["-f", format_of(args[-1]), *args]
 
     def __enter__(self):
         self.process = subprocess.Popen(self.argv, stdin=subprocess.PIPE, text=True,
@@ -42,10 +50,10 @@ class Holder:
 
 
 READERS = (
-    ("info",), ("map",), ("check",), ("io", "-r", "-f", "qcow2", "-c", "length"),
+    ("info",), ("map",), ("check",), ("io", "-r", "-c", "length"),
 )
 WRITERS = (
-    ("io", "-f", "qcow2", "-c", "length"), ("check", "-r", "all"), ("check", "-r", "leaks"),
+    ("io", "-c", "length"), ("check", "-r", "all"), ("check", "-r", "leaks"),
 )
 
 
@@ -65,28 +73,28 @@ def check_refused(command, image, message):
     return result
 
 
-def test_a_writer_in_qemu_keeps_out_every_oxbow():
-    image = new_image()
+@of_each_format
+def test_a_writer_in_qemu_keeps_out_every_oxbow(image, fmt):
     with Holder("qemu", image):
         for command in commands_of("oxbow", READERS):
             check_refused(command, image, REFUSED_READ)
         for command in commands_of("oxbow", WRITERS):
             check_refused(command, image, REFUSED_WRITE)
-    oxbow("io", "-f", "qcow2", "-c", "write 0 64k", image)
+    oxbow("io", "-f", fmt, "-c", "write 0 64k", image)
 
 
-def test_a_writer_in_oxbow_keeps_out_every_qemu():
-    image = new_image()
+@of_each_format
+def test_a_writer_in_oxbow_keeps_out_every_qemu(image, fmt):
     with Holder("oxbow", image):
         for command in commands_of("qemu", READERS):
             check_refused(command, image, REFUSED_READ)
         for command in commands_of("qemu", WRITERS):
             check_refused(command, image, REFUSED_WRITE)
-    qemu_io("-f", "qcow2", "-c", "write 0 64k", image)
+    qemu_io("-f", fmt, "-c", "write 0 64k", image)
 
 
-def test_a_writer_in_oxbow_keeps_out_every_oxbow():
-    image = new_image()
+@of_each_format
+def test_a_writer_in_oxbow_keeps_out_every_oxbow(image, fmt):
     with Holder("oxbow", image):
         for command in commands_of("oxbow", READERS):
             check_refused(command, image, REFUSED_READ)
@@ -94,8 +102,8 @@ def test_a_writer_in_oxbow_keeps_out_every_oxbow():
             check_refused(command, image, REFUSED_WRITE)
 
 
-def test_readers_share_and_keep_writers_out():
-    image = new_image()
+@of_each_format
+def test_readers_share_and_keep_writers_out(image, fmt):
     for holder, other in (("oxbow", "qemu"), ("qemu", "oxbow"), ("oxbow", "oxbow")):
         with Holder(holder, "-r", image):
             for command in commands_of(other, READERS):
@@ -104,8 +112,8 @@ def test_readers_share_and_keep_writers_out():
                 check_refused(command, image, REFUSED_WRITE)
 
 
-def test_the_bytes_locked_are_those_that_qemu_locks():
-    image = new_image()
+@of_each_format
+def test_the_bytes_locked_are_those_that_qemu_locks(image, fmt):
     for args in ((), ("-r",)):
         with Holder("qemu", *args, image):
             expected = locked_bytes(image)
@@ -115,24 +123,25 @@ def test_the_bytes_locked_are_those_that_qemu_locks():
         check_equal(locked_bytes(image), [], "bytes locked after the close")
 
 
-def test_force_share_reads_beside_a_writer_and_takes_no_lock():
-    image = new_image()
+@of_each_format
+def test_force_share_reads_beside_a_writer_and_takes_no_lock(image, fmt):
     for holder in ("qemu", "oxbow"):
         with Holder(holder, image):
             for verb in (("info", "-U"), ("map", "-U"), ("check", "-U"),
-                         ("io", "-U", "-r", "-f", "qcow2", "-c", "length")):
+                         ("io", "-U", "-r", "-f", fmt, "-c", "length")):
                 oxbow(*verb, image)
     with Holder("oxbow", "-U", "-r", image):
-        qemu_io("-f", "qcow2", "-c", "write 0 512", image)
+        qemu_io("-f", fmt, "-c", "write 0 512", image)
 
 
-def test_force_share_follows_an_image_that_grows():
-    oxbow("create", "-q", "-f", "qcow2", "disk.qcow2", "4G")
-    with Server("-f", "qcow2", "disk.qcow2") as server:
+@of_each_format
+def test_force_share_follows_an_image_that_grows(image, fmt):
+    oxbow("create", "-q", "-f", fmt, image, "4G")
+    with Server("-f", fmt, image) as server:
         writer = nbd_connect(server.uri)
         writer.pwrite(b"\x11" * 65536, 0)
         writer.flush()
-        with Server("-r", "-U", "-f", "qcow2", "disk.qcow2") as other:
+        with Server("-r", "-U", "-f", fmt, image) as other:
             reader = nbd_connect(other.uri)
             for at in (100 * MIB, 2048 * MIB):  # in a table that is there, and in a new one
                 writer.pwrite(b"\x22" * 16 * MIB, at)
@@ -144,44 +153,44 @@ def test_force_share_follows_an_image_that_grows():
         writer.shutdown()
 
 
-def test_force_share_is_refused_for_writing():
-    image = new_image()
+@of_each_format
+def test_force_share_is_refused_for_writing(image, fmt):
     before = fingerprint(image)
-    expect_failure(oxbow_path(), "io", "-U", "-f", "qcow2", "-c", "write 0 512", image,
+    expect_failure(oxbow_path(), "io", "-U", "-f", fmt, "-c", "write 0 512", image,
                    message="force-share=on can only be used with read-only images")
     expect_failure(oxbow_path(), "check", "-U", "-r", "all", image)
     check_equal(fingerprint(image), before, "the image")
 
 
-def test_a_served_image_is_locked_until_the_server_is_killed():
-    image = new_image()
-    with Server("-f", "qcow2", image) as server:
-        check_refused(["qemu-io", "-f", "qcow2", "-c", "length"], image, REFUSED_WRITE)
-        check_refused([oxbow_path(), "io", "-f", "qcow2", "-c", "length"], image, REFUSED_WRITE)
-        result = run(oxbow_path(), "serve", "-f", "qcow2", "--nbd", tmpdir() / "second.sock", image,
+@of_each_format
+def test_a_served_image_is_locked_until_the_server_is_killed(image, fmt):
+    with Server("-f", fmt, image) as server:
+        check_refused(["qemu-io", "-f", fmt, "-c", "length"], image, REFUSED_WRITE)
+        check_refused([oxbow_path(), "io", "-f", fmt, "-c", "length"], image, REFUSED_WRITE)
+        result = run(oxbow_path(), "serve", "-f", fmt, "--nbd", tmpdir() / "second.sock", image,
                      check=False, timeout=20)
         check_equal(result.returncode, 1, "exit code of a second server")
         check_in(REFUSED_WRITE, result.stderr, "stderr of a second server")
         server.kill9()
         wait_until_unlocked(image)
-        qemu_io("-f", "qcow2", "-c", "length", image)
+        qemu_io("-f", fmt, "-c", "length", image)
 
 
-def test_two_read_only_servers_share_an_image():
-    image = new_image()
-    with Server("-f", "qcow2", "-r", image):
-        with Server("-f", "qcow2", "-r", image):
-            qemu_io("-r", "-f", "qcow2", "-c", "length", image)
-            check_refused(["qemu-io", "-f", "qcow2", "-c", "length"], image, REFUSED_WRITE)
+@of_each_format
+def test_two_read_only_servers_share_an_image(image, fmt):
+    with Server("-f", fmt, "-r", image):
+        with Server("-f", fmt, "-r", image):
+            qemu_io("-r", "-f", fmt, "-c", "length", image)
+            check_refused(["qemu-io", "-f", fmt, "-c", "length"], image, REFUSED_WRITE)
 
 
-def test_create_leaves_an_image_in_use_alone():
-    image = new_image()
+@of_each_format
+def test_create_leaves_an_image_in_use_alone(image, fmt):
     for holder in ("qemu", "oxbow"):
         for args in ((), ("-r",)):
             with Holder(holder, *args, image):
                 before = fingerprint(image)
-                expect_failure(oxbow_path(), "create", "-q", "-f", "qcow2", image, "2M",
+                expect_failure(oxbow_path(), "create", "-q", "-f", fmt, image, "2M",
                                message=REFUSED_WRITE)
                 check_equal(fingerprint(image), before, "the image")
 
@@ -217,11 +226,11 @@ def test_raw_images_are_locked_as_well():
         check_refused(["qemu-io", "-f", "raw", "-c", "length"], "disk.raw", REFUSED_WRITE)
 
 
-def test_the_message_names_the_process_that_holds_the_image():
-    image = new_image()
+@of_each_format
+def test_the_message_names_the_process_that_holds_the_image(image, fmt):
     for holder in ("qemu", "oxbow"):
         with Holder(holder, image) as held:
-            result = check_refused([oxbow_path(), "io", "-f", "qcow2", "-c", "length"], image,
+            result = check_refused([oxbow_path(), "io", "-f", fmt, "-c", "length"], image,
                                    REFUSED_WRITE)
             check_in(str(held.process.pid), result.stderr, "refusal (the holder's process id)")
 

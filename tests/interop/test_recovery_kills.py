@@ -9,10 +9,6 @@ from killed_writer import Writer, write_until_killed
 from promises import Promises, Slot
 from recovery_images import *
 
-BEGAN = "usable while its refcounts are recovered"
-ENDED = "refcounts were rebuilt"
-
-
 class Spread(Promises):
     """Slots that lie far apart on a disk too large to be read whole."""
 
@@ -38,26 +34,26 @@ def live_and_die(image, promises, cache, seed, seconds, env=None, check=True):
     """One life of a server: it is written to until it is killed, and where check says so, what it has is
     looked at first. Returns whether it was killed before its recovery had ended, and how much was
     acknowledged."""
-    with Server("-f", "qcow2", "--cache", cache, "--allow-backing", image, env=env) as server:
+    with Server("-f", format_of(image), "--cache", cache, "--allow-backing", image, env=env) as server:
         if check:
             promises.check_and_settle(nbd_connect(server.uri))
         promises.lose_what_was_in_flight()
         writer = Writer(server.uri, promises, cache, seed)
         write_until_killed(server, writer, seconds)
         said = server.stderr()
-    return BEGAN in said and ENDED not in said, writer.acknowledged
+    fmt = format_of(image)
+    return BEGAN[fmt] in said and ENDED[fmt] not in said, writer.acknowledged
 
 
 def check_last_life(image, promises):
     """Recovers to the end, keeps every promise, and is clean."""
-    with Server("-f", "qcow2", "--allow-backing", image) as server:
+    with Server("-f", format_of(image), "--allow-backing", image) as server:
         handle = nbd_connect(server.uri)
         promises.check_and_settle(handle)
         handle.shutdown()
-    check_equal(Qcow2(image).is_dirty, False, "dirty bit after the last life")
     check_equal(fence_of(image), None, "fence after the last life")
-    check_clean(image, "after the last life")
-    with Server("-f", "qcow2", "-r", "--allow-backing", image) as server:
+    check_closed(image, "after the last life", freed=True)
+    with Server("-f", format_of(image), "-r", "--allow-backing", image) as server:
         handle = nbd_connect(server.uri)
         promises.check_and_settle(handle)
         handle.shutdown()
@@ -81,13 +77,12 @@ def lives(seed, image, promises, cache, rounds, env=None, seconds=(0.0, 0.04)):
                       "acknowledged: nothing was tested")
 
 
-def emptied_image(cluster, *create_args, tables=32768):
+def emptied_image(cluster, *create_args, tables=32768, fmt="qcow2"):
     """As QEMU left it; what QEMU wrote is gone, as no promise names it."""
-    image = left_dirty_by_qemu("disk.qcow2", cluster, *create_args, tables=tables)
-    crash(oxbow_path(), "io", "-f", "qcow2", "--recover=auto", "-c", "write -q -z -f 0 2M", "-c",
+    image = left_dirty_by_qemu("disk", cluster, *create_args, tables=tables, fmt=fmt)
+    crash(oxbow_path(), "io", "-f", fmt, "--recover=auto", "-c", "write -q -z -f 0 2M", "-c",
           "abort", image)
-    file = Qcow2(image)
-    file.put("incompatible_features", file.get("incompatible_features") | DIRTY)
+    image_file(image).mark()
     return image
 
 
@@ -102,6 +97,16 @@ def test_promises_hold_where_every_life_ends_within_moments():
     lives("moments", image, slots_in_spans(16, 24, table_span(4 * KIB)), "writeback", 12)
 
 
+def test_promises_hold_where_every_life_of_a_qed_image_ends_within_moments():
+    use_memory()
+    for cluster, spans, tables, cache in ((4 * KIB, 16, 1024, "writeback"),
+                                          (64 * KIB, 4, 2048, "writethrough")):
+        image = emptied_image(cluster, tables=tables, fmt="qed")
+        lives(f"qed {cluster}", image, slots_in_spans(spans, 24, table_span(cluster, "qed")), cache,
+              12)
+        os.unlink(image)
+
+
 def test_promises_hold_where_slots_are_smaller_than_clusters():
     use_memory()
     image = emptied_image(64 * KIB, tables=2048)
@@ -110,11 +115,12 @@ def test_promises_hold_where_slots_are_smaller_than_clusters():
 
 def test_promises_hold_on_threads_over_a_backing_file():
     use_memory()
-    size = 32768 * table_span(4 * KIB)
-    qemu_img("create", "-q", "-f", "raw", "base.raw", str(size))
-    image = emptied_image(4 * KIB, "-b", "base.raw", "-F", "raw")
-    lives("threads", image, slots_in_spans(8, 24, table_span(4 * KIB)), "writeback", 8,
-          env={"OXBOW_IO": "threads"})
+    for fmt, tables in (("qcow2", 32768), ("qed", 1024)):
+        span = table_span(4 * KIB, fmt)
+        qemu_img("create", "-q", "-f", "raw", "base.raw", str(tables * span))
+        image = emptied_image(4 * KIB, "-b", "base.raw", "-F", "raw", tables=tables, fmt=fmt)
+        lives(f"threads {fmt}", image, slots_in_spans(8, 24, span), "writeback", 8,
+              env={"OXBOW_IO": "threads"})
 
 
 def test_promises_hold_where_the_header_has_no_room_for_the_fence():
@@ -151,10 +157,10 @@ def reconnect(server):
 
 def test_a_writer_goes_on_through_ten_kills_on_100_gib_with_all_metadata():
     oxbow("create", "-q", "-f", "qcow2", "-o",
-          "lazy_refcounts=on,preallocation=metadata,cluster_size=256k", "disk.qcow2", "100G")
+          "lazy_refcounts=on,preallocation=metadata,cluster_size=256k", "disk", "100G")
     rng = random.Random("operator")
     written = {}
-    with Server("-f", "qcow2", "--cache", "none", "disk.qcow2") as server:
+    with Server("-f", "qcow2", "--cache", "none", "disk") as server:
         handle = nbd_connect(server.uri)
         for turn in range(10):
             for n in range(12):
@@ -172,9 +178,9 @@ def test_a_writer_goes_on_through_ten_kills_on_100_gib_with_all_metadata():
             for at, data in written.items():
                 check_bytes(bytes(handle.pread(8192, at)), data, f"{at:#x} after kill {turn}")
         handle.shutdown()
-        check_in(BEGAN, server.stderr(), "stderr of all lives")
-    check_equal(Qcow2("disk.qcow2").is_dirty, False, "dirty bit")
-    check_clean("disk.qcow2")
+        check_in(BEGAN["qcow2"], server.stderr(), "stderr of all lives")
+    check_equal(Qcow2("disk").is_dirty, False, "dirty bit")
+    check_clean("disk")
 
 
 run_tests(globals())

@@ -169,7 +169,7 @@ SIM_MUTANTS = [
        "\t}\n"
        "\tif (r == 0) {\n"
        "\t\tr = ox_alloc_release_co(m);\n")],
-     "close clears the dirty bit before the refcounts are written"),
+     "close clears the dirty bit before the refcounts are written", ("qcow2",)),
     ("counts_not_synced_before_clearing", "D6", "img/mapped/open.c",
      [("\tif (r == 0)\n\t\tr = ox_order_sync_always_co(&m->order);\n\tif (r == 0 && !m->damaged)\n",
        "\tif (r == 0 && !m->damaged)\n")],
@@ -358,7 +358,7 @@ SIM_MUTANTS = [
     ("packed_cluster_frees_its_neighbour", "D3", "img/mapped/write.c",
      [("ox_alloc_free_later(m, p->old.host, p->old.compressed_bytes);",
        "ox_alloc_free_later(m, p->old.host, p->old.compressed_bytes + m->cluster_bytes);")],
-     "a compressed cluster that is overwritten gives back more than its stream"),
+     "a compressed cluster that is overwritten gives back more than its stream", ("qcow2",)),
     ("shared_host_cluster_released", "D3", "img/qcow2/release.c",
      [("\t\treturn ox_refcount_set_co(q, start, n, value - 1);",
        "\t\treturn ox_refcount_set_co(q, start, n, value == 2 ? 0 : value - 1);")],

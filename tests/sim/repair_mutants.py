@@ -225,6 +225,6 @@ REPAIR_MUTANTS = [
      [("\treturn r == 0 ? ox_io_sync_co(q->io) : r;\n", "\treturn r;\n")],
      "a stale L1 entry of a QED image is not durably gone before the file grows", "census"),
     ("census_counts_the_guests", "D2", "check/qed/census.c",
-     [("\treturn !census_of(q)->at_rest && ", "\treturn census_of(q)->at_rest && ")],
+     [("\tif (what->at_rest || ", "\tif (!what->at_rest || ")],
      "the census of a QED image judges what the guest beside it sets", "census"),
 ]

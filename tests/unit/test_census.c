@@ -40,6 +40,8 @@ struct job {
 	uint64_t end_bytes;
 	bool at_rest;
 	bool begun_alone; /* the walk is left */
+	bool owns_second_alone;
+	uint64_t table_entries;
 	struct ox_census *c;
 	int error;
 	bool done;
@@ -56,11 +58,25 @@ static void note_progress(void *opaque, uint64_t done, uint64_t total)
 	job->progress_total = total;
 }
 
+/* All of the second table alone. */
+static bool is_ours(const void *opaque, uint64_t entry)
+{
+	const struct job *job = opaque;
+
+	return !job->owns_second_alone || entry >= job->table_entries;
+}
+
 static void job_co(void *arg)
 {
 	struct job *job = arg;
+	const struct ox_census_view what = {
+		.end_bytes = job->end_bytes,
+		.at_rest = job->at_rest,
+		.is_ours = is_ours,
+		.opaque = job,
+	};
 
-	job->error = ops()->begin_co(job->io, job->end_bytes, job->at_rest, &job->c, NULL);
+	job->error = ops()->begin_co(job->io, &what, &job->c, NULL);
 	if (job->error == 0 && !job->begun_alone)
 		job->error = ops()->walk_co(job->c, note_progress, job);
 	job->done = true;

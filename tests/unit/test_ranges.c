@@ -33,6 +33,8 @@ static void check_against_model(void)
 			have[n] = true;
 	}
 	assert_memory_equal(have, model, sizeof(model));
+	for (uint64_t n = 0; n < LIMIT; n++)
+		assert_int_equal(ox_ranges_has(&set, n), model[n]);
 }
 
 static void take_out(const struct ox_span *span)

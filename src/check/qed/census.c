@@ -25,7 +25,7 @@
 struct ox_census {
 	struct ox_qed q;
 	struct ox_pause pause;
-	bool at_rest;
+	struct ox_census_view what;
 	bool keeps_stale_l1; /* as something else is wrong */
 	uint64_t whole_clusters;
 	uint64_t *stale; /* offsets of tables; ascending once the walk is through */
@@ -39,10 +39,14 @@ static struct ox_census *census_of(struct ox_qed *q)
 	return ox_container_of(q, struct ox_census, q);
 }
 
-/* Whether an entry names what was handed out since, or what nobody has handed out. */
-static bool is_of_others(struct ox_qed *q, uint64_t entry)
+/* Whether an entry names what was handed out since. */
+static bool is_of_others(struct ox_qed *q, const struct ox_qed_slot *slot, uint64_t entry)
 {
-	return !census_of(q)->at_rest && ox_qed_place_of(q, entry, 1) == OX_QED_PAST_END;
+	const struct ox_census_view *what = &census_of(q)->what;
+
+	if (what->at_rest || ox_qed_place_of(q, entry, 1) != OX_QED_PAST_END)
+		return false;
+	return !slot->table || what->is_ours(what->opaque, slot->entry);
 }
 
 /* ---- beginning and end ---- */
@@ -58,7 +62,7 @@ static void end(struct ox_census *c)
 
 static int collect_table(struct ox_qed *q, const struct ox_qed_slot *slot, uint64_t *entry)
 {
-	return is_of_others(q, *entry) ? 0 : ox_qed_collect_table(q, slot, entry);
+	return is_of_others(q, slot, *entry) ? 0 : ox_qed_collect_table(q, slot, entry);
 }
 
 static int drop_stale(struct ox_qed *q, const struct ox_qed_slot *slot, uint64_t *entry)
@@ -114,7 +118,7 @@ static int read_l1_co(struct ox_qed *q)
 	return r == 0 ? drop_stale_l1_co(q) : r;
 }
 
-static int begin_co(struct ox_io *io, uint64_t end_bytes, bool at_rest, struct ox_census **ret,
+static int begin_co(struct ox_io *io, const struct ox_census_view *what, struct ox_census **ret,
 		    struct ox_error **err)
 {
 	struct ox_census *c = calloc(1, sizeof(*c));
@@ -127,11 +131,11 @@ static int begin_co(struct ox_io *io, uint64_t end_bytes, bool at_rest, struct o
 	q->j.quiet = true;
 	q->pause_co = ox_pause_co;
 	q->pause_arg = &c->pause;
-	c->at_rest = at_rest;
-	r = ox_qed_open_co(q, io, end_bytes, err);
+	c->what = *what;
+	r = ox_qed_open_co(q, io, what->end_bytes, err);
 	if (r == 0) {
 		/* The mark may be that of the guest beside. */
-		q->dirty = at_rest;
+		q->dirty = what->at_rest;
 		c->whole_clusters = q->file_bytes / q->cluster_bytes;
 		r = read_l1_co(q);
 		c->keeps_stale_l1 = q->stale > 0;
@@ -183,7 +187,7 @@ static int count_data(struct ox_qed *q, const struct ox_qed_slot *slot, uint64_t
 	uint64_t stale = q->stale;
 	int r;
 
-	if (*entry == OX_QED_ZERO || is_of_others(q, *entry))
+	if (*entry == OX_QED_ZERO || is_of_others(q, slot, *entry))
 		return 0;
 	r = ox_qed_count_data(q, slot, entry);
 	if (r == 0 && q->stale != stale)

@@ -15,7 +15,8 @@ static uint64_t vm_state_offset(const struct ox_image_info *info)
 	uint64_t entry_bytes = info->extended_l2 ? 16 : 8;
 	uint64_t per_table = (uint64_t)info->cluster_bytes * (info->cluster_bytes / entry_bytes);
 
-	if (per_table == 0)
+	/* Only qcow2 has a place for one. */
+	if (per_table == 0 || strcmp(info->format, "qcow2") != 0)
 		return 0;
 	return (info->virtual_bytes / per_table + (info->virtual_bytes % per_table != 0)) *
 	       per_table;

@@ -63,6 +63,9 @@ static int give_back_excess_co(struct ox_mapped *m, uint64_t taken)
 /* Whether the guest's quiet has nothing left to do. */
 static bool is_settled(const struct ox_mapped *m)
 {
+	/* Nothing is given back, as it is not known what is free. */
+	if (m->recover.state == OX_RECOVERY_FAILED)
+		return true;
 	return (m->dirty.state == OX_DIRTY_CLEAN || m->damaged) && m->alloc.reserve_count == 0;
 }
 
@@ -82,6 +85,8 @@ static bool settle_when_quiet_co(struct ox_mapped *m)
 		if (m->alloc.takes != takes)
 			return give_back_excess_co(m, taken) < 0;
 	}
+	if (m->recover.state == OX_RECOVERY_FAILED) /* until the next refill */
+		return true;
 	if (m->allocating > 0) /* it may be about to name what it took before */
 		return false;
 	r = m->dirty.state == OX_DIRTY_SET ? ox_commit_co(m) : 0;

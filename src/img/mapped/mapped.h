@@ -127,6 +127,17 @@ struct ox_idle {
 	bool stopping;
 };
 
+/* ---- age.c: how old a changed table may get in memory ---- */
+
+#define OX_TABLE_AGE_DEFAULT_MS 5000u
+
+struct ox_age {
+	struct ox_timer timer;
+	uint64_t after_ns; /* since a table was changed; 0: any time */
+	bool running;
+	bool stopping;
+};
+
 /* ---- tables.c: the clusters that hold tables ---- */
 
 struct ox_table_slot {
@@ -193,8 +204,9 @@ struct ox_mapped_ops {
 
 	/* The first change of this opening. */
 	int (*prepare_write_co)(struct ox_mapped *m);
-	/* Before entries of this opening are taken away: waits until it is known whether what they
-	 * name may be given to others. NULL: it always is. Called without any lock. */
+	/* Whether it is known what becomes of clusters that entries no longer name; if not,
+	 * before_free_co waits for that. It is called without any lock. NULL: it always is. */
+	bool (*may_free)(const struct ox_mapped *m);
 	int (*before_free_co)(struct ox_mapped *m);
 
 	/* Puts clusters into the empty reserve, at least one of the want that are needed now. */
@@ -263,6 +275,7 @@ struct ox_mapped {
 	struct ox_commit commit;
 	struct ox_dirty dirty;
 	struct ox_idle idle;
+	struct ox_age age;
 	struct ox_recover recover;
 	struct ox_latch background;
 	/* The header, fixed tables. */
@@ -282,11 +295,17 @@ static inline int ox_mapped_lookup_co(struct ox_mapped *m, struct ox_guest guest
 	return m->ops->lookup_co(m, guest, length, ret);
 }
 
+void ox_age_start(struct ox_mapped *m);
+
 static inline int ox_mapped_set_co(struct ox_mapped *m, struct ox_guest guest, uint64_t count,
 				   enum ox_map_kind kind, struct ox_host host, uint64_t after,
 				   uint64_t *ret_done)
 {
-	return m->ops->set_co(m, guest, count, kind, host, after, ret_done);
+	int r = m->ops->set_co(m, guest, count, kind, host, after, ret_done);
+
+	if (r == 0)
+		ox_age_start(m);
+	return r;
 }
 
 /* ---- open.c: an image's life ---- */
@@ -464,6 +483,14 @@ int ox_idle_settle_co(struct ox_mapped *m, uint64_t takes) __attribute__((warn_u
 /* Ends the watch, which is a background task, until ox_idle_allow. */
 void ox_idle_stop(struct ox_mapped *m);
 void ox_idle_allow(struct ox_mapped *m);
+
+/* ---- age.c ---- */
+
+/* table_age_ms: as in struct ox_open_options. */
+void ox_age_init(struct ox_mapped *m, uint32_t table_age_ms);
+/* Ends the watch, which is a background task that ox_age_start begins, until ox_age_allow. */
+void ox_age_stop(struct ox_mapped *m);
+void ox_age_allow(struct ox_mapped *m);
 
 /* ---- recover.c ---- */
 

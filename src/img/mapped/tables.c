@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * Where the tables are: the host clusters of the active L2 tables (and of refcount blocks), each
- * with how often it is named. A data entry that names one of them, a table that is named twice, and
- * an allocation that would hand one out are refused (the image's metadata contradicts itself), so
- * that a guest never writes into the tables. An open-addressing hash set, which grows with the
- * tables that the file really holds.
+ * with how often it is named: a table of several clusters by the first of them. A data entry that
+ * names one of them, a table that is named twice, and an allocation that would hand one out are
+ * refused (the image's metadata contradicts itself), so that a guest never writes into the tables.
+ * An open-addressing hash set, which grows with the tables that the file really holds.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -45,51 +45,54 @@ static int grow_to(struct ox_tables *t, size_t size)
 	return 0;
 }
 
-static void add_cluster(struct ox_tables *t, uint64_t cluster)
-{
-	struct ox_table_slot *s = slot_of(t, cluster);
-
-	ox_assert(cluster != 0);
-	if (s->cluster == 0) {
-		s->cluster = cluster;
-		t->used++;
-	}
-	s->names++;
-}
-
 int ox_tables_add(struct ox_mapped *m, struct ox_host table)
 {
 	struct ox_tables *t = &m->tables;
+	uint64_t cluster = table.bytes >> m->cluster_bits;
+	struct ox_table_slot *s;
 
-	while (!t->slots || (t->used + m->table_clusters) * 2 > t->mask) {
+	ox_assert(cluster != 0);
+	if (!t->slots || t->used * 2 > t->mask) {
 		int r = grow_to(t, t->slots ? (t->mask + 1) * 2 : LEAST_SLOTS);
 
 		if (r < 0)
 			return r;
 	}
-	for (unsigned i = 0; i < m->table_clusters; i++)
-		add_cluster(t, (table.bytes >> m->cluster_bits) + i);
+	s = slot_of(t, cluster);
+	if (s->cluster == 0) {
+		s->cluster = cluster;
+		t->used++;
+	}
+	s->names++;
 	return 0;
 }
 
 void ox_tables_remove(struct ox_mapped *m, struct ox_host table)
 {
-	for (unsigned i = 0; i < m->table_clusters; i++) {
-		struct ox_table_slot *s = slot_of(&m->tables, (table.bytes >> m->cluster_bits) + i);
+	struct ox_table_slot *s = slot_of(&m->tables, table.bytes >> m->cluster_bits);
 
-		/* The slot stays, so that the probes of others still find their way. */
-		if (s->cluster != 0 && s->names > 0)
-			s->names--;
-	}
+	/* The slot stays, so that the probes of others still find their way. */
+	if (s->cluster != 0 && s->names > 0)
+		s->names--;
+}
+
+/* How many entries name tables that have a part of the clusters from first to last. */
+static uint64_t names_on(const struct ox_mapped *m, uint64_t first, uint64_t last)
+{
+	uint64_t before = ox_min_u64(first, m->table_clusters - 1);
+	uint64_t names = 0;
+
+	for (uint64_t c = first - before; c <= last; c++)
+		names += c == 0 ? 0 : slot_of(&m->tables, c)->names;
+	return names;
 }
 
 bool ox_tables_unique(const struct ox_mapped *m, struct ox_host table)
 {
-	bool unique = true;
+	uint64_t first = table.bytes >> m->cluster_bits;
 
-	for (unsigned i = 0; i < m->table_clusters && unique; i++)
-		unique = slot_of(&m->tables, (table.bytes >> m->cluster_bits) + i)->names == 1;
-	return unique;
+	return slot_of(&m->tables, first)->names == 1 &&
+	       names_on(m, first, first + m->table_clusters - 1) == 1;
 }
 
 bool ox_tables_is_known(struct ox_mapped *m, struct ox_host table)
@@ -101,14 +104,8 @@ bool ox_tables_is_known(struct ox_mapped *m, struct ox_host table)
 
 bool ox_tables_overlap(const struct ox_mapped *m, struct ox_host host, uint64_t bytes)
 {
-	uint64_t first = host.bytes >> m->cluster_bits;
-	uint64_t last = (host.bytes + bytes - 1) >> m->cluster_bits;
-
-	for (uint64_t c = first; c <= last; c++) {
-		if (c != 0 && slot_of(&m->tables, c)->names > 0)
-			return true;
-	}
-	return false;
+	return names_on(m, host.bytes >> m->cluster_bits,
+			(host.bytes + bytes - 1) >> m->cluster_bits) > 0;
 }
 
 int ox_tables_load_co(struct ox_mapped *m)

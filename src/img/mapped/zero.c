@@ -338,6 +338,7 @@ static int skip_co(struct ox_mapped *m, struct stretch *s, uint64_t *steps)
 	return 0;
 }
 
+/* -EAGAIN: something may have to be freed, and ops->before_free_co was not asked yet. */
 static int piece_co(struct ox_mapped *m, struct stretch *s)
 {
 	uint64_t steps = PIECE_STEPS;
@@ -349,11 +350,8 @@ static int piece_co(struct ox_mapped *m, struct stretch *s)
 	r = skip_co(m, s, &steps);
 	if (r < 0 || s->offset >= s->end || steps == 0)
 		return r;
-	if (s->purpose != PURPOSE_ZERO && m->ops->before_free_co) {
-		r = m->ops->before_free_co(m);
-		if (r < 0)
-			return r;
-	}
+	if (s->purpose != PURPOSE_ZERO && m->ops->may_free && !m->ops->may_free(m))
+		return -EAGAIN;
 	n = ox_min_u64(s->end - s->offset, PIECE_BYTES - s->offset % PIECE_BYTES);
 	ox_mapped_lock_co(m, &range, s->offset, n, true);
 	m->allocating++;
@@ -382,6 +380,8 @@ static int work_off_co(struct ox_mapped *m, struct stretch *s)
 			ox_co_yield_co(); /* one piece a turn, however many wait for theirs */
 			ox_mutex_unlock(&m->long_lock);
 		}
+		if (r == -EAGAIN)
+			r = m->ops->before_free_co(m);
 		if (ox_recover_restart_co(m, r))
 			r = 0;
 		if (r == 0)

@@ -131,6 +131,7 @@ static int reload_co(struct ox_qcow2 *q, struct ox_error **err)
 	free(backing);
 	if (r < 0)
 		return r;
+	note_version(q);
 	note_fixed_ranges(q);
 	r = ox_tables_load_co(&q->m);
 	if (r < 0)

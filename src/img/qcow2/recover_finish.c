@@ -196,12 +196,13 @@ static int end_locked_co(struct ox_qcow2 *q)
  * leak. What fails here is done again when the guest is idle, or at the close. */
 static void clear_bit_co(struct ox_qcow2 *q)
 {
+	uint64_t takes = q->m.alloc.takes;
 	int r = ox_commit_co(&q->m);
 
 	if (r == 0)
 		r = ox_alloc_release_co(&q->m);
-	if (r == 0)
-		r = ox_idle_settle_co(&q->m, q->m.alloc.takes);
+	if (r == 0 && q->m.allocating == 0)
+		r = ox_idle_settle_co(&q->m, takes);
 	if (r < 0 || q->m.dirty.state != OX_DIRTY_CLEAN)
 		ox_idle_start(&q->m);
 }

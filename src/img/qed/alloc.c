@@ -169,10 +169,12 @@ int ox_qed_settle_co(struct ox_mapped *m)
 
 	if (!m->io->can_grow)
 		return 0;
-	if (!ox_ranges_take_end(&q->free, end, &last))
-		return ox_is_aligned(m->io->length, m->cluster_bytes)
-			       ? 0
-			       : ox_io_set_length_co(m->io, end << m->cluster_bits);
+	if (!ox_ranges_take_end(&q->free, end, &last)) {
+		if (m->dirty.state == OX_DIRTY_CLEAN ||
+		    ox_is_aligned(m->io->length, m->cluster_bytes))
+			return 0;
+		return ox_io_set_length_co(m->io, end << m->cluster_bits);
+	}
 	r = ox_io_set_length_co(m->io, last.start << m->cluster_bits);
 	if (r < 0)
 		(void)ox_ranges_add(&q->free, last.start, last.end);

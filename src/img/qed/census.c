@@ -45,8 +45,30 @@ void ox_qed_note_damage(struct ox_qed_image *q)
 
 /* ---- what the walk has found ---- */
 
-/* What nothing names is free. A set that gets too scattered leaks the rest. */
-static void note_free(struct ox_qed_image *q)
+/* Of clusters that nothing names, those that are holes: no lost table, nor anything else that a
+ * repair could want. False: no more can be noted. */
+static bool note_holes_co(struct ox_qed_image *q, uint64_t c, uint64_t end)
+{
+	struct ox_io_extent e;
+	uint64_t whole;
+
+	for (; c < end; c = whole) {
+		uint64_t at = c << q->m.cluster_bits;
+
+		if (ox_io_extent_co(q->m.io, at, &e) < 0)
+			return false;
+		whole = ox_min_u64((at + e.length) >> q->m.cluster_bits, end);
+		if (e.zero && whole > c && !ox_ranges_add(&q->free, c, whole))
+			return false;
+		if (whole <= c) /* a part of a cluster */
+			whole = c + 1;
+	}
+	return true;
+}
+
+/* The reserve of a session that died is free, mostly. What takes space stays: `check -r leaks`
+ * looks at it before it goes. */
+static void note_free_co(struct ox_qed_image *q)
 {
 	uint64_t end = q->opened_clusters;
 	uint64_t c = ops_of(q)->next_free(q->census, 1, end);
@@ -54,20 +76,20 @@ static void note_free(struct ox_qed_image *q)
 	while (c < end) {
 		uint64_t named = ops_of(q)->next_named(q->census, c, end);
 
-		if (!ox_ranges_add(&q->free, c, named))
+		if (!note_holes_co(q, c, named))
 			return;
 		c = ops_of(q)->next_free(q->census, named, end);
 	}
 }
 
 /* 0 or why not: the error's text has the obstacle. */
-static int judge(struct ox_qed_image *q, struct ox_error **err)
+static int judge_co(struct ox_qed_image *q, struct ox_error **err)
 {
 	const char *obstacle = ops_of(q)->obstacle(q->census);
 
 	if (obstacle)
 		return ox_error_set(err, -EIO, "%s", obstacle);
-	note_free(q);
+	note_free_co(q);
 	q->knows = true;
 	ox_qed_census_fini(q);
 	return 0;
@@ -150,7 +172,7 @@ static int look_through_co(struct ox_qed_image *q, struct ox_error **err)
 		q->stale_from = 0;
 		q->may_grow = true;
 	}
-	return judge(q, err);
+	return judge_co(q, err);
 }
 
 int ox_qed_recover_co(struct ox_mapped *m, struct ox_error **err)
@@ -172,7 +194,8 @@ void ox_qed_recovery_failed(struct ox_mapped *m)
 
 static int begin_co(struct ox_qed_image *q, struct ox_error **err)
 {
-	int r = ops_of(q)->begin_co(q->m.io, q->m.io->length, true, &q->census, err);
+	struct ox_census_view what = {.end_bytes = q->m.io->length, .at_rest = true};
+	int r = ops_of(q)->begin_co(q->m.io, &what, &q->census, err);
 
 	if (r < 0)
 		return r;
@@ -238,20 +261,36 @@ static void no_progress(void *opaque, uint64_t done, uint64_t total)
 	(void)total;
 }
 
+static bool is_ours(const void *opaque, uint64_t entry)
+{
+	return ox_qed_is_ours(opaque, entry);
+}
+
 static int look_once_co(struct ox_qed_image *q, struct ox_error **err)
 {
-	uint64_t end_bytes = q->opened_clusters << q->m.cluster_bits;
+	struct ox_census_view what = {
+		.end_bytes = q->opened_clusters << q->m.cluster_bits,
+		.is_ours = is_ours,
+		.opaque = q,
+	};
 	int r;
 
 	if (!ops_of(q))
 		return ox_error_set(err, -ENOTSUP, "there is nobody to look through it");
-	r = ops_of(q)->begin_co(q->m.io, end_bytes, false, &q->census, err);
+	r = ops_of(q)->begin_co(q->m.io, &what, &q->census, err);
 	if (r < 0)
 		return r;
 	r = ops_of(q)->walk_co(q->census, no_progress, NULL);
 	if (r < 0)
 		return ox_error_set_errno(err, r, "Could not read the tables");
-	return judge(q, err);
+	return judge_co(q, err);
+}
+
+bool ox_qed_may_free(const struct ox_mapped *m)
+{
+	const struct ox_qed_image *q = (const struct ox_qed_image *)m;
+
+	return q->knows || q->distrusts;
 }
 
 /* The guest's request is carried out either way. */
@@ -260,8 +299,6 @@ int ox_qed_before_free_co(struct ox_mapped *m)
 	struct ox_qed_image *q = ox_qed_of(m);
 	struct ox_error *err = NULL;
 
-	if (q->knows || q->distrusts)
-		return 0;
 	ox_recover_wait_co(m);
 	ox_mutex_lock_co(&q->census_lock);
 	if (!q->knows && !q->distrusts && !ox_recover_active(m) && look_once_co(q, &err) < 0) {

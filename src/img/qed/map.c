@@ -12,11 +12,14 @@
 #include "img/qed/qed.h"
 
 #define READ_BYTES (64u * 1024u)
+/* An L1 table up to this size is noted whole, and of a larger one what the disk needs. */
+#define NOTE_ALL_BYTES (UINT64_C(16) << 20)
 
 /* One table entry. */
 struct entry {
 	struct ox_host at; /* its place in the file */
 	bool is_l1;
+	bool changed;	       /* in L2: its slice has got entries of this session */
 	struct ox_guest guest; /* what it stands for */
 	uint64_t guest_bytes;
 	uint64_t value;
@@ -35,10 +38,25 @@ static uint64_t place_bytes(const struct ox_qed_image *q, const struct entry *e)
 
 /* ---- judging ---- */
 
+/* The file's end as it was opened for writing: what lies behind it is of this session. */
+static uint64_t opened_end(const struct ox_qed_image *q)
+{
+	return q->opened_clusters << q->m.cluster_bits;
+}
+
+/*
+ * An entry past the end is damage, and a longer file must not give it a meaning (D8). In a slice
+ * that this session has put no entry into, what lies behind the opened file is past the end still.
+ */
 static enum ox_qed_place judge(const struct ox_qed_image *q, const struct entry *e, uint64_t value)
 {
 	/* The last cluster of a file may be cut short: the rest of it reads as zeroes. */
-	return ox_qed_judge_place(&q->h, value, e->is_l1 ? q->table_bytes : 1, q->m.io->length);
+	enum ox_qed_place place =
+		ox_qed_judge_place(&q->h, value, e->is_l1 ? q->table_bytes : 1, q->m.io->length);
+
+	if (place == OX_QED_SOUND && !e->is_l1 && !e->changed && value >= opened_end(q))
+		return OX_QED_PAST_END;
+	return place;
 }
 
 /* Nobody has made the file longer since it was opened: what names more is stale (D8). Whoever reads
@@ -171,12 +189,24 @@ static struct entry l1_entry(const struct ox_qed_image *q, struct ox_guest guest
 	};
 }
 
+static uint64_t slice_number(const struct ox_qed_image *q, uint64_t entry)
+{
+	return entry / (q->m.slice_bytes / 8);
+}
+
+bool ox_qed_is_ours(const struct ox_qed_image *q, uint64_t entry)
+{
+	return ox_ranges_has(&q->changed, slice_number(q, entry));
+}
+
 static struct entry l2_entry(const struct ox_qed_image *q, struct ox_host table,
 			     struct ox_guest guest)
 {
 	uint64_t in_span = guest.bytes & (span_bytes(q) - 1);
 
 	return (struct entry){
+		.changed =
+			q->m.img->read_only || ox_qed_is_ours(q, guest.bytes >> q->m.cluster_bits),
 		.at = ox_host(table.bytes + (in_span >> q->m.cluster_bits) * 8),
 		.guest = ox_guest(ox_align_down(guest.bytes, q->m.cluster_bytes)),
 		.guest_bytes = q->m.cluster_bytes,
@@ -245,11 +275,27 @@ int ox_qed_lookup_co(struct ox_mapped *m, struct ox_guest guest, uint64_t length
 
 /* ---- setting entries ---- */
 
-/* Sets count entries from at on, all of one slice; step: what each is more than the one before. */
-static int store_co(struct ox_qed_image *q, struct ox_host at, uint64_t value, uint64_t step,
+/* The first change of an L2 slice in this session: from now on what lies behind the opened file may
+ * be named in it, so that it must not be before. */
+static int claim_slice_co(struct ox_qed_image *q, const struct entry *e,
+			  const struct ox_le64 *slice)
+{
+	uint64_t number = slice_number(q, e->guest.bytes >> q->m.cluster_bits);
+	struct entry other = *e;
+
+	for (uint64_t i = 0; i < q->m.slice_bytes / 8; i++) {
+		other.value = decode(q, e, slice[i]);
+		if (is_offset(e, other.value) && judge(q, e, other.value) == OX_QED_PAST_END)
+			return refuse_co(q, &other);
+	}
+	return ox_ranges_add(&q->changed, number, number + 1) ? 0 : -ENOMEM;
+}
+
+/* Sets count entries from e on, all of one slice; step: what each is more than the one before. */
+static int store_co(struct ox_qed_image *q, const struct entry *e, uint64_t value, uint64_t step,
 		    uint64_t count, uint64_t after)
 {
-	uint64_t slice = ox_align_down(at.bytes, q->m.slice_bytes);
+	uint64_t slice = ox_align_down(e->at.bytes, q->m.slice_bytes);
 	struct ox_le64 *entries;
 	struct ox_block *b;
 	int r;
@@ -257,7 +303,14 @@ static int store_co(struct ox_qed_image *q, struct ox_host at, uint64_t value, u
 	r = ox_cache_edit_co(&q->m.map, slice, &b);
 	if (r < 0)
 		return r;
-	entries = (struct ox_le64 *)(void *)b->data + (at.bytes - slice) / 8;
+	entries = (struct ox_le64 *)(void *)b->data;
+	if (!e->is_l1 && !ox_qed_is_ours(q, e->guest.bytes >> q->m.cluster_bits))
+		r = claim_slice_co(q, e, entries);
+	if (r < 0) {
+		ox_cache_put(&q->m.map, b);
+		return r;
+	}
+	entries += (e->at.bytes - slice) / 8;
 	for (uint64_t i = 0; i < count; i++)
 		entries[i] = ox_le64(value + i * step);
 	ox_cache_dirty(&q->m.map, b, after);
@@ -285,7 +338,7 @@ static int make_table_co(struct ox_qed_image *q, const struct entry *l1, struct 
 	if (r == 0)
 		r = ox_tables_add(&q->m, table);
 	if (r == 0) {
-		r = store_co(q, l1->at, table.bytes, 0, 1, after);
+		r = store_co(q, l1, table.bytes, 0, 1, after);
 		if (r < 0)
 			ox_tables_remove(&q->m, table);
 	}
@@ -345,7 +398,7 @@ int ox_qed_set_co(struct ox_mapped *m, struct ox_guest guest, uint64_t count, en
 	left = (m->slice_bytes - (e.at.bytes & (m->slice_bytes - 1))) / 8;
 	value = kind == OX_MAP_DATA ? host.bytes : kind == OX_MAP_ZERO ? OX_QED_ZERO : 0;
 	*ret_done = ox_min_u64(count, left);
-	return store_co(q, e.at, value, step, *ret_done, after);
+	return store_co(q, &e, value, step, *ret_done, after);
 }
 
 /* ---- the tables that there are ---- */
@@ -354,7 +407,9 @@ int ox_qed_set_co(struct ox_mapped *m, struct ox_guest guest, uint64_t count, en
  * before the file grows. */
 static int note_entry_co(struct ox_qed_image *q, uint64_t index, uint64_t value)
 {
-	enum ox_qed_place place = ox_qed_judge_place(&q->h, value, q->table_bytes, q->m.io->length);
+	/* However long the file is when the disk is made larger. */
+	uint64_t end = opened_end(q) ? ox_min_u64(q->m.io->length, opened_end(q)) : q->m.io->length;
+	enum ox_qed_place place = ox_qed_judge_place(&q->h, value, q->table_bytes, end);
 	struct entry e = {
 		.at = ox_host(q->h.l1_offset + index * 8),
 		.is_l1 = true,
@@ -365,7 +420,9 @@ static int note_entry_co(struct ox_qed_image *q, uint64_t index, uint64_t value)
 
 	if (place == OX_QED_SOUND)
 		return ox_tables_add(&q->m, ox_host(value));
-	if (place == OX_QED_PAST_END && !q->m.img->read_only)
+	if (place == OX_QED_PAST_END && q->m.img->read_only) /* one that is reopened still is */
+		q->may_grow = false;
+	else if (place == OX_QED_PAST_END)
 		(void)refuse_co(q, &e); /* told, and remembered */
 	return 0;
 }
@@ -397,6 +454,10 @@ int ox_qed_note_tables_co(struct ox_qed_image *q, uint64_t disk_bytes)
 	uint64_t end = ox_min_u64(ox_div_up(disk_bytes, span_bytes(q)), q->table_entries);
 	int r = 0;
 
+	/* A table past the disk's end is one that nobody shall write over, and a larger disk has.
+	 */
+	if (q->table_bytes <= NOTE_ALL_BYTES)
+		end = q->table_entries;
 	if (end > q->noted)
 		r = note_entries_co(q, q->noted, end);
 	if (r == 0)

@@ -6,6 +6,9 @@
 
 #include "img/qed/qed.h"
 
+/* Ranges of changed slices: 16 MiB of memory at the most. */
+#define CHANGED_MAX (UINT32_C(1) << 20)
+
 static const struct ox_img_ops qed_ops;
 static const struct ox_mapped_ops mapped_ops;
 
@@ -60,6 +63,7 @@ static void free_state(struct ox_qed_image *q)
 {
 	ox_qed_census_fini(q);
 	ox_ranges_free(&q->free);
+	ox_ranges_free(&q->changed);
 	ox_mapped_fini(&q->m);
 	free(q);
 }
@@ -90,6 +94,8 @@ static void forget(struct ox_qed_image *q)
 {
 	ox_qed_census_fini(q);
 	ox_ranges_free(&q->free);
+	ox_ranges_free(&q->changed);
+	q->changed.most = CHANGED_MAX;
 	q->stale_from = 0;
 	q->may_grow = true;
 	q->knows = false;
@@ -147,6 +153,7 @@ static const struct ox_mapped_ops mapped_ops = {
 	.set_co = ox_qed_set_co,
 	.load_tables_co = ox_qed_load_tables_co,
 	.prepare_write_co = ox_qed_prepare_write_co,
+	.may_free = ox_qed_may_free,
 	.before_free_co = ox_qed_before_free_co,
 	.refill_locked_co = ox_qed_refill_co,
 	.take_back_locked_co = ox_qed_take_back_co,

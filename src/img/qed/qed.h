@@ -24,6 +24,10 @@ struct ox_qed_image {
 	uint64_t table_entries;
 	uint64_t noted; /* L1 entries whose tables are noted (map.c) */
 
+	/* L2 slices, by their number in the disk's order, that have got entries of this session: in
+	 * any other, one that names what lies behind the opened file is damage (map.c). */
+	struct ox_ranges changed;
+
 	/* ---- census.c ---- */
 	uint64_t opened_clusters; /* the file's, when it was opened for writing: the rest is ours */
 	uint64_t stale_from; /* host bytes: an entry that names this or more is stale; 0: none */
@@ -66,6 +70,9 @@ int ox_qed_lookup_co(struct ox_mapped *m, struct ox_guest guest, uint64_t length
 int ox_qed_set_co(struct ox_mapped *m, struct ox_guest guest, uint64_t count, enum ox_map_kind kind,
 		  struct ox_host host, uint64_t after, uint64_t *ret_done);
 int ox_qed_load_tables_co(struct ox_mapped *m);
+/* Whether the L2 entry of that number in the disk's order is in a slice that has got entries of
+ * this session. */
+bool ox_qed_is_ours(const struct ox_qed_image *q, uint64_t entry);
 /* Whether an entry of an L2 table names what never became durable. */
 bool ox_qed_is_stale(const struct ox_qed_image *q, uint64_t value);
 /* Notes the tables of a disk of so many bytes. */
@@ -95,6 +102,7 @@ bool ox_qed_is_shared(const struct ox_qed_image *q, struct ox_host host);
 void ox_qed_note_damage(struct ox_qed_image *q);
 void ox_qed_census_fini(struct ox_qed_image *q);
 /* Of struct ox_mapped_ops. */
+bool ox_qed_may_free(const struct ox_mapped *m);
 int ox_qed_before_free_co(struct ox_mapped *m);
 int ox_qed_recover_co(struct ox_mapped *m, struct ox_error **err);
 void ox_qed_recovery_failed(struct ox_mapped *m);

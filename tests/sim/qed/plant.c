@@ -112,6 +112,8 @@ static void plant_damage(struct sim_case *c, struct sim_bytes *bytes, const stru
 	if (at == 0 || other_at == 0 || at == other_at)
 		return;
 	entry = sim_qed_entry(i, other_at);
+	if (sim_planted_find(&sim_damage, other_at, entry) >= 0)
+		return;
 	if (sim_random_percent(&c->random, 40) || !is_data(i, entry)) {
 		entry = draw_garbage(c, i, at);
 		other_at = 0;
