@@ -395,7 +395,7 @@ SIM_MUTANTS = [
      "a table that could not be copied for its write is taken for written"),
     ("idle_clears_before_counts", "D6", "img/mapped/idle.c",
      [("\tint r = ox_order_sync_always_co(&m->order);\n", "\tint r = 0;\n")],
-     "an idle guest's dirty bit is cleared before the refcounts are durable"),
+     "an idle guest's dirty bit is cleared before the refcounts are durable", ("qcow2",)),
     ("reserve_given_back_and_kept", "D3", "img/mapped/alloc.c",
      [("\tm->alloc.reserve_count = 0;\n\tfor (unsigned i = 0; r == 0 && i < n; i++)\n",
        "\tfor (unsigned i = 0; r == 0 && i < n; i++)\n")],
