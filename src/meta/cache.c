@@ -90,26 +90,32 @@ static bool data_new(struct ox_cache *c, struct ox_block *b)
 	return b->data;
 }
 
-static void data_free(struct ox_cache *c, struct ox_block *b)
+static void data_free(struct ox_cache *c, struct ox_block *b, bool keep)
 {
 	if (b->slot != OX_SHELF_NONE)
-		ox_shelf_give(c->shelf, b->slot);
+		ox_shelf_give(c->shelf, b->slot, keep);
 	else
 		ox_slabs_give(&c->slices, b->data);
 }
 
-static void block_free(struct ox_cache *c, struct ox_block *b)
+/* keep: what was changed stays on the shelf, for another process (C6). */
+static void block_leave(struct ox_cache *c, struct ox_block *b, bool keep)
 {
 	ox_list_del(&b->lru);
 	ox_list_del(&b->dirty_at);
 	ox_list_del(&b->hashed);
 	c->block_count--;
 	c->evicted_at = ox_max_u64(c->evicted_at, b->durable_at);
-	data_free(c, b);
+	data_free(c, b, keep);
 	ox_slabs_give(&c->blocks, b);
 }
 
-void ox_cache_abandon(struct ox_cache *c)
+static void block_free(struct ox_cache *c, struct ox_block *b)
+{
+	block_leave(c, b, false);
+}
+
+static void leave_all(struct ox_cache *c, bool keep)
 {
 	struct ox_list *it;
 	struct ox_list *tmp;
@@ -118,15 +124,20 @@ void ox_cache_abandon(struct ox_cache *c)
 		struct ox_block *b = ox_list_entry(it, struct ox_block, lru);
 
 		ox_assert(b->pins == 0 && !b->loading && !b->writing);
-		block_free(c, b);
+		block_leave(c, b, keep);
 	}
+}
+
+void ox_cache_abandon(struct ox_cache *c)
+{
+	leave_all(c, false);
 }
 
 void ox_cache_fini(struct ox_cache *c)
 {
 	if (!c->buckets)
 		return;
-	ox_cache_abandon(c);
+	leave_all(c, true);
 	ox_slabs_fini(&c->slices);
 	ox_slabs_fini(&c->blocks);
 	free(c->buckets);
@@ -187,26 +198,49 @@ void ox_cache_put_on(struct ox_cache *c, struct ox_shelf *shelf)
 	c->shelf = shelf;
 }
 
-static bool is_name(const struct ox_cache *c, uint64_t name, uint64_t end_bytes)
+static int by_value(const void *one, const void *other)
 {
-	uint64_t offset = name & ~OX_SHELF_CHANGED;
+	uint64_t a = *(const uint64_t *)one;
+	uint64_t b = *(const uint64_t *)other;
 
-	return (name & OX_SHELF_CHANGED) && ox_is_aligned(offset, c->slice_bytes) &&
-	       offset < end_bytes && !ox_cache_find((struct ox_cache *)c, offset);
+	return (a > b) - (a < b);
 }
 
-static int adopt_slot(struct ox_cache *c, uint32_t slot, uint64_t end_bytes)
+/* Whether the names are of slices that there can be, each once. */
+static int judge_names(const struct ox_cache *c, uint64_t end_bytes)
 {
-	uint64_t name = c->shelf->names[slot];
-	struct ox_block *b;
+	const struct ox_shelf *s = c->shelf;
+	uint64_t *names = reallocarray(NULL, s->slots, sizeof(*names));
+	size_t count = 0;
+	int r = 0;
 
-	if (!is_name(c, name, end_bytes) || !ox_shelf_claim(c->shelf, slot))
-		return -EINVAL;
-	b = ox_slabs_take(&c->blocks);
+	if (!names)
+		return -ENOMEM;
+	for (uint32_t slot = 0; slot < s->slots; slot++) {
+		if (s->names[slot] != 0)
+			names[count++] = s->names[slot];
+	}
+	if (count > 0)
+		qsort(names, count, sizeof(*names), by_value);
+	for (size_t i = 0; i < count && r == 0; i++) {
+		uint64_t offset = names[i] - OX_SHELF_CHANGED;
+
+		if (!ox_is_aligned(offset, c->slice_bytes) || offset >= end_bytes ||
+		    (i > 0 && names[i] == names[i - 1]))
+			r = -EINVAL;
+	}
+	free(names);
+	return r;
+}
+
+static int adopt_slot(struct ox_cache *c, uint32_t slot)
+{
+	struct ox_block *b = ox_slabs_take(&c->blocks);
+
 	if (!b)
 		return -ENOMEM;
 	*b = (struct ox_block){
-		.offset = name & ~OX_SHELF_CHANGED,
+		.offset = c->shelf->names[slot] - OX_SHELF_CHANGED,
 		.data = ox_shelf_at(c->shelf, slot),
 		.slot = slot,
 		.has_space = true, /* C5 held when it was changed */
@@ -221,16 +255,32 @@ static int adopt_slot(struct ox_cache *c, uint32_t slot, uint64_t end_bytes)
 
 int ox_cache_adopt(struct ox_cache *c, uint64_t end_bytes)
 {
-	int r = 0;
+	int r = judge_names(c, end_bytes);
 
 	ox_assert(c->shelf && c->block_count == 0);
 	/* What is read from the store may be what the dead process wrote and nobody has synced. */
 	c->evicted_at = ox_order_ticket(c->order);
 	for (uint32_t slot = 0; slot < c->shelf->slots && r == 0; slot++) {
 		if (c->shelf->names[slot] != 0)
-			r = adopt_slot(c, slot, end_bytes);
+			r = adopt_slot(c, slot);
 	}
+	if (r < 0)
+		leave_all(c, true);
 	return r;
+}
+
+void ox_cache_overlay(struct ox_cache *c, uint64_t offset, void *buf, uint64_t count)
+{
+	uint64_t end = offset + count;
+
+	for (uint64_t at = ox_align_down(offset, c->slice_bytes); at < end; at += c->slice_bytes) {
+		const struct ox_block *b = ox_cache_find(c, at);
+		uint64_t from = ox_max_u64(at, offset);
+		uint64_t to = ox_min_u64(at + c->slice_bytes, end);
+
+		if (b && b->dirty)
+			memcpy((uint8_t *)buf + (from - offset), b->data + (from - at), to - from);
+	}
 }
 
 /* Gives up the least recently used clean block, wherever it stands, if there is one. */

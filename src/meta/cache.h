@@ -92,7 +92,10 @@ void ox_cache_put_on(struct ox_cache *c, struct ox_shelf *shelf);
  * that is still to come (H1). -EINVAL: two slots have one slice, or a slot has none that there can
  * be; then nothing was taken over. */
 int ox_cache_adopt(struct ox_cache *c, uint64_t end_bytes) __attribute__((warn_unused_result));
-/* Drops every block, dirty ones as well (the owner has flushed, or gives up). */
+/* Puts over count bytes that were read from the store at offset what was changed since. */
+void ox_cache_overlay(struct ox_cache *c, uint64_t offset, void *buf, uint64_t count);
+/* Drops every block, dirty ones as well (the owner has flushed, or gives up); what lies on a shelf
+ * stays there. */
 void ox_cache_fini(struct ox_cache *c);
 
 /* Pins the slice at offset for reading, loading it if need be. Every byte of the store past its end

@@ -16,6 +16,7 @@
 #include <stdint.h>
 
 #include "io/io.h"
+#include "meta/state.h"
 #include "rt/sync.h"
 
 struct ox_order {
@@ -26,6 +27,7 @@ struct ox_order {
 	bool skip_syncs; /* cache mode unsafe: syncs are counted, not carried out */
 	unsigned forced; /* waiters for whom they are carried out all the same */
 	int error;	 /* negative once poisoned */
+	struct ox_state *state; /* that outlives the process, and the poison with it; NULL: none */
 	struct ox_waitq waiters;
 };
 

@@ -56,22 +56,13 @@ uint32_t ox_shelf_take(struct ox_shelf *s)
 	return s->free_count > 0 ? s->free[--s->free_count] : OX_SHELF_NONE;
 }
 
-void ox_shelf_give(struct ox_shelf *s, uint32_t slot)
+void ox_shelf_give(struct ox_shelf *s, uint32_t slot, bool keep)
 {
 	ox_assert(slot < s->slots && s->free_count < s->slots);
-	ox_state_store(&s->names[slot], 0);
-	s->free[s->free_count++] = slot;
-}
-
-bool ox_shelf_claim(struct ox_shelf *s, uint32_t slot)
-{
-	for (uint32_t i = 0; i < s->free_count; i++) {
-		if (s->free[i] != slot)
-			continue;
-		s->free[i] = s->free[--s->free_count];
-		return true;
-	}
-	return false;
+	if (!keep)
+		ox_state_store(&s->names[slot], 0);
+	if (s->names[slot] == 0)
+		s->free[s->free_count++] = slot;
 }
 
 static int shelf_init(struct ox_shelf *s, uint8_t *names, uint8_t *data, uint32_t slots,
@@ -86,8 +77,10 @@ static int shelf_init(struct ox_shelf *s, uint8_t *names, uint8_t *data, uint32_
 	s->free = reallocarray(NULL, (size_t)slots + 1, sizeof(*s->free));
 	if (!s->free)
 		return -ENOMEM;
-	for (uint32_t i = slots; i > 0; i--)
-		s->free[s->free_count++] = i - 1;
+	for (uint32_t i = slots; i > 0; i--) {
+		if (s->names[i - 1] == 0)
+			s->free[s->free_count++] = i - 1;
+	}
 	return 0;
 }
 
@@ -140,6 +133,19 @@ static bool is_blank(const struct ox_state_head *head)
 	return memcmp(head->magic, none, sizeof(none)) == 0;
 }
 
+/* What an ended session may have left in the slots' names is void. */
+static void clear(struct ox_state_head *head)
+{
+	uint8_t *at = (uint8_t *)head + PAGE_BYTES;
+
+	for (unsigned i = 0; i < OX_STATE_SHELVES; i++) {
+		memset(at, 0, names_bytes(head->shape.slots[i]));
+		at += names_bytes(head->shape.slots[i]) + data_bytes(&head->shape, i);
+	}
+	head->recovering = 0;
+	head->poison = 0;
+}
+
 /* The magic comes last: a process that dies before leaves a blank state. */
 static void format(struct ox_state_head *head, const struct ox_state_shape *shape)
 {
@@ -168,6 +174,8 @@ int ox_state_over(void *memory, uint64_t bytes, const struct ox_state_shape *sha
 		return ox_error_set(err, -EINVAL, "The state cannot be used: %s", wrong);
 	}
 	s->adopts = s->head->phase == LIVE;
+	if (!s->adopts)
+		clear(s->head);
 	if (shelves_init(s) < 0) {
 		ox_state_close(s);
 		return ox_error_set(err, -ENOMEM, "Out of memory");

@@ -88,11 +88,10 @@ int ox_state_poison(const struct ox_state *s);
 
 /* ---- slots ---- */
 
-/* OX_SHELF_NONE: all are taken. */
+/* A slot that no block has, and that has no name. OX_SHELF_NONE: all are taken. */
 uint32_t ox_shelf_take(struct ox_shelf *s);
-void ox_shelf_give(struct ox_shelf *s, uint32_t slot);
-/* The slot is taken by whoever adopts. */
-bool ox_shelf_claim(struct ox_shelf *s, uint32_t slot);
+/* Gives it back. What was changed there is void; or, with keep, stays for whoever adopts. */
+void ox_shelf_give(struct ox_shelf *s, uint32_t slot, bool keep);
 
 static inline uint8_t *ox_shelf_at(const struct ox_shelf *s, uint32_t slot)
 {

@@ -88,6 +88,8 @@ void ox_recover_on_progress(void *opaque, uint64_t done, uint64_t total)
 void ox_recover_done(struct ox_mapped *m)
 {
 	m->recover.state = OX_RECOVERY_DONE;
+	if (m->state)
+		ox_state_set_recovering(m->state, false);
 	ox_waitq_wake_all(&m->recover.changed);
 }
 
