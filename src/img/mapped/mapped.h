@@ -518,10 +518,11 @@ void ox_recover_fail(struct ox_mapped *m, const char *why);
 /* For the progress of a walk: opaque is the image. */
 void ox_recover_on_progress(void *opaque, uint64_t done, uint64_t total);
 /*
- * After a request has ended with r, and given back its guest range: whether it is to be made again,
- * because it lacked a cluster that only the recovery can find. Waits for that.
+ * After a request has ended with *r, and given back its guest range: whether it is to be made
+ * again, because it lacked a cluster that only the recovery can find. Waits for that; *r is -ENOSPC
+ * where the recovery has tried once more, and lacks room.
  */
-bool ox_recover_restart_co(struct ox_mapped *m, int r);
+bool ox_recover_restart_co(struct ox_mapped *m, int *r);
 /* Until it has ended, well or not, or lacks room, for a caller that holds nothing it may need. */
 void ox_recover_wait_co(struct ox_mapped *m);
 /* The same for the image's close: a recovery that lacks room ends without success. */
