@@ -510,9 +510,10 @@ void ox_recover_fail(struct ox_mapped *m, const char *why);
 void ox_recover_on_progress(void *opaque, uint64_t done, uint64_t total);
 /*
  * After a request has ended with r, and given back its guest range: whether it is to be made again,
- * because it lacked a cluster that only the recovery can find. Waits for that.
+ * because it lacked a cluster that only the recovery can find. Waits for that. So it is, once for a
+ * request, where the recovery lacked room when it last looked: *tried, false at first.
  */
-bool ox_recover_restart_co(struct ox_mapped *m, int r);
+bool ox_recover_restart_co(struct ox_mapped *m, int r, bool *tried);
 /* Until it has ended, well or not, or lacks room, for a caller that holds nothing it may need. */
 void ox_recover_wait_co(struct ox_mapped *m);
 /* The same for the image's close: a recovery that lacks room ends without success. */

@@ -26,8 +26,14 @@ void ox_mapped_tell(const struct ox_mapped *m, const char *message)
 
 /* ---- those who wait ---- */
 
-bool ox_recover_restart_co(struct ox_mapped *m, int r)
+bool ox_recover_restart_co(struct ox_mapped *m, int r, bool *tried)
 {
+	/* There may be room since the recovery last looked for some. */
+	if (ox_io_is_full(r) && m->recover.task && m->recover.told_room && !*tried) {
+		*tried = true;
+		ox_recover_wait_co(m);
+		return true;
+	}
 	if (r != -ERESTART)
 		return false;
 	while (m->recover.state == OX_RECOVERY_RUNNING && !m->recover.lacks_room)

@@ -368,6 +368,7 @@ static int piece_co(struct ox_mapped *m, struct stretch *s)
 static int work_off_co(struct ox_mapped *m, struct stretch *s)
 {
 	bool is_long = (s->end - s->offset) / m->cluster_bytes > PIECE_STEPS;
+	bool tried = s->resizing; /* it has waited for the recovery */
 	int r = 0;
 
 	while (r == 0 && s->offset < s->end) {
@@ -382,7 +383,7 @@ static int work_off_co(struct ox_mapped *m, struct stretch *s)
 		}
 		if (r == -EAGAIN)
 			r = m->ops->before_free_co(m);
-		if (ox_recover_restart_co(m, r))
+		if (ox_recover_restart_co(m, r, &tried))
 			r = 0;
 		if (r == 0)
 			r = ox_alloc_breathe_co(m);
