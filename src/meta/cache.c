@@ -480,8 +480,8 @@ static struct ox_block *pick_slot(struct ox_cache *c)
 	return dirty;
 }
 
-/* Where the cache has grown beyond its bound a block may have none. It is pinned: others may read it
- * meanwhile, and nobody writes it. */
+/* Where the cache has grown beyond its bound a block may have none. It is pinned: others may read
+ * it meanwhile, and nobody writes it. */
 static int take_slot_co(struct ox_cache *c, struct ox_block *b)
 {
 	int r = 0;
@@ -549,7 +549,7 @@ void ox_cache_put(struct ox_cache *c, struct ox_block *b)
 void ox_cache_dirty(struct ox_cache *c, struct ox_block *b, uint64_t after)
 {
 	ox_assert(b->pins > 0 && !b->loading);
-	ox_assert(b->has_space);			       /* C5, S1 */
+	ox_assert(b->has_space);			  /* C5, S1 */
 	ox_assert(!c->shelf || b->slot != OX_SHELF_NONE); /* C6, D10 */
 	b->after = ox_max_u64(b->after, after);
 	if (b->dirty)

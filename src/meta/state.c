@@ -123,7 +123,7 @@ static const char *judge(const struct ox_state_head *head, uint64_t bytes,
 		if (head->shape.slots[i] == 0 || head->shape.slots[i] > SLOTS_MAX)
 			return "its sizes contradict each other";
 	}
-	return ox_state_bytes(&head->shape) == bytes ? NULL : "its length is not what it says";
+	return ox_state_bytes(&head->shape) <= bytes ? NULL : "its length is not what it says";
 }
 
 static bool is_blank(const struct ox_state_head *head)
@@ -166,7 +166,7 @@ int ox_state_over(void *memory, uint64_t bytes, const struct ox_state_shape *sha
 		return ox_error_set(err, -ENOMEM, "Out of memory");
 	s->head = memory;
 	s->bytes = bytes;
-	if (ox_state_bytes(shape) == bytes && is_blank(s->head))
+	if (ox_state_bytes(shape) <= bytes && is_blank(s->head))
 		format(s->head, shape);
 	wrong = bytes < PAGE_BYTES ? "it is too short" : judge(s->head, bytes, shape);
 	if (wrong) {

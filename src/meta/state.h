@@ -2,8 +2,8 @@
 /*
  * State that outlives the process (D10): memory that somebody else holds as well, a sealed memory
  * file as a rule. In it lies what an answer may rest on and the image does not have yet: the slices
- * of tables that were changed and not written. The table cache keeps its slices in it, so that there
- * is nothing to copy, no log to replay and none to revoke.
+ * of tables that were changed and not written. The table cache keeps its slices in it, so that
+ * there is nothing to copy, no log to replay and none to revoke.
  *
  *   EMPTY --ox_state_begin--> LIVE --ox_state_spend--> SPENT
  *                              |  ^
@@ -48,7 +48,8 @@ struct ox_state_shape {
 	uint64_t inode;
 	uint32_t cluster_bits;
 	uint32_t slice_bytes;
-	uint32_t slots[OX_STATE_SHELVES]; /* at the least one; a state that is adopted has its own */
+	uint32_t
+		slots[OX_STATE_SHELVES]; /* at the least one; a state that is adopted has its own */
 };
 
 struct ox_state_head;
@@ -64,7 +65,8 @@ struct ox_state {
 /* Bytes for a state of that shape. */
 uint64_t ox_state_bytes(const struct ox_state_shape *shape);
 /*
- * Over memory that the caller keeps as long as it lives; zeroed, or of a process that died.
+ * Over memory that the caller keeps as long as it lives, of as many bytes or more; zeroed, or of a
+ * process that died.
  * -EINVAL: it is no state of that shape; then nothing was changed.
  */
 int ox_state_over(void *memory, uint64_t bytes, const struct ox_state_shape *shape,

@@ -265,7 +265,7 @@ struct ox_mapped {
 	bool damaged;	     /* a check would not call it clean: the dirty bit stays (D6) */
 	unsigned allocating; /* requests under way that may take clusters and name them */
 	bool refused; /* something would have overwritten a table: no more changes (refuse.c) */
-	struct ox_state *state; /* that outlives the process (D10); NULL: none */
+	struct ox_state *state;	 /* that outlives the process (D10); NULL: none */
 	struct ox_cache *counts; /* the refcounts', if the format has any */
 	struct ox_order order;
 	struct ox_cache map; /* slices of the active L1 table and of L2 tables */

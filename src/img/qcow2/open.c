@@ -9,7 +9,6 @@
 
 #include "img/qcow2/qcow2.h"
 
-
 static const struct ox_img_ops qcow2_ops;
 static const struct ox_mapped_ops mapped_ops;
 
