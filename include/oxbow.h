@@ -113,6 +113,9 @@ enum ox_open_flags {
 	OX_OPEN_NO_DISCARD = 1 << 3,  /* discards are accepted and do nothing */
 	OX_OPEN_PROBE = 1 << 4,	      /* format NULL: look at the first and last bytes (never in
 					 servers) */
+	OX_OPEN_LOCKS_HELD = 1 << 5,  /* the program holds the locks of each file that it hands
+					 over as a descriptor (ox_lock_fd): none is taken or looked
+					 at. -EINVAL of one that the library is to open by path */
 };
 
 /* Names that an image bears are followed only as far as this says. */
@@ -127,6 +130,15 @@ enum ox_recover_mode {
 	OX_RECOVER_AUTO,  /* usable at once; recovered as far as the context is polled */
 	OX_RECOVER_WAIT,  /* recovered before the opening returns, or refused */
 	OX_RECOVER_NEVER, /* refused */
+};
+
+/* A file that open_file is asked for. The strings live during the call. */
+struct ox_file_wanted {
+	const char *name;     /* as the image has it; of depth 0 as ox_image_open was given it */
+	const char *path;     /* the same, beside the image that names it: what messages call it */
+	const char *named_by; /* that image, by its path; NULL at depth 0 */
+	unsigned depth;	      /* 0: the image itself, 1: its backing file, and so on */
+	bool read_only;	      /* O_RDONLY is enough, else O_RDWR */
 };
 
 struct ox_open_options {
@@ -151,6 +163,20 @@ struct ox_open_options {
 	void (*progress)(void *opaque, uint64_t done, uint64_t total);
 	void *opaque;
 	enum ox_recover_mode recover;
+	/* With the guest's write cache on: so long after it was changed a mapping table is written
+	 * to the host, flushed or not, so that the death of the process loses no older write.
+	 * Nothing is synced for it but what the order of writes demands. 0: 5000; UINT32_MAX: at a
+	 * flush only. */
+	uint32_t table_age_ms;
+	/*
+	 * Called for each file of the chain, instead of opening it by its path; not for the image
+	 * itself in ox_image_open_fd. Returns a descriptor, which is the library's from then on, or
+	 * a negative errno, with which the opening fails. No path is opened then, neither here nor
+	 * while the image is used. backing_policy holds as far as names tell. It is called on the
+	 * context's thread, never after the opening is done, and must not turn the reactor. NULL:
+	 * paths are opened.
+	 */
+	int (*open_file)(void *opaque, const struct ox_file_wanted *wanted);
 };
 
 #define OX_OPEN_OPTIONS_INIT                                                                       \
@@ -166,7 +192,8 @@ struct ox_open_options {
 int ox_image_open(struct ox_context *ctx, const char *path, const struct ox_open_options *opts,
 		  struct ox_image **ret_image, struct ox_error **err) OX_CHECKED;
 /* The same on a descriptor, which is duplicated; name is for messages, and relative backing names
- * are resolved against the directory part of name. */
+ * are resolved against the directory part of name. Locks that the program took on it itself are
+ * gone after the closing, unless OX_OPEN_LOCKS_HELD is set. */
 int ox_image_open_fd(struct ox_context *ctx, int fd, const char *name,
 		     const struct ox_open_options *opts, struct ox_image **ret_image,
 		     struct ox_error **err) OX_CHECKED;
@@ -180,6 +207,24 @@ int ox_image_close(struct ox_image *image, struct ox_error **err);
 /* Turns a read-only image into a writable one (recovering it first if it is dirty) or back. -EBUSY
  * as with ox_image_close. */
 int ox_image_reopen(struct ox_image *image, bool read_only, struct ox_error **err) OX_CHECKED;
+
+/* The locks by which programs keep out of each other's way, QEMU's included. */
+enum ox_lock {
+	OX_LOCK_NONE,
+	OX_LOCK_SHARE, /* of a reader that lets others write (-U) */
+	OX_LOCK_READ,  /* of a reader that lets others read */
+	OX_LOCK_WRITE, /* of the one writer, who lets others read only with -U */
+};
+
+/*
+ * Takes locks on the open file description of fd, or gives some up: from what it has to what it is
+ * to have. They last until they are given up here or the last duplicate of fd is closed, in
+ * whatever process. name is for messages. On failure it has what it had; -EAGAIN: others are in the
+ * way, and the message names one that can be found. Where the file system has no such locks it
+ * returns 0, as an opening goes on there. Needs no context; may wait for a second.
+ */
+int ox_lock_fd(int fd, const char *name, enum ox_lock have, enum ox_lock want,
+	       struct ox_error **err) OX_CHECKED;
 
 /* ---- jobs: the same, left to the program's loop ---- */
 
@@ -555,7 +600,7 @@ struct ox_table_link {
 struct ox_check_options {
 	size_t struct_size;
 	const char *format; /* NULL: probed */
-	unsigned flags;	    /* of enum ox_open_flags: FORCE_SHARE */
+	unsigned flags;	    /* of enum ox_open_flags: FORCE_SHARE, LOCKS_HELD */
 	enum ox_cache_mode cache;
 	enum ox_repair repair;
 	void (*finding)(void *opaque, const struct ox_finding *finding);
@@ -715,7 +760,7 @@ struct ox_image_layout {
 struct ox_layout_options {
 	size_t struct_size;
 	const char *format; /* NULL or "qcow2" */
-	unsigned flags;	    /* of enum ox_open_flags: FORCE_SHARE */
+	unsigned flags;	    /* of enum ox_open_flags: FORCE_SHARE, LOCKS_HELD */
 	size_t bins;	    /* at most so many, of whole clusters; 0: 4096; 65536 at most */
 	size_t guest_bins;
 	/* The findings of a check, as they are met; leaks and refcounts are only counted. */

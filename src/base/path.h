@@ -9,4 +9,11 @@
  */
 char *ox_path_beside(const char *base, const char *name);
 
+/*
+ * Whether path lies below the directory by the words of both alone: "." and ".." are followed in
+ * them, links are not. A relative and an absolute path have nothing to do with each other; so has
+ * one that begins above the working directory with all. 1, 0, or -ENOMEM.
+ */
+int ox_path_is_under(const char *dir, const char *path);
+
 #endif

@@ -50,6 +50,7 @@ enum long_option {
 	OPTION_FD,
 	OPTION_L2_CACHE,
 	OPTION_LAZY_IDLE,
+	OPTION_TABLE_AGE,
 	OPTION_MEMORY,
 	OPTION_NBD,
 	OPTION_PID_FILE,
@@ -73,6 +74,7 @@ static const struct option long_options[] = {
 	{"help", no_argument, NULL, 'h'},
 	{"l2-cache-size", required_argument, NULL, OPTION_L2_CACHE},
 	{"lazy-idle", required_argument, NULL, OPTION_LAZY_IDLE},
+	{"table-age", required_argument, NULL, OPTION_TABLE_AGE},
 	{"memory", required_argument, NULL, OPTION_MEMORY},
 	{"nbd", required_argument, NULL, OPTION_NBD},
 	{"pid-file", required_argument, NULL, OPTION_PID_FILE},
@@ -110,6 +112,9 @@ static const char help_text[] =
 	"after\n"
 	"                             so long without an allocation (default: 5); in other\n"
 	"                             images: give back the clusters held in reserve\n"
+	"  --table-age SECONDS|never  write a changed table to the host after so long, flushed or\n"
+	"                             not (default: 5), so that a killed server loses no older\n"
+	"                             write\n"
 	"  --recover MODE             for an image that was not closed: auto (default) serves it\n"
 	"                             at once and recovers it meanwhile, wait recovers it first,\n"
 	"                             never refuses it\n"
@@ -169,7 +174,7 @@ static int take_count(const char *option, const char *value, uint64_t min, uint6
 }
 
 /* Seconds, perhaps with a fraction. */
-static int take_idle(const char *value, uint32_t *ret_ms)
+static int take_seconds(const char *option, const char *value, uint32_t *ret_ms)
 {
 	double seconds;
 	char *end;
@@ -180,7 +185,7 @@ static int take_idle(const char *value, uint32_t *ret_ms)
 	}
 	seconds = strtod(value, &end);
 	if (end == value || *end != '\0' || !(seconds >= 0.001 && seconds <= 86400))
-		return bad_value("--lazy-idle", value, "seconds from 0.001 to 86400, or never");
+		return bad_value(option, value, "seconds from 0.001 to 86400, or never");
 	*ret_ms = (uint32_t)(seconds * 1000);
 	return 0;
 }
@@ -229,7 +234,9 @@ static int take_valued_option(struct arguments *arguments, int option, const cha
 		arguments->memory_stated = true;
 		return take_size("--memory", value, &arguments->nbd.memory_bytes);
 	case OPTION_LAZY_IDLE:
-		return take_idle(value, &arguments->open.lazy_idle_ms);
+		return take_seconds("--lazy-idle", value, &arguments->open.lazy_idle_ms);
+	case OPTION_TABLE_AGE:
+		return take_seconds("--table-age", value, &arguments->open.table_age_ms);
 	case OPTION_RECOVER:
 		if (ox_cli_recover_parse(value, &arguments->open.recover) < 0)
 			return bad_value("--recover", value, "auto, wait or never");

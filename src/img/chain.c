@@ -14,6 +14,7 @@
 #include "base/arith.h"
 #include "base/iov.h"
 #include "base/path.h"
+#include "img/ask.h"
 #include "img/probe.h"
 #include "rt/co.h"
 
@@ -62,40 +63,109 @@ static unsigned store_flags(const struct ox_open_options *opts)
 	return flags;
 }
 
-static int open_store(const struct ox_image *img, const struct ox_open_options *opts,
-		      const char *path, struct ox_io **ret, struct ox_error **err)
+/* Where the chain goes on: the image that names the next one, and the chain above it. */
+struct place {
+	const struct ox_image *top;
+	const struct ox_image *above;
+	unsigned depth;	  /* of the next one */
+	const char *path; /* the next one's, beside the image that names it */
+	bool is_loop;	  /* it is one of the chain above */
+};
+
+/* The image of the chain up to now whose file that is; NULL: none. Found by device and inode,
+ * before the file's locks are asked for. */
+static const struct ox_image *find_in_chain(const struct place *at, const struct stat *st)
 {
+	uint64_t dev[2];
+	uint64_t ino[2];
+
+	ox_io_file_identity_of(st, &dev[0], &ino[0]);
+	for (const struct ox_image *img = at->top;; img = img->backing) {
+		if (ox_io_file_identity(img->io, &dev[1], &ino[1]) && dev[0] == dev[1] &&
+		    ino[0] == ino[1])
+			return img;
+		if (img == at->above)
+			return NULL;
+	}
+}
+
+static int refuse_loop(struct place *at, struct ox_error **err)
+{
+	at->is_loop = true;
+	return ox_error_set(err, -ELOOP,
+			    "The backing chain is an endless loop: '%s' names '%s', which is one "
+			    "of the images above it",
+			    at->above->filename, at->path);
+}
+
+static int open_by_path(struct place *at, const struct ox_open_options *opts, struct ox_io **ret,
+			struct ox_error **err)
+{
+	struct ox_reactor *reactor = at->above->reactor;
+	struct stat st;
 	int fd = -1;
 	int r;
 
+	/* Where there is nothing to look at, opening it tells why. */
+	if (stat(at->path, &st) == 0 && find_in_chain(at, &st))
+		return refuse_loop(at, err);
 	if (opts->backing_policy != OX_BACKING_UNDER)
-		return ox_io_file_open(img->reactor, path, store_flags(opts), ret, err);
-	r = open_under(opts->backing_dir, path, &fd, err);
+		return ox_io_file_open(reactor, at->path, store_flags(opts), ret, err);
+	r = open_under(opts->backing_dir, at->path, &fd, err);
 	if (r < 0)
 		return r;
-	r = ox_io_file_open_fd(img->reactor, fd, path, store_flags(opts), ret, err);
+	r = ox_io_file_open_fd(reactor, fd, at->path, store_flags(opts), ret, err);
 	if (r < 0)
 		close(fd);
 	return r;
 }
 
-/* Whether the file is that of an image from top to last: found by device and inode, before its
- * locks are asked for. */
-static bool closes_loop(const struct ox_image *top, const struct ox_image *last, const char *path)
+/* The policy as far as names alone tell: where a link leads, only who opens the file can see. */
+static int check_place(const struct place *at, const struct ox_open_options *opts,
+		       struct ox_error **err)
 {
-	struct stat st;
-	uint64_t dev;
-	uint64_t ino;
+	int r = 0;
 
-	if (stat(path, &st) < 0)
-		return false; /* opening it tells why */
-	for (const struct ox_image *img = top;; img = img->backing) {
-		if (ox_io_file_identity(img->io, &dev, &ino) && dev == st.st_dev &&
-		    ino == st.st_ino)
-			return true;
-		if (img == last)
-			return false;
-	}
+	if (opts->backing_policy == OX_BACKING_UNDER)
+		r = ox_path_is_under(opts->backing_dir, at->path);
+	if (r < 0)
+		return ox_error_set(err, r, "Out of memory");
+	if (opts->backing_policy == OX_BACKING_UNDER && r == 0)
+		return ox_error_set(err, -EACCES, "Backing file '%s' does not lie under '%s'",
+				    at->path, opts->backing_dir);
+	return 0;
+}
+
+/* The same by a descriptor that the program is asked for. Nothing is done by path. */
+static int open_by_asking(struct place *at, const struct ox_open_options *opts, struct ox_io **ret,
+			  struct ox_error **err)
+{
+	const struct ox_file_wanted wanted = {
+		.name = at->above->backing_name,
+		.path = at->path,
+		.named_by = at->above->filename,
+		.depth = at->depth,
+		.read_only = true,
+	};
+	const struct ox_image *same = NULL;
+	struct stat st;
+	int r = check_place(at, opts, err);
+	int fd;
+
+	if (r < 0)
+		return r;
+	fd = ox_ask_for_file(opts, &wanted, err);
+	if (fd < 0)
+		return fd;
+	if (fstat(fd, &st) == 0)
+		same = find_in_chain(at, &st);
+	r = same ? refuse_loop(at, err)
+		 : ox_io_file_open_fd(at->above->reactor, fd, at->path,
+				      store_flags(opts) | ox_ask_store_flags(opts), ret, err);
+	/* A descriptor that was handed over twice is closed with the image that got it first. */
+	if (r < 0 && !(same && ox_io_file_has_fd(same->io, fd)))
+		close(fd);
+	return r;
 }
 
 static int check_policy(const struct ox_image *img, const struct ox_open_options *opts,
@@ -167,29 +237,24 @@ static int open_image_co(struct ox_image *above, const struct ox_img_open *how, 
 	return ox_chain_open_image_co(io, &below, &above->backing, err);
 }
 
-/* Opens the image that above names, which is the last of top's chain up to now. */
-static int open_backing_co(struct ox_image *top, struct ox_image *above,
+/* Opens the image that the last one of top's chain up to now names, which is so deep. */
+static int open_backing_co(struct ox_image *top, struct ox_image *above, unsigned depth,
 			   const struct ox_img_open *how, const char *format, struct ox_error **err)
 {
 	char *path = ox_path_beside(above->filename, above->backing_name);
+	struct place at = {.top = top, .above = above, .depth = depth, .path = path};
 	struct ox_io *io = NULL;
 	int r;
 
 	if (!path)
 		return ox_error_set(err, -ENOMEM, "Out of memory");
-	if (closes_loop(top, above, path))
-		r = ox_error_set(
-			err, -ELOOP,
-			"The backing chain is an endless loop: '%s' names '%s', which is one of "
-			"the images above it",
-			above->filename, path);
-	else
-		r = open_store(above, how->opts, path, &io, err);
+	r = how->opts->open_file ? open_by_asking(&at, how->opts, &io, err)
+				 : open_by_path(&at, how->opts, &io, err);
 	if (r == 0) {
 		r = open_image_co(above, how, io, format, err);
 		if (r < 0)
 			ox_io_close(io);
-	} else {
+	} else if (!at.is_loop) {
 		ox_error_prefix(err, "Could not open backing file: ");
 	}
 	free(path);
@@ -198,7 +263,7 @@ static int open_backing_co(struct ox_image *top, struct ox_image *above,
 
 int ox_chain_open_co(struct ox_image *img, const struct ox_img_open *how, struct ox_error **err)
 {
-	unsigned count = 1;
+	unsigned depth = 0;
 	int r = 0;
 
 	if (how->opts->flags & OX_OPEN_NO_BACKING)
@@ -206,16 +271,18 @@ int ox_chain_open_co(struct ox_image *img, const struct ox_img_open *how, struct
 	for (struct ox_image *last = img; last->backing_name; last = last->backing) {
 		const char *format;
 
+		if (ox_co_is_cancelled())
+			return ox_error_set(err, -ECANCELED, "The opening was cancelled");
 		r = check_policy(last, how->opts, err);
 		if (r < 0)
 			return r;
-		if (++count > OX_IMG_MAX_CHAIN)
+		if (++depth >= OX_IMG_MAX_CHAIN)
 			return ox_error_set(err, -ELOOP,
 					    "The backing chain is longer than %d images",
 					    OX_IMG_MAX_CHAIN);
 		r = stated_format(img, last, how->opts, &format, err);
 		if (r == 0)
-			r = open_backing_co(img, last, how, format, err);
+			r = open_backing_co(img, last, depth, how, format, err);
 		if (r < 0)
 			return r;
 	}

@@ -251,7 +251,7 @@ static void file_close(struct ox_io *io)
 	struct file_store *f = file_of(io);
 
 	/* A descriptor of the caller's may be a duplicate, whose locks would live on. */
-	ox_file_lock_keep(f->fd, &f->lock, (struct ox_file_lock){0});
+	ox_file_lock_keep(f->fd, &f->lock, OX_FILE_LOCK_OF_NOBODY);
 	close(f->fd);
 	file_free(f);
 }
@@ -271,36 +271,54 @@ static const struct ox_io_ops file_ops = {
 	.close = file_close,
 };
 
-/* What QEMU's users of a qcow2 image hold and refuse to others. */
 static struct ox_file_lock wanted_lock(unsigned flags, bool read_only)
 {
-	const unsigned changes = OX_FILE_LOCK_WRITE | OX_FILE_LOCK_RESIZE;
-
 	if (flags & OX_IO_NO_LOCK)
-		return (struct ox_file_lock){0};
+		return OX_FILE_LOCK_OF_NOBODY;
 	if (!read_only)
-		return (struct ox_file_lock){OX_FILE_LOCK_READ | changes, changes};
+		return OX_FILE_LOCK_OF_WRITER;
 	if (flags & (OX_IO_FORCE_SHARE | OX_IO_SHARE_WRITE))
-		return (struct ox_file_lock){OX_FILE_LOCK_READ, 0};
-	return (struct ox_file_lock){OX_FILE_LOCK_READ, changes};
+		return OX_FILE_LOCK_OF_SHARER;
+	return OX_FILE_LOCK_OF_READER;
 }
 
-/* Looks at the descriptor: its kind and identity. */
+static struct ox_file_lock_taker taker_of(const struct file_store *f)
+{
+	return (struct ox_file_lock_taker){
+		.fd = f->fd,
+		.name = f->io.name,
+		.opens_nothing = f->open_flags & OX_IO_OPEN_NOTHING,
+	};
+}
+
+/* Looks at the descriptor, which must be that of a file that can hold an image. */
+static int examine(int fd, const char *name, struct stat *ret, struct ox_error **err)
+{
+	if (fstat(fd, ret) < 0)
+		return ox_error_set_errno(err, -errno, "Could not look at '%s'", name);
+	if (!S_ISREG(ret->st_mode) && !S_ISBLK(ret->st_mode))
+		return ox_error_set(err, S_ISDIR(ret->st_mode) ? -EISDIR : -EINVAL,
+				    "'%s' is neither a regular file nor a block device", name);
+	return 0;
+}
+
+void ox_io_file_identity_of(const struct stat *st, uint64_t *ret_dev, uint64_t *ret_ino)
+{
+	/* A device may have several nodes; its number is what it is known by. */
+	*ret_dev = S_ISBLK(st->st_mode) ? st->st_rdev : st->st_dev;
+	*ret_ino = S_ISBLK(st->st_mode) ? 0 : st->st_ino;
+}
+
 static int file_examine(struct file_store *f, struct ox_error **err)
 {
 	struct stat st;
+	int r = examine(f->fd, f->io.name, &st, err);
 
-	if (fstat(f->fd, &st) < 0)
-		return ox_error_set_errno(err, -errno, "Could not look at '%s'", f->io.name);
-	if (!S_ISREG(st.st_mode) && !S_ISBLK(st.st_mode))
-		return ox_error_set(err, S_ISDIR(st.st_mode) ? -EISDIR : -EINVAL,
-				    "'%s' is neither a regular file nor a block device",
-				    f->io.name);
+	if (r < 0)
+		return r;
 	f->is_block = S_ISBLK(st.st_mode);
 	f->io.can_grow = !f->is_block;
-	/* A device may have several nodes; its number is what it is known by. */
-	f->dev = f->is_block ? st.st_rdev : st.st_dev;
-	f->ino = f->is_block ? 0 : st.st_ino;
+	ox_io_file_identity_of(&st, &f->dev, &f->ino);
 	return 0;
 }
 
@@ -352,6 +370,7 @@ static int file_make(struct ox_reactor *reactor, int fd, bool fd_given, const ch
 		     unsigned flags, struct ox_io **ret, struct ox_error **err)
 {
 	struct file_store *f = calloc(1, sizeof(*f));
+	struct ox_file_lock_taker taker;
 	int r;
 
 	if (!f)
@@ -372,14 +391,15 @@ static int file_make(struct ox_reactor *reactor, int fd, bool fd_given, const ch
 	r = file_examine(f, err);
 	if (r < 0)
 		goto fail;
-	r = ox_file_lock_take(fd, name, &f->lock, wanted_lock(flags, f->io.read_only), err);
+	taker = taker_of(f);
+	r = ox_file_lock_take(&taker, &f->lock, wanted_lock(flags, f->io.read_only), err);
 	if (r < 0)
 		goto fail;
 	r = file_measure(f, err);
 	if (r == 0 && (flags & OX_IO_CREATE))
 		r = file_empty(f, err);
 	if (r < 0) {
-		ox_file_lock_keep(fd, &f->lock, (struct ox_file_lock){0});
+		ox_file_lock_keep(fd, &f->lock, OX_FILE_LOCK_OF_NOBODY);
 		goto fail;
 	}
 	*ret = &f->io;
@@ -479,6 +499,7 @@ int ox_io_file_open(struct ox_reactor *r, const char *path, unsigned flags, stru
 	int code = check_flags(flags, err);
 	int fd;
 
+	ox_assert(!(flags & OX_IO_OPEN_NOTHING));
 	if (code < 0)
 		return code;
 	fd = open_path(path, flags);
@@ -495,10 +516,15 @@ int ox_io_file_open(struct ox_reactor *r, const char *path, unsigned flags, stru
 static int prepare_given_fd(int fd, const char *name, unsigned flags, struct ox_error **err)
 {
 	int mode = fcntl(fd, F_GETFL);
+	struct stat st;
 	int wanted;
+	int r;
 
 	if (mode < 0)
 		return ox_error_set_errno(err, -errno, "Could not use descriptor '%s'", name);
+	r = examine(fd, name, &st, err);
+	if (r < 0)
+		return r;
 	if ((mode & O_PATH) || (mode & O_ACCMODE) == O_WRONLY)
 		return ox_error_set(err, -EBADF, "Descriptor '%s' is not open for reading", name);
 	if (!(flags & OX_IO_READ_ONLY) && (mode & O_ACCMODE) != O_RDWR)
@@ -576,6 +602,7 @@ int ox_io_file_reopen(struct ox_io *io, bool read_only, struct ox_error **err)
 {
 	struct file_store *f = file_of(io);
 	unsigned flags = f->open_flags & ~(OX_IO_READ_ONLY | OX_IO_CREATE | OX_IO_NEW);
+	struct ox_file_lock_taker taker = taker_of(f);
 	struct ox_file_lock old = f->lock;
 	struct ox_file_lock lock;
 	int r;
@@ -591,7 +618,7 @@ int ox_io_file_reopen(struct ox_io *io, bool read_only, struct ox_error **err)
 		return r;
 	lock = wanted_lock(flags, read_only);
 	if (!read_only) {
-		r = ox_file_lock_take(f->fd, io->name, &f->lock, lock, err);
+		r = ox_file_lock_take(&taker, &f->lock, lock, err);
 		if (r < 0)
 			return r;
 		lock = f->lock; /* nothing where there are no locks */
@@ -609,6 +636,8 @@ int ox_io_file_reopen(struct ox_io *io, bool read_only, struct ox_error **err)
 	return 0;
 }
 
+/* ---- what is asked of files ---- */
+
 int ox_io_file_actual_bytes(const struct ox_io *io, uint64_t *ret)
 {
 	struct stat st;
@@ -620,6 +649,21 @@ int ox_io_file_actual_bytes(const struct ox_io *io, uint64_t *ret)
 	return 0;
 }
 
+int ox_io_file_lock_fd(int fd, const char *name, struct ox_file_lock have, struct ox_file_lock want,
+		       struct ox_error **err)
+{
+	struct ox_file_lock_taker taker = {.fd = fd, .name = name};
+	struct stat st;
+	int r = examine(fd, name, &st, err);
+
+	if (r < 0)
+		return r;
+	if ((have.held & ~want.held) == 0 && (have.unshared & ~want.unshared) == 0)
+		return ox_file_lock_take(&taker, &have, want, err);
+	ox_file_lock_keep(fd, &have, want);
+	return 0;
+}
+
 bool ox_io_file_identity(const struct ox_io *io, uint64_t *ret_dev, uint64_t *ret_ino)
 {
 	if (io->ops != &file_ops)
@@ -627,4 +671,9 @@ bool ox_io_file_identity(const struct ox_io *io, uint64_t *ret_dev, uint64_t *re
 	*ret_dev = file_of(io)->dev;
 	*ret_ino = file_of(io)->ino;
 	return true;
+}
+
+bool ox_io_file_has_fd(const struct ox_io *io, int fd)
+{
+	return io->ops == &file_ops && file_of(io)->fd == fd;
 }

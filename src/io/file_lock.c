@@ -5,11 +5,13 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/kcmp.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -80,25 +82,32 @@ static bool fd_holds(const char *pid, const char *fd_name, const struct stat *fi
 	return stat(path, &st) == 0 && st.st_dev == file->st_dev && st.st_ino == file->st_ino;
 }
 
+/* Whether the other process's descriptor is a duplicate of fd, and has its locks: those are in
+ * nobody's way. */
+static bool is_duplicate(int fd, const char *pid, const char *fd_name)
+{
+	long other = strtol(pid, NULL, 10);
+	unsigned long number = strtoul(fd_name, NULL, 10);
+
+	if (other == (long)getpid() && number == (unsigned long)fd)
+		return true;
+	return syscall(SYS_kcmp, getpid(), (pid_t)other, KCMP_FILE, (unsigned long)fd, number) == 0;
+}
+
 static bool process_holds(const char *pid, int own_fd, const struct stat *file, uint64_t byte)
 {
 	char path[64];
 	struct dirent *entry;
 	bool found = false;
-	char own[16];
 	DIR *dir;
-	bool self;
 
-	snprintf(own, sizeof(own), "%d", own_fd);
-	self = strtol(pid, NULL, 10) == (long)getpid();
 	snprintf(path, sizeof(path), "/proc/%.16s/fdinfo", pid);
 	dir = opendir(path);
 	if (!dir)
 		return false;
 	while (!found && (entry = readdir(dir))) {
-		if (entry->d_name[0] == '.' || (self && strcmp(entry->d_name, own) == 0))
-			continue;
-		found = fd_holds(pid, entry->d_name, file, byte);
+		found = entry->d_name[0] != '.' && fd_holds(pid, entry->d_name, file, byte) &&
+			!is_duplicate(own_fd, pid, entry->d_name);
 	}
 	closedir(dir);
 	return found;
@@ -120,21 +129,21 @@ static void read_process_name(const char *pid, char *ret_name, size_t size)
 }
 
 /* Looks through the processes that this one may look into. */
-static bool find_holder(int fd, uint64_t byte, struct holder *ret)
+static bool find_holder(const struct ox_file_lock_taker *taker, uint64_t byte, struct holder *ret)
 {
 	struct dirent *entry;
 	bool found = false;
 	struct stat file;
 	DIR *proc;
 
-	if (fstat(fd, &file) < 0)
+	if (taker->opens_nothing || fstat(taker->fd, &file) < 0)
 		return false;
 	proc = opendir("/proc");
 	if (!proc)
 		return false;
 	while (!found && (entry = readdir(proc))) {
 		if (!isdigit((unsigned char)entry->d_name[0]) ||
-		    !process_holds(entry->d_name, fd, &file, byte))
+		    !process_holds(entry->d_name, taker->fd, &file, byte))
 			continue;
 		found = true;
 		ret->pid = strtol(entry->d_name, NULL, 10);
@@ -172,17 +181,17 @@ static int byte_test(int fd, int byte)
  * its locks for some milliseconds. Where no living process is seen to hold the byte, that is waited
  * out, for a bounded time.
  */
-static int byte_test_patiently(int fd, int byte)
+static int byte_test_patiently(const struct ox_file_lock_taker *taker, int byte)
 {
 	const struct timespec step = {.tv_nsec = 10000000};
 	struct holder who;
-	int r = byte_test(fd, byte);
+	int r = byte_test(taker->fd, byte);
 
 	for (int i = 0; r == -EAGAIN && i < ORPHAN_STEPS; i++) {
-		if (find_holder(fd, (uint64_t)byte, &who))
+		if (find_holder(taker, (uint64_t)byte, &who))
 			break;
 		nanosleep(&step, NULL);
-		r = byte_test(fd, byte);
+		r = byte_test(taker->fd, byte);
 	}
 	return r;
 }
@@ -238,47 +247,48 @@ static int locks_set(int fd, struct ox_file_lock locks)
 
 /* ---- the protocol ---- */
 
-static int conflict(int fd, const char *name, const char *kind, int perm, int byte,
+static int conflict(const struct ox_file_lock_taker *taker, const char *kind, int perm, int byte,
 		    struct ox_error **err)
 {
 	struct holder who;
 
 	if (!err)
 		return -EAGAIN;
-	if (!find_holder(fd, (uint64_t)byte, &who))
+	if (!find_holder(taker, (uint64_t)byte, &who))
 		return ox_error_set(err, -EAGAIN,
 				    "Failed to get %s\"%s\" lock\n"
 				    "Is another process using the image [%s]?",
-				    kind, perm_names[perm], name);
+				    kind, perm_names[perm], taker->name);
 	return ox_error_set(err, -EAGAIN,
 			    "Failed to get %s\"%s\" lock\n"
 			    "Is another process using the image [%s]?\n"
 			    "(held by %s, process %ld)",
-			    kind, perm_names[perm], name, who.name, who.pid);
+			    kind, perm_names[perm], taker->name, who.name, who.pid);
 }
 
 /* Tests the bytes of perms from first_byte on. */
-static int bytes_test(int fd, const char *name, const char *kind, int first_byte, unsigned perms,
-		      struct ox_error **err)
+static int bytes_test(const struct ox_file_lock_taker *taker, const char *kind, int first_byte,
+		      unsigned perms, struct ox_error **err)
 {
 	for (int i = 0; i < PERM_COUNT; i++) {
 		int byte = first_byte + i;
-		int r = (perms & 1U << i) ? byte_test_patiently(fd, byte) : 0;
+		int r = (perms & 1U << i) ? byte_test_patiently(taker, byte) : 0;
 
 		if (r == -EAGAIN)
-			return conflict(fd, name, kind, i, byte, err);
+			return conflict(taker, kind, i, byte, err);
 		if (r < 0)
 			return ox_error_set_errno(err, r, "Failed to test lock byte %d of '%s'",
-						  byte, name);
+						  byte, taker->name);
 	}
 	return 0;
 }
 
-static int locks_test(int fd, const char *name, struct ox_file_lock want, struct ox_error **err)
+static int locks_test(const struct ox_file_lock_taker *taker, struct ox_file_lock want,
+		      struct ox_error **err)
 {
-	int r = bytes_test(fd, name, "", BYTE_UNSHARED, want.held, err);
+	int r = bytes_test(taker, "", BYTE_UNSHARED, want.held, err);
 
-	return r < 0 ? r : bytes_test(fd, name, "shared ", BYTE_HELD, want.unshared, err);
+	return r < 0 ? r : bytes_test(taker, "shared ", BYTE_HELD, want.unshared, err);
 }
 
 static struct ox_file_lock locks_minus(struct ox_file_lock a, struct ox_file_lock b)
@@ -286,10 +296,11 @@ static struct ox_file_lock locks_minus(struct ox_file_lock a, struct ox_file_loc
 	return (struct ox_file_lock){a.held & ~b.held, a.unshared & ~b.unshared};
 }
 
-int ox_file_lock_take(int fd, const char *name, struct ox_file_lock *have, struct ox_file_lock want,
-		      struct ox_error **err)
+int ox_file_lock_take(const struct ox_file_lock_taker *taker, struct ox_file_lock *have,
+		      struct ox_file_lock want, struct ox_error **err)
 {
 	struct ox_file_lock more = locks_minus(want, *have);
+	int fd = taker->fd;
 	int r;
 
 	ox_assert((want.held | want.unshared) < 1U << PERM_COUNT);
@@ -300,9 +311,9 @@ int ox_file_lock_take(int fd, const char *name, struct ox_file_lock *have, struc
 	r = locks_set(fd, more);
 	if (r < 0) {
 		locks_clear(fd, more);
-		return can_do_without(r, want) ? 0 : lock_failed(name, r, err);
+		return can_do_without(r, want) ? 0 : lock_failed(taker->name, r, err);
 	}
-	r = locks_test(fd, name, want, err);
+	r = locks_test(taker, want, err);
 	if (r < 0) {
 		locks_clear(fd, more);
 		return r;

@@ -30,15 +30,31 @@ struct ox_file_lock {
 	unsigned unshared; /* the same */
 };
 
+/* What QEMU's users of an image hold and refuse to others; each includes the one before. */
+#define OX_FILE_LOCK_CHANGES (OX_FILE_LOCK_WRITE | OX_FILE_LOCK_RESIZE)
+#define OX_FILE_LOCK_OF_NOBODY ((struct ox_file_lock){0})
+#define OX_FILE_LOCK_OF_SHARER ((struct ox_file_lock){OX_FILE_LOCK_READ, 0})
+#define OX_FILE_LOCK_OF_READER ((struct ox_file_lock){OX_FILE_LOCK_READ, OX_FILE_LOCK_CHANGES})
+#define OX_FILE_LOCK_OF_WRITER                                                                     \
+	((struct ox_file_lock){OX_FILE_LOCK_READ | OX_FILE_LOCK_CHANGES, OX_FILE_LOCK_CHANGES})
+
+/* Who asks for locks. */
+struct ox_file_lock_taker {
+	int fd; /* open for reading */
+	const char *name;
+	bool opens_nothing; /* must not look in /proc for who is in the way */
+};
+
 /*
- * Adds what want has beyond *have to the locks of fd, which must be open for reading, and tests
- * all of want against other users. want includes *have, and *have is want afterwards. Where others
- * are in the way: -EAGAIN, with QEMU's words and the other process where it can be found. On
+ * Adds what want has beyond *have to the locks of the taker's descriptor, and tests all of want
+ * against other users. want includes *have, and *have is want afterwards. Where others are in the
+ * way: -EAGAIN, with QEMU's words and the other process where it can be found. On
  * failure *have and the locks are as before. Where the file system has no such locks: 0, with
  * *have as before. Where it says ENOLCK, the same only if want refuses nothing to others.
  */
-int ox_file_lock_take(int fd, const char *name, struct ox_file_lock *have, struct ox_file_lock want,
-		      struct ox_error **err) __attribute__((warn_unused_result));
+int ox_file_lock_take(const struct ox_file_lock_taker *taker, struct ox_file_lock *have,
+		      struct ox_file_lock want, struct ox_error **err)
+	__attribute__((warn_unused_result));
 
 /* Sets the locks of *have on another descriptor of the same file, untested: the caller still has
  * them through the first. */

@@ -16,9 +16,11 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <sys/stat.h>
 #include <sys/uio.h>
 
 #include "base/error.h"
+#include "io/file_lock.h"
 #include "rt/reactor.h"
 #include "rt/sync.h"
 
@@ -140,11 +142,13 @@ enum ox_io_open_flags {
 	OX_IO_READ_ONLY = 1 << 0,
 	OX_IO_DIRECT = 1 << 1,	    /* bypass the page cache (O_DIRECT) */
 	OX_IO_FORCE_SHARE = 1 << 2, /* take no notice of others' locks (qemu's -U) */
-	OX_IO_NO_LOCK = 1 << 3,
+	OX_IO_NO_LOCK = 1 << 3,	    /* the caller has them, or takes the risk */
 	OX_IO_CREATE = 1 << 4, /* make the file, or empty one that is there, after locking it */
 	OX_IO_NEW = 1 << 6,    /* make the file; -EEXIST where there is one, or a link */
-	OX_IO_SHARE_WRITE = 1 << 5, /* a read-only user that lets others write (backing files
-				       keep others from writing instead) */
+	OX_IO_SHARE_WRITE = 1 << 5,  /* a read-only user that lets others write (backing files
+					keep others from writing instead) */
+	OX_IO_OPEN_NOTHING = 1 << 7, /* of a given fd: no path is opened, not even in /proc to see
+					who has the file locked */
 };
 
 /*
@@ -165,6 +169,14 @@ int ox_io_file_reopen(struct ox_io *io, bool read_only, struct ox_error **err)
 	__attribute__((warn_unused_result));
 /* Device and inode numbers, to find loops in backing chains. False for memory. */
 bool ox_io_file_identity(const struct ox_io *io, uint64_t *ret_dev, uint64_t *ret_ino);
+/* The same of a file that was looked at. */
+void ox_io_file_identity_of(const struct stat *st, uint64_t *ret_dev, uint64_t *ret_ino);
+/* Whether the store owns the descriptor. */
+bool ox_io_file_has_fd(const struct ox_io *io, int fd);
+/* Takes or gives up locks on a descriptor without a store: from what it has to what it is to have,
+ * of which one includes the other. On failure it has what it had. */
+int ox_io_file_lock_fd(int fd, const char *name, struct ox_file_lock have, struct ox_file_lock want,
+		       struct ox_error **err) __attribute__((warn_unused_result));
 
 /* The space that a file takes on its file system (st_blocks). 0 or -errno. */
 int ox_io_file_actual_bytes(const struct ox_io *io, uint64_t *ret)

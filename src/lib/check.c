@@ -142,7 +142,7 @@ static int open_stores(struct ox_context *ctx, const struct ox_source *source,
 	struct ox_open_options how = OX_OPEN_OPTIONS_INIT;
 	int r;
 
-	how.flags = opts->flags & OX_OPEN_FORCE_SHARE;
+	how.flags = opts->flags & (OX_OPEN_FORCE_SHARE | OX_OPEN_LOCKS_HELD);
 	how.cache = opts->cache;
 	if (opts->repair == OX_REPAIR_NONE || opts->dry_run)
 		how.flags |= OX_OPEN_READ_ONLY;

@@ -7,6 +7,7 @@
 
 #include "base/arith.h"
 #include "base/assert.h"
+#include "img/ask.h"
 
 #define STRINGIFY_(x) #x
 #define STRINGIFY(x) STRINGIFY_(x)
@@ -106,5 +107,5 @@ unsigned ox_store_flags(const struct ox_open_options *opts)
 		flags |= OX_IO_FORCE_SHARE;
 	if (opts->cache == OX_CACHE_NONE || opts->cache == OX_CACHE_DIRECTSYNC)
 		flags |= OX_IO_DIRECT;
-	return flags;
+	return flags | ox_ask_store_flags(opts);
 }

@@ -44,7 +44,10 @@ static void open_co(struct ox_job *job)
 {
 	struct ox_img_open how = {.opts = &job->opts, .recovery = &ox_check_recovery};
 
-	job->result = job->on_worker ? ox_aio_work_co(open_store, job) : open_store(job);
+	/* The program is asked on its own thread. */
+	job->result = ox_source_ask(&job->source, &job->opts, &job->err);
+	if (job->result == 0)
+		job->result = job->on_worker ? ox_aio_work_co(open_store, job) : open_store(job);
 	if (job->result < 0)
 		return;
 	job->result = ox_img_open_co(job->io, &how, &job->image, &job->err);

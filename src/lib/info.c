@@ -92,16 +92,18 @@ static int read_source(struct ox_context *ctx, const struct ox_source *source,
 	struct ox_info_facts facts = {0};
 	struct job job = {.filename = source->name, .facts = &facts, .err = err};
 	struct ox_open_options opts;
-	unsigned io_flags = OX_IO_READ_ONLY;
+	struct ox_source where = *source;
 	int r = ox_options_take(&ox_open_options_type, given, &opts, err);
 
 	if (r == 0)
 		r = choose_format(&opts, &facts.format, err);
 	if (r < 0)
 		return r;
-	if (opts.flags & OX_OPEN_FORCE_SHARE)
-		io_flags |= OX_IO_FORCE_SHARE;
-	r = ox_source_open(ctx, source, io_flags, &job.io, err);
+	opts.flags |= OX_OPEN_READ_ONLY;
+	opts.cache = OX_CACHE_WRITEBACK;
+	r = ox_source_ask(&where, &opts, err);
+	if (r == 0)
+		r = ox_source_open(ctx, &where, ox_store_flags(&opts), &job.io, err);
 	if (r < 0)
 		return r;
 	r = read_store(ctx, &job, ret_info);

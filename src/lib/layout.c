@@ -70,7 +70,7 @@ static int read_source(struct ox_context *ctx, const struct ox_source *source,
 		return ox_error_set(err, -EINVAL, "Unknown driver '%s'", opts.format);
 	opts.bins = bins_of(opts.bins);
 	opts.guest_bins = bins_of(opts.guest_bins);
-	how.flags = (opts.flags & OX_OPEN_FORCE_SHARE) | OX_OPEN_READ_ONLY;
+	how.flags = opts.flags | OX_OPEN_READ_ONLY;
 	r = ox_source_open(ctx, source, ox_store_flags(&how), &job.io, err);
 	if (r < 0)
 		return r;

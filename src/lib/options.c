@@ -32,9 +32,11 @@ struct ox_options_type {
 	size_t field_count;
 };
 
+#define FILE_FLAGS (OX_OPEN_FORCE_SHARE | OX_OPEN_LOCKS_HELD)
+
 #define OPEN_FLAGS                                                                                 \
 	(OX_OPEN_READ_ONLY | OX_OPEN_FORCE_SHARE | OX_OPEN_NO_BACKING | OX_OPEN_NO_DISCARD |       \
-	 OX_OPEN_PROBE)
+	 OX_OPEN_PROBE | OX_OPEN_LOCKS_HELD)
 
 static const struct field open_fields[] = {
 	{"flags", offsetof(struct ox_open_options, flags), FLAGS, OPEN_FLAGS},
@@ -51,7 +53,7 @@ static const struct field create_fields[] = {
 };
 
 static const struct field check_fields[] = {
-	{"flags", offsetof(struct ox_check_options, flags), FLAGS, OX_OPEN_FORCE_SHARE},
+	{"flags", offsetof(struct ox_check_options, flags), FLAGS, FILE_FLAGS},
 	{"cache", offsetof(struct ox_check_options, cache), CHOICE, OX_CACHE_UNSAFE},
 	{"repair", offsetof(struct ox_check_options, repair), CHOICE, OX_REPAIR_ALL},
 	{"dry_run", offsetof(struct ox_check_options, dry_run), TRUTH, 0},
@@ -65,7 +67,7 @@ static const struct field undo_fields[] = {
 };
 
 static const struct field layout_fields[] = {
-	{"flags", offsetof(struct ox_layout_options, flags), FLAGS, OX_OPEN_FORCE_SHARE},
+	{"flags", offsetof(struct ox_layout_options, flags), FLAGS, FILE_FLAGS},
 };
 
 #define TYPE(type, init, fields)                                                                   \

@@ -5,17 +5,46 @@
 #include <fcntl.h>
 #include <unistd.h>
 
+#include "img/ask.h"
+
+int ox_source_ask(struct ox_source *source, const struct ox_open_options *opts,
+		  struct ox_error **err)
+{
+	struct ox_file_wanted wanted = {
+		.name = source->path,
+		.path = source->path,
+		.read_only = opts->flags & OX_OPEN_READ_ONLY,
+	};
+	int fd;
+
+	if (!opts->open_file || !source->path)
+		return 0;
+	fd = ox_ask_for_file(opts, &wanted, err);
+	if (fd < 0)
+		return fd;
+	source->path = NULL;
+	source->fd = fd;
+	source->owned = true;
+	return 0;
+}
+
 int ox_source_open(struct ox_context *ctx, const struct ox_source *source, unsigned flags,
 		   struct ox_io **ret, struct ox_error **err)
 {
-	int own;
+	int own = source->fd;
 	int r;
 
 	if (!source->name)
 		return ox_error_set(err, -EINVAL, "No name of an image was given");
+	if (source->path && (flags & OX_IO_NO_LOCK))
+		return ox_error_set(err, -EINVAL,
+				    "'%s' is to be opened by its path, and the caller can hold "
+				    "locks for descriptors that it hands over alone",
+				    source->path);
 	if (source->path)
 		return ox_io_file_open(ctx->reactor, source->path, flags, ret, err);
-	own = fcntl(source->fd, F_DUPFD_CLOEXEC, 0);
+	if (!source->owned)
+		own = fcntl(source->fd, F_DUPFD_CLOEXEC, 0);
 	if (own < 0)
 		return ox_error_set_errno(err, -errno, "Could not duplicate descriptor %d",
 					  source->fd);

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* Where an image is: a path, or a descriptor of the caller's with a name for messages. */
+/* Where an image is: a path, or a descriptor with a name for messages. */
 #ifndef OX_LIB_SOURCE_H
 #define OX_LIB_SOURCE_H
 
@@ -8,7 +8,8 @@
 
 struct ox_source {
 	const char *path; /* NULL: fd */
-	int fd;		  /* duplicated when it is opened */
+	int fd;
+	bool owned;	  /* fd is the library's; else it is duplicated when it is opened */
 	const char *name; /* of fd; relative backing names are resolved beside it */
 };
 
@@ -22,7 +23,13 @@ static inline struct ox_source ox_source_fd(int fd, const char *name)
 	return (struct ox_source){.fd = fd, .name = name};
 }
 
-/* flags: enum ox_io_open_flags. -EINVAL where neither path nor name is given. */
+/* Makes a path whose file the program opens (open_file) a descriptor. Such a source must be opened,
+ * which takes the descriptor whatever happens. */
+int ox_source_ask(struct ox_source *source, const struct ox_open_options *opts,
+		  struct ox_error **err) OX_CHECKED;
+
+/* flags: enum ox_io_open_flags; NO_LOCK is for descriptors alone. -EINVAL where neither path nor
+ * name is given. */
 int ox_source_open(struct ox_context *ctx, const struct ox_source *source, unsigned flags,
 		   struct ox_io **ret, struct ox_error **err) OX_CHECKED;
 

@@ -35,12 +35,12 @@ def compiler_flags():
     return [] if sanitizers == "none" else [f"-fsanitize={sanitizers}"]
 
 
-def build_example(*pkg_config_args, libraries=None):
+def build_example(*pkg_config_args, libraries=None, name="embed"):
     env = installed()
     cflags = output("pkg-config", "--cflags", "oxbow", env=env).split()
     libs = libraries or output("pkg-config", *pkg_config_args, "--libs", "oxbow", env=env).split()
-    program = tmpdir() / "embed"
-    run("cc", "-Wall", "-Wextra", "-Werror", ROOT / "examples" / "embed.c", *cflags,
+    program = tmpdir() / name
+    run("cc", "-Wall", "-Wextra", "-Werror", ROOT / "examples" / f"{name}.c", *cflags,
         *compiler_flags(), *libs, "-o", program)
     return program
 
@@ -97,6 +97,32 @@ def test_the_example_says_what_is_wrong_with_an_image():
     program = build_example()
     env = dict(os.environ, LD_LIBRARY_PATH=str(library_folder()))
     expect_failure(program, tmpdir() / "missing.qcow2", message="missing.qcow2", env=env)
+
+
+def test_the_example_with_an_opener_reads_a_chain_of_one_folder():
+    program = build_example(name="handover")
+    env = dict(os.environ, LD_LIBRARY_PATH=str(library_folder()))
+    folder = tmpdir() / "folder"
+    (folder / "sub").mkdir(parents=True)
+    for place in (folder / "sub", tmpdir()):
+        qemu_img("create", "-q", "-f", "qcow2", place / "base.qcow2", "1M")
+        qemu_io("-f", "qcow2", "-c", "write -q -P 0x5a 0 64k", place / "base.qcow2")
+    for name, backing in (("good", "sub/base.qcow2"), ("bad", "../base.qcow2")):
+        qemu_img("create", "-q", "-u", "-f", "qcow2", "-F", "qcow2", "-b", backing,
+                 folder / f"{name}.qcow2", "1M")
+    check_equal(output(program, folder, "good.qcow2", env=env),
+                "read 4096 bytes, the first is 0x5a\n", "output of the example")
+    expect_failure(program, folder, "bad.qcow2", env=env,
+                   message="Could not open '../base.qcow2': Invalid cross-device link")
+    writer = subprocess.Popen(["qemu-io", "-f", "qcow2", folder / "sub" / "base.qcow2"], text=True,
+                              stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    with writer:
+        writer.stdin.write("read 0 512\n")
+        writer.stdin.flush()
+        check_in("read 512/512", writer.stdout.readline())
+        expect_failure(program, folder, "good.qcow2", env=env,
+                       message=f"(held by qemu-io, process {writer.pid})")
+        writer.stdin.close()
 
 
 def test_the_shared_library_exports_the_public_functions_and_no_others():

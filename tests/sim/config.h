@@ -47,6 +47,7 @@ struct sim_config {
 	bool faults;
 	bool memory_ends; /* allocations fail */
 	uint32_t idle_ms; /* lazy_idle_ms */
+	uint32_t age_ms;  /* table_age_ms */
 	enum ox_cache_mode cache;
 	struct sim_disk_options disk;
 	unsigned tasks;

@@ -39,12 +39,20 @@ static uint64_t draw_room_time(struct sim_case *c)
 	return sim_random_between(&c->random, 1, 50000000);
 }
 
-/* The header's write is the moment at which a table moves. */
+/* The write, or the sync after it: of QED, which sets its mark before it does anything else. */
+static unsigned draw_header_class(struct sim_case *c)
+{
+	return c->config.format->count_lost && sim_random_percent(&c->random, 40)
+		       ? SIM_FAULT_SYNC
+		       : SIM_FAULT_HEADER;
+}
+
+/* The header's write is the moment at which a table moves, and at which QED's mark is set. */
 static void draw_header_fault(struct sim_case *c)
 {
 	if (c->prepared && c->config.faults && sim_random_percent(&c->random, 30))
 		c->disk->fault = (struct sim_fault){
-			.classes = SIM_FAULT_HEADER,
+			.classes = draw_header_class(c),
 			.after = (unsigned)sim_random_below(&c->random, 3),
 			.left = 1,
 			.error = sim_random_percent(&c->random, 50) ? -EIO : -ENOSPC,
@@ -69,7 +77,7 @@ static void start_guest(struct sim_case *c)
 	uint64_t sectors = ox_min_u64(resize ? resize : UINT64_MAX, sim_model_sectors(c->model));
 	uint64_t hot = ox_min_u64(config->hot_clusters * per_cluster, sectors);
 
-	if (resize || config->prefilled)
+	if (resize || config->prefilled || config->format->count_lost)
 		draw_header_fault(c);
 	c->workload = (struct sim_workload){
 		.img = c->img,

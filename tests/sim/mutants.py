@@ -169,7 +169,7 @@ SIM_MUTANTS = [
        "\t}\n"
        "\tif (r == 0) {\n"
        "\t\tr = ox_alloc_release_co(m);\n")],
-     "close clears the dirty bit before the refcounts are written"),
+     "close clears the dirty bit before the refcounts are written", ("qcow2",)),
     ("counts_not_synced_before_clearing", "D6", "img/mapped/open.c",
      [("\tif (r == 0)\n\t\tr = ox_order_sync_always_co(&m->order);\n\tif (r == 0 && !m->damaged)\n",
        "\tif (r == 0 && !m->damaged)\n")],
@@ -358,7 +358,7 @@ SIM_MUTANTS = [
     ("packed_cluster_frees_its_neighbour", "D3", "img/mapped/write.c",
      [("ox_alloc_free_later(m, p->old.host, p->old.compressed_bytes);",
        "ox_alloc_free_later(m, p->old.host, p->old.compressed_bytes + m->cluster_bytes);")],
-     "a compressed cluster that is overwritten gives back more than its stream"),
+     "a compressed cluster that is overwritten gives back more than its stream", ("qcow2",)),
     ("shared_host_cluster_released", "D3", "img/qcow2/release.c",
      [("\t\treturn ox_refcount_set_co(q, start, n, value - 1);",
        "\t\treturn ox_refcount_set_co(q, start, n, value == 2 ? 0 : value - 1);")],
@@ -395,7 +395,7 @@ SIM_MUTANTS = [
      "a table that could not be copied for its write is taken for written"),
     ("idle_clears_before_counts", "D6", "img/mapped/idle.c",
      [("\tint r = ox_order_sync_always_co(&m->order);\n", "\tint r = 0;\n")],
-     "an idle guest's dirty bit is cleared before the refcounts are durable"),
+     "an idle guest's dirty bit is cleared before the refcounts are durable", ("qcow2",)),
     ("reserve_given_back_and_kept", "D3", "img/mapped/alloc.c",
      [("\tm->alloc.reserve_count = 0;\n\tfor (unsigned i = 0; r == 0 && i < n; i++)\n",
        "\tfor (unsigned i = 0; r == 0 && i < n; i++)\n")],

@@ -157,6 +157,7 @@ static int open_image_co(struct sim_disk *disk, const char *format, unsigned fla
 	opts.warn = note_warning;
 	opts.opaque = c;
 	opts.lazy_idle_ms = config->idle_ms;
+	opts.table_age_ms = config->age_ms;
 	opts.recover = config->recover_at_once ? OX_RECOVER_AUTO : OX_RECOVER_WAIT;
 	opts.l2_cache_bytes = config->tiny_caches ? 1 : 0;
 	opts.refcount_cache_bytes = config->tiny_caches ? 1 : 0;

@@ -56,13 +56,20 @@ static int open_image(void)
 	return fd;
 }
 
+static int take(int fd, struct ox_file_lock *have, struct ox_file_lock want, struct ox_error **err)
+{
+	struct ox_file_lock_taker taker = {.fd = fd, .name = path};
+
+	return ox_file_lock_take(&taker, have, want, err);
+}
+
 /* A descriptor that has the locks. */
 static int open_locked(struct ox_file_lock want)
 {
 	struct ox_file_lock have = none;
 	int fd = open_image();
 
-	assert_int_equal(ox_file_lock_take(fd, path, &have, want, NULL), 0);
+	assert_int_equal(take(fd, &have, want, NULL), 0);
 	assert_int_equal(have.held, want.held);
 	assert_int_equal(have.unshared, want.unshared);
 	return fd;
@@ -79,7 +86,7 @@ static void assert_refused(struct ox_file_lock want, const char *message)
 	struct ox_error *err = NULL;
 	int fd = open_image();
 
-	assert_int_equal(ox_file_lock_take(fd, path, &have, want, &err), -EAGAIN);
+	assert_int_equal(take(fd, &have, want, &err), -EAGAIN);
 	assert_int_equal(have.held | have.unshared, 0);
 	if (!strstr(ox_error_message(err), message))
 		fail_msg("'%s' lacks '%s'", ox_error_message(err), message);
@@ -124,7 +131,7 @@ static void a_refused_taker_leaves_no_lock_behind(void **state)
 	int other = open_image();
 
 	(void)state;
-	assert_int_equal(ox_file_lock_take(other, path, &have, writer, NULL), -EAGAIN);
+	assert_int_equal(take(other, &have, writer, NULL), -EAGAIN);
 	assert_allowed(reader);
 	close(fd);
 	assert_allowed(writer);
@@ -138,13 +145,13 @@ static void a_refused_upgrade_keeps_what_was_there(void **state)
 	int fd = open_image();
 
 	(void)state;
-	assert_int_equal(ox_file_lock_take(fd, path, &have, reader, NULL), 0);
-	assert_int_equal(ox_file_lock_take(fd, path, &have, writer, NULL), -EAGAIN);
+	assert_int_equal(take(fd, &have, reader, NULL), 0);
+	assert_int_equal(take(fd, &have, writer, NULL), -EAGAIN);
 	assert_int_equal(have.held, reader.held);
 	assert_int_equal(have.unshared, reader.unshared);
 	close(other);
 	assert_refused(writer, "Failed to get \"write\" lock");
-	assert_int_equal(ox_file_lock_take(fd, path, &have, writer, NULL), 0);
+	assert_int_equal(take(fd, &have, writer, NULL), 0);
 	close(fd);
 }
 
@@ -154,7 +161,7 @@ static void what_is_not_kept_is_free_for_others(void **state)
 	int fd = open_image();
 
 	(void)state;
-	assert_int_equal(ox_file_lock_take(fd, path, &have, writer, NULL), 0);
+	assert_int_equal(take(fd, &have, writer, NULL), 0);
 	ox_file_lock_keep(fd, &have, reader);
 	assert_int_equal(have.held, reader.held);
 	assert_allowed(reader);

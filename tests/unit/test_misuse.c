@@ -147,7 +147,7 @@ static void unknown_values_of_open_options_are_refused(void **state)
 	opts = good_open();
 	opts.recover = (enum ox_recover_mode)(OX_RECOVER_NEVER + 1);
 	open_refused(&opts, -EINVAL, "recover");
-	for (unsigned bit = OX_OPEN_PROBE << 1; bit; bit <<= 1) {
+	for (unsigned bit = OX_OPEN_LOCKS_HELD << 1; bit; bit <<= 1) {
 		opts = good_open();
 		opts.flags = OX_OPEN_READ_ONLY | bit;
 		open_refused(&opts, -EINVAL, "flags");
@@ -656,6 +656,22 @@ static void check_with_a_callback_that_polls(void)
 	(void)!ox_image_check(ctx, "disk.qcow2", &opts, &result, NULL);
 }
 
+static int poll_instead_of_opening(void *opaque, const struct ox_file_wanted *wanted)
+{
+	(void)opaque;
+	(void)wanted;
+	return ox_context_poll(ctx);
+}
+
+static void open_with_a_callback_that_polls(void)
+{
+	struct ox_open_options opts = good_open();
+	struct ox_image *image;
+
+	opts.open_file = poll_instead_of_opening;
+	(void)!ox_image_open(ctx, "disk.qcow2", &opts, &image, NULL);
+}
+
 static void *poll_elsewhere(void *opaque)
 {
 	(void)!ox_context_poll(ctx);
@@ -684,6 +700,7 @@ static void mistakes_that_no_error_can_answer_stop_the_program(void **state)
 	assert_stops(submit_to_the_queue_of_a_closed_image);
 	assert_stops(end_a_job_that_is_not_done);
 	assert_stops(check_with_a_callback_that_polls);
+	assert_stops(open_with_a_callback_that_polls);
 	assert_stops(poll_from_another_thread);
 	assert_stops(name_a_cache_mode_that_is_none);
 }

@@ -63,6 +63,9 @@ static int give_back_excess_co(struct ox_mapped *m, uint64_t taken)
 /* Whether the guest's quiet has nothing left to do. */
 static bool is_settled(const struct ox_mapped *m)
 {
+	/* Nothing is given back, as it is not known what is free. */
+	if (m->recover.state == OX_RECOVERY_FAILED)
+		return true;
 	return (m->dirty.state == OX_DIRTY_CLEAN || m->damaged) && m->alloc.reserve_count == 0;
 }
 

@@ -127,6 +127,17 @@ struct ox_idle {
 	bool stopping;
 };
 
+/* ---- age.c: how old a changed table may get in memory ---- */
+
+#define OX_TABLE_AGE_DEFAULT_MS 5000u
+
+struct ox_age {
+	struct ox_timer timer;
+	uint64_t after_ns; /* since a table was changed; 0: any time */
+	bool running;
+	bool stopping;
+};
+
 /* ---- tables.c: the clusters that hold tables ---- */
 
 struct ox_table_slot {
@@ -264,6 +275,7 @@ struct ox_mapped {
 	struct ox_commit commit;
 	struct ox_dirty dirty;
 	struct ox_idle idle;
+	struct ox_age age;
 	struct ox_recover recover;
 	struct ox_latch background;
 	/* The header, fixed tables. */
@@ -283,11 +295,17 @@ static inline int ox_mapped_lookup_co(struct ox_mapped *m, struct ox_guest guest
 	return m->ops->lookup_co(m, guest, length, ret);
 }
 
+void ox_age_start(struct ox_mapped *m);
+
 static inline int ox_mapped_set_co(struct ox_mapped *m, struct ox_guest guest, uint64_t count,
 				   enum ox_map_kind kind, struct ox_host host, uint64_t after,
 				   uint64_t *ret_done)
 {
-	return m->ops->set_co(m, guest, count, kind, host, after, ret_done);
+	int r = m->ops->set_co(m, guest, count, kind, host, after, ret_done);
+
+	if (r == 0)
+		ox_age_start(m);
+	return r;
 }
 
 /* ---- open.c: an image's life ---- */
@@ -466,6 +484,14 @@ int ox_idle_settle_co(struct ox_mapped *m, uint64_t takes) __attribute__((warn_u
 void ox_idle_stop(struct ox_mapped *m);
 void ox_idle_allow(struct ox_mapped *m);
 
+/* ---- age.c ---- */
+
+/* table_age_ms: as in struct ox_open_options. */
+void ox_age_init(struct ox_mapped *m, uint32_t table_age_ms);
+/* Ends the watch, which is a background task that ox_age_start begins, until ox_age_allow. */
+void ox_age_stop(struct ox_mapped *m);
+void ox_age_allow(struct ox_mapped *m);
+
 /* ---- recover.c ---- */
 
 void ox_recover_init(struct ox_mapped *m, enum ox_recover_mode mode);
@@ -483,10 +509,11 @@ void ox_recover_fail(struct ox_mapped *m, const char *why);
 /* For the progress of a walk: opaque is the image. */
 void ox_recover_on_progress(void *opaque, uint64_t done, uint64_t total);
 /*
- * After a request has ended with r, and given back its guest range: whether it is to be made again,
- * because it lacked a cluster that only the recovery can find. Waits for that.
+ * After a request has ended with *r, and given back its guest range: whether it is to be made
+ * again, because it lacked a cluster that only the recovery can find. Waits for that; *r is -ENOSPC
+ * where the recovery has tried once more, and lacks room.
  */
-bool ox_recover_restart_co(struct ox_mapped *m, int r);
+bool ox_recover_restart_co(struct ox_mapped *m, int *r);
 /* Until it has ended, well or not, or lacks room, for a caller that holds nothing it may need. */
 void ox_recover_wait_co(struct ox_mapped *m);
 /* The same for the image's close: a recovery that lacks room ends without success. */

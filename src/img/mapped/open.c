@@ -42,6 +42,7 @@ void ox_mapped_init(struct ox_mapped *m, struct ox_image *img, const struct ox_m
 	ox_commit_init(m);
 	ox_dirty_init(m);
 	ox_idle_init(m, opts->lazy_idle_ms);
+	ox_age_init(m, opts->table_age_ms);
 	ox_recover_init(m, opts->recover);
 }
 
@@ -168,6 +169,7 @@ int ox_mapped_deactivate_co(struct ox_image *img, struct ox_error **err)
 	ox_recover_end_co(m);
 	ox_rangelock_acquire_co(&m->guest, &all, 0, UINT64_MAX, true);
 	ox_idle_stop(m);
+	ox_age_stop(m);
 	ox_latch_wait_co(&m->background);
 	r = ox_order_error(&m->order);
 	if (r == 0)
@@ -178,6 +180,7 @@ int ox_mapped_deactivate_co(struct ox_image *img, struct ox_error **err)
 	if (r == 0) /* else it is written to still, and what is wrong with it stays known (D6) */
 		m->recover.state = OX_RECOVERY_NONE;
 	ox_idle_allow(m);
+	ox_age_allow(m);
 	ox_rangelock_release(&m->guest, &all);
 	if (r < 0)
 		return ox_error_set_errno(err, r, "Could not commit the metadata of '%s'",

@@ -26,12 +26,23 @@ void ox_mapped_tell(const struct ox_mapped *m, const char *message)
 
 /* ---- those who wait ---- */
 
-bool ox_recover_restart_co(struct ox_mapped *m, int r)
+bool ox_recover_restart_co(struct ox_mapped *m, int *r)
 {
-	if (r != -ERESTART)
+	bool tried = false;
+
+	if (*r != -ERESTART)
 		return false;
-	while (m->recover.state == OX_RECOVERY_RUNNING && !m->recover.lacks_room)
+	while (m->recover.state == OX_RECOVERY_RUNNING) {
+		if (m->recover.lacks_room && tried) {
+			*r = -ENOSPC;
+			return false;
+		}
+		if (m->recover.lacks_room) { /* there may be some by now */
+			tried = true;
+			ox_timer_end(&m->recover.room);
+		}
 		ox_waitq_wait_co(&m->recover.changed);
+	}
 	return true;
 }
 

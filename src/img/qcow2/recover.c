@@ -118,7 +118,7 @@ int ox_recover_place_co(struct ox_qcow2 *q, uint64_t *ret_start)
 	if (rec->no_room && !rec->may_grow && q->m.recover.state != OX_RECOVERY_RUNNING)
 		return -EIO;
 	if (rec->no_room && !rec->may_grow)
-		return q->m.recover.lacks_room ? -ENOSPC : -ERESTART;
+		return -ERESTART;
 	if (!rec->may_grow) {
 		/* Before the file grows: in a longer one nothing else tells a stale entry (D8). */
 		r = ox_fence_set_co(q, rec->fence);

@@ -290,7 +290,9 @@ bool ox_qed_may_free(const struct ox_mapped *m)
 {
 	const struct ox_qed_image *q = (const struct ox_qed_image *)m;
 
-	return q->knows || q->distrusts;
+	/* Where the recovery waits for room the walk is through, and can miss nothing: what is
+	 * freed waits for the recovery's end (R2), and the request does not. */
+	return q->knows || q->distrusts || q->m.recover.lacks_room;
 }
 
 /* The guest's request is carried out either way. */
