@@ -225,7 +225,7 @@ static void begin_state(struct ox_mapped *m)
 	ox_state_begin(m->state);
 	if (adopted)
 		ox_age_start(m);
-	if (adopted && m->dirty.state == OX_DIRTY_SET)
+	if (adopted && m->dirty.state == OX_DIRTY_SET && !ox_recover_active(m))
 		ox_idle_start(m);
 }
 
