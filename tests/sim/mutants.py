@@ -418,12 +418,6 @@ SIM_MUTANTS = [
        "\t\tb->dirty = false;\n\t\tif (c->shelf)\n"
        "\t\t\tox_state_store(&c->shelf->names[b->slot], 0);\n\t\tb->writing = true;\n")],
      "a table counts as written while its write is on its way, and dies with the process"),
-    ("adopted_without_a_barrier", "D1", "meta/cache.c",
-     [("\t\t.after = ox_order_ticket(c->order),\n", "")],
-     "an adopted table may reach the disk before the bytes that it names"),
-    ("adopted_taken_for_durable", "H1", "meta/cache.c",
-     [("\tc->evicted_at = ox_order_ticket(c->order);\n", "")],
-     "what the dead process wrote and nobody has synced counts as durable"),
     ("space_not_taken", "S1", "meta/cache.c",
      [("\tr = take_space_co(c, b);\n", "\tb->has_space = true;\n\tr = 0;\n\t(void)take_space_co;\n")],
      "a table's slice is changed while it may lie in a hole of a full disk"),
