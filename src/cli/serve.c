@@ -444,6 +444,8 @@ static void open_by_keeper(struct arguments *arguments)
 {
 	arguments->fd = -1;
 	arguments->open.flags |= OX_OPEN_LOCKS_HELD;
+	if (arguments->open.backing_policy == OX_BACKING_UNDER)
+		arguments->open.backing_policy = OX_BACKING_ALLOW; /* and saw to where they lie */
 	arguments->open.open_file = on_open_file;
 	ox_kept_set_state(arguments->kept, &arguments->open);
 }
@@ -565,7 +567,7 @@ static int keep(struct arguments *arguments, char **argv)
 	const struct ox_keeper_options options = {
 		.image = arguments->image,
 		.given = arguments->fd,
-		.writable = !(arguments->open.flags & OX_OPEN_READ_ONLY),
+		.lock = ox_kept_lock_of(&arguments->open),
 		.address = arguments->nbd.address,
 		.export_name = arguments->nbd.export_name,
 		.drain_ms = arguments->nbd.drain_ms,

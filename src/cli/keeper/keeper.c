@@ -40,6 +40,8 @@
 #define PAUSE_MAX_MS 1000
 /* The disk is said to be slow when requests of a dead process go on for so long. */
 #define SLOW_MS 5000
+/* How long the end waits for requests of a worker that has ended by itself. */
+#define LAST_REQUESTS_MS 1000
 
 enum phase {
 	OPENING,
@@ -64,6 +66,7 @@ struct witnesses {
 struct keeper {
 	const struct ox_keeper_options *options;
 	enum phase phase;
+	bool writable;
 	int binary;
 	int signals;
 	int given;
@@ -234,13 +237,13 @@ static int tell_worker(struct keeper *k, int barrier_write_end)
 {
 	int ret = ox_wire_send_list(k->child.socket, OX_WIRE_FRESH, k->fresh, k->fresh_count);
 
-	if (ret == 0 && k->options->writable)
+	if (ret == 0 && k->writable)
 		ret = tell_child(k, OX_WIRE_LOCKED, 0, k->locked, 1);
 	if (ret == 0)
 		ret = tell_child(k, OX_WIRE_BARRIER, 0, &barrier_write_end, 1);
 	if (ret == 0 && k->state >= 0)
 		ret = tell_child(k, OX_WIRE_STATE, 0, &k->state, 1);
-	k->must_sync = k->death_ms != 0 && k->options->writable;
+	k->must_sync = k->death_ms != 0 && k->writable;
 	if (ret == 0 && k->must_sync) {
 		/* A worker that dies over it may have been told an error and not have told us. */
 		ret = tell_child(k, OX_WIRE_WITNESS, 0, &k->old.fds[k->old.count - 1], 1);
@@ -260,7 +263,7 @@ static void start_worker(struct keeper *k)
 	k->phase = SERVING;
 	k->progress = BEGUN;
 	k->deadline_ms = INT64_MAX;
-	if (k->death_ms != 0 && k->options->writable && k->old.count == 0) {
+	if (k->death_ms != 0 && k->writable && k->old.count == 0) {
 		say("Nobody can tell any more whether a sync of '%s' failed", k->options->image);
 		end(k, 1);
 		return;
@@ -285,7 +288,7 @@ static void start_worker(struct keeper *k)
 
 static int take_witnesses(struct keeper *k, struct ox_wire_message *message)
 {
-	if (message->fd_count != OX_KEPT_WITNESSES || k->next.count != 0 || !k->options->writable)
+	if (message->fd_count != OX_KEPT_WITNESSES || k->next.count != 0 || !k->writable)
 		return -EBADMSG;
 	memcpy(k->next.fds, message->fds, sizeof(k->next.fds));
 	k->next.count = OX_KEPT_WITNESSES;
@@ -427,7 +430,7 @@ static void opener_has_ended(struct keeper *k, int code)
 	bool first = !k->chain_is_open;
 
 	if (code == 0 && !k->broken && k->locked_count > 0 && k->fresh_count == k->locked_count &&
-	    (!k->options->writable || k->next.count > 0)) {
+	    (!k->writable || k->next.count > 0)) {
 		if (first)
 			keep_next_witnesses(k);
 		k->chain_is_open = true;
@@ -633,7 +636,7 @@ static void raise_limit_of_fds(void)
 /* What the library keeps in it is the library's affair. */
 static int make_state(struct keeper *k)
 {
-	if (!k->options->writable)
+	if (!k->writable)
 		return 0;
 	k->state = memfd_create("oxbow-state", MFD_CLOEXEC | MFD_ALLOW_SEALING);
 	if (k->state >= 0)
@@ -669,12 +672,29 @@ static int begin(struct keeper *k)
 	return 0;
 }
 
+/*
+ * The worker's ring holds the description with the locks too, until the kernel has taken it apart;
+ * and one that was given has a descriptor with whoever gave it. So they are given up, once it is
+ * known that no request is left; else they last as long as the requests.
+ */
+static void give_up_locks(struct keeper *k)
+{
+	struct pollfd p = {.fd = k->barrier};
+	int fd = k->chain_is_open ? k->locked[0] : k->given;
+
+	if (fd < 0 || (k->barrier >= 0 && poll(&p, 1, LAST_REQUESTS_MS) != 1))
+		return;
+	if (ox_lock_fd(fd, k->options->image, k->options->lock, OX_LOCK_NONE, NULL) < 0)
+		say("Cannot unlock '%s'", k->options->image);
+}
+
 int ox_keeper_run(const struct ox_keeper_options *options)
 {
 	static struct keeper k;
 
 	k = (struct keeper){
 		.options = options,
+		.writable = options->lock == OX_LOCK_WRITE,
 		.binary = -1,
 		.signals = -1,
 		.given = -1,
@@ -688,7 +708,7 @@ int ox_keeper_run(const struct ox_keeper_options *options)
 	start_opener(&k);
 	while (!k.ended)
 		turn(&k);
-	/* What else is open is closed by the end of the process, the locks last. */
 	ox_nbd_listeners_close(&k.listeners);
+	give_up_locks(&k);
 	return k.status;
 }

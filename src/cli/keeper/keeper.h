@@ -7,14 +7,12 @@
 #ifndef OX_CLI_KEEPER_KEEPER_H
 #define OX_CLI_KEEPER_KEEPER_H
 
-#include <stdbool.h>
-
 #include "oxbow.h"
 
 struct ox_keeper_options {
 	const char *image; /* for messages */
 	int given;	   /* --fd, or -1 */
-	bool writable;
+	enum ox_lock lock; /* of the image, which its opener takes */
 	const char *address; /* as struct ox_serve_nbd_options has it */
 	const char *export_name;
 	unsigned drain_ms;

@@ -45,6 +45,9 @@ struct ox_kept {
 /* Receives it all, and ties the process to its keeper. -errno, also where there is no keeper. */
 int ox_kept_begin(struct ox_kept *kept, int socket) OX_CHECKED;
 
+/* What an image that is opened so is locked for, by QEMU's rules. */
+enum ox_lock ox_kept_lock_of(const struct ox_open_options *options);
+
 /* The opener: opens and locks the chain of image (or, where locked descriptors were handed over,
  * nothing), makes fresh descriptions, and hands all of it to the keeper. Says what is wrong. */
 int ox_kept_open(struct ox_kept *kept, const char *image,

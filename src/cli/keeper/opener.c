@@ -29,11 +29,19 @@ static bool is_writer(const struct ox_open_options *options)
 
 /* ---- the chain, opened and locked ---- */
 
+enum ox_lock ox_kept_lock_of(const struct ox_open_options *options)
+{
+	if (options->flags & OX_OPEN_FORCE_SHARE)
+		return OX_LOCK_SHARE;
+	return is_writer(options) ? OX_LOCK_WRITE : OX_LOCK_READ;
+}
+
+/* Nothing is written to a backing file. */
 static enum ox_lock lock_of(const struct opening *opening, unsigned depth)
 {
-	if (opening->options->flags & OX_OPEN_FORCE_SHARE)
-		return OX_LOCK_SHARE;
-	return depth == 0 && is_writer(opening->options) ? OX_LOCK_WRITE : OX_LOCK_READ;
+	enum ox_lock lock = ox_kept_lock_of(opening->options);
+
+	return depth > 0 && lock == OX_LOCK_WRITE ? OX_LOCK_READ : lock;
 }
 
 /* A chain that is a loop is refused by the library, and is not in its own way before. */
@@ -112,6 +120,8 @@ static int open_chain(struct opening *opening, const char *image)
 	if (ret < 0)
 		return ret;
 	options.flags |= OX_OPEN_READ_ONLY | OX_OPEN_LOCKS_HELD;
+	if (options.backing_policy == OX_BACKING_UNDER)
+		options.backing_policy = OX_BACKING_ALLOW; /* ox_open_wanted sees to it */
 	options.open_file = open_and_lock;
 	options.warn = NULL; /* the worker warns */
 	options.progress = NULL;
