@@ -31,8 +31,7 @@ int ox_source_ask(struct ox_source *source, const struct ox_open_options *opts,
 }
 
 OX_EXPORT int ox_open_wanted(const struct ox_file_wanted *wanted,
-			     const struct ox_open_options *given,
-			     struct ox_error **err)
+			     const struct ox_open_options *given, struct ox_error **err)
 {
 	struct ox_open_options opts;
 	int r = ox_options_take(&ox_open_options_type, given, &opts, err);

@@ -135,8 +135,8 @@ static void uring_destroy(struct ox_reactor *r)
 	struct uring *u = uring(r);
 
 	ox_pool_destroy(u->pool);
-	/* The kernel takes the ring apart some time later, and what is held is not to wait for that.
-	 * Where it refuses, it only does. */
+	/* The kernel takes the ring apart some time later, and what is held is not to wait for
+	 * that. Where it refuses, it only does. */
 	if (r->held_count > 0)
 		(void)io_uring_unregister_files(&u->ring);
 	io_uring_queue_exit(&u->ring);

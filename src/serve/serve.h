@@ -14,7 +14,8 @@ struct ox_serve_handed {
 	const int *listeners; /* listening and non-blocking; closed by the server, not removed */
 	int listener_count;
 	bool listeners_are_unix;
-	/* Non-blocking. Each message stands for a signal; signals themselves are not looked at. */
+	/* Non-blocking; closed by the server. Each message stands for a signal; signals themselves
+	 * are not looked at. */
 	int stop_fd;
 };
 
@@ -35,8 +36,8 @@ struct ox_serve_nbd_options {
 	 * minute. */
 	unsigned drain_ms;
 	const struct ox_serve_handed *handed; /* NULL: address and signals */
-	/* Called once, when clients can connect, with the URI for them (NULL with handed). A negative errno ends the
-	 * server, which returns it; the callee has said why. */
+	/* Called once, when clients can connect, with the URI for them (NULL with handed). A
+	 * negative errno ends the server, which returns it; the callee has said why. */
 	int (*ready)(void *opaque, const char *uri);
 	/* Called with one line for each thing that the user should know. */
 	void (*warn)(void *opaque, const char *message);

@@ -82,12 +82,12 @@ struct keeper {
 	struct ox_nbd_listeners listeners;
 	struct ox_spawned child; /* pid 0: none */
 	enum progress progress;
-	int barrier; /* -1: none to wait for */
+	int barrier;	    /* -1: none to wait for */
 	bool chain_is_open; /* locked is whole */
 	bool announced;
-	bool reaped;	   /* the child: its id may be another's */
-	bool broken;	   /* it has said what it must not */
-	bool must_sync;	   /* the worker has a witness */
+	bool reaped;	/* the child: its id may be another's */
+	bool broken;	/* it has said what it must not */
+	bool must_sync; /* the worker has a witness */
 	unsigned stops;
 	unsigned tries; /* workers that died since one served */
 	unsigned deaths_in_row;
@@ -665,8 +665,8 @@ static int begin(struct keeper *k)
 		return 0;
 	k->given = fcntl(k->options->given, F_DUPFD_CLOEXEC, 0);
 	if (k->given < 0) {
-		say("Could not open '%s': Could not duplicate descriptor %d: %s",
-		    k->options->image, k->options->given, strerror(errno));
+		say("Could not open '%s': Could not duplicate descriptor %d: %s", k->options->image,
+		    k->options->given, strerror(errno));
 		return -errno;
 	}
 	return 0;

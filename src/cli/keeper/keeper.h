@@ -10,9 +10,9 @@
 #include "oxbow.h"
 
 struct ox_keeper_options {
-	const char *image; /* for messages */
-	int given;	   /* --fd, or -1 */
-	enum ox_lock lock; /* of the image, which its opener takes */
+	const char *image;   /* for messages */
+	int given;	     /* --fd, or -1 */
+	enum ox_lock lock;   /* of the image, which its opener takes */
 	const char *address; /* as struct ox_serve_nbd_options has it */
 	const char *export_name;
 	unsigned drain_ms;

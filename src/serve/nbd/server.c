@@ -10,7 +10,6 @@
  * so that however many requests are in flight, a turn costs each client one receive and one send.
  */
 #include <errno.h>
-#include <fcntl.h>
 #include <limits.h>
 #include <signal.h>
 #include <stdarg.h>
@@ -466,7 +465,7 @@ static int open_fds(struct server *server, struct ox_serve_error *error)
 	stop_signals(&set);
 	server->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
 	if (server->options->handed)
-		server->signals.fd = fcntl(server->options->handed->stop_fd, F_DUPFD_CLOEXEC, 0);
+		server->signals.fd = server->options->handed->stop_fd;
 	else
 		server->signals.fd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
 	if (server->epoll_fd < 0 || server->signals.fd < 0)
