@@ -204,6 +204,17 @@ def test_a_sync_that_failed_for_the_dead_is_told_to_the_next():
         check_in("Could not open 'disk' again: a sync failed", server.stderr())
 
 
+def test_a_disk_that_is_only_read_is_served_on():
+    oxbow("create", "-q", "-f", "qcow2", "disk", "8M")
+    before = fingerprint("disk")
+    for args in (("-r",), ("-r", "-U")):
+        with Kept(*args, "disk") as server:
+            for _ in range(2):
+                server.next_worker(server.kill_worker())
+                check_equal(read_disk(server), bytes(8 * MIB), "the disk")
+    check_equal(fingerprint("disk"), before, "the image")
+
+
 # ---- a killed keeper ----
 
 def test_a_killed_keeper_takes_its_worker_along():
