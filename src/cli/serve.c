@@ -636,5 +636,7 @@ int ox_cli_serve(int argc, char **argv)
 	if (arguments.role == OX_KEPT_NOT)
 		ox_cli_pid_file_remove(&arguments.pid_file);
 	ox_cli_log_end();
-	return ret < 0 ? 1 : 0;
+	if (ret < 0)
+		return arguments.role == OX_KEPT_WORKER ? OX_KEPT_FAILED : 1;
+	return 0;
 }

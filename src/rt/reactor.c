@@ -138,6 +138,8 @@ int ox_reactor_hold(struct ox_reactor *r, int fd)
 
 	if (r->held_count == OX_HELD_MAX)
 		return -EMFILE;
+	if (fcntl(fd, F_GETFD) < 0)
+		return -errno; /* to io_uring -1 is the wish for nothing */
 	if (r->ops->hold) {
 		code = r->ops->hold(r, fd);
 		if (code < 0)

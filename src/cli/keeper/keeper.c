@@ -466,12 +466,19 @@ static void worker_has_died(struct keeper *k, int code)
 	k->deadline_ms = now + (k->stops > 0 ? k->options->drain_ms : SLOW_MS);
 }
 
+/* Whether it has ended, and not died: because it was told to, or cannot go on and has said why. */
+static bool is_end(const struct keeper *k, int code)
+{
+	if (!WIFEXITED(code) || k->broken)
+		return false;
+	return WEXITSTATUS(code) == OX_KEPT_FAILED ||
+	       (k->stops > 0 && (WEXITSTATUS(code) == 0 || WEXITSTATUS(code) == 1));
+}
+
 static void worker_has_ended(struct keeper *k, int code)
 {
-	/* Its own end: when it was told to, or could not go on and said why. */
-	if (WIFEXITED(code) && !k->broken &&
-	    (WEXITSTATUS(code) == 1 || (WEXITSTATUS(code) == 0 && k->stops > 0)))
-		end(k, WEXITSTATUS(code));
+	if (is_end(k, code))
+		end(k, WEXITSTATUS(code) == 0 ? 0 : 1);
 	else
 		worker_has_died(k, code);
 }

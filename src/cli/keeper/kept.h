@@ -17,6 +17,10 @@
 #define OX_KEPT_WITNESSES 3
 #define OX_KEPT_LISTENERS 8
 
+/* The exit status of a worker that cannot go on, and has said why. Any other is a death: 1 is that
+ * of a sanitizer, say. */
+#define OX_KEPT_FAILED 3
+
 enum ox_kept_role {
 	OX_KEPT_NOT,
 	OX_KEPT_OPENER,
