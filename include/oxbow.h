@@ -89,6 +89,15 @@ int ox_context_poll(struct ox_context *ctx) OX_CHECKED;
  */
 int ox_context_wait(struct ox_context *ctx) OX_CHECKED;
 
+/*
+ * Keeps a duplicate of fd open until the context is freed. Should the process die before, it stays
+ * open until the kernel has ended every request of the context, which may be later than waitpid(2)
+ * tells: io_uring still writes for the dead. So the end of file of a pipe, whose write end is here
+ * and nowhere else, proves that nothing more is written; and so a lock lasts as long as who has it
+ * may write. -EMFILE: there are four already.
+ */
+int ox_context_hold(struct ox_context *ctx, int fd, struct ox_error **err) OX_CHECKED;
+
 /* ---- opening ---- */
 
 struct ox_image;
@@ -217,6 +226,14 @@ int ox_image_close(struct ox_image *image, struct ox_error **err);
 /* Turns a read-only image into a writable one (recovering it first if it is dirty) or back. -EBUSY
  * as with ox_image_close. */
 int ox_image_reopen(struct ox_image *image, bool read_only, struct ox_error **err) OX_CHECKED;
+
+/*
+ * Opens what an open_file was asked for, in a process that may open paths, as an opening without
+ * open_file would have: by wanted->path, a backing file only as far as opts->backing_policy
+ * allows. A descriptor, without locks, or a negative errno.
+ */
+int ox_open_wanted(const struct ox_file_wanted *wanted, const struct ox_open_options *opts,
+		   struct ox_error **err) OX_CHECKED;
 
 /* The locks by which programs keep out of each other's way, QEMU's included. */
 enum ox_lock {

@@ -158,6 +158,8 @@ class Server:
             argv = ["--nbd", self.socket] + argv
         else:
             self.socket = None
+        # OXBOW_TEST_SERVE="--keeper": every server of a test gets these options as well
+        argv = os.environ.get("OXBOW_TEST_SERVE", "").split() + argv
         self.argv = [str(word) for word in wrapper] + [oxbow_path(), "serve"] + argv
         self.env = dict(os.environ, **(env or {}))
         self.pass_fds = pass_fds

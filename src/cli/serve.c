@@ -2,6 +2,8 @@
 /* oxbow serve: one image, offered over NBD, in the foreground. */
 #include "cli/cli.h"
 #include "cli/deadline.h"
+#include "cli/keeper/keeper.h"
+#include "cli/keeper/kept.h"
 #include "cli/log.h"
 #include "cli/notices.h"
 #include "cli/pid_file.h"
@@ -35,6 +37,10 @@ struct arguments {
 	bool closing;
 	bool memory_stated;
 	int fd; /* -1: the image is opened by its name */
+	bool keeper;
+	enum ox_kept_role role;
+	int socket; /* to the keeper, of a role */
+	struct ox_kept *kept;
 	bool quiet;
 	bool verbose;
 	bool help;
@@ -48,6 +54,9 @@ enum long_option {
 	OPTION_DISCARD,
 	OPTION_DRAIN,
 	OPTION_FD,
+	OPTION_KEEPER,
+	OPTION_KEPT_AS,
+	OPTION_NO_KEEPER,
 	OPTION_L2_CACHE,
 	OPTION_LAZY_IDLE,
 	OPTION_TABLE_AGE,
@@ -72,11 +81,14 @@ static const struct option long_options[] = {
 	{"force-share", no_argument, NULL, 'U'},
 	{"format", required_argument, NULL, 'f'},
 	{"help", no_argument, NULL, 'h'},
+	{"keeper", no_argument, NULL, OPTION_KEEPER},
+	{"kept-as", required_argument, NULL, OPTION_KEPT_AS},
 	{"l2-cache-size", required_argument, NULL, OPTION_L2_CACHE},
 	{"lazy-idle", required_argument, NULL, OPTION_LAZY_IDLE},
 	{"table-age", required_argument, NULL, OPTION_TABLE_AGE},
 	{"memory", required_argument, NULL, OPTION_MEMORY},
 	{"nbd", required_argument, NULL, OPTION_NBD},
+	{"no-keeper", no_argument, NULL, OPTION_NO_KEEPER},
 	{"pid-file", required_argument, NULL, OPTION_PID_FILE},
 	{"quiet", no_argument, NULL, 'q'},
 	{"read-only", no_argument, NULL, 'r'},
@@ -123,6 +135,9 @@ static const char help_text[] =
 	"  --drain SECONDS            how long the end waits for an image's file that does not\n"
 	"                             answer (default: 60)\n"
 	"  --fd N                     the image is the inherited descriptor N; IMAGE is its name\n"
+	"  --keeper                   another process serves, and is started again when it dies;\n"
+	"                             for directsync and writethrough\n"
+	"  --no-keeper                one process for all of it (default)\n"
 	"  --pid-file FILE            FILE holds the process id while clients can connect\n"
 	"  -U, --force-share          with -r: ignore others' locks on the image\n"
 	"  -q, --quiet                print neither the URI nor warnings\n"
@@ -225,6 +240,10 @@ static int take_valued_option(struct arguments *arguments, int option, const cha
 		if (ret == 0)
 			arguments->fd = (int)number;
 		return ret;
+	case OPTION_KEPT_AS: /* said by a keeper to its children */
+		if (ox_kept_parse(value, &arguments->role, &arguments->socket) < 0)
+			return bad_value("--kept-as", value, "what a keeper says");
+		return 0;
 	case OPTION_L2_CACHE:
 		return take_size("--l2-cache-size", value, &arguments->open.l2_cache_bytes);
 	case OPTION_REFCOUNT_CACHE:
@@ -280,6 +299,12 @@ static int take_option(struct arguments *arguments, int option, const char *valu
 		break;
 	case OPTION_NBD:
 		arguments->nbd.address = value;
+		break;
+	case OPTION_KEEPER:
+		arguments->keeper = true;
+		break;
+	case OPTION_NO_KEEPER:
+		arguments->keeper = false;
 		break;
 	case OPTION_PID_FILE:
 		arguments->pid_file.path = value;
@@ -376,6 +401,8 @@ static int on_ready(void *opaque, const char *uri)
 {
 	struct arguments *arguments = opaque;
 
+	if (arguments->role == OX_KEPT_WORKER)
+		return ox_kept_ready(arguments->kept);
 	if (arguments->pid_file.path) {
 		int ret = ox_cli_pid_file_write(&arguments->pid_file);
 
@@ -406,6 +433,24 @@ static void on_progress(void *opaque, uint64_t done, uint64_t total)
 		ox_cli_progress_report(&arguments->progress, done, total);
 	else if (!arguments->quiet)
 		ox_cli_recovery_report(&arguments->recovery, done, total);
+}
+
+static int on_open_file(void *opaque, const struct ox_file_wanted *wanted)
+{
+	struct arguments *arguments = opaque;
+
+	return ox_kept_file(arguments->kept, wanted);
+}
+
+/* The keeper has the locks, and its opener has opened the files. */
+static void open_by_keeper(struct arguments *arguments)
+{
+	arguments->fd = -1;
+	arguments->open.flags |= OX_OPEN_LOCKS_HELD;
+	if (arguments->open.backing_policy == OX_BACKING_UNDER)
+		arguments->open.backing_policy = OX_BACKING_ALLOW; /* and saw to where they lie */
+	arguments->open.open_file = on_open_file;
+	ox_kept_set_state(arguments->kept, &arguments->open);
 }
 
 static int open_image(struct ox_context *ctx, struct arguments *arguments,
@@ -447,10 +492,43 @@ static int close_image(struct ox_image *image, struct arguments *arguments)
 	return ret;
 }
 
-static int serve(struct ox_context *ctx, struct arguments *arguments)
+/* 1: the server is to end before it has begun. */
+static int await_keeper(struct arguments *arguments)
+{
+	int ret = ox_kept_await_listeners(arguments->kept);
+
+	if (ret == 0)
+		arguments->nbd.handed = &arguments->kept->handed;
+	if (ret < 0)
+		ox_cli_error("The keeper cannot be heard: %s", strerror(-ret));
+	return ret;
+}
+
+static int serve_clients(struct ox_context *ctx, struct ox_image *image,
+			 struct arguments *arguments, bool *ret_lost)
 {
 	struct ox_serve_error error;
+	int ret;
+
+	if (arguments->role == OX_KEPT_WORKER) {
+		ret = await_keeper(arguments);
+		if (ret != 0)
+			return ret < 0 ? ret : 0;
+	}
+	ox_cli_notices_init(&arguments->notices);
+	ox_image_set_notice(image, ox_cli_notices_take, &arguments->notices);
+	ret = ox_serve_nbd(ctx, image, &arguments->nbd, &error);
+	ox_cli_notices_end(&arguments->notices);
+	if (ret < 0 && error.message[0])
+		ox_cli_error("%s", error.message);
+	*ret_lost = ret < 0 && error.requests_lost;
+	return ret;
+}
+
+static int serve(struct ox_context *ctx, struct arguments *arguments)
+{
 	struct ox_image *image;
+	bool lost = false;
 	int close_ret;
 	int ret;
 
@@ -459,19 +537,66 @@ static int serve(struct ox_context *ctx, struct arguments *arguments)
 		ox_context_free(ctx);
 		return ret;
 	}
-	ox_cli_notices_init(&arguments->notices);
-	ox_image_set_notice(image, ox_cli_notices_take, &arguments->notices);
-	ret = ox_serve_nbd(ctx, image, &arguments->nbd, &error);
-	ox_cli_notices_end(&arguments->notices);
-	if (ret < 0) {
-		if (error.message[0])
-			ox_cli_error("%s", error.message);
-		if (error.requests_lost)
-			return ret;
-	}
+	ret = serve_clients(ctx, image, arguments, &lost);
+	if (lost)
+		return ret;
 	close_ret = close_image(image, arguments);
 	ox_context_free(ctx);
 	return ret < 0 ? ret : close_ret;
+}
+
+/* In this process: all of it, or the worker's part. */
+static int run(struct arguments *arguments)
+{
+	struct ox_context *ctx;
+	int ret = ox_cli_log_start();
+
+	if (ret < 0)
+		ox_cli_error("Cannot start a thread for messages: %s", strerror(-ret));
+	if (ret == 0)
+		ret = ox_cli_context_new(OX_ENGINE_DEFAULT, &ctx);
+	if (ret == 0 && arguments->role == OX_KEPT_WORKER) {
+		ret = ox_kept_start(arguments->kept, ctx, arguments->image, &arguments->open);
+		if (ret < 0)
+			ox_context_free(ctx);
+	}
+	if (ret == 0)
+		ret = serve(ctx, arguments);
+	return ret;
+}
+
+static int keep(struct arguments *arguments, char **argv)
+{
+	const struct ox_keeper_options options = {
+		.image = arguments->image,
+		.given = arguments->fd,
+		.lock = ox_kept_lock_of(&arguments->open),
+		.address = arguments->nbd.address,
+		.export_name = arguments->nbd.export_name,
+		.drain_ms = arguments->nbd.drain_ms,
+		.arguments = argv + 1,
+		.ready = on_ready,
+		.opaque = arguments,
+	};
+
+	return ox_keeper_run(&options) == 0 ? 0 : -EIO; /* it has said why */
+}
+
+/* As a child of a keeper's. */
+static int run_kept(struct arguments *arguments)
+{
+	static struct ox_kept kept;
+	int ret = ox_kept_begin(&kept, arguments->socket);
+
+	if (ret < 0) {
+		ox_cli_error("There is no keeper behind --kept-as: %s", strerror(-ret));
+		return ret;
+	}
+	arguments->kept = &kept;
+	if (arguments->role == OX_KEPT_OPENER)
+		return ox_kept_open(&kept, arguments->image, &arguments->open);
+	open_by_keeper(arguments);
+	return run(arguments);
 }
 
 int ox_cli_serve(int argc, char **argv)
@@ -484,7 +609,6 @@ int ox_cli_serve(int argc, char **argv)
 			.max_clients = DEFAULT_CLIENTS,
 			.drain_ms = DEFAULT_DRAIN_MS},
 	};
-	struct ox_context *ctx;
 	int ret;
 
 	arguments.open.backing_policy = OX_BACKING_DENY; /* until --allow-backing */
@@ -503,16 +627,16 @@ int ox_cli_serve(int argc, char **argv)
 	arguments.nbd.opaque = &arguments;
 	/* Before the library has threads, so that none of them takes the signals. */
 	ox_serve_block_signals();
-	if (ox_cli_pid_file_open(&arguments.pid_file) < 0)
+	if (arguments.role == OX_KEPT_NOT && ox_cli_pid_file_open(&arguments.pid_file) < 0)
 		return 1;
-	ret = ox_cli_log_start();
-	if (ret < 0)
-		ox_cli_error("Cannot start a thread for messages: %s", strerror(-ret));
-	if (ret == 0)
-		ret = ox_cli_context_new(OX_ENGINE_DEFAULT, &ctx);
-	if (ret == 0)
-		ret = serve(ctx, &arguments);
-	ox_cli_pid_file_remove(&arguments.pid_file);
+	if (arguments.role != OX_KEPT_NOT)
+		ret = run_kept(&arguments);
+	else
+		ret = arguments.keeper ? keep(&arguments, argv) : run(&arguments);
+	if (arguments.role == OX_KEPT_NOT)
+		ox_cli_pid_file_remove(&arguments.pid_file);
 	ox_cli_log_end();
-	return ret < 0 ? 1 : 0;
+	if (ret < 0)
+		return arguments.role == OX_KEPT_WORKER ? OX_KEPT_FAILED : 1;
+	return 0;
 }

@@ -120,6 +120,24 @@ static int open_by_path(struct place *at, const struct ox_open_options *opts, st
 	return r;
 }
 
+int ox_chain_open_file(const struct ox_file_wanted *wanted, const struct ox_open_options *opts,
+		       struct ox_error **err)
+{
+	unsigned flags = store_flags(opts);
+	int fd = -1;
+	int r;
+
+	if (!wanted->read_only)
+		flags &= ~(unsigned)(OX_IO_READ_ONLY | OX_IO_FORCE_SHARE);
+	if (wanted->depth > 0 && opts->backing_policy == OX_BACKING_DENY)
+		return ox_error_set(err, -EACCES, "The backing policy does not allow '%s'",
+				    wanted->path);
+	if (wanted->depth == 0 || opts->backing_policy != OX_BACKING_UNDER)
+		return ox_io_file_open_path(wanted->path, flags, err);
+	r = open_under(opts->backing_dir, wanted->path, &fd, err);
+	return r < 0 ? r : fd;
+}
+
 /* The policy as far as names alone tell: where a link leads, only who opens the file can see. */
 static int check_place(const struct place *at, const struct ox_open_options *opts,
 		       struct ox_error **err)

@@ -9,6 +9,10 @@
 
 #include "img/img.h"
 
+/* Opens a file of a chain as opts' policy says, for whoever reads it in another process. */
+int ox_chain_open_file(const struct ox_file_wanted *wanted, const struct ox_open_options *opts,
+		       struct ox_error **err) OX_CHECKED;
+
 /* Opens the images below img, each as the backing of the one above it, read-only, unless how says
  * not to. After a failure those that were opened are img's. */
 int ox_chain_open_co(struct ox_image *img, const struct ox_img_open *how, struct ox_error **err);

@@ -495,6 +495,13 @@ static int open_failed(const char *name, unsigned flags, int code, struct ox_err
 	return ox_error_set_errno(err, code, "Could not open '%s'", name);
 }
 
+int ox_io_file_open_path(const char *path, unsigned flags, struct ox_error **err)
+{
+	int fd = open_path(path, flags);
+
+	return fd < 0 ? open_failed(path, flags, fd, err) : fd;
+}
+
 int ox_io_file_open(struct ox_reactor *r, const char *path, unsigned flags, struct ox_io **ret,
 		    struct ox_error **err)
 {

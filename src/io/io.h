@@ -165,6 +165,9 @@ int ox_io_file_open(struct ox_reactor *r, const char *path, unsigned flags, stru
 int ox_io_file_open_fd(struct ox_reactor *r, int fd, const char *name, unsigned flags,
 		       struct ox_io **ret, struct ox_error **err)
 	__attribute__((warn_unused_result));
+/* The descriptor alone, as a store of that path would open it; no locks are taken. */
+int ox_io_file_open_path(const char *path, unsigned flags, struct ox_error **err)
+	__attribute__((warn_unused_result));
 /* Turns a read-only file store into a writable one or back, with its locks; the old state stays on
  * failure. A store made from an fd cannot become more than the fd allows. */
 int ox_io_file_reopen(struct ox_io *io, bool read_only, struct ox_error **err)

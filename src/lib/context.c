@@ -74,6 +74,13 @@ OX_EXPORT void ox_context_set_polled(struct ox_context *ctx, bool polled)
 	ox_reactor_set_polled(ctx->reactor, polled);
 }
 
+OX_EXPORT int ox_context_hold(struct ox_context *ctx, int fd, struct ox_error **err)
+{
+	int r = ox_reactor_hold(ctx->reactor, fd);
+
+	return r < 0 ? ox_error_set_errno(err, r, "Could not hold descriptor %d", fd) : 0;
+}
+
 static const char *const cache_names[] = {
 	[OX_CACHE_WRITEBACK] = "writeback", [OX_CACHE_WRITETHROUGH] = "writethrough",
 	[OX_CACHE_NONE] = "none",	    [OX_CACHE_DIRECTSYNC] = "directsync",

@@ -6,6 +6,8 @@
 #include <unistd.h>
 
 #include "img/ask.h"
+#include "img/chain.h"
+#include "lib/options.h"
 
 int ox_source_ask(struct ox_source *source, const struct ox_open_options *opts,
 		  struct ox_error **err)
@@ -26,6 +28,19 @@ int ox_source_ask(struct ox_source *source, const struct ox_open_options *opts,
 	source->fd = fd;
 	source->owned = true;
 	return 0;
+}
+
+OX_EXPORT int ox_open_wanted(const struct ox_file_wanted *wanted,
+			     const struct ox_open_options *given, struct ox_error **err)
+{
+	struct ox_open_options opts;
+	int r = ox_options_take(&ox_open_options_type, given, &opts, err);
+
+	if (r < 0)
+		return r;
+	if (opts.backing_policy == OX_BACKING_UNDER && !opts.backing_dir)
+		return ox_error_set(err, -EINVAL, "No directory for backing files was given");
+	return ox_chain_open_file(wanted, &opts, err);
 }
 
 int ox_source_open(struct ox_context *ctx, const struct ox_source *source, unsigned flags,

@@ -120,6 +120,9 @@ struct ox_engine_ops {
 	/* Makes the descriptor readable. */
 	void (*kick)(struct ox_reactor *r);
 	int (*fd)(const struct ox_reactor *r);
+	/* Keeps a duplicate of fd open until the kernel has ended every request, whatever becomes
+	 * of the process. NULL: no request outlives its threads. */
+	int (*hold)(struct ox_reactor *r, int fd);
 };
 
 extern const struct ox_engine_ops ox_uring_ops;
@@ -127,6 +130,9 @@ extern const struct ox_engine_ops ox_threads_ops;
 extern const struct ox_engine_ops ox_simulated_ops;
 
 /* ---- the reactor ---- */
+
+/* Descriptors that a reactor holds for others at the most. */
+#define OX_HELD_MAX 4
 
 struct ox_reactor {
 	const struct ox_engine_ops *ops;
@@ -151,6 +157,9 @@ struct ox_reactor {
 
 	struct ox_list free_stacks;
 	unsigned free_stack_count;
+
+	int held_fds[OX_HELD_MAX]; /* -1: the engine has it */
+	unsigned held_count;
 
 	struct ox_switch main; /* the stack that ox_reactor_run was called on */
 	void *asan_fake_stack;

@@ -2,10 +2,12 @@
 #include "rt/reactor.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
 #include <time.h>
+#include <unistd.h>
 
 #include "base/assert.h"
 #include "rt/internal.h"
@@ -120,8 +122,35 @@ void ox_reactor_destroy(struct ox_reactor *r)
 	ox_assert((r->tasks == 0 || r->failed) && !r->running);
 	ox_assert(pthread_equal(r->thread, pthread_self()));
 	r->ops->destroy(r);
+	while (r->held_count > 0)
+		if (r->held_fds[--r->held_count] >= 0)
+			close(r->held_fds[r->held_count]);
 	ox_stack_free_all(r);
 	free(r);
+}
+
+/* Where only threads work, the process's own descriptor will do: it is closed with the last of
+ * them, each of which ends what it does in the kernel first. */
+int ox_reactor_hold(struct ox_reactor *r, int fd)
+{
+	int held = -1;
+	int code;
+
+	if (r->held_count == OX_HELD_MAX)
+		return -EMFILE;
+	if (fcntl(fd, F_GETFD) < 0)
+		return -errno; /* to io_uring -1 is the wish for nothing */
+	if (r->ops->hold) {
+		code = r->ops->hold(r, fd);
+		if (code < 0)
+			return code;
+	} else {
+		held = fcntl(fd, F_DUPFD_CLOEXEC, 0);
+		if (held < 0)
+			return -errno;
+	}
+	r->held_fds[r->held_count++] = held;
+	return 0;
 }
 
 enum ox_engine ox_reactor_engine(const struct ox_reactor *r)

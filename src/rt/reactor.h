@@ -77,6 +77,13 @@ int ox_reactor_call(struct ox_reactor *r, ox_co_fn fn, void *arg)
 /* Whether the engine failed under a run: no task runs any more. */
 bool ox_reactor_has_failed(const struct ox_reactor *r);
 
+/*
+ * Keeps a duplicate of fd open until the reactor is destroyed. Should the process die, it is open
+ * until its last thread is gone and the kernel has ended the reactor's last request, which is later
+ * than what waitpid(2) tells: io_uring goes on for the dead. -EMFILE: too many are held.
+ */
+int ox_reactor_hold(struct ox_reactor *r, int fd) __attribute__((warn_unused_result));
+
 /* How many tasks exist. */
 unsigned ox_reactor_tasks(const struct ox_reactor *r);
 

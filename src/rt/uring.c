@@ -135,6 +135,10 @@ static void uring_destroy(struct ox_reactor *r)
 	struct uring *u = uring(r);
 
 	ox_pool_destroy(u->pool);
+	/* The kernel takes the ring apart some time later, and what is held is not to wait for
+	 * that. Where it refuses, it only does. */
+	if (r->held_count > 0)
+		(void)io_uring_unregister_files(&u->ring);
 	io_uring_queue_exit(&u->ring);
 	ox_assert(close(u->event_fd) == 0);
 	free(u);
@@ -447,6 +451,27 @@ static int uring_fd(const struct ox_reactor *r)
 	return uring(r)->event_fd;
 }
 
+/*
+ * A ring outlives its process until the last request has ended, and its table of files with it;
+ * that is where fd goes. The ring itself is closed with the last thread of the process, so that
+ * what the pool's threads do is over by then too.
+ */
+static int uring_hold(struct ox_reactor *r, int fd)
+{
+	struct uring *u = uring(r);
+	int empty[OX_HELD_MAX];
+	int code = 0;
+
+	if (r->held_count == 0) {
+		memset(empty, 0xff, sizeof(empty)); /* -1: nothing there */
+		code = io_uring_register_files(&u->ring, empty, OX_HELD_MAX);
+	}
+	if (code < 0)
+		return code;
+	code = io_uring_register_files_update(&u->ring, r->held_count, &fd, 1);
+	return code < 0 ? code : 0;
+}
+
 const struct ox_engine_ops ox_uring_ops = {
 	.kind = OX_ENGINE_IO_URING,
 	.create = uring_create,
@@ -458,4 +483,5 @@ const struct ox_engine_ops ox_uring_ops = {
 	.leave = uring_leave,
 	.kick = uring_kick,
 	.fd = uring_fd,
+	.hold = uring_hold,
 };

@@ -9,6 +9,16 @@
 
 #include "oxbow.h"
 
+/* What a server has from a process that outlives it, instead of making it. */
+struct ox_serve_handed {
+	const int *listeners; /* listening and non-blocking; closed by the server, not removed */
+	int listener_count;
+	bool listeners_are_unix;
+	/* Non-blocking; closed by the server. Each message stands for a signal; signals themselves
+	 * are not looked at. */
+	int stop_fd;
+};
+
 struct ox_serve_nbd_options {
 	/* unix:PATH; HOST:PORT, [ADDRESS]:PORT, *:PORT (all addresses) or :PORT (the loopback),
 	 * with port 0 for any free one; else a path. */
@@ -25,8 +35,9 @@ struct ox_serve_nbd_options {
 	/* How long the end waits for the library without any request being completed, in ms; 0: a
 	 * minute. */
 	unsigned drain_ms;
-	/* Called once, when clients can connect, with the URI for them. A negative errno ends the
-	 * server, which returns it; the callee has said why. */
+	const struct ox_serve_handed *handed; /* NULL: address and signals */
+	/* Called once, when clients can connect, with the URI for them (NULL with handed). A
+	 * negative errno ends the server, which returns it; the callee has said why. */
 	int (*ready)(void *opaque, const char *uri);
 	/* Called with one line for each thing that the user should know. */
 	void (*warn)(void *opaque, const char *message);

@@ -272,6 +272,64 @@ static void checks_and_facts_leave_the_caller_s_locks(void **state)
 	assert_int_equal(ox_image_layout_read(ctx, top, &how, &layout, NULL), -EINVAL);
 }
 
+/* ---- what a holder of locks has besides ---- */
+
+static int open_wanted(const char *path, unsigned depth, enum ox_backing_policy policy,
+		       const char *under)
+{
+	struct ox_open_options opts = OX_OPEN_OPTIONS_INIT;
+	struct ox_file_wanted wanted = {.name = path, .path = path, .depth = depth};
+	struct ox_error *err = NULL;
+	int fd;
+
+	wanted.read_only = depth > 0;
+	opts.backing_policy = policy;
+	opts.backing_dir = under;
+	fd = ox_open_wanted(&wanted, &opts, &err);
+	assert_true(fd >= 0 || strlen(ox_error_message(err)) > 0);
+	ox_error_free(err);
+	if (fd < 0)
+		return fd;
+	assert_int_equal(fcntl(fd, F_GETFL) & O_ACCMODE, depth > 0 ? O_RDONLY : O_RDWR);
+	assert_int_equal(fcntl(fd, F_GETFD), FD_CLOEXEC);
+	close(fd);
+	return 0;
+}
+
+static void an_opener_opens_what_the_policy_allows(void **state)
+{
+	char gone[80];
+
+	(void)state;
+	snprintf(gone, sizeof(gone), "%s/gone", dir);
+	assert_int_equal(open_wanted(top, 0, OX_BACKING_DENY, NULL), 0);
+	assert_int_equal(open_wanted(gone, 0, OX_BACKING_DENY, NULL), -ENOENT);
+	assert_int_equal(open_wanted(base, 1, OX_BACKING_DENY, NULL), -EACCES);
+	assert_int_equal(open_wanted(base, 1, OX_BACKING_ALLOW, NULL), 0);
+	assert_int_equal(open_wanted(base, 1, OX_BACKING_UNDER, dir), 0);
+	assert_int_equal(open_wanted(base, 1, OX_BACKING_UNDER, "/usr"), -EACCES);
+	assert_int_equal(open_wanted(base, 1, OX_BACKING_UNDER, NULL), -EINVAL);
+	assert_int_equal(open_wanted(gone, 1, OX_BACKING_UNDER, dir), -ENOENT);
+}
+
+/* Another process cannot lock what a context holds, until the context is gone. */
+static void locks_last_as_long_as_the_context_that_holds_them(void **state)
+{
+	struct ox_context *holder;
+
+	(void)state;
+	assert_int_equal(ox_context_new(OX_ENGINE_DEFAULT, &holder, NULL), 0);
+	assert_int_equal(ox_context_hold(holder, -1, NULL), -EBADF);
+	assert_int_equal(ox_lock_fd(top_fd, top, OX_LOCK_NONE, OX_LOCK_WRITE, NULL), 0);
+	assert_int_equal(ox_context_hold(holder, top_fd, NULL), 0);
+	close(top_fd);
+	assert_false(we_open(top, 0));
+	ox_context_free(holder);
+	assert_true(we_open(top, 0));
+	top_fd = open(top, O_RDWR | O_CLOEXEC);
+	assert_true(top_fd >= 0);
+}
+
 /* ---- ox_lock_fd alone ---- */
 
 static void a_lock_that_is_refused_leaves_what_was_there(void **state)
@@ -372,6 +430,8 @@ int main(void)
 		TEST(a_lock_that_is_refused_leaves_what_was_there),
 		TEST(a_duplicate_of_one_s_own_is_not_who_is_in_the_way),
 		TEST(what_cannot_be_locked_is_refused),
+		TEST(an_opener_opens_what_the_policy_allows),
+		TEST(locks_last_as_long_as_the_context_that_holds_them),
 	};
 
 	return cmocka_run_group_tests_name("held locks", tests, NULL, NULL);

@@ -181,6 +181,27 @@ static void kicks_of_one_turn_of_the_program_cost_one_write(void **state)
 
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 
+/* The kernel keeps what is held past the end of the ring's descriptor, with a request in flight. */
+static void what_is_held_is_open_until_the_reactor_is_gone(void **state)
+{
+	int ends[2];
+	struct pollfd p;
+
+	(void)state;
+	assert_int_equal(pipe2(ends, O_CLOEXEC), 0);
+	for (unsigned i = 0; i < OX_HELD_MAX; i++)
+		assert_int_equal(ox_reactor_hold(reactor, ends[1]), 0);
+	assert_int_equal(ox_reactor_hold(reactor, ends[1]), -EMFILE);
+	close(ends[1]);
+	p = (struct pollfd){.fd = ends[0]};
+	assert_int_equal(poll(&p, 1, 0), 0); /* the ring has it */
+	ox_reactor_destroy(reactor);
+	assert_int_equal(poll(&p, 1, 10000), 1);
+	assert_true(p.revents & POLLHUP);
+	close(ends[0]);
+	assert_int_equal(ox_reactor_create(OX_ENGINE_IO_URING, &reactor, NULL), 0);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -190,6 +211,7 @@ int main(void)
 		TEST(a_wait_sleeps_under_a_stale_hint),
 		TEST(a_hint_that_is_true_is_followed),
 		TEST(kicks_of_one_turn_of_the_program_cost_one_write),
+		TEST(what_is_held_is_open_until_the_reactor_is_gone),
 	};
 
 	alarm(120); /* a run that does not end fails, rather than hang */

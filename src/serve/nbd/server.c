@@ -271,9 +271,9 @@ static void begin_drain(struct server *server)
 
 static void take_signals(struct server *server)
 {
-	struct signalfd_siginfo info;
+	struct signalfd_siginfo info; /* or a message, which is shorter */
 
-	while (read(server->signals.fd, &info, sizeof(info)) == sizeof(info))
+	while (read(server->signals.fd, &info, sizeof(info)) > 0)
 		begin_drain(server);
 }
 
@@ -464,7 +464,10 @@ static int open_fds(struct server *server, struct ox_serve_error *error)
 
 	stop_signals(&set);
 	server->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
-	server->signals.fd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
+	if (server->options->handed)
+		server->signals.fd = server->options->handed->stop_fd;
+	else
+		server->signals.fd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
 	if (server->epoll_fd < 0 || server->signals.fd < 0)
 		return fail(error, -errno, "Cannot set up the event loop");
 	server->signals.watch = NBD_WATCH_SIGNALS;
@@ -482,12 +485,28 @@ static int open_fds(struct server *server, struct ox_serve_error *error)
 	return ret < 0 ? fail(error, ret, "Cannot set up the event loop") : 0;
 }
 
+static int take_listeners(const struct ox_serve_handed *handed,
+			  struct ox_nbd_listeners *ret_listeners, struct ox_serve_error *error)
+{
+	if (handed->listener_count < 0 || handed->listener_count > NBD_LISTEN_MAX)
+		return fail(error, -EINVAL, "Cannot take the listening sockets");
+	*ret_listeners = (struct ox_nbd_listeners){
+		.count = handed->listener_count,
+		.is_unix = handed->listeners_are_unix,
+	};
+	for (int i = 0; i < handed->listener_count; i++)
+		ret_listeners->fds[i] = handed->listeners[i];
+	return 0;
+}
+
 static int announce(const struct server *server, struct ox_serve_error *error)
 {
-	char *uri = ox_nbd_listeners_uri(&server->listeners, server->export.name);
+	char *uri = NULL;
 	int ret;
 
-	if (!uri)
+	if (!server->options->handed)
+		uri = ox_nbd_listeners_uri(&server->listeners, server->export.name);
+	if (!server->options->handed && !uri)
 		return fail(error, -ENOMEM, "Cannot tell the address");
 	ret = server->options->ready(server->options->opaque, uri);
 	free(uri);
@@ -563,7 +582,10 @@ int ox_serve_nbd(struct ox_context *ctx, struct ox_image *image,
 	ret = ox_queue_new(image, &server.export.queue);
 	if (ret < 0)
 		return fail(ret_error, ret, "Cannot make a request queue");
-	ret = ox_nbd_listen(options->address, &server.listeners, ret_error);
+	if (options->handed)
+		ret = take_listeners(options->handed, &server.listeners, ret_error);
+	else
+		ret = ox_nbd_listen(options->address, &server.listeners, ret_error);
 	if (ret == 0)
 		ret = open_fds(&server, ret_error);
 	if (ret == 0)

@@ -1,0 +1,88 @@
+/* SPDX-License-Identifier: MIT */
+#include "cli/keeper/spawn.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#define OWN_ARGUMENTS 3 /* oxbow serve --kept-as=ROLE:SOCKET */
+#define LAST_FD (~0U)
+
+int ox_spawn_binary(void)
+{
+	int fd = open("/proc/self/exe", O_PATH | O_CLOEXEC);
+
+	return fd < 0 ? -errno : fd;
+}
+
+/* In the child, between fork and exec. It keeps what the keeper has blocked of the signals that end
+ * a server: those are for the keeper, which tells its children. */
+static void become(int binary, int socket, char **argv)
+{
+	sigset_t set;
+
+	sigemptyset(&set);
+	sigaddset(&set, SIGCHLD);
+	sigprocmask(SIG_UNBLOCK, &set, NULL);
+	/* Also what whoever started the keeper has left open. */
+	(void)close_range(STDERR_FILENO + 1, LAST_FD, CLOSE_RANGE_CLOEXEC);
+	if (fcntl(socket, F_SETFD, 0) == 0)
+		fexecve(binary, argv, environ);
+	_exit(127);
+}
+
+static char **make_argv(char *role, char *const *arguments)
+{
+	static char name[] = "oxbow";
+	static char verb[] = "serve";
+	size_t count = 0;
+	char **argv;
+
+	while (arguments[count])
+		count++;
+	argv = calloc(OWN_ARGUMENTS + count + 1, sizeof(*argv));
+	if (!argv)
+		return NULL;
+	argv[0] = name;
+	argv[1] = verb;
+	argv[2] = role;
+	for (size_t i = 0; i < count; i++)
+		argv[OWN_ARGUMENTS + i] = arguments[i];
+	return argv;
+}
+
+int ox_spawn(int binary, enum ox_kept_role role, char *const *arguments, struct ox_spawned *ret)
+{
+	char text[32];
+	int sockets[2];
+	char **argv;
+	pid_t pid;
+	int code = 0;
+
+	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, sockets) < 0)
+		return -errno;
+	snprintf(text, sizeof(text), "--kept-as=%s:%d",
+		 role == OX_KEPT_OPENER ? "opener" : "worker", sockets[1]);
+	argv = make_argv(text, arguments);
+	if (!argv)
+		code = -ENOMEM;
+	if (code == 0 && fcntl(sockets[0], F_SETFL, O_RDWR | O_NONBLOCK) < 0)
+		code = -errno;
+	pid = code == 0 ? fork() : -1;
+	if (pid == 0)
+		become(binary, sockets[1], argv);
+	if (code == 0 && pid < 0)
+		code = -errno;
+	free(argv);
+	close(sockets[1]);
+	if (code < 0) {
+		close(sockets[0]);
+		return code;
+	}
+	*ret = (struct ox_spawned){pid, sockets[0]};
+	return 0;
+}
