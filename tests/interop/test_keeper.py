@@ -7,6 +7,8 @@ import random
 import re
 import threading
 
+import nbd
+
 from interop import *
 from killed_writer import Writer
 from promises import Promises
@@ -133,6 +135,43 @@ def test_kills_lose_no_answered_write_of_a_qed_or_lazy_image():
     for kind in ("qed:", "compat=1.1,lazy_refcounts=on"):
         kill_under_load(5, "directsync", kind=kind)
         os.unlink("disk")
+
+
+def kills_take_nothing_that_was_answered(kind, cache, kills=6):
+    """No flush, ever: new clusters are written until the server dies, each answer is kept count of."""
+    cluster = 64 * KIB
+    expected = {}
+    rng = random.Random(f"{kind} {cache}")
+    with kept_disk("--cache", cache, "--table-age", "never", "--lazy-idle", "never", size=64 * MIB,
+                   kind=kind) as server:
+        for turn in range(kills):
+            killer = threading.Timer(rng.uniform(0.01, 0.15), server.kill_worker)
+            handle = nbd_connect(server.uri)
+            killer.start()
+            try:
+                for n in range(100000):
+                    at = rng.randrange(1024)
+                    data = bytes([1 + (n + turn) % 255]) * cluster
+                    expected.pop(at, None)  # while it is not answered it may be there or not
+                    handle.pwrite(data, at * cluster)
+                    expected[at] = data
+            except nbd.Error:
+                pass
+            killer.join()
+            handle = nbd_connect(server.uri)
+            for at, data in expected.items():
+                check_bytes(bytes(handle.pread(cluster, at * cluster)), data,
+                            f"{kind} {cache}: cluster {at} after kill {turn}")
+        told = server.stderr()
+    check_equal(told.count("serves 'disk' again"), kills, "deaths that were told")
+    check_equal("not closed cleanly" in told, False, "a recovery")
+    check_in(oxbow("check", *kind_args(kind)[:2], "disk", check=False).returncode, (0, 3), "the check")
+
+
+def test_kills_take_nothing_that_was_answered_and_not_flushed():
+    for kind in ("", "lazy_refcounts=on", "qed:cluster_size=65536"):
+        for cache in ("writeback", "none", "unsafe"):
+            kills_take_nothing_that_was_answered(kind, cache)
 
 
 def test_a_client_that_comes_while_nobody_serves_waits():
