@@ -135,6 +135,39 @@ def test_kills_lose_no_answered_write_of_a_qed_or_lazy_image():
         os.unlink("disk")
 
 
+def unended_request(server):
+    """Stands for a request of the worker that goes on: a write end of the pipe whose end of file the
+    keeper waits for. Returns what ends it."""
+    place = f"/proc/{server.keeper}/fd"
+    pipe = next(name for name in os.listdir(place)
+                if int(name) > 2 and os.readlink(f"{place}/{name}").startswith("pipe:"))
+    fd = os.open(f"{place}/{pipe}", os.O_WRONLY)
+    return lambda: os.close(fd)
+
+
+def test_nobody_begins_before_the_requests_of_the_dead_have_ended():
+    with kept_disk() as server:
+        end = unended_request(server)
+        old = server.kill_worker()
+        eventually("its death", lambda: f"Process {old}, which" in server.stderr())
+        for _ in range(50):
+            check_equal(children_of(server.keeper), [], "children meanwhile")
+            time.sleep(0.01)
+        expect_failure("qemu-io", "-f", "qcow2", "-c", "write 0 512", "disk", message="lock")
+        end()
+        server.next_worker(old)
+
+
+def test_requests_that_never_end_hold_the_end_up_for_so_long_as_is_said():
+    with kept_disk("--drain", "1") as server:
+        end = unended_request(server)
+        old = server.kill_worker()
+        eventually("its death", lambda: f"Process {old}, which" in server.stderr())
+        check_equal(server.terminate(), 1, "exit code")
+        check_in("The image's file does not answer: the image is not closed", server.stderr())
+        end()
+
+
 def test_a_client_that_comes_while_nobody_serves_waits():
     with kept_disk() as server:
         server.kill_worker()
@@ -145,7 +178,7 @@ def test_a_client_that_comes_while_nobody_serves_waits():
 
 
 def test_a_worker_is_followed_whatever_it_dies_of():
-    with kept_disk() as server:
+    with kept_disk(env={"ASAN_OPTIONS": "handle_segv=0"}) as server:
         for number in (signal.SIGSEGV, signal.SIGABRT, signal.SIGKILL):
             old = server.kill_worker(number)
             server.next_worker(old)
@@ -168,6 +201,16 @@ def test_a_chain_whose_names_are_gone_is_served_on():
             server.next_worker(server.kill_worker())
         expected = b"".join(bytes([turn]) * 512 for turn in range(3)) + data[3 * 512:]
         check_bytes(read_disk(server), expected, "the disk")
+
+
+def test_a_chain_of_more_images_than_a_message_has_room_for_is_served_on():
+    oxbow("create", "-q", "-f", "qcow2", "0", "1M")
+    for number in range(1, 70):
+        oxbow("create", "-q", "-f", "qcow2", "-b", str(number - 1), "-F", "qcow2", str(number))
+    with Kept("--allow-backing", "69") as server:
+        for _ in range(2):
+            check_equal(read_disk(server), bytes(MIB), "the disk")
+            server.next_worker(server.kill_worker())
 
 
 def test_descriptors_that_were_given_are_served_on():
