@@ -186,6 +186,16 @@ struct ox_open_options {
 	 * paths are opened.
 	 */
 	int (*open_file)(void *opaque, const struct ox_file_wanted *wanted);
+	/*
+	 * A memory file (memfd_create with MFD_ALLOW_SEALING), empty at first, that somebody else
+	 * holds as well; 0: none. What answers rest on and the image does not have yet lies in it
+	 * from then on, so that the death of the process loses no answered request. Whoever has
+	 * kept the file, and the image's locks, hands both to the next process, and its opening
+	 * adopts them (docs/process-death.md). It must not begin before all requests of the dead
+	 * process have ended in the kernel. Duplicated; of images that are opened for writing
+	 * alone.
+	 */
+	int state_fd;
 };
 
 #define OX_OPEN_OPTIONS_INIT                                                                       \

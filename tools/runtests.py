@@ -45,7 +45,8 @@ TIMEOUT_SECONDS = 600
 # What a Python test file states of itself.
 STATED = re.compile(r"^# runtests: (\w+ \d+(?:, \w+ \d+)*)$", re.MULTILINE)
 NOT_UNDER_VALGRIND = ("io", "file_lock")
-VALGRIND = ["valgrind", "-q", "--error-exitcode=9", "--leak-check=full"]
+VALGRIND = ["valgrind", "-q", "--error-exitcode=9", "--leak-check=full",
+            "--errors-for-leak-kinds=definite"]
 
 
 class Program:

@@ -164,6 +164,9 @@ struct ox_census_ops {
 struct ox_img_open {
 	const struct ox_open_options *opts;
 	const struct ox_recovery *recovery;
+	/* State that outlives the process, in the place of opts->state_fd: for tests. */
+	void *state;
+	uint64_t state_bytes;
 };
 
 struct ox_image {

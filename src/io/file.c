@@ -319,6 +319,8 @@ static int file_examine(struct file_store *f, struct ox_error **err)
 	f->is_block = S_ISBLK(st.st_mode);
 	f->io.can_grow = !f->is_block;
 	ox_io_file_identity_of(&st, &f->dev, &f->ino);
+	f->io.device = f->dev;
+	f->io.inode = f->ino;
 	return 0;
 }
 

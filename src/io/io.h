@@ -75,7 +75,9 @@ struct ox_io {
 	 * has. */
 	uint32_t space_bytes;
 	bool read_only;
-	bool can_grow;		 /* false: a block device */
+	bool can_grow;	 /* false: a block device */
+	uint64_t device; /* of the file, and its number there; 0: it is none */
+	uint64_t inode;
 	struct ox_rangelock rmw; /* writes that are not aligned, against all writes (H5) */
 	uint64_t counts[8];	 /* calls of ops carried out, and bytes, by enum ox_io_count */
 };

@@ -81,18 +81,41 @@ int ox_cache_init(struct ox_cache *c, struct ox_io *io, struct ox_order *order, 
 	return 0;
 }
 
-static void block_free(struct ox_cache *c, struct ox_block *b)
+/* On the shelf where it has a slot, so that a change finds it there. */
+static bool data_new(struct ox_cache *c, struct ox_block *b)
+{
+	b->slot = c->shelf ? ox_shelf_take(c->shelf) : OX_SHELF_NONE;
+	b->data = b->slot != OX_SHELF_NONE ? ox_shelf_at(c->shelf, b->slot)
+					   : ox_slabs_take(&c->slices);
+	return b->data;
+}
+
+static void data_free(struct ox_cache *c, struct ox_block *b, bool keep)
+{
+	if (b->slot != OX_SHELF_NONE)
+		ox_shelf_give(c->shelf, b->slot, keep);
+	else
+		ox_slabs_give(&c->slices, b->data);
+}
+
+/* keep: what was changed stays on the shelf, for another process (C6). */
+static void block_leave(struct ox_cache *c, struct ox_block *b, bool keep)
 {
 	ox_list_del(&b->lru);
 	ox_list_del(&b->dirty_at);
 	ox_list_del(&b->hashed);
 	c->block_count--;
 	c->evicted_at = ox_max_u64(c->evicted_at, b->durable_at);
-	ox_slabs_give(&c->slices, b->data);
+	data_free(c, b, keep);
 	ox_slabs_give(&c->blocks, b);
 }
 
-void ox_cache_abandon(struct ox_cache *c)
+static void block_free(struct ox_cache *c, struct ox_block *b)
+{
+	block_leave(c, b, false);
+}
+
+static void leave_all(struct ox_cache *c, bool keep)
 {
 	struct ox_list *it;
 	struct ox_list *tmp;
@@ -101,15 +124,20 @@ void ox_cache_abandon(struct ox_cache *c)
 		struct ox_block *b = ox_list_entry(it, struct ox_block, lru);
 
 		ox_assert(b->pins == 0 && !b->loading && !b->writing);
-		block_free(c, b);
+		block_leave(c, b, keep);
 	}
+}
+
+void ox_cache_abandon(struct ox_cache *c)
+{
+	leave_all(c, false);
 }
 
 void ox_cache_fini(struct ox_cache *c)
 {
 	if (!c->buckets)
 		return;
-	ox_cache_abandon(c);
+	leave_all(c, true);
 	ox_slabs_fini(&c->slices);
 	ox_slabs_fini(&c->blocks);
 	free(c->buckets);
@@ -137,27 +165,122 @@ struct ox_block *ox_cache_find(struct ox_cache *c, uint64_t offset)
 	return NULL;
 }
 
-static int block_new(struct ox_cache *c, uint64_t offset, struct ox_block **ret)
+static void block_enter(struct ox_cache *c, struct ox_block *b)
 {
-	struct ox_block *b = ox_slabs_take(&c->blocks);
-	uint8_t *data;
-
-	if (!b)
-		return -ENOMEM;
-	data = ox_slabs_take(&c->slices);
-	if (!data) {
-		ox_slabs_give(&c->blocks, b);
-		return -ENOMEM;
-	}
-	*b = (struct ox_block){.offset = offset, .data = data};
 	/* An earlier life of this block may have been written and not synced yet. */
 	b->durable_at = c->evicted_at;
 	ox_list_push_back(&c->lru, &b->lru);
 	ox_list_init(&b->dirty_at);
-	ox_list_push_front(bucket_of(c, offset), &b->hashed);
+	ox_list_push_front(bucket_of(c, b->offset), &b->hashed);
 	c->block_count++;
+}
+
+static int block_new(struct ox_cache *c, uint64_t offset, struct ox_block **ret)
+{
+	struct ox_block *b = ox_slabs_take(&c->blocks);
+
+	if (!b)
+		return -ENOMEM;
+	*b = (struct ox_block){.offset = offset};
+	if (!data_new(c, b)) {
+		ox_slabs_give(&c->blocks, b);
+		return -ENOMEM;
+	}
+	block_enter(c, b);
 	*ret = b;
 	return 0;
+}
+
+void ox_cache_put_on(struct ox_cache *c, struct ox_shelf *shelf)
+{
+	ox_assert(c->block_count == 0);
+	ox_assert(!shelf || shelf->slice_bytes == c->slice_bytes);
+	c->shelf = shelf;
+}
+
+static int by_value(const void *one, const void *other)
+{
+	uint64_t a = *(const uint64_t *)one;
+	uint64_t b = *(const uint64_t *)other;
+
+	return (a > b) - (a < b);
+}
+
+/* Whether the names are of slices that there can be, each once. */
+static int judge_names(const struct ox_cache *c, uint64_t end_bytes)
+{
+	const struct ox_shelf *s = c->shelf;
+	uint64_t *names = reallocarray(NULL, s->slots, sizeof(*names));
+	size_t count = 0;
+	int r = 0;
+
+	if (!names)
+		return -ENOMEM;
+	for (uint32_t slot = 0; slot < s->slots; slot++) {
+		if (s->names[slot] != 0)
+			names[count++] = s->names[slot];
+	}
+	if (count > 0)
+		qsort(names, count, sizeof(*names), by_value);
+	for (size_t i = 0; i < count && r == 0; i++) {
+		uint64_t offset = names[i] - OX_SHELF_CHANGED;
+
+		if (!ox_is_aligned(offset, c->slice_bytes) || offset >= end_bytes ||
+		    (i > 0 && names[i] == names[i - 1]))
+			r = -EINVAL;
+	}
+	free(names);
+	return r;
+}
+
+static int adopt_slot(struct ox_cache *c, uint32_t slot)
+{
+	struct ox_block *b = ox_slabs_take(&c->blocks);
+
+	if (!b)
+		return -ENOMEM;
+	*b = (struct ox_block){
+		.offset = c->shelf->names[slot] - OX_SHELF_CHANGED,
+		.data = ox_shelf_at(c->shelf, slot),
+		.slot = slot,
+		.has_space = true, /* C5 held when it was changed */
+		.dirty = true,
+		.dirty_seq = ++c->seq,
+		.after = ox_order_ticket(c->order),
+	};
+	block_enter(c, b);
+	ox_list_push_back(&c->dirty, &b->dirty_at);
+	return 0;
+}
+
+int ox_cache_adopt(struct ox_cache *c, uint64_t end_bytes)
+{
+	int r = judge_names(c, end_bytes);
+
+	ox_assert(c->shelf && c->block_count == 0);
+	/* What is read from the store may be what the dead process wrote and nobody has synced. */
+	c->evicted_at = ox_order_ticket(c->order);
+	for (uint32_t slot = 0; slot < c->shelf->slots && r == 0; slot++) {
+		if (c->shelf->names[slot] != 0)
+			r = adopt_slot(c, slot);
+	}
+	if (r < 0)
+		leave_all(c, true);
+	return r;
+}
+
+void ox_cache_overlay(struct ox_cache *c, uint64_t offset, void *buf, uint64_t count)
+{
+	uint64_t end = offset + count;
+
+	for (uint64_t at = ox_align_down(offset, c->slice_bytes); at < end; at += c->slice_bytes) {
+		const struct ox_block *b = ox_cache_find(c, at);
+		uint64_t from = ox_max_u64(at, offset);
+		uint64_t to = ox_min_u64(at + c->slice_bytes, end);
+
+		if (b && b->dirty)
+			memcpy((uint8_t *)buf + (from - offset), b->data + (from - at), to - from);
+	}
 }
 
 /* Gives up the least recently used clean block, wherever it stands, if there is one. */
@@ -338,6 +461,54 @@ static int take_space_co(struct ox_cache *c, struct ox_block *b)
 	return r;
 }
 
+/* A block with a slot that nobody is using: a clean one if there is one. */
+static struct ox_block *pick_slot(struct ox_cache *c)
+{
+	struct ox_block *dirty = NULL;
+	struct ox_list *it;
+
+	ox_list_for_each (it, &c->lru) {
+		struct ox_block *b = ox_list_entry(it, struct ox_block, lru);
+
+		if (b->slot == OX_SHELF_NONE || b->pins > 0 || b->loading || b->writing)
+			continue;
+		if (!b->dirty)
+			return b;
+		if (!dirty)
+			dirty = b;
+	}
+	return dirty;
+}
+
+/* Where the cache has grown beyond its bound a block may have none. It is pinned: others may read
+ * it meanwhile, and nobody writes it. */
+static int take_slot_co(struct ox_cache *c, struct ox_block *b)
+{
+	int r = 0;
+
+	while (r == 0 && c->shelf && b->slot == OX_SHELF_NONE) {
+		struct ox_block *other = NULL;
+		uint32_t slot = b->placing ? OX_SHELF_NONE : ox_shelf_take(c->shelf);
+
+		if (slot != OX_SHELF_NONE) {
+			memcpy(ox_shelf_at(c->shelf, slot), b->data, c->slice_bytes);
+			ox_slabs_give(&c->slices, b->data);
+			b->slot = slot;
+			b->data = ox_shelf_at(c->shelf, slot);
+			break;
+		}
+		if (!b->placing)
+			other = pick_slot(c);
+		if (!other)
+			ox_waitq_wait_co(&c->changed);
+		else if (other->dirty)
+			r = ox_cache_write_run_co(c, other);
+		else
+			block_free(c, other);
+	}
+	return r;
+}
+
 static int edit_co(struct ox_cache *c, uint64_t offset, enum intent intent, struct ox_block **ret)
 {
 	struct ox_block *b;
@@ -345,7 +516,9 @@ static int edit_co(struct ox_cache *c, uint64_t offset, enum intent intent, stru
 
 	if (r < 0)
 		return r;
-	r = take_space_co(c, b);
+	r = take_slot_co(c, b);
+	if (r == 0)
+		r = take_space_co(c, b);
 	if (r < 0) {
 		ox_cache_put(c, b);
 		return r;
@@ -376,13 +549,16 @@ void ox_cache_put(struct ox_cache *c, struct ox_block *b)
 void ox_cache_dirty(struct ox_cache *c, struct ox_block *b, uint64_t after)
 {
 	ox_assert(b->pins > 0 && !b->loading);
-	ox_assert(b->has_space); /* C5, S1 */
+	ox_assert(b->has_space);			  /* C5, S1 */
+	ox_assert(!c->shelf || b->slot != OX_SHELF_NONE); /* C6, D10 */
 	b->after = ox_max_u64(b->after, after);
 	if (b->dirty)
 		return;
 	b->dirty = true;
 	b->dirty_seq = ++c->seq;
 	ox_list_push_back(&c->dirty, &b->dirty_at);
+	if (c->shelf)
+		ox_state_store(&c->shelf->names[b->slot], b->offset | OX_SHELF_CHANGED);
 }
 
 bool ox_cache_is_durable(const struct ox_cache *c, const struct ox_block *b)

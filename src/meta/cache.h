@@ -17,6 +17,8 @@
  *  C4 A failed write leaves the block dirty.
  *  C5 A block is changed only once the store has space for it (S1). A flush of it can then not
  *     fail for want of room where the store overwrites in place.
+ *  C6 With a shelf (D10) a changed block lies in a slot of it, which says so from its first change
+ *     until a write that has all changes has completed.
  *
  * A task holds at most one pin of a cache while it suspends, so that a cache of two blocks cannot
  * deadlock. Contents may be changed between ox_cache_edit_co and ox_cache_put without suspending,
@@ -33,6 +35,7 @@
 #include "io/io.h"
 #include "meta/order.h"
 #include "meta/slab.h"
+#include "meta/state.h"
 
 struct ox_block {
 	struct ox_list lru;	 /* in cache->lru, least recently used first */
@@ -40,6 +43,7 @@ struct ox_block {
 	struct ox_list hashed;
 	uint64_t offset; /* bytes in the store, slice-aligned */
 	uint8_t *data;
+	uint32_t slot; /* of the shelf; OX_SHELF_NONE: the data is in this process alone */
 	unsigned pins;
 	bool loading;
 	bool dirty;
@@ -61,6 +65,7 @@ struct ox_cache {
 	size_t max_blocks;
 	size_t block_count;
 	struct ox_slabs slices; /* the blocks' data */
+	struct ox_shelf *shelf; /* C6; NULL: a death of the process takes all changes with it */
 	struct ox_slabs blocks;
 	struct ox_list *buckets;
 	size_t bucket_mask;
@@ -81,7 +86,16 @@ struct ox_cache {
  * -ENOMEM. */
 int ox_cache_init(struct ox_cache *c, struct ox_io *io, struct ox_order *order, size_t slice_bytes,
 		  uint64_t max_bytes);
-/* Drops every block, dirty ones as well (the owner has flushed, or gives up). */
+/* Keeps what is changed on the shelf, from now on; there are no blocks yet. */
+void ox_cache_put_on(struct ox_cache *c, struct ox_shelf *shelf);
+/* Takes over what a process that died has left there: changed, and behind the barrier of the sync
+ * that is still to come (H1). -EINVAL: two slots have one slice, or a slot has none that there can
+ * be; then nothing was taken over. */
+int ox_cache_adopt(struct ox_cache *c, uint64_t end_bytes) __attribute__((warn_unused_result));
+/* Puts over count bytes that were read from the store at offset what was changed since. */
+void ox_cache_overlay(struct ox_cache *c, uint64_t offset, void *buf, uint64_t count);
+/* Drops every block, dirty ones as well (the owner has flushed, or gives up); what lies on a shelf
+ * stays there. */
 void ox_cache_fini(struct ox_cache *c);
 
 /* Pins the slice at offset for reading, loading it if need be. Every byte of the store past its end

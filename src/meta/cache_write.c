@@ -69,6 +69,8 @@ static void run_end(struct ox_cache *c, uint64_t offset, size_t n, int error)
 			b->dirty_seq = b->writing_seq;
 			note_failure(c, b, error);
 		}
+		if (c->shelf && !b->dirty)
+			ox_state_store(&c->shelf->names[b->slot], 0);
 	}
 	ox_waitq_wake_all(&c->changed);
 }

@@ -34,6 +34,8 @@ void ox_order_poison(struct ox_order *o, int error)
 	ox_assert(error < 0);
 	if (o->error == 0)
 		o->error = error;
+	if (o->state)
+		ox_state_set_poison(o->state, error);
 }
 
 int ox_order_wait_co(struct ox_order *o, uint64_t ticket)

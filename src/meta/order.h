@@ -16,6 +16,7 @@
 #include <stdint.h>
 
 #include "io/io.h"
+#include "meta/state.h"
 #include "rt/sync.h"
 
 struct ox_order {
@@ -23,9 +24,10 @@ struct ox_order {
 	uint64_t started; /* number of the last sync begun */
 	uint64_t done;	  /* number of the last sync that succeeded */
 	bool running;
-	bool skip_syncs; /* cache mode unsafe: syncs are counted, not carried out */
-	unsigned forced; /* waiters for whom they are carried out all the same */
-	int error;	 /* negative once poisoned */
+	bool skip_syncs;	/* cache mode unsafe: syncs are counted, not carried out */
+	unsigned forced;	/* waiters for whom they are carried out all the same */
+	int error;		/* negative once poisoned */
+	struct ox_state *state; /* that outlives the process, and the poison with it; NULL: none */
 	struct ox_waitq waiters;
 };
 

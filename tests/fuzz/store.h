@@ -6,18 +6,27 @@
 #ifndef OX_TESTS_FUZZ_STORE_H
 #define OX_TESTS_FUZZ_STORE_H
 
+#include <stdlib.h>
 #include <string.h>
 
 #include "base/assert.h"
 #include "io/io.h"
 #include "rt/reactor.h"
 
+static struct ox_reactor *reactor;
+
+/* With its threads, which valgrind would miss. */
+static inline void end_reactor(void)
+{
+	ox_reactor_destroy(reactor);
+}
+
 static inline struct ox_reactor *the_reactor(void)
 {
-	static struct ox_reactor *reactor;
-
-	if (!reactor)
+	if (!reactor) {
 		ox_assert(ox_reactor_create(OX_ENGINE_DEFAULT, &reactor, NULL) == 0);
+		ox_assert(atexit(end_reactor) == 0);
+	}
 	return reactor;
 }
 

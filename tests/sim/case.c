@@ -52,6 +52,13 @@ static void forget_fault(struct sim_case *c)
 
 /* ---- the ends of a generation ---- */
 
+/* Nothing outlives a power cut but the disk. */
+static void void_state(struct sim_case *c)
+{
+	if (c->state)
+		memset(c->state, 0, SIM_STATE_BYTES);
+}
+
 /* Ends every task on the dead disk, and the image with them. */
 static void end_tasks(struct sim_case *c)
 {
@@ -89,8 +96,10 @@ static void power_cut(struct sim_case *c)
 	struct sim_space space;
 	bool unsafe = c->config.cache == OX_CACHE_UNSAFE;
 
+	c->adopting = false;
 	sim_disk_cut(c->disk, &bytes, &space);
 	end_tasks(c);
+	void_state(c);
 	c->run->totals.cuts++;
 	if (!unsafe) {
 		(void)sim_ask_oracle(c, &bytes, false, false);
@@ -108,15 +117,35 @@ static void power_cut(struct sim_case *c)
 		open_unsafe(c);
 }
 
+/* What outlives the process, if anything: a poisoned image is the operator's to start again. */
+static uint8_t *keep_state(const struct sim_case *c)
+{
+	uint8_t *state;
+
+	if (!c->config.keeps_state || !c->img || c->img->ops->error(c->img))
+		return NULL;
+	state = sim_alloc(1, SIM_STATE_BYTES);
+	memcpy(state, c->state, SIM_STATE_BYTES);
+	return state;
+}
+
 static void kill_process(struct sim_case *c)
 {
 	struct sim_disk *next = sim_disk_kill(c->disk);
+	uint8_t *state = keep_state(c);
 
 	end_tasks(c);
 	sim_disk_free(c->disk);
 	c->disk = next;
 	c->run->totals.kills++;
 	(void)sim_ask_oracle(c, &c->disk->current, false, false);
+	if (state) {
+		free(c->state);
+		c->state = state;
+		c->adopting = true;
+		return;
+	}
+	void_state(c);
 	sim_settle_model(c, &c->disk->current, sim_model_observe);
 }
 
@@ -260,11 +289,34 @@ static void seal(struct sim_case *c, bool knows)
 		sim_bytes_clone(&c->sealed, &c->disk->current);
 }
 
+static bool is_recovered(const struct sim_case *c)
+{
+	struct ox_recovery_status status;
+
+	c->img->ops->recovery(c->img, &status);
+	return status.state != OX_RECOVERY_NONE;
+}
+
+/* D10: the guest finds all that was answered; nothing was recovered for it. */
+static void read_adopted(struct sim_case *c)
+{
+	struct sim_job read = {.fn = sim_read_promised_job_co};
+
+	c->run->totals.adoptions++;
+	c->recovering = false;
+	c->may_leak = true;
+	seal(c, false);
+	c->disk->instant = true;
+	sim_run_whole_job(c, &read);
+	c->disk->instant = false;
+}
+
 /* Opens the image, however many cuts that takes. */
 static void open_phase(struct sim_case *c)
 {
 	bool dirty = false;
 	struct sim_job read = {.fn = sim_read_all_job_co};
+	bool adopted;
 
 	while (!c->img && !c->over) {
 		struct sim_job open = {.fn = sim_open_job_co};
@@ -300,6 +352,12 @@ static void open_phase(struct sim_case *c)
 	}
 	if (c->over)
 		return;
+	adopted = c->adopting;
+	c->adopting = false;
+	if (adopted && !is_recovered(c)) {
+		read_adopted(c);
+		return;
+	}
 	count_lost(c);
 	c->recovering = dirty && c->config.recover_at_once;
 	c->recovery_hit = c->recovery_hit && c->recovering;
@@ -410,9 +468,10 @@ static void generation(struct sim_case *c)
 {
 	uint64_t busy = (uint64_t)c->config.tasks * c->config.operations * 8;
 	unsigned end = (unsigned)sim_random_below(&c->random, 100);
+	unsigned kill_below = c->config.keeps_state ? 50 : 30;
 	struct sim_cut_plan plan = SIM_NO_CUT;
 
-	if (c->config.cache != OX_CACHE_UNSAFE && sim_random_percent(&c->random, 8))
+	if (c->config.cache != OX_CACHE_UNSAFE && !c->adopting && sim_random_percent(&c->random, 8))
 		repair_phase(c);
 	draw_room(c);
 	open_phase(c);
@@ -422,13 +481,13 @@ static void generation(struct sim_case *c)
 	draw_memory_fault(c, 70);
 	if (end >= 20)
 		plan = draw_plan(c, busy / (end % 4 + 1) + 2);
-	if (c->config.prefilled && end >= 30) { /* the table moves but once */
+	if (c->config.prefilled && end >= kill_below) { /* the table moves but once */
 		plan = SIM_NO_CUT;
 		plan.header_writes = c->disk->header_writes + (c->config.lazy ? 2 : 1);
 	}
-	if (!sim_guest_phase(c, &plan) && (end >= 30 || c->disk->sync_failed))
+	if (!sim_guest_phase(c, &plan) && (end >= kill_below || c->disk->sync_failed))
 		power_cut(c);
-	else if (end >= 20 && end < 30 && !c->disk->sync_failed)
+	else if (end >= 20 && end < kill_below && !c->disk->sync_failed)
 		kill_process(c);
 	else
 		close_phase(c);
@@ -449,6 +508,7 @@ static void case_free(struct sim_case *c)
 	sim_model_free(c->model);
 	for (unsigned i = 0; i < c->frozen_count; i++)
 		free(c->frozen[i].bytes);
+	free(c->state);
 	free(c->vouched.guest.bytes);
 	sim_bytes_free(&c->vouched.bytes);
 	sim_bytes_free(&c->made);
@@ -495,6 +555,8 @@ void sim_case_run(struct sim_run *run, const struct sim_format *format, uint64_t
 		sim_fail("sim", "out of memory");
 	c->model =
 		sim_model_new(c->config.sectors, c->config.room_sectors, c->config.backed_sectors);
+	if (c->config.keeps_state)
+		c->state = sim_alloc(1, SIM_STATE_BYTES);
 	sim_make_image(c);
 	c->prepared = true;
 	generations = sim_random_between(&c->random, 3, GENERATIONS_MOST);

@@ -16,6 +16,7 @@ struct sim_totals {
 	uint64_t cuts_closing;
 	uint64_t glances; /* at what a cut would have left */
 	uint64_t kills;
+	uint64_t adoptions; /* of them: the next process had the state, and recovered nothing */
 	uint64_t closes;
 	uint64_t recoveries;
 	uint64_t faults;

@@ -48,6 +48,7 @@ struct sim_config {
 	bool memory_ends; /* allocations fail */
 	uint32_t idle_ms; /* lazy_idle_ms */
 	uint32_t age_ms;  /* table_age_ms */
+	bool keeps_state; /* a death of the process leaves memory that the next one adopts (D10) */
 	enum ox_cache_mode cache;
 	struct sim_disk_options disk;
 	unsigned tasks;

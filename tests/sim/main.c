@@ -135,15 +135,16 @@ int main(int argc, char **argv)
 		sim_case_run(&run, format_of(&limits, seed), seed);
 	printf("1..1\nok power_cuts_keep_every_promise\n"
 	       "# %llu cuts (%llu while opening or repairing, %llu while closing), %llu looks at "
-	       "others, %llu kills, "
+	       "others, %llu kills (%llu adopted), "
 	       "%llu closes, %llu recoveries, %llu faults, %llu failed allocations, %llu requests, "
 	       "%llu cases, "
 	       "%llu looked at by qemu-img, %.0f s\n",
 	       (unsigned long long)t->cuts, (unsigned long long)t->cuts_opening,
 	       (unsigned long long)t->cuts_closing, (unsigned long long)t->glances,
-	       (unsigned long long)t->kills, (unsigned long long)t->closes,
-	       (unsigned long long)t->recoveries, (unsigned long long)t->faults,
-	       (unsigned long long)t->memory_faults, (unsigned long long)t->requests,
-	       (unsigned long long)t->cases, (unsigned long long)t->checked, seconds_now() - began);
+	       (unsigned long long)t->kills, (unsigned long long)t->adoptions,
+	       (unsigned long long)t->closes, (unsigned long long)t->recoveries,
+	       (unsigned long long)t->faults, (unsigned long long)t->memory_faults,
+	       (unsigned long long)t->requests, (unsigned long long)t->cases,
+	       (unsigned long long)t->checked, seconds_now() - began);
 	return 0;
 }

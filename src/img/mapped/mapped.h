@@ -182,6 +182,8 @@ struct ox_metadata_range {
  * counts are in clusters, unless they are struct ox_guest or struct ox_host.
  */
 struct ox_mapped_ops {
+	const char *format;
+
 	/* What lies at guest, at most length bytes on. -EIO where a table or an entry is damaged.
 	 */
 	int (*lookup_co)(struct ox_mapped *m, struct ox_guest guest, uint64_t length,
@@ -263,6 +265,8 @@ struct ox_mapped {
 	bool damaged;	     /* a check would not call it clean: the dirty bit stays (D6) */
 	unsigned allocating; /* requests under way that may take clusters and name them */
 	bool refused; /* something would have overwritten a table: no more changes (refuse.c) */
+	struct ox_state *state;	 /* that outlives the process (D10); NULL: none */
+	struct ox_cache *counts; /* the refcounts', if the format has any */
 	struct ox_order order;
 	struct ox_cache map; /* slices of the active L1 table and of L2 tables */
 	struct ox_tables tables;
@@ -315,8 +319,13 @@ void ox_mapped_init(struct ox_mapped *m, struct ox_image *img, const struct ox_m
 		    const struct ox_open_options *opts);
 /* Once that is known. */
 void ox_mapped_set_cluster(struct ox_mapped *m, unsigned cluster_bits);
-/* The cache of the tables, for a disk of so many bytes. 0 or -ENOMEM. */
-int ox_mapped_open_map(struct ox_mapped *m, uint64_t disk_bytes, uint64_t l2_cache_bytes);
+/* The cache of the tables, for a disk of so many bytes, and the state that outlives the process;
+ * counts: the cache of refcounts, or NULL. */
+int ox_mapped_open_caches(struct ox_mapped *m, uint64_t disk_bytes, struct ox_cache *counts,
+			  const struct ox_img_open *how, struct ox_error **err);
+/* Whether a process that died has left changed tables, and knew what is free: then nothing is to be
+ * recovered. During an activation. */
+bool ox_mapped_adopts(const struct ox_mapped *m);
 void ox_mapped_fini(struct ox_mapped *m);
 /* The size of a cache of L2 entries, in slices, where the user states none: enough to map the whole
  * disk, within bounds. */
@@ -509,10 +518,11 @@ void ox_recover_fail(struct ox_mapped *m, const char *why);
 /* For the progress of a walk: opaque is the image. */
 void ox_recover_on_progress(void *opaque, uint64_t done, uint64_t total);
 /*
- * After a request has ended with r, and given back its guest range: whether it is to be made again,
- * because it lacked a cluster that only the recovery can find. Waits for that.
+ * After a request has ended with *r, and given back its guest range: whether it is to be made
+ * again, because it lacked a cluster that only the recovery can find. Waits for that; *r is -ENOSPC
+ * where the recovery has tried once more, and lacks room.
  */
-bool ox_recover_restart_co(struct ox_mapped *m, int r);
+bool ox_recover_restart_co(struct ox_mapped *m, int *r);
 /* Until it has ended, well or not, or lacks room, for a caller that holds nothing it may need. */
 void ox_recover_wait_co(struct ox_mapped *m);
 /* The same for the image's close: a recovery that lacks room ends without success. */

@@ -10,9 +10,13 @@
  * one that needs it: mapping tables; freed clusters released; unused reserve given back, the file
  * cut to its used end, and what the format keeps of free clusters written; dirty bit cleared (D6).
  */
+#include <errno.h>
+#include <stdio.h>
+
 #include "img/mapped/mapped.h"
 
 #define SLICE_MAX_BYTES 4096u
+#define REFCOUNT_CACHE_BYTES (UINT64_C(2) << 20)
 #define CACHE_MAX_BYTES (UINT64_C(32) << 20)
 #define CACHE_MIN_BYTES (UINT64_C(256) << 10)
 
@@ -54,12 +58,49 @@ void ox_mapped_set_cluster(struct ox_mapped *m, unsigned cluster_bits)
 	ox_alloc_init(m);
 }
 
-int ox_mapped_open_map(struct ox_mapped *m, uint64_t disk_bytes, uint64_t l2_cache_bytes)
+/* The state is of this image and of these tables, or it is refused. */
+static int open_state(struct ox_mapped *m, const struct ox_img_open *how, struct ox_error **err)
 {
-	uint64_t enough = ox_mapped_cache_bytes(disk_bytes, m->cluster_bytes, m->slice_bytes);
+	struct ox_state_shape shape = {
+		.device = m->io->device,
+		.inode = m->io->inode,
+		.cluster_bits = m->cluster_bits,
+		.slice_bytes = (uint32_t)m->slice_bytes,
+		.slots = {(uint32_t)m->map.max_blocks,
+			  m->counts ? (uint32_t)m->counts->max_blocks : 1},
+	};
+	int r;
 
-	return ox_cache_init(&m->map, m->io, &m->order, m->slice_bytes,
-			     l2_cache_bytes ? l2_cache_bytes : enough);
+	snprintf(shape.format, sizeof(shape.format), "%s", m->ops->format);
+	r = how->state ? ox_state_over(how->state, how->state_bytes, &shape, &m->state, err)
+		       : ox_state_open(how->opts->state_fd, &shape, &m->state, err);
+	if (r < 0)
+		return r;
+	m->order.state = m->state;
+	ox_cache_put_on(&m->map, &m->state->shelves[OX_STATE_MAP]);
+	if (m->counts)
+		ox_cache_put_on(m->counts, &m->state->shelves[OX_STATE_COUNTS]);
+	return 0;
+}
+
+int ox_mapped_open_caches(struct ox_mapped *m, uint64_t disk_bytes, struct ox_cache *counts,
+			  const struct ox_img_open *how, struct ox_error **err)
+{
+	const struct ox_open_options *opts = how->opts;
+	uint64_t enough = ox_mapped_cache_bytes(disk_bytes, m->cluster_bytes, m->slice_bytes);
+	uint64_t map_bytes = opts->l2_cache_bytes ? opts->l2_cache_bytes : enough;
+	uint64_t count_bytes =
+		opts->refcount_cache_bytes ? opts->refcount_cache_bytes : REFCOUNT_CACHE_BYTES;
+	int r = ox_cache_init(&m->map, m->io, &m->order, m->slice_bytes, map_bytes);
+
+	m->counts = counts;
+	if (r == 0 && counts)
+		r = ox_cache_init(counts, m->io, &m->order, m->slice_bytes, count_bytes);
+	if (r < 0)
+		return ox_error_set(err, -ENOMEM, "Out of memory");
+	if (m->img->read_only || !(how->state || opts->state_fd > 0))
+		return 0;
+	return open_state(m, how, err);
 }
 
 void ox_mapped_fini(struct ox_mapped *m)
@@ -67,6 +108,9 @@ void ox_mapped_fini(struct ox_mapped *m)
 	ox_freed_fini(m);
 	ox_tables_fini(m);
 	ox_cache_fini(&m->map);
+	if (m->counts)
+		ox_cache_fini(m->counts);
+	ox_state_close(m->state);
 }
 
 void ox_mapped_add_fixed(struct ox_mapped *m, uint64_t start, uint64_t bytes)
@@ -97,22 +141,110 @@ bool ox_mapped_has_grown_co(struct ox_mapped *m)
 
 /* ---- activation ---- */
 
-static int activate_locked_co(struct ox_mapped *m, struct ox_error **err)
+bool ox_mapped_adopts(const struct ox_mapped *m)
+{
+	return m->state && m->state->adopts && !ox_state_is_recovering(m->state);
+}
+
+static void opening_sync_co(void *arg)
+{
+	struct ox_mapped *m = arg;
+
+	/* A failure poisons the order, and is told by whoever meets it. */
+	int r = ox_order_sync_always_co(&m->order);
+
+	(void)r;
+	ox_latch_done(&m->background);
+}
+
+/*
+ * What a process that died had changed and not written (D10). Nothing is written for it here. The
+ * sync that makes durable what it had written goes on beside the guest; all that is adopted or read
+ * bears its ticket, so that nothing counts as durable before (H1), and no adopted table is written
+ * before the data that it names (D1).
+ */
+static int adopt_co(struct ox_mapped *m, struct ox_error **err)
+{
+	uint64_t end = ox_align_up(m->io->length, m->cluster_bytes);
+	int r = ox_cache_adopt(&m->map, end);
+
+	if (r == 0 && m->counts)
+		r = ox_cache_adopt(m->counts, end);
+	if (r < 0)
+		return ox_error_set_errno(err, r, "The state of '%s' cannot be adopted",
+					  m->img->filename);
+	if (ox_state_poison(m->state) < 0)
+		ox_order_poison(&m->order, ox_state_poison(m->state));
+	ox_latch_add(&m->background);
+	r = ox_co_spawn(m->img->reactor, opening_sync_co, m);
+	if (r < 0)
+		ox_latch_done(&m->background);
+	return r < 0 ? ox_error_set_errno(err, r, "Could not sync '%s'", m->img->filename) : 0;
+}
+
+/* Of one that did not know what is free: it is written, and looked through like any image that was
+ * not closed. */
+static int write_adopted_co(struct ox_mapped *m, struct ox_error **err)
+{
+	int r = ox_cache_flush_co(&m->map);
+
+	if (r < 0)
+		return ox_error_set_errno(err, r, "Could not write the tables of '%s'",
+					  m->img->filename);
+	ox_cache_clear(&m->map);
+	if (m->counts)
+		ox_cache_abandon(m->counts);
+	return 0;
+}
+
+static int prepare_co(struct ox_mapped *m, struct ox_error **err)
 {
 	int r;
 
 	/* A read-only user's blocks may be older than what recovery makes of the image. */
 	ox_cache_clear(&m->map);
+	if (m->counts)
+		ox_cache_clear(m->counts);
+	if (m->state && m->state->adopts) {
+		r = adopt_co(m, err);
+		if (r == 0 && ox_state_is_recovering(m->state))
+			r = write_adopted_co(m, err);
+		return r;
+	}
+	/* What a process that died wrote and did not sync is read back like anything else, and must
+	 * not be taken for durable (H1, H7). */
+	r = ox_order_wait_co(&m->order, ox_order_ticket(&m->order));
+	return r < 0 ? ox_error_set_errno(err, r, "Could not sync '%s'", m->img->filename) : 0;
+}
+
+static void begin_state(struct ox_mapped *m)
+{
+	bool adopted = m->state->adopts;
+
+	ox_state_set_recovering(m->state, ox_recover_active(m));
+	ox_state_begin(m->state);
+	if (adopted)
+		ox_age_start(m);
+	if (adopted && m->dirty.state == OX_DIRTY_SET && !ox_recover_active(m))
+		ox_idle_start(m);
+}
+
+static int activate_locked_co(struct ox_mapped *m, struct ox_error **err)
+{
+	int r;
+
 	/* What an earlier session knew of the bit: the header says what it is now (D5). */
 	m->dirty.state = OX_DIRTY_CLEAN;
 	m->dirty.unsure = false;
 	m->damaged = false;
-	/* What a process that died wrote and did not sync is read back like anything else, and must
-	 * not be taken for durable (H1, H7). */
-	r = ox_order_wait_co(&m->order, ox_order_ticket(&m->order));
+	r = prepare_co(m, err);
+	if (r == 0)
+		r = m->ops->activate_locked_co(m, err);
+	if (r == 0 && m->state)
+		begin_state(m);
 	if (r < 0)
-		return ox_error_set_errno(err, r, "Could not sync '%s'", m->img->filename);
-	return m->ops->activate_locked_co(m, err);
+		ox_latch_wait_co(&m->background); /* the sync of an adoption */
+	return r;
 }
 
 /* No request is under way meanwhile. */
@@ -177,6 +309,8 @@ int ox_mapped_deactivate_co(struct ox_image *img, struct ox_error **err)
 	ox_latch_wait_co(&m->background); /* where settling met a refusal */
 	m->prepared = false;
 	m->reread = true;
+	if (r == 0 && m->state)
+		ox_state_spend(m->state);
 	if (r == 0) /* else it is written to still, and what is wrong with it stays known (D6) */
 		m->recover.state = OX_RECOVERY_NONE;
 	ox_idle_allow(m);

@@ -26,12 +26,23 @@ void ox_mapped_tell(const struct ox_mapped *m, const char *message)
 
 /* ---- those who wait ---- */
 
-bool ox_recover_restart_co(struct ox_mapped *m, int r)
+bool ox_recover_restart_co(struct ox_mapped *m, int *r)
 {
-	if (r != -ERESTART)
+	bool tried = false;
+
+	if (*r != -ERESTART)
 		return false;
-	while (m->recover.state == OX_RECOVERY_RUNNING && !m->recover.lacks_room)
+	while (m->recover.state == OX_RECOVERY_RUNNING) {
+		if (m->recover.lacks_room && tried) {
+			*r = -ENOSPC;
+			return false;
+		}
+		if (m->recover.lacks_room) { /* there may be some by now */
+			tried = true;
+			ox_timer_end(&m->recover.room);
+		}
 		ox_waitq_wait_co(&m->recover.changed);
+	}
 	return true;
 }
 
@@ -88,6 +99,8 @@ void ox_recover_on_progress(void *opaque, uint64_t done, uint64_t total)
 void ox_recover_done(struct ox_mapped *m)
 {
 	m->recover.state = OX_RECOVERY_DONE;
+	if (m->state)
+		ox_state_set_recovering(m->state, false);
 	ox_waitq_wake_all(&m->recover.changed);
 }
 

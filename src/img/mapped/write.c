@@ -432,7 +432,7 @@ int ox_mapped_pwritev_co(struct ox_image *img, const struct iovec *iov, int n, u
 	if (r == -EAGAIN) {
 		do {
 			r = write_exclusive_co(m, &w);
-		} while (ox_recover_restart_co(m, r));
+		} while (ox_recover_restart_co(m, &r));
 	}
 	if (r == 0 && w.fua && !w.durable)
 		r = ox_commit_co(m);

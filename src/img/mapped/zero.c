@@ -382,7 +382,7 @@ static int work_off_co(struct ox_mapped *m, struct stretch *s)
 		}
 		if (r == -EAGAIN)
 			r = m->ops->before_free_co(m);
-		if (ox_recover_restart_co(m, r))
+		if (ox_recover_restart_co(m, &r))
 			r = 0;
 		if (r == 0)
 			r = ox_alloc_breathe_co(m);

@@ -349,7 +349,8 @@ int ox_map_set_co(struct ox_mapped *m, struct ox_guest guest, uint64_t count, en
 
 /* Notes where each entry of a table of table offsets points; what is malformed is met by the
  * request that needs it. */
-static int load_table_co(struct ox_qcow2 *q, uint64_t offset, uint64_t entries)
+static int load_table_co(struct ox_qcow2 *q, struct ox_cache *cache, uint64_t offset,
+			 uint64_t entries)
 {
 	struct ox_be64 *buf = ox_io_buffer(READ_BYTES);
 	int r = buf ? 0 : -ENOMEM;
@@ -358,6 +359,8 @@ static int load_table_co(struct ox_qcow2 *q, uint64_t offset, uint64_t entries)
 		uint64_t n = ox_min_u64(entries, READ_BYTES / 8);
 
 		r = ox_io_pread_co(q->m.io, buf, n * 8, offset);
+		if (r == 0) /* what was adopted (D10) */
+			ox_cache_overlay(cache, offset, buf, n * 8);
 		for (uint64_t i = 0; r == 0 && i < n; i++) {
 			uint64_t at = ox_be64_get(buf[i]) & OX_QCOW2_OFFSET_MASK;
 
@@ -376,7 +379,7 @@ int ox_map_load_tables_co(struct ox_mapped *m)
 	struct ox_qcow2 *q = ox_qcow2_of_mapped(m);
 	const struct ox_qcow2_header *h = ox_qcow2_hdr(q);
 	uint64_t blocks = (uint64_t)h->reftable_clusters * (m->cluster_bytes / 8);
-	int r = load_table_co(q, h->l1_offset, h->l1_entries);
+	int r = load_table_co(q, &m->map, h->l1_offset, h->l1_entries);
 
-	return r == 0 ? load_table_co(q, h->reftable_offset, blocks) : r;
+	return r == 0 ? load_table_co(q, &q->counts, h->reftable_offset, blocks) : r;
 }

@@ -9,8 +9,6 @@
 
 #include "img/qcow2/qcow2.h"
 
-#define REFCOUNT_CACHE_BYTES (UINT64_C(2) << 20)
-
 static const struct ox_img_ops qcow2_ops;
 static const struct ox_mapped_ops mapped_ops;
 
@@ -38,17 +36,6 @@ static void note_version(struct ox_qcow2 *q)
 	q->m.has_zero_alloc = q->m.has_zero;
 }
 
-static int open_caches(struct ox_qcow2 *q, const struct ox_open_options *opts)
-{
-	uint64_t counts =
-		opts->refcount_cache_bytes ? opts->refcount_cache_bytes : REFCOUNT_CACHE_BYTES;
-	int r = ox_mapped_open_map(&q->m, ox_qcow2_hdr(q)->size_bytes, opts->l2_cache_bytes);
-
-	if (r == 0)
-		r = ox_cache_init(&q->counts, q->m.io, &q->m.order, q->m.slice_bytes, counts);
-	return r;
-}
-
 static int read_all_co(struct ox_qcow2 *q, char **ret_backing, struct ox_error **err)
 {
 	uint8_t *cluster;
@@ -71,10 +58,18 @@ static void free_state(struct ox_qcow2 *q)
 {
 	ox_recover_fini(q);
 	ox_mapped_fini(&q->m);
-	ox_cache_fini(&q->counts);
 	ox_qcow2_extensions_free(&q->ext);
 	free(q->unpacked);
 	free(q);
+}
+
+static int load_tables_co(struct ox_qcow2 *q, struct ox_error **err)
+{
+	int r = ox_tables_load_co(&q->m);
+
+	return r < 0 ? ox_error_set_errno(err, r, "Could not load the tables of '%s'",
+					  q->m.img->filename)
+		     : 0;
 }
 
 int ox_qcow2_open_co(struct ox_image *img, const struct ox_img_open *how, struct ox_error **err)
@@ -94,14 +89,11 @@ int ox_qcow2_open_co(struct ox_image *img, const struct ox_img_open *how, struct
 		note_version(q);
 		note_fixed_ranges(q);
 		ox_recover_note_fence(q);
-		r = open_caches(q, how->opts);
+		r = ox_mapped_open_caches(&q->m, ox_qcow2_hdr(q)->size_bytes, &q->counts, how, err);
 		/* For writing they are loaded once the image is recovered, or its recovery begun.
 		 */
 		if (r == 0 && img->read_only)
-			r = ox_tables_load_co(&q->m);
-		if (r < 0)
-			ox_error_set_errno(err, r, "Could not load the tables of '%s'",
-					   img->filename);
+			r = load_tables_co(q, err);
 	}
 	if (r < 0) {
 		free(backing);
@@ -133,11 +125,7 @@ static int reload_co(struct ox_qcow2 *q, struct ox_error **err)
 		return r;
 	note_version(q);
 	note_fixed_ranges(q);
-	r = ox_tables_load_co(&q->m);
-	if (r < 0)
-		return ox_error_set_errno(err, r, "Could not load the tables of '%s'",
-					  q->m.img->filename);
-	return 0;
+	return load_tables_co(q, err);
 }
 
 int ox_qcow2_recover_halted_co(struct ox_qcow2 *q, struct ox_error **err)
@@ -219,11 +207,9 @@ static int load_clean_co(struct ox_qcow2 *q, struct ox_error **err)
 {
 	int r = ox_fence_remove_co(q); /* somebody else has recovered it */
 
-	if (r == 0)
-		r = ox_tables_load_co(&q->m);
-	return r < 0 ? ox_error_set_errno(err, r, "Could not load the tables of '%s'",
+	return r < 0 ? ox_error_set_errno(err, r, "Could not write the header of '%s'",
 					  q->m.img->filename)
-		     : 0;
+		     : load_tables_co(q, err);
 }
 
 static int activate_locked_co(struct ox_mapped *m, struct ox_error **err)
@@ -234,17 +220,20 @@ static int activate_locked_co(struct ox_mapped *m, struct ox_error **err)
 	r = ox_qcow2_header_check_supported(ox_qcow2_hdr(q), &q->ext, true, err);
 	if (r < 0)
 		return r;
-	ox_cache_clear(&q->counts);
 	q->unpacked_entry = 0;
 	r = m->reread ? reload_co(q, err) : 0;
 	if (r < 0)
 		return r;
 	m->reread = false;
 	q->space.floor = ox_div_up(m->io->length, m->cluster_bytes);
-	if (ox_qcow2_hdr(q)->incompatible & OX_QCOW2_INCOMPAT_DIRTY)
-		r = recover_co(q, err);
-	else
+	if (!(ox_qcow2_hdr(q)->incompatible & OX_QCOW2_INCOMPAT_DIRTY)) {
 		r = load_clean_co(q, err);
+	} else if (ox_mapped_adopts(m)) {
+		m->dirty.state = OX_DIRTY_SET; /* what it covers has been adopted */
+		r = load_tables_co(q, err);
+	} else {
+		r = recover_co(q, err);
+	}
 	if (r < 0 || ox_recover_active(m))
 		return r;
 	return ox_qcow2_check_refcounts_co(q, err);
@@ -322,6 +311,7 @@ static void qcow2_hold_header_co(struct ox_image *img, bool hold)
 }
 
 static const struct ox_mapped_ops mapped_ops = {
+	.format = "qcow2",
 	.lookup_co = ox_map_lookup_co,
 	.set_co = ox_map_set_co,
 	.load_tables_co = ox_map_load_tables_co,

@@ -118,7 +118,7 @@ int ox_recover_place_co(struct ox_qcow2 *q, uint64_t *ret_start)
 	if (rec->no_room && !rec->may_grow && q->m.recover.state != OX_RECOVERY_RUNNING)
 		return -EIO;
 	if (rec->no_room && !rec->may_grow)
-		return q->m.recover.lacks_room ? -ENOSPC : -ERESTART;
+		return -ERESTART;
 	if (!rec->may_grow) {
 		/* Before the file grows: in a longer one nothing else tells a stale entry (D8). */
 		r = ox_fence_set_co(q, rec->fence);
@@ -157,18 +157,13 @@ static void draw_lines(struct ox_qcow2 *q)
 
 /* The same with the guest halted: nothing that is in the tables' cache or in the allocator
  * outlives it. */
-static int halt_and_recover_co(struct ox_qcow2 *q, struct ox_error **err)
+static int recover_with_guest_halted_co(struct ox_qcow2 *q, struct ox_error **err)
 {
-	struct ox_range all;
-	int r;
+	int r = ox_commit_co(&q->m);
 
-	ox_rangelock_acquire_co(&q->m.guest, &all, 0, UINT64_MAX, true);
-	r = ox_commit_co(&q->m);
 	ox_latch_wait_co(&q->m.background);
-	if (r < 0) { /* nothing has been touched: all goes on as it did */
-		ox_rangelock_release(&q->m.guest, &all);
+	if (r < 0) /* nothing has been touched: all goes on as it did */
 		return ox_error_set_errno(err, r, "Could not write the tables");
-	}
 	ox_alloc_forget(&q->m);
 	ox_cache_clear(&q->m.map);
 	ox_cache_clear(&q->counts);
@@ -181,6 +176,21 @@ static int halt_and_recover_co(struct ox_qcow2 *q, struct ox_error **err)
 	} else { /* whatever the attempt has put past the file's end */
 		draw_lines(q);
 	}
+	return r;
+}
+
+/* The watches would sleep their time out, with the guest halted. */
+static int halt_and_recover_co(struct ox_qcow2 *q, struct ox_error **err)
+{
+	struct ox_range all;
+	int r;
+
+	ox_rangelock_acquire_co(&q->m.guest, &all, 0, UINT64_MAX, true);
+	ox_idle_stop(&q->m);
+	ox_age_stop(&q->m);
+	r = recover_with_guest_halted_co(q, err);
+	ox_idle_allow(&q->m);
+	ox_age_allow(&q->m);
 	ox_rangelock_release(&q->m.guest, &all);
 	return r;
 }

@@ -68,7 +68,7 @@ static int refuse_growth(const struct ox_qed_image *q)
 {
 	if (q->m.recover.state != OX_RECOVERY_RUNNING)
 		return -EIO;
-	return q->m.recover.lacks_room ? -ENOSPC : -ERESTART;
+	return -ERESTART;
 }
 
 /* run: so many clusters in a row, at the least. */

@@ -277,6 +277,11 @@ static int look_once_co(struct ox_qed_image *q, struct ox_error **err)
 
 	if (!ops_of(q))
 		return ox_error_set(err, -ENOTSUP, "there is nobody to look through it");
+	/* What was adopted may name clusters below the opened end, and it is the disk that is read.
+	 */
+	r = ox_cache_flush_co(&q->m.map);
+	if (r < 0)
+		return ox_error_set_errno(err, r, "Could not write the tables");
 	r = ops_of(q)->begin_co(q->m.io, &what, &q->census, err);
 	if (r < 0)
 		return r;

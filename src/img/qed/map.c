@@ -437,6 +437,8 @@ static int note_entries_co(struct ox_qed_image *q, uint64_t first, uint64_t end)
 		uint64_t n = ox_min_u64(end - first, READ_BYTES / 8);
 
 		r = ox_io_pread_co(q->m.io, buf, n * 8, q->h.l1_offset + first * 8);
+		if (r == 0) /* what was adopted (D10) */
+			ox_cache_overlay(&q->m.map, q->h.l1_offset + first * 8, buf, n * 8);
 		for (uint64_t i = 0; r == 0 && i < n; i++) {
 			uint64_t value = ox_le64_get(buf[i]);
 

@@ -39,8 +39,16 @@ static void note_shape(struct ox_qed_image *q)
 	ox_mapped_add_fixed(&q->m, q->h.l1_offset, q->table_bytes);
 }
 
-static int open_co(struct ox_qed_image *q, const struct ox_open_options *opts,
-		   struct ox_error **err)
+static int load_tables_co(struct ox_qed_image *q, struct ox_error **err)
+{
+	int r = ox_tables_load_co(&q->m);
+
+	return r < 0 ? ox_error_set_errno(err, r, "Could not load the tables of '%s'",
+					  q->m.img->filename)
+		     : 0;
+}
+
+static int open_co(struct ox_qed_image *q, const struct ox_img_open *how, struct ox_error **err)
 {
 	int r = ox_qed_read_header_co(q, err);
 
@@ -50,13 +58,9 @@ static int open_co(struct ox_qed_image *q, const struct ox_open_options *opts,
 	r = read_backing_co(q, err);
 	if (r < 0)
 		return r;
-	r = ox_mapped_open_map(&q->m, q->h.size_bytes, opts->l2_cache_bytes);
+	r = ox_mapped_open_caches(&q->m, q->h.size_bytes, NULL, how, err);
 	/* For writing they are loaded once it is known what they are to be. */
-	if (r == 0 && q->m.img->read_only)
-		r = ox_tables_load_co(&q->m);
-	return r < 0 ? ox_error_set_errno(err, r, "Could not load the tables of '%s'",
-					  q->m.img->filename)
-		     : 0;
+	return r == 0 && q->m.img->read_only ? load_tables_co(q, err) : r;
 }
 
 static void free_state(struct ox_qed_image *q)
@@ -78,7 +82,7 @@ int ox_qed_open_image_co(struct ox_image *img, const struct ox_img_open *how, st
 	ox_mapped_init(&q->m, img, &mapped_ops, how->opts);
 	ox_mutex_init(&q->header_lock);
 	ox_mutex_init(&q->census_lock);
-	r = open_co(q, how->opts, err);
+	r = open_co(q, how, err);
 	if (r < 0) {
 		free_state(q);
 		return r;
@@ -116,12 +120,11 @@ static int activate_locked_co(struct ox_mapped *m, struct ox_error **err)
 	m->img->size_bytes = q->h.size_bytes;
 	m->reread = false;
 	forget(q);
-	if (q->h.features & OX_QED_NEED_CHECK)
+	if ((q->h.features & OX_QED_NEED_CHECK) && !ox_mapped_adopts(m))
 		return ox_qed_recover_start_co(q, err);
-	r = ox_tables_load_co(m);
-	return r < 0 ? ox_error_set_errno(err, r, "Could not load the tables of '%s'",
-					  m->img->filename)
-		     : 0;
+	if (q->h.features & OX_QED_NEED_CHECK) /* of the session that is adopted */
+		m->dirty.state = OX_DIRTY_SET;
+	return load_tables_co(q, err);
 }
 
 static void qed_free(struct ox_image *img)
@@ -149,6 +152,7 @@ static void hold_header_co(struct ox_image *img, bool hold)
 }
 
 static const struct ox_mapped_ops mapped_ops = {
+	.format = "qed",
 	.lookup_co = ox_qed_lookup_co,
 	.set_co = ox_qed_set_co,
 	.load_tables_co = ox_qed_load_tables_co,

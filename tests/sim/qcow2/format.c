@@ -39,8 +39,13 @@ static void watch_bitmap(struct sim_case *c, const struct sim_image *i)
 
 static void forget_stale(const struct sim_image *durable)
 {
-	if (!durable->marked)
-		sim_stale.count = 0;
+	/* One that has been dropped may be set anew, to the same value, while the mark is still
+	 * set.
+	 */
+	for (unsigned k = sim_stale.count; k-- > 0;)
+		if (!durable->marked || sim_bytes_be64(durable->bytes, sim_stale.entries[k].at) !=
+						sim_stale.entries[k].entry)
+			sim_planted_drop(&sim_stale, k);
 }
 
 const struct sim_format sim_qcow2_format = {
