@@ -96,6 +96,7 @@ def kill_under_load(kills, cache, kind="", seed="", **kwargs):
     with kept_disk("--cache", cache, kind=kind, **kwargs) as server:
         for turn in range(kills):
             writer = Writer(server.uri, promises, cache, rng.random())
+            writer.synchronous = True  # what is answered is kept, flushed or not (D10)
             killer = threading.Timer(rng.uniform(0.02, 0.25), server.kill_worker)
             killer.start()
             writer.run()
@@ -127,6 +128,13 @@ def test_kills_lose_no_answered_write_with_threads():
 
 def test_kills_lose_no_answered_write_through_the_page_cache():
     kill_under_load(8, "writethrough")
+
+
+def test_kills_lose_no_answered_write_that_no_flush_has_followed():
+    for cache in ("writeback", "none", "unsafe"):
+        for kind in ("", "qed:", "compat=1.1,lazy_refcounts=on", "cluster_size=4k"):
+            kill_under_load(6, cache, kind=kind)
+            os.unlink("disk")
 
 
 def test_kills_lose_no_answered_write_of_a_qed_or_lazy_image():
@@ -326,7 +334,8 @@ def test_sigterm_between_two_workers_closes_the_image():
             server.kill_worker()
             time.sleep(seconds)
             check_equal(server.terminate(), 0, "exit code")
-        check_closed("disk")
+        check_equal(image_file("disk").is_dirty, False, "mark after the end")
+        check_leaks_at_most("disk", "what the dead one held in reserve")
         os.unlink("disk")
 
 
