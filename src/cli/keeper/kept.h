@@ -63,7 +63,7 @@ int ox_kept_start(struct ox_kept *kept, struct ox_context *ctx, const char *imag
 		  const struct ox_open_options *options) OX_CHECKED;
 /* For open_file of struct ox_open_options: each file once. */
 int ox_kept_file(struct ox_kept *kept, const struct ox_file_wanted *wanted) OX_CHECKED;
-/* Where the state goes into the options of an opening. */
+/* Puts the state into the options of the opening, which adopts what a dead worker left in it. */
 void ox_kept_set_state(const struct ox_kept *kept, struct ox_open_options *options);
 /* Tells that the image is open, and waits for the listening sockets. 1: the end has come first. */
 int ox_kept_await_listeners(struct ox_kept *kept) OX_CHECKED;

@@ -76,7 +76,8 @@ int ox_kept_file(struct ox_kept *kept, const struct ox_file_wanted *wanted)
 
 void ox_kept_set_state(const struct ox_kept *kept, struct ox_open_options *options)
 {
-	options->state_fd = kept->state > 0 ? kept->state : 0;
+	if (kept->state >= 0)
+		options->state_fd = kept->state;
 }
 
 static int take_listeners(struct ox_kept *kept, struct ox_wire_message *message)
