@@ -227,4 +227,11 @@ REPAIR_MUTANTS = [
     ("census_counts_the_guests", "D2", "check/qed/census.c",
      [("\tif (what->at_rest || ", "\tif (!what->at_rest || ")],
      "the census of a QED image judges what the guest beside it sets", "census"),
+    # ---- adoption: the time before the opening's sync, which is short in the simulator ----
+    ("adopted_without_a_barrier", "D1", "meta/cache.c",
+     [("\t\t.after = ox_order_ticket(c->order),\n", "")],
+     "an adopted table may reach the disk before the bytes that it names", "adoption"),
+    ("adopted_taken_for_durable", "H1", "meta/cache.c",
+     [("\tc->evicted_at = ox_order_ticket(c->order);\n", "")],
+     "what the dead process wrote and nobody has synced counts as durable", "adoption"),
 ]

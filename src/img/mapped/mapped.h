@@ -220,7 +220,7 @@ struct ox_mapped_ops {
 	int (*release_locked_co)(struct ox_mapped *m, uint64_t start, uint64_t most,
 				 uint64_t *ret_n);
 	/* Writes what is known of free clusters, where the format has a place for that. Synced by
-	 * the caller. */
+	 * the caller. At a close nobody else is left, and the lock is not held. */
 	int (*settle_locked_co)(struct ox_mapped *m);
 	/* Sets or clears the dirty bit: one sector, durable on return. */
 	int (*write_dirty_co)(struct ox_mapped *m, bool on);
