@@ -234,4 +234,12 @@ REPAIR_MUTANTS = [
     ("adopted_taken_for_durable", "H1", "meta/cache.c",
      [("\tc->evicted_at = ox_order_ticket(c->order);\n", "")],
      "what the dead process wrote and nobody has synced counts as durable", "adoption"),
+    # ---- img/qed: what the simulator seldom comes to ----
+    ("stale_entries_not_synced", "D8", "img/qed/census.c",
+     [("\treturn r == 0 ? ox_order_sync_always_co(&q->m.order) : r;\n}\n\n/* The mark goes",
+       "\treturn r;\n}\n\n/* The mark goes")],
+     "the file grows while an entry past its end is not durably gone", "qed_order"),
+    ("freed_though_crossed", "D2", "img/qed/alloc.c",
+     [("\tif (q->distrusts || !q->knows) /* another entry may name it: leaked */\n\t\treturn 0;\n", "")],
+     "a cluster that two entries name is given back when one of them goes", "qed_order"),
 ]
