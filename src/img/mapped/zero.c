@@ -338,6 +338,11 @@ static int skip_co(struct ox_mapped *m, struct stretch *s, uint64_t *steps)
 	return 0;
 }
 
+static bool must_ask(const struct ox_mapped *m)
+{
+	return m->ops->may_free && !m->ops->may_free(m);
+}
+
 /* -EAGAIN: something may have to be freed, and ops->before_free_co was not asked yet. */
 static int piece_co(struct ox_mapped *m, struct stretch *s)
 {
@@ -350,7 +355,7 @@ static int piece_co(struct ox_mapped *m, struct stretch *s)
 	r = skip_co(m, s, &steps);
 	if (r < 0 || s->offset >= s->end || steps == 0)
 		return r;
-	if (s->purpose != PURPOSE_ZERO && m->ops->may_free && !m->ops->may_free(m))
+	if (s->purpose != PURPOSE_ZERO && must_ask(m))
 		return -EAGAIN;
 	n = ox_min_u64(s->end - s->offset, PIECE_BYTES - s->offset % PIECE_BYTES);
 	ox_mapped_lock_co(m, &range, s->offset, n, true);
@@ -380,7 +385,7 @@ static int work_off_co(struct ox_mapped *m, struct stretch *s)
 			ox_co_yield_co(); /* one piece a turn, however many wait for theirs */
 			ox_mutex_unlock(&m->long_lock);
 		}
-		if (r == -EAGAIN)
+		if (r == -EAGAIN && must_ask(m)) /* else it is the store's */
 			r = m->ops->before_free_co(m);
 		if (ox_recover_restart_co(m, &r))
 			r = 0;
