@@ -79,14 +79,13 @@ int ox_context_fd(const struct ox_context *ctx);
 /*
  * For programs that, before each sleep, call ox_context_poll and take every result, again where
  * that made new work: with polled true the descriptor does not tell them of what they know
- * themselves (what they submitted, and left to be taken), which saves system calls. It is false at
- * first.
+ * themselves (what they submitted, and left to be taken), which saves system calls. Nor is it read
+ * then: it may stay readable, and is to be watched for edges (EPOLLET). It is false at first.
  */
 void ox_context_set_polled(struct ox_context *ctx, bool polled);
 /* Runs whatever is ready, without waiting. 0 or a negative errno of the I/O engine. */
 int ox_context_poll(struct ox_context *ctx) OX_CHECKED;
-/* As ox_context_poll, but first sleeps until something is ready, unless results wait to be taken.
- */
+/* As ox_context_poll, but sleeps until something is ready, unless results wait to be taken. */
 int ox_context_wait(struct ox_context *ctx) OX_CHECKED;
 
 /*
@@ -97,6 +96,12 @@ int ox_context_wait(struct ox_context *ctx) OX_CHECKED;
  * may write. -EMFILE: there are four already.
  */
 int ox_context_hold(struct ox_context *ctx, int fd, struct ox_error **err) OX_CHECKED;
+/*
+ * Adds 1 to *turns, by one store, at each turn of the context's loop, and has the loop turn once a
+ * second at the least while a call waits or the program sees to ox_context_fd. So whoever shares
+ * that memory can tell a program that hangs from one that waits for a slow disk. NULL: no more.
+ */
+void ox_context_count_turns(struct ox_context *ctx, uint64_t *turns);
 
 /* ---- opening ---- */
 
@@ -125,6 +130,10 @@ enum ox_open_flags {
 	OX_OPEN_LOCKS_HELD = 1 << 5,  /* the program holds the locks of each file that it hands
 					 over as a descriptor (ox_lock_fd): none is taken or looked
 					 at. -EINVAL of one that the library is to open by path */
+	/* The path is the URI of an NBD server's export: nbd://HOST[:PORT]/EXPORT,
+	 * nbd+unix:///EXPORT?socket=PATH, nbds:// and nbds+unix:// by TLS (docs/nbd-client.md).
+	 * For a path that the user has stated: what an image names is a path always. */
+	OX_OPEN_URI = 1 << 6,
 };
 
 /* Names that an image bears are followed only as far as this says. */
@@ -196,6 +205,30 @@ struct ox_open_options {
 	 * alone.
 	 */
 	int state_fd;
+	/*
+	 * For who goes on after a process that died: a description of the image's file that was
+	 * opened before the dead process's first write and used for nothing else; 0: none.
+	 * Duplicated. Linux tells the error of a write-back once for each description, and the dead
+	 * process may have been told: so the first sync goes to this one. With a state that is
+	 * adopted, or a raw image, it goes on after the opening, and nothing counts as durable
+	 * before it has ended. If it fails the image is read on, and every write and flush fails.
+	 * Negative: there was one and it is used up; then that sync counts as failed. Of images
+	 * that are opened for writing alone, and not looked at with OX_CACHE_UNSAFE.
+	 */
+	int witness_fd;
+	/* Called once, on the context's thread, when that sync has ended well, with
+	 * OX_CACHE_UNSAFE when the image is open: witness_fd is of no use any more. It must not
+	 * turn the reactor. NULL: not told. */
+	void (*synced)(void *opaque);
+	/* Of OX_REQ_COMPRESSED: 1, the fastest, to 9 (zlib) or 19 (zstd), which takes long and
+	 * makes the smallest. 0: the usual one. -EINVAL where the image has no such level. */
+	int compression_level;
+	/* qcow2, read-only: the disk as an internal snapshot has it, of the size that it had then.
+	 * snapshot: of that ID, else of that name; snapshot_id and snapshot_name: of exactly those.
+	 * NULL: as it is now. -ENOENT: there is no such; -ENOTSUP: the format has none. */
+	const char *snapshot;
+	const char *snapshot_id;
+	const char *snapshot_name;
 };
 
 #define OX_OPEN_OPTIONS_INIT                                                                       \
@@ -223,8 +256,7 @@ int ox_image_open_fd(struct ox_context *ctx, int fd, const char *name,
  * nothing has happened. Its queues can still be freed afterwards.
  */
 int ox_image_close(struct ox_image *image, struct ox_error **err);
-/* Turns a read-only image into a writable one (recovering it first if it is dirty) or back. -EBUSY
- * as with ox_image_close. */
+/* Makes a read-only image writable (and recovers it if dirty) or back. -EBUSY as with a closing. */
 int ox_image_reopen(struct ox_image *image, bool read_only, struct ox_error **err) OX_CHECKED;
 
 /*
@@ -252,6 +284,9 @@ enum ox_lock {
  */
 int ox_lock_fd(int fd, const char *name, enum ox_lock have, enum ox_lock want,
 	       struct ox_error **err) OX_CHECKED;
+
+/* Whether the description of fd has the locks, as /proc tells: 1, 0, or a negative errno. */
+int ox_lock_is_held(int fd, enum ox_lock lock) OX_CHECKED;
 
 /* ---- jobs: the same, left to the program's loop ---- */
 
@@ -282,16 +317,15 @@ bool ox_job_is_done(const struct ox_job *job);
 /* Asks that an opening, reopening or resizing be given up; one that can be ends with -ECANCELED,
  * and each job has to be ended all the same. A closing goes on. */
 void ox_job_cancel(struct ox_job *job);
-/* Takes the result of a job that is done, and frees it. ret_image: of an opening; else NULL is
- * allowed. */
+/* Takes the result of a job that is done, and frees it. ret_image: of an opening, or NULL. */
 int ox_job_end(struct ox_job *job, struct ox_image **ret_image, struct ox_error **err);
 
 /* ---- facts ---- */
 
 uint64_t ox_image_size(const struct ox_image *image);
+uint64_t ox_image_cluster_bytes(const struct ox_image *image); /* 0: raw has none */
 bool ox_image_is_read_only(const struct ox_image *image);
-/* Whether the guest is to be told of a volatile write cache. */
-bool ox_image_has_write_cache(const struct ox_image *image);
+bool ox_image_has_write_cache(const struct ox_image *image); /* volatile: to tell the guest */
 
 struct ox_snapshot_info {
 	const char *id;
@@ -316,7 +350,7 @@ struct ox_image_info {
 	const char *format;	 /* "qcow2", "raw", or what else is recognised (docs/formats.md) */
 	bool is_only_recognised; /* not qcow2, raw or QED: ox_image_open refuses it */
 	uint64_t virtual_bytes;	 /* UINT64_MAX: not known, of a format that is only recognised */
-	uint64_t actual_bytes;	 /* taken on the host (st_blocks) */
+	uint64_t actual_bytes;	 /* taken on the host (st_blocks); UINT64_MAX: not known */
 	uint64_t file_bytes;	 /* the file's length */
 	/* qcow2 only from here on; zero or NULL otherwise. Of QED: cluster_bytes, dirty, backing */
 	uint32_t cluster_bytes;
@@ -363,6 +397,7 @@ struct ox_image_stats {
 	uint64_t l2_misses;
 	uint64_t refcount_hits;
 	uint64_t refcount_misses;
+	bool dirty; /* now: the file says that it was not closed, and its counts may lag behind */
 };
 void ox_image_stats(const struct ox_image *image, struct ox_image_stats *ret_stats);
 
@@ -381,6 +416,12 @@ struct ox_recovery_status {
 };
 
 void ox_image_recovery(const struct ox_image *image, struct ox_recovery_status *ret_status);
+/*
+ * For whoever is about to close the image and does not want to wait for its recovery: it ends soon,
+ * as one that failed. All that was acknowledged is kept, the image stays dirty, and the next
+ * opening recovers it. Nothing happens where no recovery is under way.
+ */
+void ox_image_leave_recovery(struct ox_image *image);
 
 /* ---- notices: what goes wrong while an image is in use ---- */
 
@@ -423,6 +464,13 @@ enum ox_request_flags {
 	OX_REQ_FUA = 1 << 0,	   /* write, write zeroes, discard: durable when it returns */
 	OX_REQ_MAY_UNMAP = 1 << 1, /* write zeroes: the space may return to the host */
 	OX_REQ_FAST_ZERO = 1 << 2, /* write zeroes: fail with -ENOTSUP rather than write bytes */
+	/*
+	 * Write: whole clusters, or up to the disk's end, which are stored compressed; one that
+	 * would not get smaller is stored as it is. What was there before goes. -EINVAL for other
+	 * ranges, -ENOTSUP where the format has no such clusters. Many at once are compressed on
+	 * all cores, and lie in the file in the order in which they began.
+	 */
+	OX_REQ_COMPRESSED = 1 << 3,
 };
 
 /*
@@ -446,8 +494,9 @@ int ox_flush(struct ox_image *image) OX_CHECKED;
 int ox_resize(struct ox_image *image, uint64_t new_bytes, struct ox_error **err) OX_CHECKED;
 
 enum ox_extent_flags {
-	OX_EXTENT_DATA = 1 << 0,    /* host bytes back it: reading them is needed */
-	OX_EXTENT_ZERO = 1 << 1,    /* reads as zeroes */
+	OX_EXTENT_DATA = 1 << 0,    /* has a place for its bytes on the host: it has to be read
+				       to be known, unless ZERO is set as well */
+	OX_EXTENT_ZERO = 1 << 1,    /* reads as zeroes; with DATA, a hole of the host's file */
 	OX_EXTENT_PRESENT = 1 << 2, /* allocated in the chain (not merely absent everywhere) */
 	OX_EXTENT_COMPRESSED = 1 << 3,
 	OX_EXTENT_HAS_OFFSET = 1 << 4, /* host_offset is meaningful */
@@ -550,6 +599,7 @@ struct ox_create_options {
 	/* Asked often while space is preallocated; not 0: give up, with -EINTR. NULL: never. */
 	int (*interrupted)(void *opaque);
 	uint32_t table_clusters; /* QED only: of L1 and L2 tables. 1 2 4 8 16; 0: 4 */
+	unsigned flags;		 /* of enum ox_open_flags: URI */
 };
 
 #define OX_CREATE_OPTIONS_INIT                                                                     \
@@ -566,252 +616,15 @@ int ox_image_create(struct ox_context *ctx, const char *path, const struct ox_cr
 int ox_image_create_fd(struct ox_context *ctx, int fd, const char *name,
 		       const struct ox_create_options *opts, struct ox_error **err) OX_CHECKED;
 
-/* ---- checking ---- */
+/* ---- the rest, by what it is for ---- */
 
-enum ox_repair {
-	OX_REPAIR_NONE,
-	OX_REPAIR_LEAKS,
-	OX_REPAIR_ALL,
-};
-
-enum ox_finding_severity {
-	OX_FINDING_LEAK,
-	OX_FINDING_CORRUPTION,
-	OX_FINDING_NOTE,
-};
-
-/* One inconsistency. The strings live during the callback; name, fix and why_not for ever. */
-struct ox_finding {
-	const char *name; /* stable, of findings.def: "refcount-too-low" */
-	enum ox_finding_severity severity;
-	const char *message; /* one line, as qemu-img would say it where it has a text for it */
-	bool repaired;
-	uint64_t host_offset;  /* UINT64_MAX: none */
-	uint64_t host_length;  /* of the clusters that it is of, one or a run of neighbours; or 0 */
-	uint64_t guest_offset; /* UINT64_MAX: none */
-	uint64_t guest_length;
-	const char *snapshot; /* whose guest range it is, by name; NULL: the disk's itself */
-	const char *fix;      /* what a repair does about it, or "None: " and why it does nothing */
-	const char *fate;     /* of the guest range after a repair: "lost", "in doubt"; or NULL */
-	const char *why_not;  /* why this repair leaves it; NULL: none was asked for, or repaired */
-	bool recovers; /* the next opening for writing settles it: the image was not closed */
-};
-
-/* An L2 table of a qcow2 image that nothing names. Its entries are counted, of those that name
- * clusters of the file. */
-struct ox_lost_table {
-	uint64_t host_offset;
-	uint64_t guest_clusters;
-	uint64_t compressed;	/* of them */
-	uint64_t zero_clusters; /* beside them: they read as zeroes and name nothing */
-	uint64_t unshared;	/* nothing else names what they do */
-	uint64_t counted;	/* a refcount tells that a reference is missing */
-	uint64_t taken;		/* something else names it, and no reference is missing */
-	uint64_t copied;	/* with the COPIED bit */
-	uint64_t runs;		/* of neighbouring clusters */
-	bool is_counted;	/* the table itself: its refcount is not 0 */
-	bool is_sure;		/* all that is counted speaks for it */
-	uint64_t fits;		/* damaged L1 entries that may have named it */
-	uint64_t l1_index;	/* the one that did, where that can be told, or UINT64_MAX */
-	const char *snapshot;	/* whose L1 entry that is, by name; NULL: the disk's */
-	bool linked;		/* by this repair */
-	uint64_t damaged;	/* entries that cannot be followed, and are not counted above */
-};
-
-/* An L1 entry of the disk, and the table to link to it. */
-struct ox_table_link {
-	uint64_t l1_index;
-	uint64_t host_offset;
-};
-
-struct ox_check_options {
-	size_t struct_size;
-	const char *format; /* NULL: probed */
-	unsigned flags;	    /* of enum ox_open_flags: FORCE_SHARE, LOCKS_HELD */
-	enum ox_cache_mode cache;
-	enum ox_repair repair;
-	void (*finding)(void *opaque, const struct ox_finding *finding);
-	void (*progress)(void *opaque, uint64_t done, uint64_t total);
-	void *opaque;
-	/* With repair: writes nothing and reports what the repair would do and leave. -ENOBUFS
-	 * where that takes more than 256 MiB of memory. */
-	bool dry_run;
-	/* With repair: a new file, to hold what is overwritten, for ox_image_undo. NULL: none. */
-	const char *undo_path;
-	/* Header fields to go by, "size=10737418240,cluster_bits=16", by the names of the format's
-	 * specification; also where no header is left. With OX_REPAIR_ALL, which then needs an
-	 * undo_path (or a dry run), they are written first. NULL: none. */
-	const char *header;
-	bool verify_data; /* also decompress every compressed cluster */
-	/* Look for L2 tables that nothing names, in all clusters that are not in use. With
-	 * OX_REPAIR_ALL those are linked to the damaged L1 entries that named them, where there is
-	 * no choice; what others name is not freed. */
-	bool salvage;
-	/* Each of them that is left, and that was linked. The strings live during the callback. */
-	void (*lost_table)(void *opaque, const struct ox_lost_table *table);
-	/* With salvage and OX_REPAIR_ALL: what to link besides, to damaged entries or such that are
-	 * zero. -EINVAL, and nothing is changed, where one of them cannot be a table. */
-	const struct ox_table_link *links;
-	size_t link_count;
-	/* Where nothing but leaks is wrong, and they hold what is surely an L2 table that something
-	 * named, a repair without salvage keeps it and what it names, unless this is set. In a QED
-	 * image one that looks like such a table keeps all leaks. */
-	bool free_lost_tables;
-};
-
-#define OX_CHECK_OPTIONS_INIT                                                                      \
-	{                                                                                          \
-		.struct_size = sizeof(struct ox_check_options)                                     \
-	}
-
-/* As the JSON of qemu-img check. Counts before the repair are kept in _fixed; the others say
- * what a second pass found after it. */
-struct ox_check_result {
-	char format[16];
-	uint64_t check_errors; /* errors that kept parts from being checked */
-	uint64_t corruptions;
-	uint64_t leaks;
-	uint64_t corruptions_fixed;
-	uint64_t leaks_fixed;
-	uint64_t image_end_offset;
-	uint64_t total_clusters;
-	uint64_t allocated_clusters;
-	uint64_t fragmented_clusters;
-	uint64_t compressed_clusters;
-	bool dirty_cleared;
-	uint64_t damaged_l1_entries; /* before a repair: their guest ranges cannot be read */
-	/* L2 tables that nothing names, and that are left. Without salvage: those that a repair
-	 * keeps, or would. */
-	uint64_t lost_tables;
-	uint64_t linked_tables;
-	/* Of corruptions and leaks: what the next opening for writing settles, as the image was not
-	 * closed. It is no harm to data. */
-	uint64_t recoverable_corruptions;
-	uint64_t recoverable_leaks;
-	uint64_t uncounted_clusters; /* those that are counted then */
-};
-
-/* 0 when the check ran to its end, whatever it found; -ENOTSUP where the format has no check (raw);
- * another negative errno when it could not run. */
-int ox_image_check(struct ox_context *ctx, const char *path, const struct ox_check_options *opts,
-		   struct ox_check_result *ret_result, struct ox_error **err) OX_CHECKED;
-/* The same on a descriptor, as ox_image_open_fd takes it. */
-int ox_image_check_fd(struct ox_context *ctx, int fd, const char *name,
-		      const struct ox_check_options *opts, struct ox_check_result *ret_result,
-		      struct ox_error **err) OX_CHECKED;
-
-struct ox_undo_options {
-	size_t struct_size;
-	bool force; /* also where the image is not as the repair left it */
-};
-
-#define OX_UNDO_OPTIONS_INIT                                                                       \
-	{                                                                                          \
-		.struct_size = sizeof(struct ox_undo_options)                                      \
-	}
-
-struct ox_undo_result {
-	bool complete;		  /* the repair had run to its end */
-	uint64_t restored_blocks; /* that were not as before the repair, and now are */
-	uint64_t restored_bytes;
-	uint64_t foreign_sectors;    /* of them, sectors that the repair did not leave so: force */
-	uint64_t image_length_found; /* of the file */
-	uint64_t image_length;	     /* and now */
-};
-
-/* Puts an image back to what it was before the repair that wrote the undo file, whether that repair
- * (or an undo) ended or not. -EINVAL where the file is not sound, or the image is another one or
- * was changed since; then nothing is written. Everything is durable when this returns 0. */
-int ox_image_undo(struct ox_context *ctx, const char *undo_path, const char *path,
-		  const struct ox_undo_options *opts, struct ox_undo_result *ret_result,
-		  struct ox_error **err) OX_CHECKED;
-
-/* ---- what the file of an image looks like ---- */
-
-/* What a byte of the host file is used for. */
-enum ox_layout_kind {
-	OX_LAYOUT_FREE, /* neither named nor counted */
-	OX_LAYOUT_HEADER,
-	OX_LAYOUT_L1, /* the active table; those of snapshots are SNAPSHOT_TABLE */
-	OX_LAYOUT_L2,
-	OX_LAYOUT_REFCOUNT,	  /* the refcount table and its blocks */
-	OX_LAYOUT_SNAPSHOT_TABLE, /* the list of snapshots, and their L1 tables */
-	OX_LAYOUT_BITMAP,
-	OX_LAYOUT_OTHER_TABLE,	 /* the encryption header */
-	OX_LAYOUT_DATA,		 /* of the disk alone */
-	OX_LAYOUT_SNAPSHOT_DATA, /* a snapshot holds it, perhaps beside the disk */
-	OX_LAYOUT_COMPRESSED,
-	OX_LAYOUT_LEAKED,  /* counted and not named: space that is lost */
-	OX_LAYOUT_DAMAGED, /* claimed by two, or named more often than it is counted */
-	OX_LAYOUT_KINDS
-};
-
-/* A stretch of the host file. Its bytes add up to its length. */
-struct ox_layout_bin {
-	uint64_t bytes[OX_LAYOUT_KINDS];
-	uint64_t findings; /* what a check reports of these clusters, leaks excepted */
-};
-
-/* A stretch of the virtual disk; what is in none of its counts is not allocated. */
-struct ox_layout_guest_bin {
-	uint64_t data_bytes; /* not compressed; the host has a place for them */
-	uint64_t compressed_bytes;
-	uint64_t zero_bytes;  /* known to be zero, without a place */
-	uint64_t bad_entries; /* that cannot be followed */
-	uint64_t pieces;      /* runs of data that is in one piece on the host too */
-	uint64_t host_offset; /* of the first data in it, compressed or not; UINT64_MAX: none */
-};
-
-struct ox_image_layout {
-	uint64_t file_bytes;
-	uint64_t virtual_bytes;
-	uint32_t cluster_bytes;
-	bool dirty;   /* recovered when next opened for writing; until then refcounts lag behind */
-	bool corrupt; /* a program marked it so */
-	/* As ox_image_check counts them, but for what a dirty image's recovery puts right. */
-	uint64_t corruptions;
-	uint64_t leaks;
-	uint64_t check_errors;
-	uint64_t uncounted;		 /* clusters of a dirty image that are not counted yet */
-	uint64_t bytes[OX_LAYOUT_KINDS]; /* of the whole file */
-	uint64_t data_bytes;		 /* of the disk, not compressed */
-	uint64_t pieces;		 /* that they lie in */
-	uint64_t bin_bytes;		 /* of each bin; the last one may be shorter */
-	size_t bin_count;
-	const struct ox_layout_bin *bins;
-	uint64_t guest_bin_bytes;
-	size_t guest_bin_count;
-	const struct ox_layout_guest_bin *guest_bins;
-};
-
-struct ox_layout_options {
-	size_t struct_size;
-	const char *format; /* NULL or "qcow2" */
-	unsigned flags;	    /* of enum ox_open_flags: FORCE_SHARE, LOCKS_HELD */
-	size_t bins;	    /* at most so many, of whole clusters; 0: 4096; 65536 at most */
-	size_t guest_bins;
-	/* The findings of a check, as they are met; leaks and refcounts are only counted. */
-	void (*finding)(void *opaque, const struct ox_finding *finding);
-	void (*progress)(void *opaque, uint64_t done, uint64_t total);
-	void *opaque;
-};
-
-#define OX_LAYOUT_OPTIONS_INIT                                                                     \
-	{                                                                                          \
-		.struct_size = sizeof(struct ox_layout_options)                                    \
-	}
-
-/* Describes the file of a qcow2 image, a dirty or damaged one too; no backing file is opened and
- * nothing is written. -ENOTSUP for raw, which has no structure. */
-int ox_image_layout_read(struct ox_context *ctx, const char *path,
-			 const struct ox_layout_options *opts, struct ox_image_layout **ret_layout,
-			 struct ox_error **err) OX_CHECKED;
-/* The same on a descriptor, as ox_image_open_fd takes it. */
-int ox_image_layout_read_fd(struct ox_context *ctx, int fd, const char *name,
-			    const struct ox_layout_options *opts,
-			    struct ox_image_layout **ret_layout, struct ox_error **err) OX_CHECKED;
-/* NULL is allowed. */
-void ox_image_layout_free(struct ox_image_layout *layout);
+#include "oxbow/build.h"
+#include "oxbow/chain.h"
+#include "oxbow/check.h"
+#include "oxbow/checksum.h"
+#include "oxbow/compare.h"
+#include "oxbow/copy.h"
+#include "oxbow/measure.h"
 
 #ifdef __cplusplus
 }

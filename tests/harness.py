@@ -33,9 +33,9 @@ import time
 import traceback
 
 __all__ = [
-    "Failure", "ROOT", "Server", "check_equal", "check_in", "expect_failure", "json", "on_exit",
-    "os", "output", "oxbow", "oxbow_path", "pathlib", "pattern", "qemu_img", "qemu_io", "run",
-    "run_tests", "signal", "subprocess", "sys", "time", "tmpdir",
+    "Failure", "ROOT", "Server", "check_equal", "check_in", "children_of", "expect_failure", "json",
+    "on_exit", "os", "output", "oxbow", "oxbow_path", "parent_of", "pathlib", "pattern", "qemu_img",
+    "qemu_io", "run", "run_tests", "signal", "subprocess", "sys", "time", "tmpdir",
 ]
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -141,6 +141,36 @@ def qemu_io(*args, **kwargs):
     return run("qemu-io", *args, **kwargs)
 
 
+def parent_of(pid):
+    """None: there is no such process, or it has ended."""
+    try:
+        text = pathlib.Path(f"/proc/{pid}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    state, parent = text.rpartition(")")[2].split()[:2]
+    return None if state == "Z" else int(parent)
+
+
+def children_of(pid):
+    try:
+        return [int(word) for word in pathlib.Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    except (FileNotFoundError, ProcessLookupError):
+        return [int(name) for name in os.listdir("/proc") if name.isdigit() and parent_of(name) == pid]
+
+
+def command_of(pid):
+    try:
+        return pathlib.Path(f"/proc/{pid}/cmdline").read_text().split("\0")
+    except (FileNotFoundError, ProcessLookupError):
+        return []
+
+
+def serving_pid(pid):
+    """The process that serves, of a server that was started as pid: with a keeper its child."""
+    return next((child for child in children_of(pid)
+                 if any(word.startswith("--kept-as=worker") for word in command_of(child))), pid)
+
+
 class Server:
     """An `oxbow serve` for the length of a with statement.
 
@@ -158,10 +188,11 @@ class Server:
             argv = ["--nbd", self.socket] + argv
         else:
             self.socket = None
-        # OXBOW_TEST_SERVE="--keeper": every server of a test gets these options as well
+        # OXBOW_TEST_SERVE=--no-keeper: every server of a test gets these options as well
         argv = os.environ.get("OXBOW_TEST_SERVE", "").split() + argv
         self.argv = [str(word) for word in wrapper] + [oxbow_path(), "serve"] + argv
-        self.env = dict(os.environ, **(env or {}))
+        # where it may leave a state
+        self.env = dict(os.environ, RUNTIME_DIRECTORY=str(tmpdir()), **(env or {}))
         self.pass_fds = pass_fds
         self.uri = None
         self.process = None
@@ -201,17 +232,20 @@ class Server:
         if self._stderr is None:
             self._stderr = tempfile.TemporaryFile(mode="w+", errors="replace")
         self._expected_dead = False
+        self._spawn()
+        self.uri = self._wait_for_uri()
+
+    def _spawn(self):
         self.process = subprocess.Popen(self.argv, stdin=subprocess.DEVNULL,
                                         stdout=subprocess.PIPE, stderr=self._stderr,
                                         env=self.env, pass_fds=self.pass_fds)
-        self.uri = self._wait_for_uri()
 
     def _wait_for_uri(self):
         deadline = time.monotonic() + SERVER_START_SECONDS
         text = ""
         fd = self.process.stdout.fileno()
         while True:
-            found = re.search(r"(nbd(?:\+unix)?://\S+)\s", text)
+            found = re.search(r"(nbds?(?:\+unix)?://\S+)\s", text)
             if found:
                 return found.group(1)
             left = deadline - time.monotonic()
@@ -233,11 +267,24 @@ class Server:
             return ""
         return os.pread(self._stderr.fileno(), 1 << 20, 0).decode(errors="replace")
 
+    def children(self):
+        """Process ids, of those that a keeper has started."""
+        return children_of(self.process.pid)
+
+    def server_pid(self):
+        """Of the process that serves: with a keeper its child."""
+        return serving_pid(self.process.pid)
+
     def kill9(self):
-        """The power cut of the process: SIGKILL."""
+        """The power cut of the process: SIGKILL. A keeper's child goes with it."""
         self._expected_dead = True
+        ends = [os.pidfd_open(pid) for pid in self.children()]
         self.process.kill()
         self.process.wait()
+        for end in ends:
+            if not select.select([end], [], [], COMMAND_TIMEOUT_SECONDS)[0]:
+                raise Failure("a killed keeper's child lives on")
+            os.close(end)
 
     def _end_after_failure(self):
         """What went wrong first is what counts; a server that hangs as well is only told of."""
@@ -268,8 +315,8 @@ def _run_cleanups():
         _cleanups.pop()()
 
 
-def _run_one(name, function):
-    """Returns None, or what went wrong."""
+def run_apart(function):
+    """Runs a test in a directory of its own. Returns None, or what went wrong."""
     global _tmpdir
     before = os.getcwd()
     _tmpdir = pathlib.Path(tempfile.mkdtemp(prefix="oxbow-test-"))
@@ -300,7 +347,7 @@ def run_tests(namespace, argv=None):
     tests = [test for test in tests if not wanted or any(part in test[0] for part in wanted)]
     passed = failed = 0
     for name, function in tests:
-        reason = _run_one(name, function)
+        reason = run_apart(function)
         if reason is None:
             passed += 1
             print(f"ok {name}", flush=True)

@@ -6,7 +6,8 @@ from harness import *
 
 TOOLS = ("bash", "cat", "dirname", "grep", "head", "ls", "mkdir", "mktemp", "rm", "sed", "touch")
 OXBOW_NEEDS = ("gcc", "libc6-dev", "meson", "ninja-build", "pkg-config", "liburing-dev", "zlib1g-dev",
-               "libzstd-dev", "libjansson-dev")
+               "libzstd-dev", "libisal-dev", "libdeflate-dev", "libjansson-dev", "libseccomp-dev",
+               "libgnutls28-dev", "libfuse3-dev", "libnbd-dev", "nettle-dev")
 TESTS_NEED = ("libcmocka-dev", "qemu-utils", "valgrind")
 
 

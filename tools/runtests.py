@@ -62,6 +62,7 @@ class Program:
         self.passed = []
         self.failed = []
         self.skipped = []
+        self.remarks = []
         self.log = None
         self.seconds = 0.0
 
@@ -146,7 +147,8 @@ def select(programs, names):
 
 
 def count(program, text, code):
-    """Sorts the lines of text into passed, failed and skipped; code None: it did not end."""
+    """Sorts the lines of text into passed, failed and skipped, and what is to be shown of a test that
+    passed; code None: it did not end."""
     plan = None
     for line in text.splitlines():
         found = re.match(r"(not )?ok\b(?: (\d+))?(?: - )? *(.*)", line)
@@ -160,6 +162,8 @@ def count(program, text, code):
                 program.passed.append(name)
         elif re.fullmatch(r"1\.\.\d+", line):
             plan = (plan or 0) + int(line[3:])
+        elif line.startswith("# shown: ") and line[9:] not in program.remarks:
+            program.remarks.append(line[9:])
     done = len(program.passed) + len(program.failed) + len(program.skipped)
     if code is None:
         program.failed.append("(did not end in time)")
@@ -207,8 +211,9 @@ def run(program, options):
 def show(program):
     verdict = "FAILED" if program.failed else "ok"
     skipped = f", {len(program.skipped)} skipped" if program.skipped else ""
+    remarks = "".join(f", {remark}" for remark in program.remarks)
     print(f"{verdict:6} {program.name}: {len(program.passed)} passed, "
-          f"{len(program.failed)} failed{skipped} ({program.seconds:.1f} s)")
+          f"{len(program.failed)} failed{skipped} ({program.seconds:.1f} s{remarks})")
     if program.failed:
         lines = program.log.read_text(errors="replace").splitlines()
         if len(lines) > SHOWN_LINES:

@@ -27,6 +27,11 @@ def test_single_tests_are_counted():
     check_run(run_sample("print('1..2\\nok 1 - a\\nok 2 - b')"), "2 passed, 0 failed", 0)
 
 
+def test_what_a_program_wants_shown_stands_once_behind_its_time():
+    result = run_sample("print('# shown: under tcg\\nok a\\n# shown: under tcg\\nok b')")
+    check_in(" s, under tcg)\n", result.stdout)
+
+
 def test_a_failed_test_is_named_and_its_output_shown():
     result = run_sample("print('why\\nok a\\nnot ok b: x'); raise SystemExit(1)")
     check_in("    why\n", result.stdout)

@@ -57,7 +57,8 @@ static int prepare_co(struct ox_rebuild *b)
 	return b->stale ? 0 : -ENOMEM;
 }
 
-static int begin_co(struct ox_io *io, struct ox_rebuild **ret, struct ox_error **err)
+static int begin_co(struct ox_io *io, const bool *leaves, struct ox_rebuild **ret,
+		    struct ox_error **err)
 {
 	struct ox_rebuild *b = calloc(1, sizeof(*b));
 	int r;
@@ -67,6 +68,7 @@ static int begin_co(struct ox_io *io, struct ox_rebuild **ret, struct ox_error *
 	b->round.j.quiet = true;
 	b->round.w.v.pause_co = ox_pause_co;
 	b->round.w.v.pause_arg = &b->pause;
+	b->pause.leaves = leaves;
 	ox_round_begin(&b->round, OX_REPAIR_ALL, 0, NULL);
 	r = ox_walk_open_co(&b->round.w, io, err);
 	if (r == 0) {

@@ -54,6 +54,7 @@ static const char help[] =
 enum {
 	OPTION_OUTPUT = 256,
 	OPTION_IMAGE_OPTS,
+	OPTION_OBJECT,
 	OPTION_DRY_RUN,
 	OPTION_UNDO,
 	OPTION_DATA,
@@ -342,7 +343,7 @@ static int verdict(const struct ox_check_result *res)
 static void fill_options(struct check *check, struct ox_check_options *opts)
 {
 	opts->format = check->source.open.format;
-	opts->flags = check->source.open.flags & OX_OPEN_FORCE_SHARE;
+	opts->flags = check->source.open.flags & (OX_OPEN_FORCE_SHARE | OX_OPEN_URI);
 	opts->cache = check->source.open.cache;
 	opts->repair = check->repair;
 	opts->verify_data = check->verify_data;
@@ -423,7 +424,7 @@ static int take_option(struct check *check, int c, char **argv)
 {
 	switch (c) {
 	case 'h':
-		fputs(help, stdout);
+		ox_called_print_help(help);
 		return -1;
 	case 'f':
 		check->source.open.format = optarg;
@@ -453,6 +454,8 @@ static int take_option(struct check *check, int c, char **argv)
 		return 0;
 	case OPTION_OUTPUT:
 		return ox_cli_output_parse(optarg, &check->output) < 0;
+	case OPTION_OBJECT:
+		return ox_cli_object_take(optarg) < 0;
 	case OPTION_IMAGE_OPTS:
 		check->source.image_opts = true;
 		return 0;
@@ -508,6 +511,7 @@ static int take_arguments(struct check *check, int argc, char **argv)
 		{"verbose", no_argument, NULL, 'v'},
 		{"force-share", no_argument, NULL, 'U'},
 		{"image-opts", no_argument, NULL, OPTION_IMAGE_OPTS},
+		{"object", required_argument, NULL, OPTION_OBJECT},
 		{"dry-run", no_argument, NULL, OPTION_DRY_RUN},
 		{"header", required_argument, NULL, OPTION_HEADER},
 		{"salvage", optional_argument, NULL, OPTION_SALVAGE},

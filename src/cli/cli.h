@@ -16,17 +16,39 @@
 #include <stdio.h>
 #include <time.h>
 
+#include "cli/compat/called.h"
 #include "oxbow.h"
 
 /* ---- verbs ---- */
 
+struct ox_cli_verb {
+	const char *name;
+	int (*run)(int argc, char **argv);
+	const char *summary;
+};
+
+/* NULL: there is none of that name. */
+const struct ox_cli_verb *ox_cli_verb_find(const char *name);
+
+int ox_cli_convert(int argc, char **argv);
 int ox_cli_create(int argc, char **argv);
+int ox_cli_dd(int argc, char **argv);
 int ox_cli_info(int argc, char **argv);
 int ox_cli_check(int argc, char **argv);
 int ox_cli_undo(int argc, char **argv);
 int ox_cli_map(int argc, char **argv);
+int ox_cli_resize(int argc, char **argv);
+int ox_cli_commit(int argc, char **argv);
+int ox_cli_rebase(int argc, char **argv);
+int ox_cli_measure(int argc, char **argv);
+int ox_cli_compare(int argc, char **argv);
+int ox_cli_checksum(int argc, char **argv);
+int ox_cli_bench(int argc, char **argv);
 int ox_cli_io(int argc, char **argv);
 int ox_cli_serve(int argc, char **argv);
+int ox_cli_vhost_user_blk(int argc, char **argv);
+int ox_cli_mount(int argc, char **argv);
+int ox_cli_ctl(int argc, char **argv);
 int ox_cli_help(int argc, char **argv);
 int ox_cli_version(int argc, char **argv);
 
@@ -34,10 +56,14 @@ int ox_cli_version(int argc, char **argv);
 
 #define OX_CLI_PRINTF(a, b) __attribute__((format(printf, a, b)))
 
-/* "oxbow: ..." and a newline on stderr, after whatever stdout holds. */
+/* "oxbow: ...", or the name it was called by, and a newline on stderr, after whatever stdout holds.
+ */
 void ox_cli_error(const char *format, ...) OX_CLI_PRINTF(1, 2);
 /* The same for a wrong command line, with a pointer to the verb's help. Returns the exit status. */
 int ox_cli_usage_error(const char *verb, const char *format, ...) OX_CLI_PRINTF(2, 3);
+/* From here on each message of the thread tells that it is about that disk; NULL: it does not. The
+ * name stays the caller's. */
+void ox_cli_message_about(const char *name);
 /* What getopt_long's '?' or ':' result c means; used with opterr = 0 and a leading ':'. */
 int ox_cli_option_error(const char *verb, int c, char **argv);
 /* For ox_open_options.warn; opaque is not used. */
@@ -71,6 +97,16 @@ void ox_cli_progress_begin_json(struct ox_cli_progress *progress, const char *un
 void ox_cli_progress_report(void *opaque, uint64_t done, uint64_t total);
 void ox_cli_progress_end(struct ox_cli_progress *progress, bool completed);
 
+/* ---- interrupt.c ---- */
+
+/* The first SIGINT, SIGTERM or SIGHUP lets the library put things in order; a second one ends the
+ * process. */
+void ox_cli_catch_signals(void);
+/* For the interrupted callbacks of oxbow.h; opaque is not used. */
+int ox_cli_was_interrupted(void *opaque);
+/* Where a signal came ends the process as that would have. */
+void ox_cli_die_of_signal(void);
+
 /* ---- recover.c ---- */
 
 /* The argument of --recover. -EINVAL for another text than auto, wait, never. */
@@ -86,6 +122,9 @@ void ox_cli_recovery_report(struct ox_cli_recovery *recovery, uint64_t done, uin
 /* A size in bytes with an optional suffix (b k M G T P E, any case, powers of 1024), in decimal,
  * perhaps with a fraction, or in hexadecimal. -EINVAL: not a size; -ERANGE: above INT64_MAX. */
 int ox_cli_size_parse(const char *text, uint64_t *ret_bytes) OX_CHECKED;
+
+/* Whether it is "-" and a number of bytes, which no size can be. */
+bool ox_cli_size_is_negative(const char *text);
 
 #define OX_CLI_SIZE_MAX 32
 
@@ -107,11 +146,72 @@ struct ox_cli_options {
 
 /* Appends what text holds. -EINVAL: empty, or an empty part; -ENOMEM. */
 int ox_cli_options_parse(struct ox_cli_options *options, const char *text) OX_CHECKED;
+/* Appends one. value may be NULL. -ENOMEM. */
+int ox_cli_options_add(struct ox_cli_options *options, const char *key,
+		       const char *value) OX_CHECKED;
 void ox_cli_options_free(struct ox_cli_options *options);
 /* Whether "help" or "?" stands among the parts. */
 bool ox_cli_options_want_help(const struct ox_cli_options *options);
 /* on, off, yes, no, true, false, y, n; a key alone is on. -EINVAL: none of them. */
 int ox_cli_bool_parse(const char *value, bool *ret_value) OX_CHECKED;
+
+/* ---- name.c ---- */
+
+struct ox_cli_name {
+	const char *path;  /* what to open */
+	unsigned flags;	   /* OX_OPEN_URI or none */
+	char protocol[32]; /* what stood before the colon, for messages */
+};
+
+/* A file argument. -EPROTONOSUPPORT: it begins with the name of a protocol that is not known, which
+ * the caller tells ("Unknown protocol '%s'"); a path with a colon is written ./a:b. */
+int ox_cli_name_parse(const char *text, struct ox_cli_name *ret) OX_CHECKED;
+
+/* Whether the argument is the URI of an export (of which "nbd:" without slashes is none, as it may
+ * be a file); then says that it cannot be done, as "served". */
+bool ox_cli_name_refuse_uri(const char *text, const char *done);
+
+/* ---- source_nbd.c ---- */
+
+/* The keys of a description with driver=nbd; NULL: not given. */
+struct ox_cli_nbd {
+	const char *first_key; /* for messages */
+	const char *type;
+	const char *host;
+	const char *port;
+	const char *path;
+	const char *export_name;
+	const char *tls_creds; /* the id of an object */
+	const char *tls_certificates;
+	const char *tls_psk_file;
+	const char *tls_username;
+	const char *tls_verify_peer;
+	const char *reconnect_delay;
+	const char *open_timeout;
+};
+
+/* -ENOENT: it is none of these keys. */
+int ox_cli_nbd_option(struct ox_cli_nbd *nbd, const char *key, const char *value) OX_CHECKED;
+/* To be freed. Prints what is wrong. */
+int ox_cli_nbd_uri(const struct ox_cli_nbd *nbd, char **ret) OX_CHECKED;
+
+/* ---- object.c ---- */
+
+/* The argument of --object; prints what is wrong with it. */
+int ox_cli_object_take(const char *text) OX_CHECKED;
+/* The one with that id; NULL: there is none. Lives as long as the process. */
+const struct ox_cli_options *ox_cli_object_find(const char *id);
+/* Of such a list. The type stands first, with or without its key. */
+const char *ox_cli_object_type(const struct ox_cli_options *options);
+/* NULL: there is none of that key. */
+const char *ox_cli_object_value(const struct ox_cli_options *options, const char *key);
+
+/* ---- json_name.c ---- */
+
+/* Whether an argument is a description, "json:{...}". */
+bool ox_cli_json_name_is(const char *text);
+/* Appends its settings. Prints what is wrong. */
+int ox_cli_json_name_parse(const char *text, struct ox_cli_options *options) OX_CHECKED;
 
 /* ---- source.c ---- */
 
@@ -127,6 +227,14 @@ struct ox_cli_source {
 	bool direct;
 	bool no_flush;
 	bool locking_off;
+	unsigned caches_stated;	 /* of l2-cache-size and refcount-cache-size */
+	bool all_caches_stated;	 /* cache-size */
+	uint64_t cache_bytes;	 /* its value */
+	uint64_t l2_entry_bytes; /* l2-cache-entry-size; 0: not stated */
+	const char *fault;	 /* why it cannot be opened; NULL: nothing is known yet */
+	bool is_nbd;		 /* driver=nbd: nbd says where */
+	struct ox_cli_nbd nbd;
+	char *uri; /* made of it */
 	struct ox_cli_progress progress;
 	struct ox_cli_options options; /* owns what path and open point at under --image-opts */
 };
@@ -142,12 +250,38 @@ int ox_cli_source_option(struct ox_cli_source *source, const char *key,
 			 const char *value) OX_CHECKED;
 /* Completes source from the file argument. Prints what is wrong. */
 int ox_cli_source_set(struct ox_cli_source *source, const char *text) OX_CHECKED;
+/* After an option of one that was completed has changed. */
+void ox_cli_source_settle(struct ox_cli_source *source);
+/* The argument of -l: an ID, else a name; or snapshot.id=ID,snapshot.name=NAME. It is cut up, and
+ * has to live as long as the options. Prints what is wrong with it. */
+int ox_cli_snapshot_set(struct ox_open_options *open, char *text) OX_CHECKED;
+bool ox_cli_snapshot_is_set(const struct ox_open_options *open);
+/* How large the source is as a verb copies it: where a snapshot is set, as large as its image is
+ * now, behind which zeroes are or the snapshot's end is left out, with a warning; else the image's
+ * size. Prints what is wrong. */
+int ox_cli_snapshot_disk_bytes(struct ox_context *ctx, const struct ox_cli_source *source,
+			       const struct ox_image *image, uint64_t *ret) OX_CHECKED;
 void ox_cli_source_free(struct ox_cli_source *source);
+/* Why it could not be opened: a snapshot that is not there, else "Could not open ...". */
+void ox_cli_source_tell(const struct ox_cli_source *source, const struct ox_error *err, int r);
 /* A context for the verb; prints why there is none. */
 int ox_cli_context_new(enum ox_engine engine, struct ox_context **ret_ctx) OX_CHECKED;
+#define OX_CLI_FAULT_MAX 160
+
+/* Whether the options go together; on failure message says why not. */
+int ox_cli_source_check(struct ox_context *ctx, const struct ox_cli_source *source,
+			char message[OX_CLI_FAULT_MAX]) OX_CHECKED;
 /* Opens read-only or as source->open says; prints "Could not open ..." on failure. */
 int ox_cli_source_open(struct ox_context *ctx, struct ox_cli_source *source,
 		       struct ox_image **ret_image) OX_CHECKED;
+
+/* ---- temporary.c ---- */
+
+/* Has source be a new overlay of what it was, *ret_path, which is to be dropped. Prints what is
+ * wrong. */
+int ox_cli_temporary_make(struct ox_cli_source *source, char **ret_path) OX_CHECKED;
+/* Removes it, which does no harm to an image that is open. *path NULL: there is none. */
+void ox_cli_temporary_drop(char **path);
 
 /* ---- json.c ---- */
 
@@ -169,6 +303,18 @@ void ox_cli_json_print(json_t *value);
 
 /* "Format specific information:" and its lines; nothing where the format has none. */
 void ox_cli_info_print_specific(const struct ox_image_info *info);
-void ox_cli_info_print(const struct ox_image_info *info);
+void ox_cli_info_print(const struct ox_image_info *info, bool limits);
+
+/* One of the limits of requests to an image. */
+struct ox_cli_block_limit {
+	const char *name;
+	uint32_t value;
+};
+
+#define OX_CLI_BLOCK_LIMITS 6
+
+/* Fills the array; returns how many there are. */
+size_t ox_cli_info_limits(const struct ox_image_info *info,
+			  struct ox_cli_block_limit ret[OX_CLI_BLOCK_LIMITS]);
 
 #endif

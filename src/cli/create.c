@@ -2,7 +2,6 @@
 /* oxbow create */
 #include <errno.h>
 #include <getopt.h>
-#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -26,9 +25,14 @@ static const char help[] =
 	"SIZE is in bytes, or takes a suffix k, M, G, T, P or E (powers of 1024). Without it the\n"
 	"image is as large as its backing file.\n";
 
+enum {
+	OPTION_OBJECT = 256,
+};
+
 struct create {
 	const char *format;
 	const char *file;
+	struct ox_cli_name name; /* what it says */
 	const char *size_text;
 	const char *backing_file;   /* -b */
 	const char *backing_format; /* -F */
@@ -44,7 +48,8 @@ static int parse_size(struct create *create)
 {
 	int r = ox_cli_size_parse(create->size_text, &create->size_bytes);
 
-	if (r == -ERANGE) {
+	if (r == -ERANGE || ox_cli_size_is_negative(create->size_text)) {
+		r = -ERANGE;
 		ox_cli_error("Invalid image size specified. Must be between 0 and %lld.",
 			     (long long)INT64_MAX);
 	} else if (r < 0) {
@@ -134,8 +139,8 @@ static bool is_target(const struct create *create, const char *path)
 {
 	struct stat target, st;
 
-	return path && stat(create->file, &target) == 0 && stat(path, &st) == 0 &&
-	       target.st_dev == st.st_dev && target.st_ino == st.st_ino;
+	return path && !create->name.flags && stat(create->name.path, &target) == 0 &&
+	       stat(path, &st) == 0 && target.st_dev == st.st_dev && target.st_ino == st.st_ino;
 }
 
 static int refuse_same_file(const struct create *create)
@@ -175,6 +180,31 @@ static int refuse_loop(struct ox_context *ctx, const struct create *create, cons
 	return r == -ELOOP ? r : 0;
 }
 
+/* What oxbow takes for a path always, others take for a protocol. */
+static int check_backing_name(const struct create *create, const char *backing)
+{
+	struct ox_cli_name name;
+	int r = ox_cli_name_parse(backing, &name);
+
+	if (create->name.flags && *backing != '/') {
+		ox_cli_error("%s: A relative name of a backing file leads nowhere from there: '%s'",
+			     create->file, backing);
+		return -EINVAL;
+	}
+	if (r == 0 && !name.protocol[0])
+		return 0;
+	if (create->unsafe)
+		return 0;
+	if (r < 0)
+		ox_cli_error("%s: Unknown protocol '%s'\nCould not open backing image.",
+			     create->file, name.protocol);
+	else
+		ox_cli_error("%s: A backing file is named by its path alone, not '%s'\n"
+			     "Could not open backing image.",
+			     create->file, backing);
+	return -EINVAL;
+}
+
 static int check_backing(struct ox_context *ctx, struct create *create)
 {
 	const char *name = ox_cli_create_get(&create->values, "backing_file");
@@ -195,7 +225,10 @@ static int check_backing(struct ox_context *ctx, struct create *create)
 	}
 	if (strcmp(name, create->file) == 0)
 		return refuse_same_file(create);
-	path = backing_path(create->file, name);
+	r = check_backing_name(create, name);
+	if (r < 0)
+		return r;
+	path = backing_path(create->name.path, name);
 	if (!path) {
 		ox_cli_error("%s", strerror(ENOMEM));
 		return -ENOMEM;
@@ -216,45 +249,6 @@ static int check_backing(struct ox_context *ctx, struct create *create)
 	return r;
 }
 
-/* ---- what a signal leaves ---- */
-
-static volatile sig_atomic_t signal_met;
-
-static void note_signal(int number)
-{
-	signal_met = number;
-}
-
-static int was_interrupted(void *opaque)
-{
-	(void)opaque;
-	return signal_met != 0;
-}
-
-/* The first signal lets the library put things in order; a second one ends the process. */
-static void catch_signals(void)
-{
-	static const int numbers[] = {SIGINT, SIGTERM, SIGHUP};
-	struct sigaction action = {.sa_handler = note_signal, .sa_flags = SA_RESETHAND};
-
-	for (size_t i = 0; i < sizeof(numbers) / sizeof(numbers[0]); i++) {
-		struct sigaction old;
-
-		if (sigaction(numbers[i], NULL, &old) == 0 && old.sa_handler != SIG_IGN)
-			sigaction(numbers[i], &action, NULL);
-	}
-}
-
-/* Ends the process as the signal would have. */
-static void die_of_signal(void)
-{
-	if (!signal_met)
-		return;
-	fflush(stdout);
-	signal(signal_met, SIG_DFL);
-	raise(signal_met);
-}
-
 static int make_image(struct ox_context *ctx, struct create *create)
 {
 	struct ox_create_options options = OX_CREATE_OPTIONS_INIT;
@@ -270,15 +264,16 @@ static int make_image(struct ox_context *ctx, struct create *create)
 	options.backing_format = ox_cli_create_get(&create->values, "backing_fmt");
 	options.progress = ox_cli_progress_report;
 	options.opaque = &progress;
-	options.interrupted = was_interrupted;
-	catch_signals();
+	options.interrupted = ox_cli_was_interrupted;
+	options.flags = create->name.flags;
+	ox_cli_catch_signals();
 	ox_cli_progress_begin(&progress, false, NULL);
-	r = ox_image_create(ctx, create->file, &options, &err);
+	r = ox_image_create(ctx, create->name.path, &options, &err);
 	ox_cli_progress_end(&progress, r == 0);
 	if (r < 0)
 		ox_cli_error("%s: %s", create->file, err ? ox_error_message(err) : strerror(-r));
 	ox_error_free(err);
-	die_of_signal();
+	ox_cli_die_of_signal();
 	return r;
 }
 
@@ -323,6 +318,10 @@ static int prepare_and_run(struct create *create)
 	}
 	if (!create->file)
 		return ox_cli_usage_error("create", "Expecting image file name");
+	if (ox_cli_name_parse(create->file, &create->name) < 0) {
+		ox_cli_error("%s: Unknown protocol '%s'", create->file, create->name.protocol);
+		return 1;
+	}
 	if (create->size_text && parse_size(create) < 0)
 		return 1;
 	r = set_values(create);
@@ -356,6 +355,8 @@ static int take_option(struct create *create, int c, char **argv)
 			return 0;
 		ox_cli_error("Invalid option list: %s", optarg);
 		return 1;
+	case OPTION_OBJECT:
+		return ox_cli_object_take(optarg) < 0;
 	case 'u':
 		create->unsafe = true;
 		return 0;
@@ -363,7 +364,7 @@ static int take_option(struct create *create, int c, char **argv)
 		create->quiet = true;
 		return 0;
 	case 'h':
-		fputs(help, stdout);
+		ox_called_print_help(help);
 		return -1;
 	default:
 		return ox_cli_option_error("create", c, argv);
@@ -375,6 +376,7 @@ int ox_cli_create(int argc, char **argv)
 	static const struct option longs[] = {
 		{"help", no_argument, NULL, 'h'},
 		{"quiet", no_argument, NULL, 'q'},
+		{"object", required_argument, NULL, OPTION_OBJECT},
 		{0},
 	};
 	struct create create = {.format = "raw"};

@@ -39,6 +39,7 @@ static const struct ox_cli_create_option qcow2_options[] = {
 	{"lazy_refcounts", TYPE_BOOL, "off", "write reference counts when convenient"},
 	{"refcount_bits", TYPE_NUMBER, "16", "width of a reference count: 1, 2, 4 ... 64"},
 	{"nocow", TYPE_BOOL, NULL, "accepted and ignored"},
+	{"extent_size_hint", TYPE_SIZE, NULL, "accepted and ignored"},
 };
 
 static const struct ox_cli_create_option qed_options[] = {
@@ -48,11 +49,13 @@ static const struct ox_cli_create_option qed_options[] = {
 	{"cluster_size", TYPE_SIZE, "65536", "bytes of a cluster, a power of two, 4k to 64M"},
 	{"table_size", TYPE_SIZE, NULL, "clusters of an L1 or L2 table: 1, 2, 4, 8 or 16"},
 	{"nocow", TYPE_BOOL, NULL, "accepted and ignored"},
+	{"extent_size_hint", TYPE_SIZE, NULL, "accepted and ignored"},
 };
 
 static const struct ox_cli_create_option raw_options[] = {
 	{"size", TYPE_SIZE, NULL, "bytes of the virtual disk"},
 	{"nocow", TYPE_BOOL, NULL, "accepted and ignored"},
+	{"extent_size_hint", TYPE_SIZE, NULL, "accepted and ignored"},
 	{"preallocation", TYPE_STRING, NULL, "off, falloc or full"},
 };
 
@@ -109,6 +112,7 @@ static ssize_t find(const struct ox_cli_create_values *values, const char *key, 
 static int check_type(const struct ox_cli_create_option *option, const char *file,
 		      const char *value)
 {
+	const char *digits;
 	uint64_t bytes;
 	bool on;
 
@@ -116,13 +120,21 @@ static int check_type(const struct ox_cli_create_option *option, const char *fil
 	case TYPE_SIZE:
 		if (ox_cli_size_parse(value, &bytes) == 0)
 			return 0;
-		ox_cli_error("%s: Parameter '%s' expects a non-negative number below 2^63\n"
+		if (ox_cli_size_is_negative(value)) {
+			ox_cli_error("%s: Value '%s' is out of range for parameter '%s'", file,
+				     value, option->name);
+			return -EINVAL;
+		}
+		ox_cli_error("%s: Parameter '%s' expects a non-negative number below 2^64\n"
 			     "Optional suffix k, M, G, T, P or E means kilo-, mega-, giga-, tera-, "
 			     "peta-\nand exabytes, respectively.",
 			     file, option->name);
 		return -EINVAL;
 	case TYPE_NUMBER:
-		if (*value && strspn(value, "0123456789") == strlen(value) && strlen(value) < 10)
+		/* A negative one is a number, and too large. */
+		digits = value + (*value == '-');
+		if (*digits && strspn(digits, "0123456789") == strlen(digits) &&
+		    strlen(digits) < 10)
 			return 0;
 		ox_cli_error("%s: Parameter '%s' expects a number", file, option->name);
 		return -EINVAL;

@@ -13,13 +13,14 @@
 #define NS_PER_SECOND 1000000000ull
 
 static const char help[] =
-	"usage: oxbow info [-f FMT] [--output=human|json] [--backing-chain] [-U] [--image-opts]\n"
-	"                  FILE\n"
+	"usage: oxbow info [-f FMT] [--output=human|json] [--backing-chain] [--limits]\n"
+	"                  [-U] [--image-opts] FILE\n"
 	"Say what an image is.\n"
 	"\n"
 	"  -f, --format FMT    format of the image; without it, the file tells it\n"
 	"  --output=human|json text (the default) or JSON\n"
 	"  --backing-chain     say the same of its backing file, and so on to the last\n"
+	"  --limits            also say how requests are best laid out\n"
 	"  -U, --force-share   also while another process has the image open for writing\n"
 	"  --image-opts        FILE is a description: driver=qcow2,file.filename=PATH,...\n"
 	"  -h, --help          print this text\n";
@@ -28,6 +29,8 @@ enum {
 	OPTION_OUTPUT = 256,
 	OPTION_CHAIN,
 	OPTION_IMAGE_OPTS,
+	OPTION_OBJECT,
+	OPTION_LIMITS,
 };
 
 struct layer {
@@ -37,7 +40,9 @@ struct layer {
 };
 
 struct chain {
-	struct layer layers[CHAIN_MAX];
+	bool whole;	      /* --backing-chain */
+	bool limits;	      /* --limits */
+	struct layer *layers; /* CHAIN_MAX of them */
 	size_t count;
 };
 
@@ -121,8 +126,19 @@ static json_t *specific_json(const struct ox_image_info *info)
 	return object;
 }
 
+static json_t *limits_json(const struct ox_image_info *info)
+{
+	struct ox_cli_block_limit limits[OX_CLI_BLOCK_LIMITS];
+	json_t *object = json_object();
+	size_t count = ox_cli_info_limits(info, limits);
+
+	for (size_t i = 0; i < count; i++)
+		ox_cli_json_set(object, limits[i].name, json_integer(limits[i].value));
+	return object;
+}
+
 /* The order of the keys is the one that qemu-img's users see. */
-static json_t *info_json(const struct ox_image_info *info)
+static json_t *info_json(const struct ox_image_info *info, bool limits)
 {
 	json_t *object = json_object();
 
@@ -138,7 +154,11 @@ static json_t *info_json(const struct ox_image_info *info)
 	if (info->cluster_bytes)
 		ox_cli_json_set(object, "cluster-size", json_integer(info->cluster_bytes));
 	ox_cli_json_set(object, "format", json_string(info->format));
-	ox_cli_json_set(object, "actual-size", json_integer((json_int_t)info->actual_bytes));
+	if (info->actual_bytes != UINT64_MAX)
+		ox_cli_json_set(object, "actual-size",
+				json_integer((json_int_t)info->actual_bytes));
+	if (limits)
+		ox_cli_json_set(object, "limits", limits_json(info));
 	if (strcmp(info->format, "qcow2") == 0)
 		ox_cli_json_set(object, "format-specific", specific_json(info));
 	if (info->backing_file) {
@@ -153,6 +173,33 @@ static json_t *info_json(const struct ox_image_info *info)
 	if (info->is_only_recognised)
 		ox_cli_json_set(object, "supported", json_false());
 	return object;
+}
+
+/* oxbow shows what it can of an image with features that nobody here knows, and qemu-img does not:
+ * scripts go by its exit status. Features that are known, and not there, are shown by both. */
+static int refuse_unknown_features(struct ox_context *ctx, const char *path, const char *text,
+				   const struct ox_image_info *info)
+{
+	static const char unsupported[] = "Unsupported qcow2 feature(s)";
+	struct ox_open_options opts = OX_OPEN_OPTIONS_INIT;
+	struct ox_error *err = NULL;
+	struct ox_image *image;
+	int r;
+
+	if (strcmp(info->format, "qcow2") != 0 || info->extended_l2 || info->data_file ||
+	    info->encryption)
+		return 0;
+	opts.format = info->format;
+	opts.flags = OX_OPEN_READ_ONLY | OX_OPEN_FORCE_SHARE | OX_OPEN_NO_BACKING;
+	r = ox_image_open(ctx, path, &opts, &image, &err);
+	if (r == 0)
+		return ox_image_close(image, NULL);
+	if (strncmp(ox_error_message(err), unsupported, strlen(unsupported)) == 0)
+		ox_cli_error("Could not open '%s': %s", text, ox_error_message(err));
+	else
+		r = 0;
+	ox_error_free(err);
+	return r;
 }
 
 static int read_layer(struct ox_context *ctx, struct chain *chain, const char *path,
@@ -171,6 +218,11 @@ static int read_layer(struct ox_context *ctx, struct chain *chain, const char *p
 		return r;
 	}
 	chain->count++;
+	if (ox_called_by_old_name()) {
+		r = refuse_unknown_features(ctx, path, text, layer->info);
+		if (r < 0)
+			return r;
+	}
 	if (stat(path, &st) < 0)
 		return 0;
 	layer->device = st.st_dev;
@@ -201,7 +253,7 @@ static int read_backing(struct ox_context *ctx, struct chain *chain, unsigned fl
 			return -ELOOP;
 		}
 		opts.format = info->backing_format;
-		opts.flags = flags & ~(unsigned)OX_OPEN_PROBE;
+		opts.flags = flags & ~(unsigned)(OX_OPEN_PROBE | OX_OPEN_URI);
 		if (!opts.format)
 			opts.flags |= OX_OPEN_PROBE;
 		r = read_layer(ctx, chain, path, path, &opts);
@@ -210,44 +262,47 @@ static int read_backing(struct ox_context *ctx, struct chain *chain, unsigned fl
 	}
 }
 
-static void print_chain(const struct chain *chain, enum ox_cli_output output, bool whole)
+static void print_chain(const struct chain *chain, enum ox_cli_output output)
 {
 	json_t *array;
 
-	if (output == OX_CLI_JSON && !whole) {
-		ox_cli_json_print(info_json(chain->layers[0].info));
+	if (output == OX_CLI_JSON && !chain->whole) {
+		ox_cli_json_print(info_json(chain->layers[0].info, chain->limits));
 		return;
 	}
 	if (output == OX_CLI_JSON) {
 		array = json_array();
 		for (size_t i = 0; i < chain->count; i++)
-			json_array_append_new(array, info_json(chain->layers[i].info));
+			json_array_append_new(array,
+					      info_json(chain->layers[i].info, chain->limits));
 		ox_cli_json_print(array);
 		return;
 	}
 	for (size_t i = 0; i < chain->count; i++) {
 		if (i > 0)
 			putchar('\n');
-		ox_cli_info_print(chain->layers[i].info);
+		ox_cli_info_print(chain->layers[i].info, chain->limits);
 	}
 }
 
-static int run(struct ox_cli_source *source, enum ox_cli_output output, bool whole)
+static int run(struct ox_cli_source *source, struct chain *chain, enum ox_cli_output output)
 {
-	struct chain *chain = calloc(1, sizeof(*chain));
 	struct ox_context *ctx = NULL;
-	int r = chain ? ox_cli_context_new(source->engine, &ctx) : -ENOMEM;
+	int r;
+
+	chain->layers = calloc(CHAIN_MAX, sizeof(*chain->layers));
+	r = chain->layers ? ox_cli_context_new(source->engine, &ctx) : -ENOMEM;
 
 	if (r == 0)
 		r = read_layer(ctx, chain, source->path, source->text, &source->open);
-	if (r == 0 && whole)
+	if (r == 0 && chain->whole)
 		r = read_backing(ctx, chain, source->open.flags);
 	if (r == 0)
-		print_chain(chain, output, whole);
-	for (size_t i = 0; chain && i < chain->count; i++)
+		print_chain(chain, output);
+	for (size_t i = 0; i < chain->count; i++)
 		ox_image_info_free(chain->layers[i].info);
 	ox_context_free(ctx);
-	free(chain);
+	free(chain->layers);
 	return r < 0 ? 1 : 0;
 }
 
@@ -255,9 +310,11 @@ static const struct option longs[] = {
 	{"help", no_argument, NULL, 'h'},
 	{"format", required_argument, NULL, 'f'},
 	{"output", required_argument, NULL, OPTION_OUTPUT},
+	{"limits", no_argument, NULL, OPTION_LIMITS},
 	{"backing-chain", no_argument, NULL, OPTION_CHAIN},
 	{"force-share", no_argument, NULL, 'U'},
 	{"image-opts", no_argument, NULL, OPTION_IMAGE_OPTS},
+	{"object", required_argument, NULL, OPTION_OBJECT},
 	{0},
 };
 
@@ -265,7 +322,7 @@ int ox_cli_info(int argc, char **argv)
 {
 	struct ox_cli_source source = OX_CLI_SOURCE_INIT;
 	enum ox_cli_output output = OX_CLI_HUMAN;
-	bool whole = false;
+	struct chain chain = {0};
 	int c, status = 1;
 
 	source.open.flags = OX_OPEN_READ_ONLY;
@@ -273,7 +330,7 @@ int ox_cli_info(int argc, char **argv)
 	while ((c = getopt_long(argc, argv, ":hf:U", longs, NULL)) != -1) {
 		switch (c) {
 		case 'h':
-			fputs(help, stdout);
+			ox_called_print_help(help);
 			return ox_cli_finish_output(0);
 		case 'f':
 			source.open.format = optarg;
@@ -286,10 +343,17 @@ int ox_cli_info(int argc, char **argv)
 				return 1;
 			break;
 		case OPTION_CHAIN:
-			whole = true;
+			chain.whole = true;
+			break;
+		case OPTION_LIMITS:
+			chain.limits = true;
 			break;
 		case OPTION_IMAGE_OPTS:
 			source.image_opts = true;
+			break;
+		case OPTION_OBJECT:
+			if (ox_cli_object_take(optarg) < 0)
+				return 1;
 			break;
 		default:
 			return ox_cli_option_error("info", c, argv);
@@ -302,7 +366,7 @@ int ox_cli_info(int argc, char **argv)
 		return 1;
 	}
 	if (ox_cli_source_set(&source, argv[optind]) == 0)
-		status = run(&source, output, whole);
+		status = run(&source, &chain, output);
 	ox_cli_source_free(&source);
 	return ox_cli_finish_output(status);
 }

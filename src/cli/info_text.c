@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* What is known of an image, as text. */
 #include <inttypes.h>
+#include <limits.h>
 #include <string.h>
 #include <time.h>
 
@@ -56,7 +57,7 @@ void ox_cli_info_print_specific(const struct ox_image_info *info)
 
 static void print_snapshot(const struct ox_snapshot_info *snapshot)
 {
-	char size[OX_CLI_SIZE_MAX], date[64], clock[64], icount[32] = "";
+	char size[OX_CLI_SIZE_MAX], date[64], clock[64], icount[32] = "--";
 	time_t when = snapshot->date_seconds;
 	uint64_t seconds = snapshot->vm_clock_ns / NS_PER_SECOND;
 	struct tm local;
@@ -64,12 +65,12 @@ static void print_snapshot(const struct ox_snapshot_info *snapshot)
 	if (!localtime_r(&when, &local) ||
 	    strftime(date, sizeof(date), "%Y-%m-%d %H:%M:%S", &local) == 0)
 		snprintf(date, sizeof(date), "-");
-	snprintf(clock, sizeof(clock), "%02" PRIu64 ":%02" PRIu64 ":%02" PRIu64 ".%03" PRIu64,
+	snprintf(clock, sizeof(clock), "%04" PRIu64 ":%02" PRIu64 ":%02" PRIu64 ".%03" PRIu64,
 		 seconds / 3600, seconds / 60 % 60, seconds % 60,
 		 snapshot->vm_clock_ns / 1000000 % 1000);
 	if (snapshot->icount != UINT64_MAX)
 		snprintf(icount, sizeof(icount), "%" PRIu64, snapshot->icount);
-	printf("%-9s %-16s %8s%20s%13s%11s\n", snapshot->id, snapshot->name,
+	printf("%-7s %-16s %8s %19s %15s %10s\n", snapshot->id, snapshot->name,
 	       ox_cli_size_text(snapshot->vm_state_bytes, size), date, clock, icount);
 }
 
@@ -77,13 +78,48 @@ static void print_snapshots(const struct ox_image_info *info)
 {
 	if (info->snapshot_count == 0)
 		return;
-	printf("Snapshot list:\n%-9s %-16s %8s%20s%13s%11s\n", "ID", "TAG", "VM SIZE", "DATE",
-	       "VM CLOCK", "ICOUNT");
+	printf("Snapshot list:\n%-7s %-16s %8s %19s %15s %10s\n", "ID", "TAG", "VM_SIZE", "DATE",
+	       "VM_CLOCK", "ICOUNT");
 	for (size_t i = 0; i < info->snapshot_count; i++)
 		print_snapshot(&info->snapshots[i]);
 }
 
-void ox_cli_info_print(const struct ox_image_info *info)
+/* Of the library: it takes requests of any alignment, and memory of any. */
+size_t ox_cli_info_limits(const struct ox_image_info *info,
+			  struct ox_cli_block_limit ret[OX_CLI_BLOCK_LIMITS])
+{
+	size_t count = 0;
+
+	ret[count++] = (struct ox_cli_block_limit){"request-alignment", 1};
+	if (info->cluster_bytes) {
+		ret[count++] =
+			(struct ox_cli_block_limit){"discard-alignment", info->cluster_bytes};
+		ret[count++] =
+			(struct ox_cli_block_limit){"write-zeroes-alignment", info->cluster_bytes};
+	}
+	ret[count++] = (struct ox_cli_block_limit){"max-iov", IOV_MAX};
+	ret[count++] = (struct ox_cli_block_limit){"min-mem-alignment", 1};
+	ret[count++] = (struct ox_cli_block_limit){"opt-mem-alignment", 4096};
+	return count;
+}
+
+static void print_limits(const struct ox_image_info *info)
+{
+	struct ox_cli_block_limit limits[OX_CLI_BLOCK_LIMITS];
+	size_t count = ox_cli_info_limits(info, limits);
+
+	printf("Block limits:\n");
+	for (size_t i = 0; i < count; i++) {
+		char name[32];
+
+		snprintf(name, sizeof(name), "%s", limits[i].name);
+		for (char *at = name; (at = strchr(at, '-'));)
+			*at = ' ';
+		printf("    %s: %" PRIu32 "\n", name, limits[i].value);
+	}
+}
+
+void ox_cli_info_print(const struct ox_image_info *info, bool limits)
 {
 	char size[OX_CLI_SIZE_MAX];
 
@@ -93,7 +129,9 @@ void ox_cli_info_print(const struct ox_image_info *info)
 	else
 		printf("virtual size: %s (%" PRIu64 " bytes)\n",
 		       ox_cli_size_text(info->virtual_bytes, size), info->virtual_bytes);
-	printf("disk size: %s\n", ox_cli_size_text(info->actual_bytes, size));
+	printf("disk size: %s\n", info->actual_bytes == UINT64_MAX
+					  ? "unavailable"
+					  : ox_cli_size_text(info->actual_bytes, size));
 	if (info->encryption)
 		printf("encrypted: yes\n");
 	if (info->cluster_bytes)
@@ -108,6 +146,8 @@ void ox_cli_info_print(const struct ox_image_info *info)
 		if (info->backing_format)
 			printf("backing file format: %s\n", info->backing_format);
 	}
+	if (limits)
+		print_limits(info);
 	print_snapshots(info);
 	ox_cli_info_print_specific(info);
 	if (info->is_only_recognised)

@@ -5,24 +5,33 @@
 #include <string.h>
 
 #include "cli/cli.h"
+#include "cli/compat/called.h"
 
-static const struct verb {
-	const char *name;
-	int (*run)(int argc, char **argv);
-	const char *summary;
-} verbs[] = {
+static const struct ox_cli_verb verbs[] = {
 	{"create", ox_cli_create, "make an image"},
+	{"convert", ox_cli_convert, "copy images into a new one, of whatever format"},
+	{"dd", ox_cli_dd, "copy a part of an image into a new one"},
 	{"info", ox_cli_info, "say what an image is"},
 	{"check", ox_cli_check, "look for inconsistencies, and repair them"},
 	{"undo", ox_cli_undo, "take back a repair"},
+	{"measure", ox_cli_measure, "say how large an image would be"},
+	{"compare", ox_cli_compare, "say whether two disks read the same"},
+	{"checksum", ox_cli_checksum, "sum up what a disk reads"},
 	{"map", ox_cli_map, "list where the data of an image is"},
+	{"resize", ox_cli_resize, "make the disk of an image larger or smaller"},
+	{"commit", ox_cli_commit, "copy an image into its backing file"},
+	{"rebase", ox_cli_rebase, "give an image another backing file"},
+	{"bench", ox_cli_bench, "measure how long requests take"},
 	{"io", ox_cli_io, "read, write, discard and flush by hand"},
 	{"serve", ox_cli_serve, "serve an image over NBD"},
+	{"vhost-user-blk", ox_cli_vhost_user_blk, "the same for a guest, as its manager starts it"},
+	{"mount", ox_cli_mount, "show an image's disk as a file"},
+	{"ctl", ox_cli_ctl, "look into a server, and tell it what to do"},
 	{"help", ox_cli_help, "explain a verb"},
 	{"version", ox_cli_version, "print the version"},
 };
 
-static const struct verb *find_verb(const char *name)
+const struct ox_cli_verb *ox_cli_verb_find(const char *name)
 {
 	for (size_t i = 0; i < sizeof(verbs) / sizeof(verbs[0]); i++) {
 		if (strcmp(verbs[i].name, name) == 0)
@@ -35,11 +44,11 @@ static void print_overview(void)
 {
 	printf("usage: oxbow VERB [OPTIONS] [ARGUMENTS]\n"
 	       "       oxbow --help | --version\n"
-	       "Virtual-disk images: qcow2 and raw.\n"
+	       "Virtual-disk images: qcow2, QED and raw.\n"
 	       "\n"
 	       "Verbs:\n");
 	for (size_t i = 0; i < sizeof(verbs) / sizeof(verbs[0]); i++)
-		printf("  %-9s %s\n", verbs[i].name, verbs[i].summary);
+		printf("  %-14s %s\n", verbs[i].name, verbs[i].summary);
 	printf("\n'oxbow help VERB' or 'oxbow VERB --help' lists the options of a verb.\n"
 	       "OXBOW_IO=threads in the environment uses threads, and not io_uring.\n");
 }
@@ -59,7 +68,7 @@ int ox_cli_version(int argc, char **argv)
 int ox_cli_help(int argc, char **argv)
 {
 	static char flag[] = "--help";
-	const struct verb *verb;
+	const struct ox_cli_verb *verb;
 	char *arguments[3];
 
 	if (argc > 2)
@@ -68,7 +77,7 @@ int ox_cli_help(int argc, char **argv)
 		print_overview();
 		return ox_cli_finish_output(0);
 	}
-	verb = find_verb(argv[1]);
+	verb = ox_cli_verb_find(argv[1]);
 	if (!verb)
 		return ox_cli_usage_error(NULL, "Command not found: %s", argv[1]);
 	arguments[0] = argv[1];
@@ -86,12 +95,11 @@ static void ignore_signals_of_limits(void)
 	(void)signal(SIGPIPE, SIG_IGN);
 }
 
-int main(int argc, char **argv)
+static int run_as_oxbow(int argc, char **argv)
 {
 	static char help_verb[] = "help";
-	const struct verb *verb;
+	const struct ox_cli_verb *verb;
 
-	ignore_signals_of_limits();
 	if (argc < 2)
 		return ox_cli_usage_error(NULL, "Not enough arguments");
 	if (strcmp(argv[1], "--version") == 0 || strcmp(argv[1], "-V") == 0)
@@ -102,8 +110,27 @@ int main(int argc, char **argv)
 	}
 	if (argv[1][0] == '-')
 		return ox_cli_usage_error(NULL, "unrecognized option '%s'", argv[1]);
-	verb = find_verb(argv[1]);
+	verb = ox_cli_verb_find(argv[1]);
 	if (!verb)
 		return ox_cli_usage_error(NULL, "Command not found: %s", argv[1]);
 	return verb->run(argc - 1, argv + 1);
+}
+
+int main(int argc, char **argv)
+{
+	ignore_signals_of_limits();
+	if (argc > 0)
+		ox_called_set(argv[0]);
+	switch (ox_called_as()) {
+	case OX_CALLED_VHOST_USER_BLK: /* which management software looks for */
+		return ox_cli_vhost_user_blk(argc, argv);
+	case OX_CALLED_QEMU_IMG:
+		return ox_compat_img(argc, argv);
+	case OX_CALLED_QEMU_IO:
+		return ox_cli_io(argc, argv);
+	case OX_CALLED_QEMU_NBD:
+		return ox_compat_nbd(argc, argv);
+	default:
+		return run_as_oxbow(argc, argv);
+	}
 }

@@ -27,14 +27,17 @@ static const char help[] =
 	"  --image-opts              FILE is a description: driver=qcow2,file.filename=PATH,...\n"
 	"  -h, --help                print this text\n"
 	"\n"
-	"In JSON, depth 0 is the image itself and 1 its backing file. 'data' says that bytes are\n"
-	"stored, 'zero' that they read as zeroes, 'present' that some file of the chain holds\n"
-	"them. A picture needs no backing file, and shows dirty and damaged images too. Letters\n"
-	"stand for its colours where NO_COLOR is set and where there is no terminal.\n";
+	"In JSON, depth 0 is the image itself and 1 its backing file. 'data' says that bytes have\n"
+	"a place, 'zero' that they read as zeroes, 'present' that some file of the chain has "
+	"them.\n"
+	"Both 'data' and 'zero': a hole of the file. A picture needs no backing file, and shows\n"
+	"dirty and damaged images too. Letters stand for its colours where NO_COLOR is set and\n"
+	"where there is no terminal.\n";
 
 enum {
 	OPTION_OUTPUT = 256,
 	OPTION_IMAGE_OPTS,
+	OPTION_OBJECT,
 	OPTION_PICTURE,
 	OPTION_IMAGE,
 };
@@ -57,10 +60,11 @@ static const char *yes(unsigned flag)
 static void print_json(struct map *map, const struct ox_extent *e)
 {
 	printf("%s{ \"start\": %" PRIu64 ", \"length\": %" PRIu64
-	       ", \"depth\": %u, \"present\": %s, \"zero\": %s, \"data\": %s",
+	       ", \"depth\": %u, \"present\": %s, \"zero\": %s, \"data\": %s"
+	       ", \"compressed\": %s",
 	       map->first ? "[" : ",\n", e->offset, e->length, e->depth,
 	       yes(e->flags & OX_EXTENT_PRESENT), yes(e->flags & OX_EXTENT_ZERO),
-	       yes(e->flags & OX_EXTENT_DATA));
+	       yes(e->flags & OX_EXTENT_DATA), yes(e->flags & OX_EXTENT_COMPRESSED));
 	if (e->flags & OX_EXTENT_HAS_OFFSET)
 		printf(", \"offset\": %" PRIu64, e->host_offset);
 	putchar('}');
@@ -91,8 +95,8 @@ static int print_extent(struct map *map, const struct ox_extent *e)
 /* Whether b goes on where a ends, in the same way and (where it has one) the same place. */
 static bool continues(const struct ox_extent *a, const struct ox_extent *b)
 {
-	const unsigned kinds =
-		OX_EXTENT_DATA | OX_EXTENT_ZERO | OX_EXTENT_PRESENT | OX_EXTENT_HAS_OFFSET;
+	const unsigned kinds = OX_EXTENT_DATA | OX_EXTENT_ZERO | OX_EXTENT_PRESENT |
+			       OX_EXTENT_COMPRESSED | OX_EXTENT_HAS_OFFSET;
 
 	if ((a->flags & kinds) != (b->flags & kinds) || a->depth != b->depth)
 		return false;
@@ -176,7 +180,7 @@ static int take_option(struct map *map, int c, char **argv)
 {
 	switch (c) {
 	case 'h':
-		fputs(help, stdout);
+		ox_called_print_help(help);
 		return -1;
 	case 'f':
 		map->source.open.format = optarg;
@@ -192,6 +196,8 @@ static int take_option(struct map *map, int c, char **argv)
 		return 0;
 	case OPTION_OUTPUT:
 		return ox_cli_output_parse(optarg, &map->output) < 0;
+	case OPTION_OBJECT:
+		return ox_cli_object_take(optarg) < 0;
 	case OPTION_IMAGE_OPTS:
 		map->source.image_opts = true;
 		return 0;
@@ -243,6 +249,7 @@ int ox_cli_map(int argc, char **argv)
 		{"output", required_argument, NULL, OPTION_OUTPUT},
 		{"force-share", no_argument, NULL, 'U'},
 		{"image-opts", no_argument, NULL, OPTION_IMAGE_OPTS},
+		{"object", required_argument, NULL, OPTION_OBJECT},
 		{"picture", no_argument, NULL, OPTION_PICTURE},
 		{"image", required_argument, NULL, OPTION_IMAGE},
 		{0},

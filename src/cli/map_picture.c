@@ -65,7 +65,7 @@ int ox_cli_map_picture(struct ox_cli_source *source, const struct ox_cli_picture
 	    ox_cli_context_new(source->engine, &ctx) < 0)
 		return 1;
 	opts.format = source->open.format;
-	opts.flags = source->open.flags & OX_OPEN_FORCE_SHARE;
+	opts.flags = source->open.flags & (OX_OPEN_FORCE_SHARE | OX_OPEN_URI);
 	opts.bins = wish->svg			  ? OX_CLI_SVG_BINS
 		    : wish->output == OX_CLI_JSON ? JSON_BINS
 						  : ox_cli_text_bins(&terminal);

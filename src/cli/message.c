@@ -9,6 +9,14 @@
 #include "cli/cli.h"
 #include "cli/log.h"
 
+/* Of the thread's messages; NULL: there is one only. */
+static _Thread_local const char *subject;
+
+void ox_cli_message_about(const char *name)
+{
+	subject = name;
+}
+
 static void print_message(const char *format, va_list args) OX_CLI_PRINTF(1, 0);
 
 static void print_message(const char *format, va_list args)
@@ -20,7 +28,8 @@ static void print_message(const char *format, va_list args)
 	fflush(stdout);
 	if (vasprintf(&message, format, args) < 0)
 		return;
-	if (asprintf(&line, "oxbow: %s\n", message) >= 0) {
+	if (asprintf(&line, "%s: %s%s%s\n", ox_called_name(), subject ? subject : "",
+		     subject ? ": " : "", message) >= 0) {
 		if (!ox_cli_log_take(line, strlen(line)))
 			fputs(line, stderr);
 		free(line);
@@ -44,10 +53,14 @@ int ox_cli_usage_error(const char *verb, const char *format, ...)
 	va_start(args, format);
 	print_message(format, args);
 	va_end(args);
-	if (verb)
+	if (subject)
+		return 1; /* it stands in no command line */
+	if (verb && !ox_called_by_old_name())
 		fprintf(stderr, "Try 'oxbow %s --help' for more information\n", verb);
+	else if (ox_called_as() == OX_CALLED_QEMU_NBD)
+		fputs("Try `qemu-nbd --help' for more information.\n", stderr);
 	else
-		fputs("Try 'oxbow --help' for more information\n", stderr);
+		fprintf(stderr, "Try '%s --help' for more information\n", ox_called_name());
 	return 1;
 }
 

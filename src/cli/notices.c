@@ -34,6 +34,9 @@ void ox_cli_notices_take(void *opaque, const struct ox_notice *notice)
 
 	if (kind >= OX_CLI_NOTICE_KINDS)
 		return;
+	/* The server tells of it, once. */
+	if (notice->kind == OX_NOTICE_NO_SPACE && notice->guest_length > 0 && notices->full_waits)
+		return;
 	if (notices->kinds[kind].burst > 0) {
 		notices->kinds[kind].burst--;
 	} else if (now - notices->kinds[kind].last_ms < PAUSE_MS) {

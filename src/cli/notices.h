@@ -3,6 +3,7 @@
 #ifndef OX_CLI_NOTICES_H
 #define OX_CLI_NOTICES_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "oxbow.h"
@@ -15,6 +16,7 @@ struct ox_cli_notices {
 		int64_t last_ms;
 		uint64_t held_back; /* since the last line */
 	} kinds[OX_CLI_NOTICE_KINDS];
+	bool full_waits; /* a write that finds no room waits: no line for each */
 };
 
 void ox_cli_notices_init(struct ox_cli_notices *notices);

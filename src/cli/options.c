@@ -22,25 +22,33 @@ static const char *take_part(const char *text, char *part)
 	return text;
 }
 
-static int append(struct ox_cli_options *options, char *part)
+int ox_cli_options_add(struct ox_cli_options *options, const char *key, const char *value)
 {
 	struct ox_cli_option *items, *item;
-	char *equals = strchr(part, '=');
 
 	items = reallocarray(options->items, options->count + 1, sizeof(*items));
 	if (!items)
 		return -ENOMEM;
 	options->items = items;
 	item = &items[options->count];
-	item->value = equals ? strdup(equals + 1) : NULL;
-	item->key = equals ? strndup(part, (size_t)(equals - part)) : strdup(part);
-	if (!item->key || (equals && !item->value)) {
+	item->key = strdup(key);
+	item->value = value ? strdup(value) : NULL;
+	if (!item->key || (value && !item->value)) {
 		free(item->key);
 		free(item->value);
 		return -ENOMEM;
 	}
 	options->count++;
 	return 0;
+}
+
+static int append(struct ox_cli_options *options, char *part)
+{
+	char *equals = strchr(part, '=');
+
+	if (equals)
+		*equals = '\0';
+	return ox_cli_options_add(options, part, equals ? equals + 1 : NULL);
 }
 
 int ox_cli_options_parse(struct ox_cli_options *options, const char *text)

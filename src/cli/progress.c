@@ -109,10 +109,15 @@ void ox_cli_progress_report(void *opaque, uint64_t done, uint64_t total)
 	struct ox_cli_progress *progress = opaque;
 	int hundredths;
 
-	if (!progress || !progress->stream || total == 0)
+	if (!progress || total == 0)
 		return;
 	if (done > total)
 		done = total;
+	if (!progress->stream) {
+		progress->done = done; /* for whoever asks by a signal */
+		progress->total = total;
+		return;
+	}
 	/* A second pass begins: after a repair everything is looked at again. */
 	if (done < progress->done) {
 		clock_gettime(CLOCK_MONOTONIC, &progress->start);

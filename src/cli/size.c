@@ -67,6 +67,12 @@ int ox_cli_size_parse(const char *text, uint64_t *ret_bytes)
 	return 0;
 }
 
+bool ox_cli_size_is_negative(const char *text)
+{
+	return text[0] == '-' && strspn(text + 1, "0123456789") == strlen(text + 1) &&
+	       strpbrk(text, "123456789");
+}
+
 const char *ox_cli_size_text(uint64_t bytes, char buf[OX_CLI_SIZE_MAX])
 {
 	static const char *const units[] = {"", "Ki", "Mi", "Gi", "Ti", "Pi", "Ei"};

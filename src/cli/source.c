@@ -2,6 +2,7 @@
 /* An image as the command line names it: a path, or --image-opts. */
 #include <errno.h>
 #include <stddef.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "cli/cli.h"
@@ -23,12 +24,24 @@ static int parse_bool(const char *key, const char *value, bool *ret)
 static int set_format(struct ox_cli_source *source, const char *key, const char *value)
 {
 	(void)key;
+	source->is_nbd = source->is_nbd || strcmp(value, "nbd") == 0;
 	/* The file itself, with no format over it, is what raw means here. */
-	source->open.format = strcmp(value, "file") == 0 ? "raw" : value;
+	if (strcmp(value, "file") == 0 || strcmp(value, "nbd") == 0)
+		value = "raw";
+	source->open.format = value;
 	return 0;
 }
 
 static int set_protocol(struct ox_cli_source *source, const char *key, const char *value)
+{
+	source->is_nbd = strcmp(value, "nbd") == 0;
+	if (source->is_nbd || strcmp(value, "file") == 0 || strcmp(value, "host_device") == 0)
+		return 0;
+	return bad_value(key, value);
+}
+
+/* Below the first image there are files alone. */
+static int set_backing_protocol(struct ox_cli_source *source, const char *key, const char *value)
 {
 	(void)source;
 	if (strcmp(value, "file") == 0 || strcmp(value, "host_device") == 0)
@@ -101,10 +114,46 @@ static int set_cache_size(struct ox_cli_source *source, const char *key, const c
 	uint64_t *target = strcmp(key, "l2-cache-size") == 0 ? &source->open.l2_cache_bytes
 							     : &source->open.refcount_cache_bytes;
 
+	source->caches_stated++;
 	if (ox_cli_size_parse(value, target) == 0)
 		return 0;
 	ox_cli_error("Parameter '%s' expects a size", key);
 	return -EINVAL;
+}
+
+/* All of the caches; what the other options leave of it is the L2 tables'. */
+static int set_all_caches(struct ox_cli_source *source, const char *key, const char *value)
+{
+	source->all_caches_stated = true;
+	if (ox_cli_size_parse(value, &source->cache_bytes) == 0)
+		return 0;
+	ox_cli_error("Parameter '%s' expects a size", key);
+	return -EINVAL;
+}
+
+static int set_entry_size(struct ox_cli_source *source, const char *key, const char *value)
+{
+	if (ox_cli_size_parse(value, &source->l2_entry_bytes) == 0)
+		return 0;
+	ox_cli_error("Parameter '%s' expects a size", key);
+	return -EINVAL;
+}
+
+/* What a guest's machine tells of itself: of no concern to a program that has one image. */
+static int ignore(struct ox_cli_source *source, const char *key, const char *value)
+{
+	(void)source;
+	(void)key;
+	(void)value;
+	return 0;
+}
+
+static int ignore_bool(struct ox_cli_source *source, const char *key, const char *value)
+{
+	bool on;
+
+	(void)source;
+	return parse_bool(key, value, &on);
 }
 
 static int set_backing(struct ox_cli_source *source, const char *key, const char *value)
@@ -154,9 +203,23 @@ static const struct {
 	{"file.discard", set_discard},
 	{"l2-cache-size", set_cache_size},
 	{"refcount-cache-size", set_cache_size},
+	{"cache-size", set_all_caches},
+	{"l2-cache-entry-size", set_entry_size},
+	{"node-name", ignore},
+	{"file.node-name", ignore},
+	{"backing.node-name", ignore},
+	{"cache-clean-interval", ignore},
+	{"overlap-check", ignore},
+	{"auto-read-only", ignore_bool},
+	{"lazy-refcounts", ignore_bool},
+	{"pass-discard-request", ignore_bool},
+	{"pass-discard-snapshot", ignore_bool},
+	{"pass-discard-other", ignore_bool},
+	{"discard-no-unref", ignore_bool},
+	{"file.auto-read-only", ignore_bool},
 	{"backing", set_backing},
 	{"backing.driver", set_backing_format},
-	{"backing.file.driver", set_protocol},
+	{"backing.file.driver", set_backing_protocol},
 	{"backing.file.filename", refuse},
 };
 
@@ -166,8 +229,78 @@ int ox_cli_source_option(struct ox_cli_source *source, const char *key, const ch
 		if (strcmp(settings[i].key, key) == 0)
 			return settings[i].set(source, key, value ? value : "on");
 	}
+	if (ox_cli_nbd_option(&source->nbd, key, value ? value : "on") == 0)
+		return 0;
 	ox_cli_error("Invalid parameter '%s'", key);
 	return -EINVAL;
+}
+
+/* Said when the image is opened: until then nobody knows how to call it. */
+static void share_caches(struct ox_cli_source *source)
+{
+	struct ox_open_options *open = &source->open;
+	const uint64_t all = source->cache_bytes;
+
+	if (!source->all_caches_stated)
+		return;
+	if (source->caches_stated > 1)
+		source->fault = "cache-size, l2-cache-size and refcount-cache-size may not be set "
+				"at the same time";
+	else if (open->l2_cache_bytes > all)
+		source->fault = "l2-cache-size may not exceed cache-size";
+	else if (open->refcount_cache_bytes > all)
+		source->fault = "refcount-cache-size may not exceed cache-size";
+	else if (open->refcount_cache_bytes)
+		open->l2_cache_bytes = all - open->refcount_cache_bytes;
+	else if (open->l2_cache_bytes)
+		open->refcount_cache_bytes = all - open->l2_cache_bytes;
+	else
+		open->l2_cache_bytes = all;
+}
+
+/* What was file:a:b is shown, and would be typed, as ./a:b. */
+static int guard_colon(struct ox_cli_source *source)
+{
+	if (asprintf(&source->uri, "./%s", source->path) < 0) {
+		source->uri = NULL;
+		ox_cli_error("%s", strerror(ENOMEM));
+		return -ENOMEM;
+	}
+	source->path = source->uri;
+	return 0;
+}
+
+/* Where the image is: what the description says, or what the argument or its filename names. */
+static int set_place(struct ox_cli_source *source)
+{
+	struct ox_cli_name name;
+	int r;
+
+	if (source->is_nbd && !source->path) {
+		r = ox_cli_nbd_uri(&source->nbd, &source->uri);
+		if (r < 0)
+			return r;
+		source->path = source->uri;
+		source->open.flags |= OX_OPEN_URI;
+		return 0;
+	}
+	if (source->nbd.first_key) {
+		ox_cli_error("Invalid parameter '%s'", source->nbd.first_key);
+		return -EINVAL;
+	}
+	if (!source->path || !*source->path) {
+		ox_cli_error("Could not open '%s': no file name is given", source->text);
+		return -EINVAL;
+	}
+	r = ox_cli_name_parse(source->path, &name);
+	if (r < 0) {
+		ox_cli_error("Could not open '%s': Unknown protocol '%s'", source->text,
+			     name.protocol);
+		return r;
+	}
+	source->path = name.path;
+	source->open.flags |= name.flags;
+	return name.flags || name.path[strcspn(name.path, ":/")] != ':' ? 0 : guard_colon(source);
 }
 
 static enum ox_cache_mode combined_cache(const struct ox_cli_source *source)
@@ -184,14 +317,20 @@ static enum ox_cache_mode combined_cache(const struct ox_cli_source *source)
 	return through ? OX_CACHE_WRITETHROUGH : OX_CACHE_WRITEBACK;
 }
 
+/* "json:..." describes as much as --image-opts do, and both may be stated. */
 static int set_image_opts(struct ox_cli_source *source, const char *text)
 {
-	int r = ox_cli_options_parse(&source->options, text);
+	int r;
 
-	if (r < 0) {
-		ox_cli_error("Invalid option list: %s", text);
-		return r;
+	if (ox_cli_json_name_is(text)) {
+		r = ox_cli_json_name_parse(text, &source->options);
+	} else {
+		r = ox_cli_options_parse(&source->options, text);
+		if (r < 0)
+			ox_cli_error("Invalid option list: %s", text);
 	}
+	if (r < 0)
+		return r;
 	for (size_t i = 0; i < source->options.count; i++) {
 		const struct ox_cli_option *item = &source->options.items[i];
 
@@ -202,21 +341,25 @@ static int set_image_opts(struct ox_cli_source *source, const char *text)
 	return 0;
 }
 
+void ox_cli_source_settle(struct ox_cli_source *source)
+{
+	share_caches(source);
+	source->open.cache = combined_cache(source);
+}
+
 int ox_cli_source_set(struct ox_cli_source *source, const char *text)
 {
 	int r = 0;
 
 	source->text = text;
-	if (source->image_opts)
+	if (source->image_opts || ox_cli_json_name_is(text))
 		r = set_image_opts(source, text);
 	else
 		source->path = text;
+	if (r == 0)
+		r = set_place(source);
 	if (r < 0)
 		return r;
-	if (!source->path || !*source->path) {
-		ox_cli_error("Could not open '%s': no file name is given", text);
-		return -EINVAL;
-	}
 	if (source->locking_off) {
 		if (!(source->open.flags & OX_OPEN_READ_ONLY)) {
 			ox_cli_error(
@@ -225,7 +368,7 @@ int ox_cli_source_set(struct ox_cli_source *source, const char *text)
 		}
 		source->open.flags |= OX_OPEN_FORCE_SHARE;
 	}
-	source->open.cache = combined_cache(source);
+	ox_cli_source_settle(source);
 	source->open.backing_policy = OX_BACKING_ALLOW; /* the user's own command on his image */
 	/* Beside a format that is stated, it is for what a QED image cannot say. */
 	source->open.flags |= OX_OPEN_PROBE;
@@ -234,6 +377,7 @@ int ox_cli_source_set(struct ox_cli_source *source, const char *text)
 
 void ox_cli_source_free(struct ox_cli_source *source)
 {
+	free(source->uri);
 	ox_cli_options_free(&source->options);
 }
 
@@ -248,12 +392,54 @@ int ox_cli_context_new(enum ox_engine engine, struct ox_context **ret_ctx)
 	return r;
 }
 
+int ox_cli_source_check(struct ox_context *ctx, const struct ox_cli_source *source,
+			char message[OX_CLI_FAULT_MAX])
+{
+	const uint64_t entry = source->l2_entry_bytes;
+	struct ox_open_options opts = source->open;
+	struct ox_image_info *info;
+	uint32_t cluster;
+
+	if (source->fault) {
+		snprintf(message, OX_CLI_FAULT_MAX, "%s", source->fault);
+		return -EINVAL;
+	}
+	opts.flags |= OX_OPEN_READ_ONLY | OX_OPEN_FORCE_SHARE;
+	if (!entry || ox_image_info_read(ctx, source->path, &opts, &info, NULL) < 0)
+		return 0; /* the opening tells */
+	cluster = info->cluster_bytes;
+	ox_image_info_free(info);
+	if (entry >= 512 && entry <= cluster && (entry & (entry - 1)) == 0)
+		return 0;
+	snprintf(message, OX_CLI_FAULT_MAX,
+		 "L2 cache entry size must be a power of two between 512 and the cluster size (%u)",
+		 cluster);
+	return -EINVAL;
+}
+
+void ox_cli_source_tell(const struct ox_cli_source *source, const struct ox_error *err, int r)
+{
+	static const char snapshot[] = "Failed to load snapshot: ";
+	const char *why = err ? ox_error_message(err) : strerror(-r);
+
+	if (ox_cli_snapshot_is_set(&source->open) && strncmp(why, snapshot, strlen(snapshot)) == 0)
+		ox_cli_error("%s", why);
+	else
+		ox_cli_error("Could not open '%s': %s", source->text, why);
+}
+
 int ox_cli_source_open(struct ox_context *ctx, struct ox_cli_source *source,
 		       struct ox_image **ret_image)
 {
+	char message[OX_CLI_FAULT_MAX];
 	struct ox_error *err = NULL;
 	int r;
 
+	r = ox_cli_source_check(ctx, source, message);
+	if (r < 0) {
+		ox_cli_error("Could not open '%s': %s", source->text, message);
+		return r;
+	}
 	ox_cli_progress_begin(&source->progress, false, NULL);
 	source->open.warn = ox_cli_warn;
 	source->open.progress = ox_cli_progress_report;
@@ -261,8 +447,7 @@ int ox_cli_source_open(struct ox_context *ctx, struct ox_cli_source *source,
 	r = ox_image_open(ctx, source->path, &source->open, ret_image, &err);
 	ox_cli_progress_end(&source->progress, r == 0);
 	if (r < 0)
-		ox_cli_error("Could not open '%s': %s", source->text,
-			     err ? ox_error_message(err) : strerror(-r));
+		ox_cli_source_tell(source, err, r);
 	ox_error_free(err);
 	return r;
 }

@@ -66,6 +66,7 @@ int ox_cli_undo(int argc, char **argv)
 		{0},
 	};
 	struct ox_undo_options opts = OX_UNDO_OPTIONS_INIT;
+	struct ox_cli_name name;
 	int c;
 
 	opterr = 0;
@@ -80,5 +81,11 @@ int ox_cli_undo(int argc, char **argv)
 	}
 	if (optind + 2 != argc)
 		return ox_cli_usage_error("undo", "Expecting an undo file and an image");
-	return ox_cli_finish_output(run(argv[optind], argv[optind + 1], &opts));
+	if (ox_cli_name_parse(argv[optind + 1], &name) < 0) {
+		ox_cli_error("Could not open '%s': Unknown protocol '%s'", argv[optind + 1],
+			     name.protocol);
+		return 1;
+	}
+	opts.flags = name.flags;
+	return ox_cli_finish_output(run(argv[optind], name.path, &opts));
 }

@@ -20,8 +20,22 @@ enum ox_codec {
 int ox_codec_decompress(enum ox_codec codec, void *dst, size_t dst_bytes, const void *src,
 			size_t src_bytes) __attribute__((warn_unused_result));
 
-/* For tests and, later, for writing: returns the stream's length, or -ENOSPC where it would not fit
- * into dst_bytes (then the cluster is stored as it is). */
+/* The highest level; the lowest is 1, and 0 stands for the usual one. */
+int ox_codec_level_max(enum ox_codec codec);
+
+/* Memory in which streams are made, one after the other: of one thread at a time. */
+struct ox_codec_packer;
+
+/* NULL: there is no memory. */
+struct ox_codec_packer *ox_codec_packer_new(enum ox_codec codec, int level);
+/* NULL is allowed. */
+void ox_codec_packer_free(struct ox_codec_packer *p);
+/* The stream's length, or -ENOSPC where it would not fit into dst_bytes (then the cluster is stored
+ * as it is). A deflated stream refers back by 4 KiB at the most, as qcow2 demands. */
+long ox_codec_pack(struct ox_codec_packer *p, void *dst, size_t dst_bytes, const void *src,
+		   size_t src_bytes) __attribute__((warn_unused_result));
+
+/* One stream, at the usual level; -ENOMEM as well. */
 long ox_codec_compress(enum ox_codec codec, void *dst, size_t dst_bytes, const void *src,
 		       size_t src_bytes) __attribute__((warn_unused_result));
 

@@ -279,6 +279,17 @@ int ox_qcow2_first_cluster_encode(struct ox_qcow2_header *h, const char *backing
 				  const char *backing_format, uint8_t *cluster,
 				  size_t cluster_bytes, struct ox_error **err);
 
+/*
+ * The first cluster, of count bytes, with another backing file (name NULL: none), into ret_cluster.
+ * It differs from bytes in the first sector, and where a reader of the old header h does not look:
+ * written there first, it takes effect with the first sector. -ENOSPC: there is no such way;
+ * -EINVAL: the name is too long.
+ */
+int ox_qcow2_first_cluster_rename(const struct ox_qcow2_header *h, const uint8_t *bytes,
+				  size_t count, const char *name, const char *format,
+				  uint8_t *ret_cluster, struct ox_qcow2_header *ret_header,
+				  struct ox_error **err);
+
 /* ---- mapping entries ---- */
 
 #define OX_QCOW2_COPIED (UINT64_C(1) << 63)
@@ -309,6 +320,8 @@ struct ox_qcow2_entry ox_qcow2_l2_decode(const struct ox_qcow2_header *h, uint64
 /* Whether the second word of an extended entry of this kind can be. */
 bool ox_qcow2_subclusters_valid(enum ox_qcow2_entry_kind kind, uint64_t subclusters);
 uint64_t ox_qcow2_l2_encode(const struct ox_qcow2_header *h, const struct ox_qcow2_entry *e);
+/* The host offset at which no stream may begin any more: an entry has not the bits for it. */
+uint64_t ox_qcow2_compressed_limit(const struct ox_qcow2_header *h);
 
 struct ox_qcow2_l1_entry {
 	bool bad; /* reserved bits, unaligned, or COPIED without a table */

@@ -85,6 +85,13 @@ bool ox_qcow2_subclusters_valid(enum ox_qcow2_entry_kind kind, uint64_t subclust
 	return (allocated & zero) == 0;
 }
 
+uint64_t ox_qcow2_compressed_limit(const struct ox_qcow2_header *h)
+{
+	unsigned shift = compressed_shift(h);
+
+	return UINT64_C(1) << (shift < HOST_OFFSET_BITS ? shift : HOST_OFFSET_BITS);
+}
+
 static uint64_t encode_compressed(const struct ox_qcow2_header *h, const struct ox_qcow2_entry *e)
 {
 	unsigned shift = compressed_shift(h);
@@ -94,7 +101,7 @@ static uint64_t encode_compressed(const struct ox_qcow2_header *h, const struct 
 
 	ox_assert(!e->copied);
 	ox_assert(e->compressed_bytes > 0);
-	ox_assert(offset >> (shift < HOST_OFFSET_BITS ? shift : HOST_OFFSET_BITS) == 0);
+	ox_assert(offset < ox_qcow2_compressed_limit(h));
 	ox_assert(more_sectors >> (62 - shift) == 0);
 	return OX_QCOW2_COMPRESSED | more_sectors << shift | offset;
 }

@@ -65,15 +65,16 @@ static int decode_string_once(const struct extension *e, const char *what, char 
 static int decode_feature_names(const struct extension *e, struct ox_qcow2_extensions *ext,
 				struct ox_error **err)
 {
-	size_t count = e->bytes / sizeof(struct ox_qcow2_feature);
-	size_t bytes = count * sizeof(struct ox_qcow2_feature);
+	/* The last record may end with its name. */
+	size_t count = e->bytes / sizeof(struct ox_qcow2_feature) +
+		       (e->bytes % sizeof(struct ox_qcow2_feature) != 0);
 
 	if (ext->feature_names)
 		return ox_error_set(err, -EINVAL, "Feature name table appears twice");
-	ext->feature_names = malloc(bytes + 1);
+	ext->feature_names = calloc(count + 1, sizeof(struct ox_qcow2_feature));
 	if (!ext->feature_names)
 		return ox_error_set(err, -ENOMEM, "Out of memory");
-	memcpy(ext->feature_names, e->data, bytes);
+	memcpy(ext->feature_names, e->data, e->bytes);
 	ext->feature_name_count = count;
 	return 0;
 }

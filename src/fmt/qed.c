@@ -139,4 +139,6 @@ void ox_qed_header_patch(const struct ox_qed_header *h, uint8_t *bytes)
 	d->features = ox_le64(h->features);
 	d->autoclear = ox_le64(h->autoclear);
 	d->size_bytes = ox_le64(h->size_bytes);
+	d->backing_offset = ox_le32(h->backing_offset);
+	d->backing_bytes = ox_le32(h->backing_bytes);
 }

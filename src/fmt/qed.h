@@ -86,7 +86,8 @@ const char *ox_qed_judge_backing(const struct ox_qed_header *h);
 const char *ox_qed_judge_l1(const struct ox_qed_header *h, uint64_t file_bytes);
 /* The reverse of decode, into OX_QED_HEADER_BYTES. */
 void ox_qed_header_encode(const struct ox_qed_header *h, uint8_t *bytes);
-/* Sets in a header what changes in an image's life: features, autoclear bits, size. */
+/* Sets in a header what changes in an image's life: features, autoclear bits, size,
+ * the place of the backing file's name. */
 void ox_qed_header_patch(const struct ox_qed_header *h, uint8_t *bytes);
 /* Sets the features word; the autoclear bits, none of which is known, are cleared as the format has
  * it for a program that changes the image. All else stays as it is. */

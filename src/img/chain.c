@@ -251,7 +251,9 @@ static int open_image_co(struct ox_image *above, const struct ox_img_open *how, 
 	if (r < 0)
 		return r;
 	opts.format = format;
-	opts.flags = (opts.flags & ~(unsigned)OX_OPEN_PROBE) | OX_OPEN_READ_ONLY;
+	opts.flags &= ~(unsigned)(OX_OPEN_PROBE | OX_OPEN_URI);
+	opts.flags |= OX_OPEN_READ_ONLY;
+	opts.snapshot = opts.snapshot_id = opts.snapshot_name = NULL;
 	return ox_chain_open_image_co(io, &below, &above->backing, err);
 }
 
@@ -259,13 +261,21 @@ static int open_image_co(struct ox_image *above, const struct ox_img_open *how, 
 static int open_backing_co(struct ox_image *top, struct ox_image *above, unsigned depth,
 			   const struct ox_img_open *how, const char *format, struct ox_error **err)
 {
-	char *path = ox_path_beside(above->filename, above->backing_name);
+	char *path = above->io->is_remote ? strdup(above->backing_name)
+					  : ox_path_beside(above->filename, above->backing_name);
 	struct place at = {.top = top, .above = above, .depth = depth, .path = path};
 	struct ox_io *io = NULL;
 	int r;
 
 	if (!path)
 		return ox_error_set(err, -ENOMEM, "Out of memory");
+	if (above->io->is_remote && *path != '/') {
+		free(path);
+		return ox_error_set(err, -EINVAL,
+				    "Could not open backing file: its name '%s' is relative, and "
+				    "leads nowhere from '%s'",
+				    above->backing_name, above->filename);
+	}
 	r = how->opts->open_file ? open_by_asking(&at, how->opts, &io, err)
 				 : open_by_path(&at, how->opts, &io, err);
 	if (r == 0) {
@@ -307,14 +317,47 @@ int ox_chain_open_co(struct ox_image *img, const struct ox_img_open *how, struct
 	return 0;
 }
 
-void ox_chain_close_co(struct ox_image *img)
+int ox_chain_open_other_co(const struct ox_image *img, const char *name, const char *format,
+			   const struct ox_img_open *how, struct ox_image **ret,
+			   struct ox_error **err)
+{
+	/* All that is looked at of an image at the top: where it is, and what it names. */
+	struct ox_image top = {
+		.reactor = img->reactor,
+		.io = img->io,
+		.filename = img->filename,
+		.backing_name = strdup(name),
+		.backing_format = format ? strdup(format) : NULL,
+		.backing_format_unsayable = !format,
+	};
+	int r = -ENOMEM;
+
+	if (top.backing_name && (!format || top.backing_format))
+		r = ox_chain_open_co(&top, how, err);
+	else
+		ox_error_set(err, r, "Out of memory");
+	free(top.backing_name);
+	free(top.backing_format);
+	if (r == 0)
+		*ret = top.backing;
+	else
+		ox_chain_free_co(top.backing);
+	return r;
+}
+
+void ox_chain_free_co(struct ox_image *first)
 {
 	struct ox_image *next;
 
-	for (struct ox_image *below = img->backing; below; below = next) {
-		next = below->backing;
-		ox_chain_free_image(below); /* read-only: nothing to lose */
+	for (; first; first = next) {
+		next = first->backing;
+		ox_chain_free_image(first); /* read-only: nothing to lose */
 	}
+}
+
+void ox_chain_close_co(struct ox_image *img)
+{
+	ox_chain_free_co(img->backing);
 	img->backing = NULL;
 }
 

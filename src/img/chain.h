@@ -16,6 +16,16 @@ int ox_chain_open_file(const struct ox_file_wanted *wanted, const struct ox_open
 /* Opens the images below img, each as the backing of the one above it, read-only, unless how says
  * not to. After a failure those that were opened are img's. */
 int ox_chain_open_co(struct ox_image *img, const struct ox_img_open *how, struct ox_error **err);
+/*
+ * Opens the chain that img would have if it named that file (format NULL: it does not say of which
+ * format): *ret is the first of it, and nobody's yet; img and its own chain stay as they are.
+ * -ELOOP: img would be a part of it.
+ */
+int ox_chain_open_other_co(const struct ox_image *img, const char *name, const char *format,
+			   const struct ox_img_open *how, struct ox_image **ret,
+			   struct ox_error **err);
+/* Frees a chain that is nobody's. NULL is allowed. */
+void ox_chain_free_co(struct ox_image *first);
 /* Frees those below img, which becomes an image without. */
 void ox_chain_close_co(struct ox_image *img);
 

@@ -51,6 +51,11 @@ static int choose_format_co(struct ox_io *io, const struct ox_open_options *opts
 		return ox_img_refuse_format(io, format, err);
 	else
 		return ox_error_set(err, -EINVAL, "Unknown driver '%s'", format);
+	if (*ret != ox_qcow2_open_co &&
+	    (opts->snapshot || opts->snapshot_id || opts->snapshot_name))
+		return ox_error_set(
+			err, -ENOTSUP,
+			"Failed to load snapshot: format '%s' has no internal snapshots", format);
 	if (*ret == ox_raw_open_co && !opts->format)
 		warn_of_guess(io, opts);
 	return 0;
@@ -83,6 +88,8 @@ static struct ox_image *img_new(struct ox_io *io, const struct ox_img_open *how)
 	img->cache = how->opts->cache;
 	img->open_flags = how->opts->flags;
 	img->read_only = io->read_only;
+	img->is_snapshot =
+		how->opts->snapshot || how->opts->snapshot_id || how->opts->snapshot_name;
 	img->warn = how->opts->warn;
 	img->progress = how->opts->progress;
 	img->opaque = how->opts->opaque;
@@ -159,19 +166,21 @@ int ox_img_reopen_co(struct ox_image *img, bool read_only, struct ox_error **err
 	if (read_only) {
 		r = img->ops->deactivate_co(img, err);
 		if (r == 0)
-			r = ox_io_file_reopen(img->io, true, err);
+			r = ox_io_reopen(img->io, true, err);
 		if (r == 0)
 			img->read_only = true;
 		return r;
 	}
-	r = ox_io_file_reopen(img->io, false, err);
+	if (img->is_snapshot)
+		return ox_error_set(err, -EINVAL, "A snapshot is opened read-only");
+	r = ox_io_reopen(img->io, false, err);
 	if (r < 0)
 		return r;
 	/* Recovery comes first here as well: stale refcounts are not allocated from. */
 	r = img->ops->activate_co(img, err);
 	if (r == 0)
 		img->read_only = false;
-	else if (ox_io_file_reopen(img->io, true, NULL) < 0)
+	else if (ox_io_reopen(img->io, true, NULL) < 0)
 		ox_error_prefix(err, "(and the file could not be made read-only again) ");
 	return r;
 }
@@ -233,6 +242,31 @@ int ox_img_preadv_co(struct ox_image *img, const struct iovec *iov, int n, uint6
 	return ended(img, &w, img->ops->preadv_co(img, iov, n, offset, length));
 }
 
+/* Whether the range may be written compressed. */
+static int check_compressed(const struct ox_image *img, uint64_t offset, uint64_t length)
+{
+	uint64_t cluster_bytes;
+
+	if (!img->ops->pwritev_compressed_co)
+		return -ENOTSUP;
+	cluster_bytes = img->ops->cluster_bytes(img);
+	if (!ox_is_aligned(offset, cluster_bytes))
+		return -EINVAL;
+	return ox_is_aligned(length, cluster_bytes) || offset + length == img->size_bytes ? 0
+											  : -EINVAL;
+}
+
+static int write_co(struct ox_image *img, const struct iovec *iov, int n, uint64_t offset,
+		    uint64_t length, unsigned flags)
+{
+	int r;
+
+	if (!(flags & OX_REQ_COMPRESSED))
+		return img->ops->pwritev_co(img, iov, n, offset, length, flags);
+	r = check_compressed(img, offset, length);
+	return r < 0 ? r : img->ops->pwritev_compressed_co(img, iov, n, offset, length, flags);
+}
+
 int ox_img_pwritev_co(struct ox_image *img, const struct iovec *iov, int n, uint64_t offset,
 		      unsigned flags)
 {
@@ -242,7 +276,7 @@ int ox_img_pwritev_co(struct ox_image *img, const struct iovec *iov, int n, uint
 
 	if (r < 0 || length == 0)
 		return r;
-	r = img->ops->pwritev_co(img, iov, n, offset, length, effective_flags(img, flags));
+	r = write_co(img, iov, n, offset, length, effective_flags(img, flags));
 	return ended(img, &w, r);
 }
 
@@ -286,10 +320,24 @@ int ox_img_resize_co(struct ox_image *img, uint64_t new_bytes, struct ox_error *
 		return ox_error_set(err, -EROFS, "Image is read-only");
 	if (new_bytes > (uint64_t)INT64_MAX - 511)
 		return ox_error_set(err, -EFBIG, "Image size too big");
-	return img->ops->resize_co(img, ox_align_up(new_bytes, 512), err);
+	return img->ops->resize_co(img, ox_align_up(new_bytes, 512), NULL, err);
 }
 
-int ox_img_extent_co(struct ox_image *img, uint64_t offset, uint64_t length, struct ox_extent *ret)
+int ox_img_resize_with_co(struct ox_image *img, uint64_t new_bytes,
+			  const struct ox_resize_options *opts, struct ox_error **err)
+{
+	if (img->read_only)
+		return ox_error_set(err, -EROFS, "Image is read-only");
+	if (new_bytes > (uint64_t)INT64_MAX - 511)
+		return ox_error_set(err, -EFBIG, "Image size too big");
+	if (opts->preallocation != OX_PREALLOC_OFF && new_bytes <= img->size_bytes)
+		return ox_error_set(err, -EINVAL,
+				    "Preallocation can only be used for growing images");
+	return img->ops->resize_co(img, new_bytes, opts, err);
+}
+
+static int extent_co(struct ox_image *img, uint64_t offset, uint64_t length, bool holes,
+		     struct ox_extent *ret)
 {
 	struct ox_extent e;
 	unsigned depth = 0;
@@ -300,7 +348,7 @@ int ox_img_extent_co(struct ox_image *img, uint64_t offset, uint64_t length, str
 	for (;;) {
 		struct watch w = begin(img, offset, length, false);
 
-		r = ended(img, &w, img->ops->extent_co(img, offset, length, &e));
+		r = ended(img, &w, img->ops->extent_co(img, offset, length, holes, &e));
 		if (r < 0)
 			return r;
 		if ((e.flags & (OX_EXTENT_DATA | OX_EXTENT_ZERO)) || !img->backing)
@@ -318,4 +366,29 @@ int ox_img_extent_co(struct ox_image *img, uint64_t offset, uint64_t length, str
 	e.depth = depth;
 	*ret = e;
 	return 0;
+}
+
+int ox_img_extent_co(struct ox_image *img, uint64_t offset, uint64_t length, struct ox_extent *ret)
+{
+	return extent_co(img, offset, length, false, ret);
+}
+
+int ox_img_holes_co(struct ox_image *img, uint64_t offset, uint64_t length, struct ox_extent *ret)
+{
+	return extent_co(img, offset, length, true, ret);
+}
+
+int ox_img_extents_co(struct ox_image *img, uint64_t offset, uint64_t length, struct ox_extent *ret,
+		      int max)
+{
+	struct watch w = begin(img, offset, length, false);
+	int r;
+
+	if (!img->ops->extents_co) {
+		r = ox_img_holes_co(img, offset, length, ret);
+		return r < 0 ? r : 1;
+	}
+	if (length == 0 || !ox_range_within(offset, length, img->size_bytes))
+		return -EINVAL;
+	return ended(img, &w, img->ops->extents_co(img, offset, length, ret, max));
 }

@@ -27,14 +27,36 @@ struct ox_img_ops {
 			    uint64_t offset, uint64_t *length, bool *ret_below);
 	int (*pwritev_co)(struct ox_image *img, const struct iovec *iov, int n, uint64_t offset,
 			  uint64_t length, unsigned flags);
+	/* The same of whole clusters, the last of which the disk's end may cut short. NULL: the
+	 * format has no compressed clusters. */
+	int (*pwritev_compressed_co)(struct ox_image *img, const struct iovec *iov, int n,
+				     uint64_t offset, uint64_t length, unsigned flags);
 	int (*zero_co)(struct ox_image *img, uint64_t offset, uint64_t length, unsigned flags);
 	int (*discard_co)(struct ox_image *img, uint64_t offset, uint64_t length);
 	/* With durable false (cache mode unsafe) the metadata reaches the host, unsynced. */
 	int (*flush_co)(struct ox_image *img, bool durable);
-	/* The image's own layer only: neither DATA nor ZERO means "ask the backing file". */
-	int (*extent_co)(struct ox_image *img, uint64_t offset, uint64_t length,
+	/* The image's own layer only: neither DATA nor ZERO means "ask the backing file". holes:
+	 * the store is asked what is a hole under the image's clusters, be that likely or not. */
+	int (*extent_co)(struct ox_image *img, uint64_t offset, uint64_t length, bool holes,
 			 struct ox_extent *ret);
-	int (*resize_co)(struct ox_image *img, uint64_t new_bytes, struct ox_error **err);
+	/* Up to max of them, one behind the other, for who is going to ask for all: how many, at
+	 * least one, or a negative errno. NULL: one at a time. */
+	int (*extents_co)(struct ox_image *img, uint64_t offset, uint64_t length,
+			  struct ox_extent *ret, int max);
+	/* how: to the byte, and what else is asked for; NULL: by the format's unit, and no more. */
+	int (*resize_co)(struct ox_image *img, uint64_t new_bytes,
+			 const struct ox_resize_options *how, struct ox_error **err);
+	/*
+	 * Names another backing file (NULL: none) in the header, and takes over its chain (NULL:
+	 * it stays closed), on success alone. At each moment the header on disk is the old one or
+	 * the new one. NULL: the format has no place for a name.
+	 */
+	int (*set_backing_co)(struct ox_image *img, const char *name, const char *format,
+			      struct ox_image *chain, struct ox_error **err);
+	/* Takes away all that the image has of its own, durably: it reads its backing file, which
+	 * holds the same. NULL: not known. */
+	int (*empty_co)(struct ox_image *img);
+	unsigned (*snapshots)(const struct ox_image *img); /* its own. NULL: there are none */
 	/* The store has become writable (or is about to be read-only): recover, commit. */
 	int (*activate_co)(struct ox_image *img, struct ox_error **err);
 	int (*deactivate_co)(struct ox_image *img, struct ox_error **err);
@@ -43,6 +65,7 @@ struct ox_img_ops {
 	void (*hold_header_co)(struct ox_image *img, bool hold);
 	/* Frees the format's state; the store is closed by img.c. deactivate_co came before. */
 	void (*free)(struct ox_image *img);
+	uint64_t (*cluster_bytes)(const struct ox_image *img); /* NULL: there are none */
 	void (*stats)(const struct ox_image *img, struct ox_image_stats *ret);
 	/* The error since which nothing is written any more (M3); 0: none. */
 	int (*error)(const struct ox_image *img);
@@ -52,6 +75,7 @@ struct ox_img_ops {
 	/* NULL: the format knows no recovery. The message lives as long as the image is not used.
 	 */
 	void (*recovery)(const struct ox_image *img, struct ox_recovery_status *ret);
+	void (*leave_recovery)(struct ox_image *img); /* NULL: there is none */
 };
 
 struct ox_census_ops;
@@ -77,9 +101,11 @@ struct ox_recovery {
 	 * Beside the guest (docs/recovery.md): begin, walk the L2 tables, judge, write the counts
 	 * of the blocks that there are, ask for the rest. begin_co counts everything but what L2
 	 * tables name, and durably drops stale L1 entries; all that was written before is synced.
-	 * From then on no table that it has seen may change.
+	 * From then on no table that it has seen may change. Once *leaves is set the work ends
+	 * with -ECANCELED.
 	 */
-	int (*begin_co)(struct ox_io *io, struct ox_rebuild **ret, struct ox_error **err);
+	int (*begin_co)(struct ox_io *io, const bool *leaves, struct ox_rebuild **ret,
+			struct ox_error **err);
 	void (*end)(struct ox_rebuild *b);
 	/* False: stale entries were kept, that a longer file would give a meaning. */
 	bool (*may_grow)(const struct ox_rebuild *b);
@@ -118,6 +144,7 @@ struct ox_recovery {
 struct ox_census_view {
 	uint64_t end_bytes;
 	bool at_rest;
+	const bool *leaves; /* once it is set the walk ends with -ECANCELED; NULL: never */
 	bool (*is_ours)(const void *opaque, uint64_t entry); /* not at rest */
 	const void *opaque;
 };
@@ -184,7 +211,10 @@ struct ox_image {
 	enum ox_cache_mode cache;
 	unsigned open_flags; /* enum ox_open_flags */
 	bool read_only;
-	void *state; /* the format's: struct ox_qcow2 * */
+	bool is_snapshot; /* one of the image's, which is not written to */
+	bool rebasing; /* it is to get another backing file: zeroes are said, not left to this one
+			*/
+	void *state;   /* the format's: struct ox_qcow2 * */
 	struct ox_notices notices;
 	/* lib's: */
 	struct ox_context *ctx;
@@ -193,6 +223,7 @@ struct ox_image {
 	unsigned tasks;		/* of requests */
 	unsigned jobs;		/* of its control plane, under way or not ended */
 	bool reopening;
+	bool is_built; /* under construction: its builder alone closes it */
 	void (*warn)(void *opaque, const char *message);
 	void (*progress)(void *opaque, uint64_t done, uint64_t total);
 	void *opaque;
@@ -216,7 +247,17 @@ int ox_img_zero_co(struct ox_image *img, uint64_t offset, uint64_t length, unsig
 int ox_img_discard_co(struct ox_image *img, uint64_t offset, uint64_t length);
 int ox_img_flush_co(struct ox_image *img);
 int ox_img_extent_co(struct ox_image *img, uint64_t offset, uint64_t length, struct ox_extent *ret);
+/* Several, one behind the other, for one who is going to ask for them all: how many, at least one,
+ * or -errno. They are as they were at one moment. */
+int ox_img_extents_co(struct ox_image *img, uint64_t offset, uint64_t length, struct ox_extent *ret,
+		      int max);
+/* The same for long work, to which a hole saves a read: holes of the file are looked for under all
+ * clusters, and not only where an image looks preallocated. */
+int ox_img_holes_co(struct ox_image *img, uint64_t offset, uint64_t length, struct ox_extent *ret);
 int ox_img_resize_co(struct ox_image *img, uint64_t new_bytes, struct ox_error **err);
+/* To the byte, with what opts ask for. */
+int ox_img_resize_with_co(struct ox_image *img, uint64_t new_bytes,
+			  const struct ox_resize_options *opts, struct ox_error **err);
 
 /* Formats, each with an open that reads the header and fills img->ops, state, size_bytes. */
 int ox_qcow2_open_co(struct ox_image *img, const struct ox_img_open *how, struct ox_error **err);

@@ -25,6 +25,8 @@
 
 #define SPACE_MIN_BYTES 512u
 #define SPACE_MAX_BYTES 4096u
+/* The largest piece that Linux reads ahead into; it drops none that a range covers in part. */
+#define FOLIO_BYTES (UINT64_C(2) << 20)
 
 struct file_store {
 	struct ox_io io;
@@ -66,17 +68,18 @@ static int64_t file_pwritev_co(struct ox_io *io, const struct iovec *iov, int n,
 			       unsigned flags)
 {
 	struct file_store *f = file_of(io);
+	const int direct = f->direct ? OX_AIO_DIRECT : 0;
 	bool fua = flags & OX_IO_FUA;
 	int64_t put;
 	int r;
 
 	if (fua && !f->no_dsync) {
-		put = ox_aio_pwritev_co(f->fd, iov, n, offset, RWF_DSYNC);
+		put = ox_aio_pwritev_co(f->fd, iov, n, offset, RWF_DSYNC | direct);
 		if (put != -EOPNOTSUPP)
 			return put;
 		f->no_dsync = true;
 	}
-	put = ox_aio_pwritev_co(f->fd, iov, n, offset, 0);
+	put = ox_aio_pwritev_co(f->fd, iov, n, offset, direct);
 	if (put <= 0 || !fua)
 		return put;
 	r = ox_aio_fdatasync_co(f->fd);
@@ -89,6 +92,12 @@ static int64_t file_pwritev_co(struct ox_io *io, const struct iovec *iov, int n,
 static int file_sync_co(struct ox_io *io)
 {
 	return ox_aio_fdatasync_co(file_of(io)->fd);
+}
+
+static int file_sync_by_co(struct ox_io *io, int fd)
+{
+	(void)io;
+	return ox_aio_fdatasync_co(fd);
 }
 
 /* fallocate, with the ways to say "cannot" made one. */
@@ -192,49 +201,114 @@ static int file_measure_co(struct ox_io *io, uint64_t *ret_length)
 	return r;
 }
 
-struct extent_work {
+struct let_go_work {
 	int fd;
-	uint64_t offset;
-	struct ox_io_extent out;
+	unsigned how;
+	off_t offset;
+	off_t length;
 };
 
-static int extent_work(void *arg)
+static int let_go_work(void *arg)
 {
-	struct extent_work *w = arg;
-	off_t offset = (off_t)w->offset;
-	off_t end = lseek(w->fd, 0, SEEK_END);
-	off_t data;
+	const struct let_go_work *w = arg;
+	int flags = 0;
+
+	if (w->how & OX_IO_LET_GO_WAIT)
+		flags = SYNC_FILE_RANGE_WAIT_BEFORE | SYNC_FILE_RANGE_WRITE |
+			SYNC_FILE_RANGE_WAIT_AFTER;
+	else if (w->how & OX_IO_LET_GO_START)
+		flags = SYNC_FILE_RANGE_WRITE;
+	if (flags && sync_file_range(w->fd, w->offset, w->length, (unsigned)flags) < 0)
+		return errno == EINVAL || errno == ENOSYS || errno == ESPIPE ? -EOPNOTSUPP : -errno;
+	if (w->how & OX_IO_LET_GO_DROP)
+		posix_fadvise(w->fd, w->offset, w->length, POSIX_FADV_DONTNEED);
+	return 0;
+}
+
+/* Write-out waits where the device is busy, and dropping takes time by the page. */
+static int file_let_go_co(struct ox_io *io, uint64_t offset, uint64_t length, unsigned how)
+{
+	const struct file_store *f = file_of(io);
+	uint64_t start = ox_align_down(offset, FOLIO_BYTES);
+	struct let_go_work w = {f->fd, how, (off_t)start,
+				(off_t)(ox_align_up(offset + length, FOLIO_BYTES) - start)};
+
+	return f->direct ? -EOPNOTSUPP : ox_aio_work_co(let_go_work, &w);
+}
+
+struct extents_work {
+	int fd;
+	uint64_t offset;
+	uint64_t limit;
+	struct ox_io_extent *out;
+	int max;
+};
+
+/* From a place within the file on. False: the file cannot tell, and all of the rest is data. */
+static bool one_extent(int fd, off_t offset, off_t end, struct ox_io_extent *ret)
+{
+	off_t data = lseek(fd, offset, SEEK_DATA);
 	off_t hole;
+
+	*ret = (struct ox_io_extent){.length = (uint64_t)(end - offset), .zero = false};
+	if (data > offset) {
+		*ret = (struct ox_io_extent){.length = (uint64_t)(data - offset), .zero = true};
+	} else if (data < 0) {
+		ret->zero = errno == ENXIO; /* a hole to the end */
+		return ret->zero;
+	} else {
+		hole = lseek(fd, offset, SEEK_HOLE);
+		if (hole > offset)
+			ret->length = (uint64_t)(hole - offset);
+	}
+	return true;
+}
+
+/* How many there are, or a negative errno. */
+static int extents_work(void *arg)
+{
+	struct extents_work *w = arg;
+	uint64_t at = w->offset;
+	off_t end = lseek(w->fd, 0, SEEK_END);
+	int n = 0;
 
 	if (end < 0)
 		return -errno;
-	if (offset >= end) {
-		w->out = (struct ox_io_extent){.length = UINT64_MAX - w->offset, .zero = true};
-		return 0;
+	while (n < w->max && at - w->offset < w->limit && at < (uint64_t)end) {
+		bool tells = one_extent(w->fd, (off_t)at, end, &w->out[n]);
+
+		at += w->out[n++].length;
+		if (!tells)
+			break;
 	}
-	w->out = (struct ox_io_extent){.length = (uint64_t)(end - offset), .zero = false};
-	data = lseek(w->fd, offset, SEEK_DATA);
-	if (data > offset) {
-		w->out = (struct ox_io_extent){.length = (uint64_t)(data - offset), .zero = true};
-	} else if (data < 0) {
-		/* ENXIO: a hole to the end. Else the file cannot tell: all of it is data. */
-		w->out.zero = errno == ENXIO;
-	} else {
-		hole = lseek(w->fd, offset, SEEK_HOLE);
-		if (hole > offset)
-			w->out.length = (uint64_t)(hole - offset);
-	}
-	return 0;
+	if (n == 0)
+		w->out[n++] = (struct ox_io_extent){.length = UINT64_MAX - w->offset, .zero = true};
+	return n;
+}
+
+static int file_extents_co(struct ox_io *io, uint64_t offset, uint64_t limit,
+			   struct ox_io_extent *ret, int max)
+{
+	struct extents_work w = {file_of(io)->fd, offset, limit, ret, max};
+
+	return ox_aio_work_co(extents_work, &w);
 }
 
 static int file_extent_co(struct ox_io *io, uint64_t offset, struct ox_io_extent *ret)
 {
-	struct extent_work w = {.fd = file_of(io)->fd, .offset = offset};
-	int r = ox_aio_work_co(extent_work, &w);
+	struct extents_work w = {file_of(io)->fd, offset, 1, ret, 1};
+	int r = ox_aio_work_co(extents_work, &w);
 
-	if (r < 0)
-		return r;
-	*ret = w.out;
+	return r < 0 ? r : 0;
+}
+
+static int file_actual_bytes(const struct ox_io *io, uint64_t *ret)
+{
+	struct stat st;
+
+	if (fstat(file_of(io)->fd, &st) < 0)
+		return -errno;
+	*ret = (uint64_t)st.st_blocks * 512; /* the unit of st_blocks, whatever st_blksize says */
 	return 0;
 }
 
@@ -261,13 +335,18 @@ static const struct ox_io_ops file_ops = {
 	.preadv_co = file_preadv_co,
 	.pwritev_co = file_pwritev_co,
 	.sync_co = file_sync_co,
+	.sync_by_co = file_sync_by_co,
 	.punch_co = file_punch_co,
 	.zero_co = file_zero_co,
 	.reserve_co = file_reserve_co,
 	.set_length_co = file_set_length_co,
 	.extent_co = file_extent_co,
+	.extents_co = file_extents_co,
 	.measure_co = file_measure_co,
+	.actual_bytes = file_actual_bytes,
 	.read_cached = file_read_cached,
+	.let_go_co = file_let_go_co,
+	.reopen = ox_io_file_reopen,
 	.close = file_close,
 };
 
@@ -422,7 +501,7 @@ static int check_flags(unsigned flags, struct ox_error **err)
 
 /* Makes the entry of a new file durable: a sync of the file does not promise that. A directory
  * that may not be read, or whose file system cannot sync it, is let be. */
-static int sync_directory_of(const char *path)
+int ox_io_file_sync_directory(const char *path)
 {
 	const char *slash = strrchr(path, '/');
 	char *dir = slash ? strndup(path, (size_t)(slash - path) + 1) : strdup(".");
@@ -454,7 +533,7 @@ static int create_path(const char *path, int mode, bool must_be_new)
 		fd = open(path, mode);
 		return fd < 0 ? -errno : fd;
 	}
-	r = sync_directory_of(path);
+	r = ox_io_file_sync_directory(path);
 	if (r == 0)
 		return fd;
 	close(fd);
@@ -647,17 +726,6 @@ int ox_io_file_reopen(struct ox_io *io, bool read_only, struct ox_error **err)
 
 /* ---- what is asked of files ---- */
 
-int ox_io_file_actual_bytes(const struct ox_io *io, uint64_t *ret)
-{
-	struct stat st;
-
-	ox_assert(io->ops == &file_ops);
-	if (fstat(file_of(io)->fd, &st) < 0)
-		return -errno;
-	*ret = (uint64_t)st.st_blocks * 512; /* the unit of st_blocks, whatever st_blksize says */
-	return 0;
-}
-
 int ox_io_file_lock_fd(int fd, const char *name, struct ox_file_lock have, struct ox_file_lock want,
 		       struct ox_error **err)
 {
@@ -671,6 +739,16 @@ int ox_io_file_lock_fd(int fd, const char *name, struct ox_file_lock have, struc
 		return ox_file_lock_take(&taker, &have, want, err);
 	ox_file_lock_keep(fd, &have, want);
 	return 0;
+}
+
+bool ox_io_file_changed_ns(const struct ox_io *io, uint64_t *ret)
+{
+	struct stat st;
+
+	if (io->ops != &file_ops || file_of(io)->is_block || fstat(file_of(io)->fd, &st) < 0)
+		return false;
+	*ret = (uint64_t)st.st_mtim.tv_sec * UINT64_C(1000000000) + (uint64_t)st.st_mtim.tv_nsec;
+	return true;
 }
 
 bool ox_io_file_identity(const struct ox_io *io, uint64_t *ret_dev, uint64_t *ret_ino)

@@ -37,6 +37,7 @@ static const char *const perm_names[PERM_COUNT] = {
 struct holder {
 	char name[32];
 	long pid;
+	bool stores; /* systemd, which keeps descriptors of services that have died */
 };
 
 /* Whether a "lock:" line of /proc/PID/fdinfo names the inode and covers the byte. */
@@ -128,7 +129,8 @@ static void read_process_name(const char *pid, char *ret_name, size_t size)
 	fclose(comm);
 }
 
-/* Looks through the processes that this one may look into. */
+/* Looks through the processes that this one may look into. What a service manager stores is a
+ * service's: that one is named if it lives. */
 static bool find_holder(const struct ox_file_lock_taker *taker, uint64_t byte, struct holder *ret)
 {
 	struct dirent *entry;
@@ -141,16 +143,52 @@ static bool find_holder(const struct ox_file_lock_taker *taker, uint64_t byte, s
 	proc = opendir("/proc");
 	if (!proc)
 		return false;
-	while (!found && (entry = readdir(proc))) {
+	while ((!found || ret->stores) && (entry = readdir(proc))) {
 		if (!isdigit((unsigned char)entry->d_name[0]) ||
 		    !process_holds(entry->d_name, taker->fd, &file, byte))
 			continue;
 		found = true;
 		ret->pid = strtol(entry->d_name, NULL, 10);
 		read_process_name(entry->d_name, ret->name, sizeof(ret->name));
+		ret->stores = strcmp(ret->name, "systemd") == 0;
 	}
 	closedir(proc);
 	return found;
+}
+
+/* Whether the "lock:" lines of the descriptor have the byte. */
+static bool own_lines_cover(FILE *info, uint64_t ino, uint64_t byte)
+{
+	char line[256];
+
+	rewind(info);
+	while (fgets(line, sizeof(line), info))
+		if (strstr(line, " OFDLCK ") && line_covers(line, ino, byte))
+			return true;
+	return false;
+}
+
+int ox_file_lock_is_held(int fd, struct ox_file_lock lock)
+{
+	bool held = true;
+	char path[64];
+	struct stat st;
+	FILE *info;
+
+	if (fstat(fd, &st) < 0)
+		return -errno;
+	snprintf(path, sizeof(path), "/proc/self/fdinfo/%d", fd);
+	info = fopen(path, "re");
+	if (!info)
+		return -errno;
+	for (int i = 0; i < PERM_COUNT && held; i++) {
+		if (lock.held & 1U << i)
+			held = own_lines_cover(info, st.st_ino, BYTE_HELD + (unsigned)i);
+		if (held && (lock.unshared & 1U << i))
+			held = own_lines_cover(info, st.st_ino, BYTE_UNSHARED + (unsigned)i);
+	}
+	fclose(info);
+	return held;
 }
 
 /* ---- single bytes ---- */
@@ -178,8 +216,8 @@ static int byte_test(int fd, int byte)
 
 /*
  * As byte_test, but patient with the dead: what a killed process had in flight at the kernel keeps
- * its locks for some milliseconds. Where no living process is seen to hold the byte, that is waited
- * out, for a bounded time.
+ * its locks for some milliseconds, and so does what a service manager has been told to let go.
+ * Where no other living process is seen to hold the byte, that is waited out, for a bounded time.
  */
 static int byte_test_patiently(const struct ox_file_lock_taker *taker, int byte)
 {
@@ -188,7 +226,7 @@ static int byte_test_patiently(const struct ox_file_lock_taker *taker, int byte)
 	int r = byte_test(taker->fd, byte);
 
 	for (int i = 0; r == -EAGAIN && i < ORPHAN_STEPS; i++) {
-		if (find_holder(taker, (uint64_t)byte, &who))
+		if (find_holder(taker, (uint64_t)byte, &who) && !who.stores)
 			break;
 		nanosleep(&step, NULL);
 		r = byte_test(taker->fd, byte);
@@ -262,8 +300,10 @@ static int conflict(const struct ox_file_lock_taker *taker, const char *kind, in
 	return ox_error_set(err, -EAGAIN,
 			    "Failed to get %s\"%s\" lock\n"
 			    "Is another process using the image [%s]?\n"
-			    "(held by %s, process %ld)",
-			    kind, perm_names[perm], taker->name, who.name, who.pid);
+			    "(held by %s, process %ld%s)",
+			    kind, perm_names[perm], taker->name, who.name, who.pid,
+			    who.stores ? ", for a service that has died and may be started again"
+				       : "");
 }
 
 /* Tests the bytes of perms from first_byte on. */

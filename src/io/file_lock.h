@@ -61,6 +61,10 @@ int ox_file_lock_take(const struct ox_file_lock_taker *taker, struct ox_file_loc
 int ox_file_lock_copy(int fd, const char *name, struct ox_file_lock have, struct ox_error **err)
 	__attribute__((warn_unused_result));
 
+/* 1: the open file description of fd has these locks, as the kernel tells in /proc; 0: not all of
+ * them; -errno. */
+int ox_file_lock_is_held(int fd, struct ox_file_lock lock) __attribute__((warn_unused_result));
+
 /* Gives up what keep does not include. Cannot fail. */
 void ox_file_lock_keep(int fd, struct ox_file_lock *have, struct ox_file_lock keep);
 

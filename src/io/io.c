@@ -176,6 +176,8 @@ static int read_whole_co(struct ox_io *io, struct cursor *c, uint64_t offset)
 			return (int)got;
 		io->counts[OX_IO_COUNT_READS]++;
 		io->counts[OX_IO_COUNT_READ_BYTES] += (uint64_t)got;
+		if (io->behind)
+			ox_io_behind_touched(io, offset, (uint64_t)got, false);
 		if (whole_blocks(io, got) == 0) {
 			cursor_zero_rest(c, (uint64_t)got);
 			return 0;
@@ -199,6 +201,8 @@ static int write_whole_co(struct ox_io *io, struct cursor *c, uint64_t offset, u
 			return (int)put;
 		io->counts[OX_IO_COUNT_WRITES]++;
 		io->counts[OX_IO_COUNT_WRITE_BYTES] += (uint64_t)put;
+		if (io->behind)
+			ox_io_behind_touched(io, offset, (uint64_t)put, true);
 		if (io->can_grow)
 			io->length = ox_max_u64(io->length, offset + (uint64_t)put);
 		if (whole_blocks(io, put) == 0)
@@ -378,6 +382,7 @@ int ox_io_pwritev_co(struct ox_io *io, const struct iovec *iov, int n, uint64_t 
 	int64_t count = request_bytes(iov, n, offset);
 
 	check_store(io);
+	ox_assert(!(flags & OX_IO_FUA) || !ox_io_has_witness(io)); /* H1: nothing is durable yet */
 	if (io->read_only)
 		return -EROFS;
 	if (count <= 0)
@@ -400,7 +405,9 @@ int ox_io_sync_co(struct ox_io *io)
 	int r;
 
 	check_store(io);
-	r = io->ops->sync_co(io);
+	r = ox_io_has_witness(io) ? ox_io_sync_past_witness_co(io) : io->ops->sync_co(io);
+	if (r == 0)
+		r = io->write_out_error;
 	if (r < 0)
 		return r;
 	io->counts[OX_IO_COUNT_SYNCS]++;
@@ -483,6 +490,22 @@ int ox_io_punch_co(struct ox_io *io, uint64_t offset, uint64_t length)
 	return zero_range_co(io, io->ops->punch_co, OX_IO_COUNT_PUNCHES, offset, length);
 }
 
+int ox_io_trim_co(struct ox_io *io, uint64_t offset, uint64_t length)
+{
+	uint64_t start = ox_align_up(offset, io->align_bytes);
+	uint64_t end = ox_align_down(ox_min_u64(offset + length, io->length), io->align_bytes);
+
+	check_store(io);
+	if (!io->ops->trim_co)
+		return ox_io_punch_co(io, offset, length);
+	if (io->read_only)
+		return -EROFS;
+	/* A part of a block is not worth a write. */
+	if (!ox_range_within(offset, length, INT64_MAX) || start >= end)
+		return 0;
+	return range_op_co(io, io->ops->trim_co, start, end - start);
+}
+
 int ox_io_zero_co(struct ox_io *io, uint64_t offset, uint64_t length)
 {
 	return zero_range_co(io, io->ops->zero_co, OX_IO_COUNT_ZEROES, offset, length);
@@ -534,12 +557,57 @@ int ox_io_set_length_co(struct ox_io *io, uint64_t length)
 	return r;
 }
 
+/* Of what makes holes of data. */
+static uint64_t changes_of(const struct ox_io *io)
+{
+	return io->counts[OX_IO_COUNT_PUNCHES] + io->counts[OX_IO_COUNT_ZEROES] +
+	       io->counts[OX_IO_COUNT_LENGTHS];
+}
+
+/* A hole is never believed twice: a write may have filled it. */
 int ox_io_extent_co(struct ox_io *io, uint64_t offset, struct ox_io_extent *ret)
 {
+	uint64_t changes = changes_of(io);
+	struct ox_io_extent e;
+	int r;
+
 	check_store(io);
 	if (offset > INT64_MAX)
 		return -EINVAL;
-	return io->ops->extent_co(io, offset, ret);
+	if (io->data.changes == changes && offset >= io->data.start && offset < io->data.end) {
+		*ret = (struct ox_io_extent){.length = io->data.end - offset};
+		return 0;
+	}
+	r = io->ops->extent_co(io, offset, &e);
+	if (r < 0)
+		return r;
+	if (!e.zero) {
+		io->data.start = offset;
+		io->data.end = offset + e.length;
+		io->data.changes = changes;
+	}
+	*ret = e;
+	return 0;
+}
+
+int ox_io_actual_bytes(const struct ox_io *io, uint64_t *ret)
+{
+	return io->ops->actual_bytes ? io->ops->actual_bytes(io, ret) : -ENOTSUP;
+}
+
+int ox_io_extents_co(struct ox_io *io, uint64_t offset, uint64_t limit, struct ox_io_extent *ret,
+		     int max)
+{
+	int r;
+
+	check_store(io);
+	ox_assert(max > 0 && limit > 0);
+	if (offset > INT64_MAX)
+		return -EINVAL;
+	if (io->ops->extents_co)
+		return io->ops->extents_co(io, offset, limit, ret, max);
+	r = io->ops->extent_co(io, offset, ret);
+	return r < 0 ? r : 1;
 }
 
 bool ox_io_has_grown_co(struct ox_io *io)
@@ -555,10 +623,21 @@ bool ox_io_has_grown_co(struct ox_io *io)
 	return true;
 }
 
+int ox_io_reopen(struct ox_io *io, bool read_only, struct ox_error **err)
+{
+	if (read_only == io->read_only)
+		return 0;
+	if (!io->ops->reopen)
+		return ox_error_set(err, -ENOTSUP, "'%s' cannot be reopened", io->name);
+	return io->ops->reopen(io, read_only, err);
+}
+
 void ox_io_close(struct ox_io *io)
 {
 	if (!io)
 		return;
 	ox_assert(ox_rangelock_idle(&io->rmw));
+	ox_io_close_witness(io);
+	free(io->behind);
 	io->ops->close(io);
 }

@@ -44,21 +44,59 @@ struct ox_io_ops {
 	int64_t (*pwritev_co)(struct ox_io *io, const struct iovec *iov, int n, uint64_t offset,
 			      unsigned flags);
 	int (*sync_co)(struct ox_io *io);
+	/* The same by another description of the store's file. NULL: there is none. */
+	int (*sync_by_co)(struct ox_io *io, int fd);
 	/* Aligned to zero_align_bytes. Range reads as zeroes afterwards. punch gives the space
 	 * back, zero keeps or takes it. -EOPNOTSUPP where the store cannot. Never changes the
 	 * length. */
 	int (*punch_co)(struct ox_io *io, uint64_t offset, uint64_t length);
 	int (*zero_co)(struct ox_io *io, uint64_t offset, uint64_t length);
+	/* What the range reads as afterwards is not known. NULL: punch_co says more. */
+	int (*trim_co)(struct ox_io *io, uint64_t offset, uint64_t length);
 	/* Takes space for the range (it reads as before, new space as zeroes), growing the length
 	 * if need be. */
 	int (*reserve_co)(struct ox_io *io, uint64_t offset, uint64_t length);
 	int (*set_length_co)(struct ox_io *io, uint64_t length);
 	int (*extent_co)(struct ox_io *io, uint64_t offset, struct ox_io_extent *ret);
+	/* Up to max of them, one behind the other from offset on, as far as limit bytes: how many,
+	 * or a negative errno. NULL: one at a time. */
+	int (*extents_co)(struct ox_io *io, uint64_t offset, uint64_t limit,
+			  struct ox_io_extent *ret, int max);
 	/* The length as it is now. NULL: nobody else changes it. */
 	int (*measure_co)(struct ox_io *io, uint64_t *ret_length);
+	/* The space that it takes. NULL: it cannot tell. */
+	int (*actual_bytes)(const struct ox_io *io, uint64_t *ret);
 	/* Of ox_io_read_cached. NULL: never. */
 	bool (*read_cached)(const struct ox_io *io, void *buf, size_t count, uint64_t offset);
+	/* Of ox_io_let_go_co. NULL: it keeps no pages. */
+	int (*let_go_co)(struct ox_io *io, uint64_t offset, uint64_t length, unsigned how);
+	/* Of ox_io_reopen. NULL: the store stays what it is. */
+	int (*reopen)(struct ox_io *io, bool read_only, struct ox_error **err);
 	void (*close)(struct ox_io *io);
+};
+
+/* What of a range's pages is not needed again. */
+enum ox_io_let_go {
+	OX_IO_LET_GO_START = 1 << 0, /* begin to write out what is dirty */
+	OX_IO_LET_GO_WAIT = 1 << 1,  /* write it out; no sync (the medium's cache, the metadata) */
+	OX_IO_LET_GO_DROP = 1 << 2,  /* forget the clean ones */
+};
+
+enum ox_io_witness_state {
+	OX_IO_WITNESS_NONE,
+	OX_IO_WITNESS_WAITING,
+	OX_IO_WITNESS_RUNNING,
+	OX_IO_WITNESS_FAILED,
+};
+
+/* Whom the first sync asks, in the place of the store's own description (witness.c). */
+struct ox_io_witness {
+	enum ox_io_witness_state state;
+	int fd;	   /* owned; negative: none is left, and the first sync fails */
+	int error; /* FAILED */
+	struct ox_waitq waiters;
+	void (*synced)(void *opaque);
+	void *opaque;
 };
 
 /* Common part of every store; the first member of each implementation's struct. */
@@ -76,10 +114,20 @@ struct ox_io {
 	uint32_t space_bytes;
 	bool read_only;
 	bool can_grow;	 /* false: a block device */
+	bool is_remote;	 /* name is a URI, and no path: nothing lies beside it */
 	uint64_t device; /* of the file, and its number there; 0: it is none */
 	uint64_t inode;
-	struct ox_rangelock rmw; /* writes that are not aligned, against all writes (H5) */
-	uint64_t counts[8];	 /* calls of ops carried out, and bytes, by enum ox_io_count */
+	struct ox_io_witness witness;
+	struct ox_io_behind *behind; /* NULL: what was read and written stays in the page cache */
+	int write_out_error;	     /* of ox_io_let_go_co: what every sync says from then on */
+	struct ox_rangelock rmw;     /* writes that are not aligned, against all writes (H5) */
+	/* What was last told to be data: believed until something is punched or cut. */
+	struct {
+		uint64_t start;
+		uint64_t end;
+		uint64_t changes;
+	} data;
+	uint64_t counts[8]; /* calls of ops carried out, and bytes, by enum ox_io_count */
 };
 
 enum ox_io_count {
@@ -109,23 +157,64 @@ int ox_io_pwritev_co(struct ox_io *io, const struct iovec *iov, int n, uint64_t 
 int ox_io_pwrite_co(struct ox_io *io, const void *buf, size_t count, uint64_t offset,
 		    unsigned flags);
 int ox_io_sync_co(struct ox_io *io);
+/*
+ * Before the first sync: that one goes to fd, a description of the same file that is the store's
+ * from then on; or, where fd is negative, fails with -EIO. Until it has ended well nothing counts
+ * as durable: other syncs wait for it, and no write bears OX_IO_FUA (H1). If it fails, so do all.
+ * synced (NULL: nobody) is called once, when it has ended well.
+ */
+void ox_io_set_witness(struct ox_io *io, int fd, void (*synced)(void *opaque), void *opaque);
+/* Whether that sync has still to come, goes on or has failed. */
+static inline bool ox_io_has_witness(const struct ox_io *io)
+{
+	return io->witness.state != OX_IO_WITNESS_NONE;
+}
+/* For io.c. */
+int ox_io_sync_past_witness_co(struct ox_io *io);
+void ox_io_close_witness(struct ox_io *io);
 /* Both fall back to nothing: -EOPNOTSUPP is the caller's to handle. Any alignment: edges that the
  * store's alignment cuts off are written as zero bytes. */
 int ox_io_punch_co(struct ox_io *io, uint64_t offset, uint64_t length);
 int ox_io_zero_co(struct ox_io *io, uint64_t offset, uint64_t length);
+/* Gives up what the range holds, where the store can; it may read as anything afterwards. */
+int ox_io_trim_co(struct ox_io *io, uint64_t offset, uint64_t length);
 /* Writes zero bytes: works on every store. */
 int ox_io_fill_zero_co(struct ox_io *io, uint64_t offset, uint64_t length);
 int ox_io_reserve_co(struct ox_io *io, uint64_t offset, uint64_t length);
 /* Of a range that reads as zeroes: where the store cannot reserve, zeroes are written. */
 int ox_io_reserve_or_fill_co(struct ox_io *io, uint64_t offset, uint64_t length);
 int ox_io_set_length_co(struct ox_io *io, uint64_t length);
+/* The store is asked, but within the stretch that was last told to be data. So a hole is one at
+ * this moment, and what is called data may have become a hole by another program's hand. */
 int ox_io_extent_co(struct ox_io *io, uint64_t offset, struct ox_io_extent *ret);
+/* Several, one behind the other, for one who is going to ask for them all: at least one, and no
+ * more than max or than limit bytes need. How many, or -errno. */
+int ox_io_extents_co(struct ox_io *io, uint64_t offset, uint64_t limit, struct ox_io_extent *ret,
+		     int max);
+/* The space that the store takes where it lies (st_blocks); -ENOTSUP where it cannot tell. */
+int ox_io_actual_bytes(const struct ox_io *io, uint64_t *ret) __attribute__((warn_unused_result));
+/*
+ * Long work that leaves the page cache as it was (behind.c). From begin to end what is read and
+ * written is remembered; in between ox_io_behind_co, now and then, with none of the image's locks
+ * held, lets go of it. Nothing is done on stores that have no page cache. 0, or the error of
+ * writing something out, which every later sync of the store tells too.
+ */
+void ox_io_behind_begin(struct ox_io *io);
+int ox_io_behind_co(struct ox_io *io);
+int ox_io_behind_end_co(struct ox_io *io);
+/* For io.c, where io->behind is set. */
+void ox_io_behind_touched(struct ox_io *io, uint64_t offset, uint64_t length, bool written);
+/* how: enum ox_io_let_go. -EOPNOTSUPP where there is nothing to let go of. */
+int ox_io_let_go_co(struct ox_io *io, uint64_t offset, uint64_t length, unsigned how);
 /*
  * Others may lengthen a device, and a file that is open read-only. For who has met the end as it
  * was known: whether it has moved since. A file that is open for writing is as long as we have made
  * it.
  */
 bool ox_io_has_grown_co(struct ox_io *io);
+/* Turns a read-only store into a writable one or back; the old state stays on failure. */
+int ox_io_reopen(struct ox_io *io, bool read_only, struct ox_error **err)
+	__attribute__((warn_unused_result));
 /* Gives up the store and its locks. NULL is allowed. Outside or inside a task. */
 void ox_io_close(struct ox_io *io);
 
@@ -172,6 +261,11 @@ int ox_io_file_open_path(const char *path, unsigned flags, struct ox_error **err
  * failure. A store made from an fd cannot become more than the fd allows. */
 int ox_io_file_reopen(struct ox_io *io, bool read_only, struct ox_error **err)
 	__attribute__((warn_unused_result));
+/* Makes the entry of a path's file durable, as a sync of the file does not. A directory that may
+ * not be read, or whose file system cannot sync it, is let be. 0 or -errno. */
+int ox_io_file_sync_directory(const char *path) __attribute__((warn_unused_result));
+/* When the file's bytes were last changed. False: that cannot be told, as of a device. */
+bool ox_io_file_changed_ns(const struct ox_io *io, uint64_t *ret);
 /* Device and inode numbers, to find loops in backing chains. False for memory. */
 bool ox_io_file_identity(const struct ox_io *io, uint64_t *ret_dev, uint64_t *ret_ino);
 /* The same of a file that was looked at. */
@@ -183,9 +277,13 @@ bool ox_io_file_has_fd(const struct ox_io *io, int fd);
 int ox_io_file_lock_fd(int fd, const char *name, struct ox_file_lock have, struct ox_file_lock want,
 		       struct ox_error **err) __attribute__((warn_unused_result));
 
-/* The space that a file takes on its file system (st_blocks). 0 or -errno. */
-int ox_io_file_actual_bytes(const struct ox_io *io, uint64_t *ret)
-	__attribute__((warn_unused_result));
+/*
+ * An export of an NBD server, by libnbd, which is loaded for it; uri as nbd/address.h says. No
+ * locks are taken: the server has them. Blocks until the server has answered; from a task or
+ * outside of any, on the reactor's thread or a worker.
+ */
+int ox_io_nbd_open(struct ox_reactor *r, const char *uri, unsigned flags, struct ox_io **ret,
+		   struct ox_error **err) __attribute__((warn_unused_result));
 
 /* A growing store in memory, zero-filled. */
 int ox_io_memory_open(struct ox_reactor *r, uint64_t length, struct ox_io **ret)

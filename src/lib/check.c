@@ -168,6 +168,7 @@ static int check_source(struct ox_context *ctx, const struct ox_source *source,
 	struct ox_check_options opts;
 	struct ox_check_result result = {0};
 	struct check_job job = {.opts = &opts, .ret = &result, .err = err};
+	struct ox_source where = *source;
 	int r;
 
 	r = ox_options_take(&ox_check_options_type, given, &opts, err);
@@ -176,7 +177,8 @@ static int check_source(struct ox_context *ctx, const struct ox_source *source,
 	r = refuse_options(&opts, err);
 	if (r < 0)
 		return r;
-	r = open_stores(ctx, source, &job, err);
+	ox_source_take_flags(&where, opts.flags);
+	r = open_stores(ctx, &where, &job, err);
 	if (r == 0) {
 		r = ox_reactor_call(ctx->reactor, check_job_co, &job);
 		if (r < 0)

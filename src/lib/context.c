@@ -74,6 +74,11 @@ OX_EXPORT void ox_context_set_polled(struct ox_context *ctx, bool polled)
 	ox_reactor_set_polled(ctx->reactor, polled);
 }
 
+OX_EXPORT void ox_context_count_turns(struct ox_context *ctx, uint64_t *turns)
+{
+	ox_reactor_count_turns(ctx->reactor, turns);
+}
+
 OX_EXPORT int ox_context_hold(struct ox_context *ctx, int fd, struct ox_error **err)
 {
 	int r = ox_reactor_hold(ctx->reactor, fd);

@@ -1,189 +1,127 @@
 /* SPDX-License-Identifier: MIT */
-/*
- * The control plane of images: opening, closing, reopening, resizing. Each is a job, a task with a
- * result; the synchronous call turns the reactor until its job is done, the other one leaves that
- * to the program's loop. An image has one job at a time.
- */
+/* The control plane of images: opening, closing, reopening, resizing. */
 #include <errno.h>
+#include <fcntl.h>
 #include <stdlib.h>
+#include <sys/stat.h>
 
 #include "base/assert.h"
 #include "check/check.h"
 #include "lib/context.h"
+#include "lib/job.h"
 #include "lib/options.h"
 #include "lib/source.h"
 
-struct ox_job {
+/* What an opening works with. */
+struct opening {
 	struct ox_context *ctx;
-	void (*run_co)(struct ox_job *job);
-	struct ox_image *image; /* an opening's: its result */
-	struct ox_error *err;
-	int result;
-	bool begun;
-	bool done;
-	bool cancelled;
-	bool on_worker; /* open(2) may wait: a worker thread makes it */
 	struct ox_source source;
 	struct ox_open_options opts;
 	struct ox_io *io;
-	uint64_t new_bytes;
-	bool read_only;
+	struct ox_error **err;
+	bool on_worker; /* open(2) may wait: a worker thread makes it */
 };
 
 /* ---- what the jobs do ---- */
 
 static int open_store(void *arg)
 {
-	struct ox_job *job = arg;
+	struct opening *o = arg;
 
-	return ox_source_open(job->ctx, &job->source, ox_store_flags(&job->opts), &job->io,
-			      &job->err);
+	return ox_source_open(o->ctx, &o->source, ox_store_flags(&o->opts), &o->io, o->err);
+}
+
+/* A sync of another file would say of this one that it is durable. */
+static int examine_witness(const struct opening *o, struct ox_error **err)
+{
+	uint64_t device;
+	uint64_t inode;
+	struct stat st;
+	int mode = fcntl(o->opts.witness_fd, F_GETFL);
+
+	if (mode < 0 || fstat(o->opts.witness_fd, &st) < 0)
+		return ox_error_set_errno(err, -errno, "Could not use witness_fd %d",
+					  o->opts.witness_fd);
+	ox_io_file_identity_of(&st, &device, &inode);
+	if ((mode & O_PATH) || device != o->io->device || inode != o->io->inode)
+		return ox_error_set(err, -EINVAL, "witness_fd %d is not open on the file of '%s'",
+				    o->opts.witness_fd, o->io->name);
+	return 0;
+}
+
+static int take_witness(struct opening *o)
+{
+	const struct ox_open_options *opts = &o->opts;
+	int fd = -1;
+	int r;
+
+	if (opts->witness_fd == 0 || o->io->read_only || opts->cache == OX_CACHE_UNSAFE)
+		return 0;
+	if (opts->witness_fd > 0) {
+		r = examine_witness(o, o->err);
+		if (r < 0)
+			return r;
+		fd = fcntl(opts->witness_fd, F_DUPFD_CLOEXEC, 0);
+		if (fd < 0)
+			return ox_error_set_errno(o->err, -errno,
+						  "Could not duplicate descriptor %d",
+						  opts->witness_fd);
+	}
+	ox_io_set_witness(o->io, fd, opts->synced, opts->opaque);
+	return 0;
 }
 
 static void open_co(struct ox_job *job)
 {
-	struct ox_img_open how = {.opts = &job->opts, .recovery = &ox_check_recovery};
+	struct opening *o = job->work;
+	const struct ox_open_options *opts = &o->opts;
+	struct ox_img_open how = {.opts = opts, .recovery = &ox_check_recovery};
 
+	o->err = &job->err;
 	/* The program is asked on its own thread. */
-	job->result = ox_source_ask(&job->source, &job->opts, &job->err);
+	job->result = ox_source_ask(&o->source, opts, &job->err);
 	if (job->result == 0)
-		job->result = job->on_worker ? ox_aio_work_co(open_store, job) : open_store(job);
+		job->result = o->on_worker ? ox_aio_work_co(open_store, o) : open_store(o);
 	if (job->result < 0)
 		return;
-	job->result = ox_img_open_co(job->io, &how, &job->image, &job->err);
+	job->result = take_witness(o);
+	if (job->result == 0)
+		job->result = ox_img_open_co(o->io, &how, &job->opened, &job->err);
 	if (job->result < 0) {
-		ox_io_close(job->io);
+		ox_io_close(o->io);
 		return;
 	}
-	job->image->ctx = job->ctx;
-	ox_list_init(&job->image->queues);
-	ox_list_init(&job->image->waiting);
-	job->ctx->images++;
+	ox_job_adopt_image(job->ctx, job->opened);
+	if (opts->witness_fd != 0 && !o->io->read_only && opts->cache == OX_CACHE_UNSAFE &&
+	    opts->synced)
+		opts->synced(opts->opaque);
 }
 
 static void close_co(struct ox_job *job)
 {
-	job->result = ox_img_close_co(job->image, &job->err);
-	job->image = NULL;
+	job->result = ox_img_close_co(job->images[0], &job->err);
+	job->image_count = 0; /* it is gone */
 }
 
 static void reopen_co(struct ox_job *job)
 {
-	job->result = ox_img_reopen_co(job->image, job->read_only, &job->err);
+	const bool *read_only = job->work;
+
+	job->result = ox_img_reopen_co(job->images[0], *read_only, &job->err);
 }
 
 static void resize_co(struct ox_job *job)
 {
-	job->result = ox_img_resize_co(job->image, job->new_bytes, &job->err);
+	const uint64_t *new_bytes = job->work;
+
+	job->result = ox_img_resize_co(job->images[0], *new_bytes, &job->err);
 }
 
-static void job_task_co(void *arg)
-{
-	struct ox_job *job = arg;
-
-	job->begun = true;
-	ox_co_watch_cancel(&job->cancelled);
-	if (job->cancelled)
-		job->result = ox_error_set(&job->err, -ECANCELED, "Cancelled before it began");
-	else
-		job->run_co(job);
-	job->done = true;
-}
-
-static void started_job_task_co(void *arg)
-{
-	struct ox_job *job = arg;
-
-	job_task_co(job);
-	ox_reactor_results_add(job->ctx->reactor);
-}
-
-/* ---- their lives ---- */
-
-static struct ox_job *job_new(struct ox_context *ctx, void (*run_co)(struct ox_job *job))
-{
-	struct ox_job *job = calloc(1, sizeof(*job));
-
-	if (!job)
-		return NULL;
-	job->ctx = ctx;
-	job->run_co = run_co;
-	return job;
-}
-
-static void job_free(struct ox_job *job)
-{
-	if (job->image) {
-		job->image->jobs--;
-		job->image->reopening = false;
-	}
-	ox_error_free(job->err);
-	free(job);
-}
-
-/* Gives what the job has brought, and frees it. */
-static int job_end(struct ox_job *job, struct ox_image **ret_image, struct ox_error **err)
-{
-	int r = job->result;
-
-	if (job->run_co == open_co) {
-		ox_assert(ret_image);
-		if (r == 0)
-			*ret_image = job->image;
-		job->image = NULL;
-	}
-	if (r < 0 && err) {
-		*err = job->err;
-		job->err = NULL;
-	}
-	job_free(job);
-	return r;
-}
-
-/* To its end. When the engine fails under a job, that stays: its task may be anywhere. */
-static int run_now(struct ox_job *job, struct ox_image **ret_image, struct ox_error **err)
-{
-	int r = ox_reactor_call(job->ctx->reactor, job_task_co, job);
-
-	if (r == 0)
-		return job_end(job, ret_image, err);
-	if (!job->begun)
-		job_free(job);
-	return ox_error_set_errno(err, r, "The I/O engine failed");
-}
-
-static int start(struct ox_job *job, struct ox_job **ret_job, struct ox_error **err)
-{
-	struct ox_reactor *reactor = job->ctx->reactor;
-	int r = ox_co_spawn(reactor, started_job_task_co, job);
-
-	if (r < 0) {
-		job_free(job);
-		return ox_error_set(err, r, "Out of memory");
-	}
-	job->ctx->jobs++;
-	ox_reactor_kick(reactor);
-	*ret_job = job;
-	return 0;
-}
-
-OX_EXPORT bool ox_job_is_done(const struct ox_job *job)
-{
-	return job->done;
-}
-
-OX_EXPORT void ox_job_cancel(struct ox_job *job)
-{
-	job->cancelled = job->run_co != close_co; /* what was written is not given up */
-}
-
-OX_EXPORT int ox_job_end(struct ox_job *job, struct ox_image **ret_image, struct ox_error **err)
-{
-	ox_assert(job->done);
-	job->ctx->jobs--;
-	ox_reactor_results_taken(job->ctx->reactor, 1);
-	return job_end(job, ret_image, err);
-}
+static const struct ox_job_type opening_type = {.run_co = open_co, .opens = true};
+static const struct ox_job_type closing_type = {
+	.run_co = close_co, .keeps_on = true}; /* what was written is not given up */
+static const struct ox_job_type reopening_type = {.run_co = reopen_co};
+static const struct ox_job_type resizing_type = {.run_co = resize_co};
 
 /* ---- opening ---- */
 
@@ -212,11 +150,11 @@ static int open_job_new(struct ox_context *ctx, struct ox_source source,
 
 	if (r < 0)
 		return r;
-	job = job_new(ctx, open_co);
-	if (!job)
-		return ox_error_set(err, -ENOMEM, "Out of memory");
-	job->source = source;
-	job->opts = opts;
+	ox_source_take_flags(&source, opts.flags);
+	r = ox_job_new(ctx, &opening_type, sizeof(struct opening), &job, err);
+	if (r < 0)
+		return r;
+	*(struct opening *)job->work = (struct opening){.ctx = ctx, .source = source, .opts = opts};
 	*ret_job = job;
 	return 0;
 }
@@ -228,7 +166,7 @@ static int open_now(struct ox_context *ctx, struct ox_source source,
 	struct ox_job *job;
 	int r = open_job_new(ctx, source, opts, &job, err);
 
-	return r < 0 ? r : run_now(job, ret_image, err);
+	return r < 0 ? r : ox_job_run(job, ret_image, err);
 }
 
 static int open_start(struct ox_context *ctx, struct ox_source source,
@@ -240,8 +178,8 @@ static int open_start(struct ox_context *ctx, struct ox_source source,
 
 	if (r < 0)
 		return r;
-	job->on_worker = true;
-	return start(job, ret_job, err);
+	((struct opening *)job->work)->on_worker = true;
+	return ox_job_start(job, ret_job, err);
 }
 
 OX_EXPORT int ox_image_open(struct ox_context *ctx, const char *path,
@@ -274,30 +212,29 @@ OX_EXPORT int ox_image_open_fd_start(struct ox_context *ctx, int fd, const char 
 
 /* ---- open images ---- */
 
-/* A job on the image, which has it to itself but for requests (and for those unless alone). */
-static int image_job_new(struct ox_image *image, void (*run_co)(struct ox_job *job), bool alone,
-			 struct ox_job **ret_job, struct ox_error **err)
+static int image_job_new(struct ox_image *image, const struct ox_job_type *type, size_t work_bytes,
+			 bool alone, struct ox_job **ret_job, struct ox_error **err)
 {
 	struct ox_job *job;
+	int r;
 
 	ox_assert(image);
-	if (image->jobs > 0)
-		return ox_error_set(err, -EBUSY, "Another job on '%s' has not ended",
-				    image->filename);
-	if (alone && !ox_queues_are_idle(image))
-		return ox_error_set(err, -EBUSY, "Requests on '%s' are pending", image->filename);
-	job = job_new(image->ctx, run_co);
-	if (!job)
-		return ox_error_set(err, -ENOMEM, "Out of memory");
-	job->image = image;
-	image->jobs++;
-	*ret_job = job;
-	return 0;
+	if (alone && image->is_built)
+		return ox_error_set(err, -EBUSY, "'%s' is under construction", image->filename);
+	r = ox_job_new(image->ctx, type, work_bytes, &job, err);
+	if (r < 0)
+		return r;
+	r = ox_job_claim(job, image, alone, err);
+	if (r < 0)
+		ox_job_free(job);
+	else
+		*ret_job = job;
+	return r;
 }
 
 static int close_job_new(struct ox_image *image, struct ox_job **ret_job, struct ox_error **err)
 {
-	int r = image_job_new(image, close_co, true, ret_job, err);
+	int r = image_job_new(image, &closing_type, 0, true, ret_job, err);
 
 	if (r < 0)
 		return r;
@@ -309,11 +246,11 @@ static int close_job_new(struct ox_image *image, struct ox_job **ret_job, struct
 static int reopen_job_new(struct ox_image *image, bool read_only, struct ox_job **ret_job,
 			  struct ox_error **err)
 {
-	int r = image_job_new(image, reopen_co, true, ret_job, err);
+	int r = image_job_new(image, &reopening_type, sizeof(read_only), true, ret_job, err);
 
 	if (r < 0)
 		return r;
-	(*ret_job)->read_only = read_only;
+	*(bool *)(*ret_job)->work = read_only;
 	image->reopening = true;
 	return 0;
 }
@@ -321,10 +258,10 @@ static int reopen_job_new(struct ox_image *image, bool read_only, struct ox_job 
 static int resize_job_new(struct ox_image *image, uint64_t new_bytes, struct ox_job **ret_job,
 			  struct ox_error **err)
 {
-	int r = image_job_new(image, resize_co, false, ret_job, err);
+	int r = image_job_new(image, &resizing_type, sizeof(new_bytes), false, ret_job, err);
 
 	if (r == 0)
-		(*ret_job)->new_bytes = new_bytes;
+		*(uint64_t *)(*ret_job)->work = new_bytes;
 	return r;
 }
 
@@ -333,7 +270,7 @@ OX_EXPORT int ox_image_close(struct ox_image *image, struct ox_error **err)
 	struct ox_job *job;
 	int r = close_job_new(image, &job, err);
 
-	return r < 0 ? r : run_now(job, NULL, err);
+	return r < 0 ? r : ox_job_run(job, NULL, err);
 }
 
 OX_EXPORT int ox_image_close_start(struct ox_image *image, struct ox_job **ret_job,
@@ -342,7 +279,7 @@ OX_EXPORT int ox_image_close_start(struct ox_image *image, struct ox_job **ret_j
 	struct ox_job *job;
 	int r = close_job_new(image, &job, err);
 
-	return r < 0 ? r : start(job, ret_job, err);
+	return r < 0 ? r : ox_job_start(job, ret_job, err);
 }
 
 OX_EXPORT int ox_image_reopen(struct ox_image *image, bool read_only, struct ox_error **err)
@@ -350,7 +287,7 @@ OX_EXPORT int ox_image_reopen(struct ox_image *image, bool read_only, struct ox_
 	struct ox_job *job;
 	int r = reopen_job_new(image, read_only, &job, err);
 
-	return r < 0 ? r : run_now(job, NULL, err);
+	return r < 0 ? r : ox_job_run(job, NULL, err);
 }
 
 OX_EXPORT int ox_image_reopen_start(struct ox_image *image, bool read_only, struct ox_job **ret_job,
@@ -359,7 +296,7 @@ OX_EXPORT int ox_image_reopen_start(struct ox_image *image, bool read_only, stru
 	struct ox_job *job;
 	int r = reopen_job_new(image, read_only, &job, err);
 
-	return r < 0 ? r : start(job, ret_job, err);
+	return r < 0 ? r : ox_job_start(job, ret_job, err);
 }
 
 OX_EXPORT int ox_resize(struct ox_image *image, uint64_t new_bytes, struct ox_error **err)
@@ -367,7 +304,7 @@ OX_EXPORT int ox_resize(struct ox_image *image, uint64_t new_bytes, struct ox_er
 	struct ox_job *job;
 	int r = resize_job_new(image, new_bytes, &job, err);
 
-	return r < 0 ? r : run_now(job, NULL, err);
+	return r < 0 ? r : ox_job_run(job, NULL, err);
 }
 
 OX_EXPORT int ox_resize_start(struct ox_image *image, uint64_t new_bytes, struct ox_job **ret_job,
@@ -376,5 +313,5 @@ OX_EXPORT int ox_resize_start(struct ox_image *image, uint64_t new_bytes, struct
 	struct ox_job *job;
 	int r = resize_job_new(image, new_bytes, &job, err);
 
-	return r < 0 ? r : start(job, ret_job, err);
+	return r < 0 ? r : ox_job_start(job, ret_job, err);
 }

@@ -9,6 +9,7 @@
 #include "base/arith.h"
 #include "check/check.h"
 #include "lib/context.h"
+#include "lib/create.h"
 #include "lib/options.h"
 #include "lib/source.h"
 
@@ -64,7 +65,9 @@ static int create_raw_co(struct ox_io *io, const struct ox_create_options *opts,
 	int r;
 
 	if (!io->can_grow && bytes > io->length)
-		return ox_error_set(err, -ENOSPC, "The device is smaller than the image");
+		return io->is_remote
+			       ? ox_error_set(err, -EOPNOTSUPP, "Cannot grow NBD nodes")
+			       : ox_error_set(err, -ENOSPC, "The device is smaller than the image");
 	r = io->can_grow ? ox_io_set_length_co(io, bytes) : 0;
 	if (r == 0)
 		r = raw_preallocate_co(io, opts, bytes);
@@ -105,23 +108,26 @@ static int empty_co(struct ox_io *io, struct ox_error **err)
 	return r < 0 ? ox_error_set_errno(err, r, "Could not empty '%s'", io->name) : 0;
 }
 
+int ox_create_on_co(struct ox_io *io, const struct ox_create_options *opts, struct ox_error **err)
+{
+	int r = empty_co(io, err);
+
+	if (r < 0)
+		return r;
+	if (strcmp(opts->format, "raw") == 0)
+		return create_raw_co(io, opts, err);
+	if (strcmp(opts->format, "qed") == 0)
+		return ox_qed_create_co(io, opts, err);
+	return ox_qcow2_create_co(io, opts, err);
+}
+
 static void create_task_co(void *arg)
 {
 	struct create_job *j = arg;
 
-	j->result = empty_co(j->io, j->err);
-	if (j->result < 0)
-		return;
-	if (strcmp(j->opts->format, "raw") == 0) {
-		j->result = create_raw_co(j->io, j->opts, j->err);
-		return;
-	}
-	if (strcmp(j->opts->format, "qed") == 0) {
-		j->result = ox_qed_create_co(j->io, j->opts, j->err);
-		return;
-	}
-	j->result = ox_qcow2_create_co(j->io, j->opts, j->err);
-	if (j->result == 0 && j->opts->preallocation != OX_PREALLOC_OFF)
+	j->result = ox_create_on_co(j->io, j->opts, j->err);
+	if (j->result == 0 && strcmp(j->opts->format, "qcow2") == 0 &&
+	    j->opts->preallocation != OX_PREALLOC_OFF)
 		j->result = preallocate_co(j);
 }
 
@@ -132,7 +138,7 @@ static void empty_task_co(void *arg)
 	j->result = empty_co(j->io, NULL);
 }
 
-static int check_options(const struct ox_create_options *opts, struct ox_error **err)
+int ox_create_check(const struct ox_create_options *opts, struct ox_error **err)
 {
 	if (!opts->format)
 		return ox_error_set(err, -EINVAL, "No format was given");
@@ -161,7 +167,7 @@ static int open_store(struct ox_context *ctx, const struct ox_source *source, bo
 	struct ox_error *why = NULL;
 	int r = -EEXIST;
 
-	if (source->path)
+	if (source->path && !source->is_uri)
 		r = ox_source_open(ctx, source, OX_IO_NEW, ret, &why);
 	*ret_new = r == 0;
 	if (r == -EEXIST || !err)
@@ -201,6 +207,7 @@ static int create_source(struct ox_context *ctx, const struct ox_source *source,
 {
 	struct ox_create_options opts;
 	struct create_job job = {.opts = &opts, .err = err};
+	struct ox_source where = *source;
 	struct file_id id = {0};
 	bool is_new;
 	int r;
@@ -208,10 +215,11 @@ static int create_source(struct ox_context *ctx, const struct ox_source *source,
 	r = ox_options_take(&ox_create_options_type, given, &opts, err);
 	if (r < 0)
 		return r;
-	r = check_options(&opts, err);
+	r = ox_create_check(&opts, err);
 	if (r < 0)
 		return r;
-	r = open_store(ctx, source, &is_new, &job.io, err);
+	ox_source_take_flags(&where, opts.flags);
+	r = open_store(ctx, &where, &is_new, &job.io, err);
 	if (r < 0)
 		return r;
 	is_new = is_new && ox_io_file_identity(job.io, &id.dev, &id.ino);
@@ -223,9 +231,9 @@ static int create_source(struct ox_context *ctx, const struct ox_source *source,
 	if (!job.io_taken)
 		ox_io_close(job.io);
 	if (r < 0 && is_new)
-		remove_new(source->path, &id);
-	else if (r < 0)
-		empty_again(ctx, source);
+		remove_new(where.path, &id);
+	else if (r < 0 && !where.is_uri)
+		empty_again(ctx, &where);
 	return r;
 }
 

@@ -13,6 +13,11 @@ OX_EXPORT uint64_t ox_image_size(const struct ox_image *image)
 	return image->size_bytes;
 }
 
+OX_EXPORT uint64_t ox_image_cluster_bytes(const struct ox_image *image)
+{
+	return image->ops->cluster_bytes ? image->ops->cluster_bytes(image) : 0;
+}
+
 OX_EXPORT bool ox_image_is_read_only(const struct ox_image *image)
 {
 	return image->read_only;
@@ -41,6 +46,12 @@ OX_EXPORT void ox_image_recovery(const struct ox_image *image,
 	*ret_status = (struct ox_recovery_status){.message = ""};
 	if (image->ops->recovery)
 		image->ops->recovery(image, ret_status);
+}
+
+OX_EXPORT void ox_image_leave_recovery(struct ox_image *image)
+{
+	if (image->ops->leave_recovery)
+		image->ops->leave_recovery(image);
 }
 
 OX_EXPORT void ox_image_set_notice(struct ox_image *image,

@@ -26,9 +26,12 @@ static int read_co(struct job *job)
 	int r;
 
 	facts->file_bytes = job->io->length;
-	r = ox_io_file_actual_bytes(job->io, &facts->actual_bytes);
-	if (r < 0)
+	r = ox_io_actual_bytes(job->io, &facts->actual_bytes);
+	if (r == -EOPNOTSUPP)
+		facts->actual_bytes = UINT64_MAX;
+	else if (r < 0)
 		return ox_error_set_errno(job->err, r, "Could not look at '%s'", job->filename);
+	r = 0;
 	if (!facts->format)
 		r = ox_img_probe_co(job->io, &facts->format, job->err);
 	if (r < 0 || strcmp(facts->format, "raw") == 0)
@@ -99,6 +102,7 @@ static int read_source(struct ox_context *ctx, const struct ox_source *source,
 		r = choose_format(&opts, &facts.format, err);
 	if (r < 0)
 		return r;
+	ox_source_take_flags(&where, opts.flags);
 	opts.flags |= OX_OPEN_READ_ONLY;
 	opts.cache = OX_CACHE_WRITEBACK;
 	r = ox_source_ask(&where, &opts, err);

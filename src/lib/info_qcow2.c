@@ -80,7 +80,8 @@ static int read_names_co(struct ox_io *io, const char *filename, struct ox_info_
 					  err);
 	free(cluster);
 	if (r == 0 && facts->backing_name) {
-		facts->backing_path = ox_path_beside(filename, facts->backing_name);
+		facts->backing_path = io->is_remote ? strdup(facts->backing_name)
+						    : ox_path_beside(filename, facts->backing_name);
 		if (!facts->backing_path)
 			r = ox_error_set(err, -ENOMEM, "Out of memory");
 	}

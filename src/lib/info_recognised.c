@@ -20,7 +20,8 @@ static int read_backing_name_co(struct ox_io *io, const struct ox_qed_header *h,
 
 	if (r < 0 || !facts->backing_name)
 		return r;
-	facts->backing_path = ox_path_beside(io->name, facts->backing_name);
+	facts->backing_path = io->is_remote ? strdup(facts->backing_name)
+					    : ox_path_beside(io->name, facts->backing_name);
 	if (!facts->backing_path)
 		return ox_error_set(err, -ENOMEM, "Out of memory");
 	if (h->features & OX_QED_BACKING_RAW)

@@ -55,6 +55,7 @@ static int read_source(struct ox_context *ctx, const struct ox_source *source,
 	struct ox_layout_options opts;
 	struct layout_job job = {.opts = &opts, .err = err};
 	struct ox_open_options how = OX_OPEN_OPTIONS_INIT;
+	struct ox_source where = *source;
 	int r;
 
 	r = ox_options_take(&ox_layout_options_type, given, &opts, err);
@@ -71,7 +72,8 @@ static int read_source(struct ox_context *ctx, const struct ox_source *source,
 	opts.bins = bins_of(opts.bins);
 	opts.guest_bins = bins_of(opts.guest_bins);
 	how.flags = opts.flags | OX_OPEN_READ_ONLY;
-	r = ox_source_open(ctx, source, ox_store_flags(&how), &job.io, err);
+	ox_source_take_flags(&where, opts.flags);
+	r = ox_source_open(ctx, &where, ox_store_flags(&how), &job.io, err);
 	if (r < 0)
 		return r;
 	r = ox_reactor_call(ctx->reactor, layout_job_co, &job);

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* ox_lock_fd: the locks of an image for a program that holds them itself. */
+/* ox_lock_fd, ox_lock_is_held: the locks of an image for a program that holds them itself. */
 #include <errno.h>
 
 #include "io/io.h"
@@ -30,4 +30,11 @@ OX_EXPORT int ox_lock_fd(int fd, const char *name, enum ox_lock have, enum ox_lo
 		return ox_error_set(err, -EINVAL, "There is no lock with the number %d",
 				    (unsigned)have > OX_LOCK_WRITE ? (int)have : (int)want);
 	return ox_io_file_lock_fd(fd, name, locks_of(have), locks_of(want), err);
+}
+
+OX_EXPORT int ox_lock_is_held(int fd, enum ox_lock lock)
+{
+	if ((unsigned)lock > OX_LOCK_WRITE)
+		return -EINVAL;
+	return ox_file_lock_is_held(fd, locks_of(lock));
 }

@@ -32,11 +32,11 @@ struct ox_options_type {
 	size_t field_count;
 };
 
-#define FILE_FLAGS (OX_OPEN_FORCE_SHARE | OX_OPEN_LOCKS_HELD)
+#define FILE_FLAGS (OX_OPEN_FORCE_SHARE | OX_OPEN_LOCKS_HELD | OX_OPEN_URI)
 
 #define OPEN_FLAGS                                                                                 \
 	(OX_OPEN_READ_ONLY | OX_OPEN_FORCE_SHARE | OX_OPEN_NO_BACKING | OX_OPEN_NO_DISCARD |       \
-	 OX_OPEN_PROBE | OX_OPEN_LOCKS_HELD)
+	 OX_OPEN_PROBE | OX_OPEN_LOCKS_HELD | OX_OPEN_URI)
 
 static const struct field open_fields[] = {
 	{"flags", offsetof(struct ox_open_options, flags), FLAGS, OPEN_FLAGS},
@@ -50,6 +50,7 @@ static const struct field create_fields[] = {
 	{"lazy_refcounts", offsetof(struct ox_create_options, lazy_refcounts), TRUTH, 0},
 	{"preallocation", offsetof(struct ox_create_options, preallocation), CHOICE,
 	 OX_PREALLOC_FULL},
+	{"flags", offsetof(struct ox_create_options, flags), FLAGS, OX_OPEN_URI},
 };
 
 static const struct field check_fields[] = {
@@ -62,12 +63,52 @@ static const struct field check_fields[] = {
 	{"free_lost_tables", offsetof(struct ox_check_options, free_lost_tables), TRUTH, 0},
 };
 
+static const struct field build_fields[] = {
+	{"flags", offsetof(struct ox_build_options, flags), FLAGS,
+	 OX_BUILD_EXISTING | OX_BUILD_RESUME | OX_BUILD_UNSAFE},
+};
+
+static const struct field checksum_fields[] = {
+	{"algorithm", offsetof(struct ox_checksum_options, algorithm), CHOICE, OX_CHECKSUM_SHA256},
+};
+
+static const struct field compare_fields[] = {
+	{"flags", offsetof(struct ox_compare_options, flags), FLAGS, OX_COMPARE_STRICT},
+};
+
+#define COPY_FLAGS                                                                                 \
+	(OX_COPY_TARGET_IS_NEW | OX_COPY_TARGET_IS_ZERO | OX_COPY_ALLOCATE | OX_COPY_ANY_ORDER |   \
+	 OX_COPY_ONE_BY_ONE | OX_COPY_TOP_ONLY | OX_COPY_COMPRESS)
+
+static const struct field copy_fields[] = {
+	{"flags", offsetof(struct ox_copy_options, flags), FLAGS, COPY_FLAGS},
+};
+
 static const struct field undo_fields[] = {
 	{"force", offsetof(struct ox_undo_options, force), TRUTH, 0},
+	{"flags", offsetof(struct ox_undo_options, flags), FLAGS, OX_OPEN_URI},
 };
 
 static const struct field layout_fields[] = {
 	{"flags", offsetof(struct ox_layout_options, flags), FLAGS, FILE_FLAGS},
+};
+
+static const struct field resize_fields[] = {
+	{"preallocation", offsetof(struct ox_resize_options, preallocation), CHOICE,
+	 OX_PREALLOC_FULL},
+};
+
+static const struct field commit_fields[] = {
+	{"keep", offsetof(struct ox_commit_options, keep), TRUTH, 0},
+	{"dry_run", offsetof(struct ox_commit_options, dry_run), TRUTH, 0},
+};
+
+static const struct field rebase_fields[] = {
+	{"unsafe", offsetof(struct ox_rebase_options, unsafe), TRUTH, 0},
+	{"dry_run", offsetof(struct ox_rebase_options, dry_run), TRUTH, 0},
+	{"compress", offsetof(struct ox_rebase_options, compress), TRUTH, 0},
+	{"share", offsetof(struct ox_rebase_options, share), TRUTH, 0},
+	{"cache", offsetof(struct ox_rebase_options, cache), CHOICE, OX_CACHE_UNSAFE},
 };
 
 #define TYPE(type, init, fields)                                                                   \
@@ -81,10 +122,25 @@ const struct ox_options_type ox_create_options_type =
 	TYPE(ox_create_options, OX_CREATE_OPTIONS_INIT, create_fields);
 const struct ox_options_type ox_check_options_type =
 	TYPE(ox_check_options, OX_CHECK_OPTIONS_INIT, check_fields);
+const struct ox_options_type ox_build_options_type =
+	TYPE(ox_build_options, OX_BUILD_OPTIONS_INIT, build_fields);
+const struct ox_options_type ox_checksum_options_type =
+	TYPE(ox_checksum_options, OX_CHECKSUM_OPTIONS_INIT, checksum_fields);
+const struct ox_options_type ox_compare_options_type =
+	TYPE(ox_compare_options, OX_COMPARE_OPTIONS_INIT, compare_fields);
+const struct ox_options_type ox_copy_options_type =
+	TYPE(ox_copy_options, OX_COPY_OPTIONS_INIT, copy_fields);
 const struct ox_options_type ox_undo_options_type =
 	TYPE(ox_undo_options, OX_UNDO_OPTIONS_INIT, undo_fields);
 const struct ox_options_type ox_layout_options_type =
 	TYPE(ox_layout_options, OX_LAYOUT_OPTIONS_INIT, layout_fields);
+
+const struct ox_options_type ox_resize_options_type =
+	TYPE(ox_resize_options, OX_RESIZE_OPTIONS_INIT, resize_fields);
+const struct ox_options_type ox_commit_options_type =
+	TYPE(ox_commit_options, OX_COMMIT_OPTIONS_INIT, commit_fields);
+const struct ox_options_type ox_rebase_options_type =
+	TYPE(ox_rebase_options, OX_REBASE_OPTIONS_INIT, rebase_fields);
 
 /* Whether what a longer struct has behind ours is all zero: a newer program that asks for nothing
  * new. */

@@ -13,8 +13,15 @@ struct ox_options_type;
 extern const struct ox_options_type ox_open_options_type;
 extern const struct ox_options_type ox_create_options_type;
 extern const struct ox_options_type ox_check_options_type;
+extern const struct ox_options_type ox_build_options_type;
+extern const struct ox_options_type ox_checksum_options_type;
+extern const struct ox_options_type ox_compare_options_type;
+extern const struct ox_options_type ox_copy_options_type;
 extern const struct ox_options_type ox_undo_options_type;
 extern const struct ox_options_type ox_layout_options_type;
+extern const struct ox_options_type ox_resize_options_type;
+extern const struct ox_options_type ox_commit_options_type;
+extern const struct ox_options_type ox_rebase_options_type;
 
 /*
  * Fills ret, a struct of the type, from given; NULL, and fields that an older program does not

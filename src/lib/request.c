@@ -11,7 +11,7 @@
 /* What each operation takes; a flag without a meaning for it may get one later. */
 static const unsigned op_flags[] = {
 	[OX_OP_READ] = 0,
-	[OX_OP_WRITE] = OX_REQ_FUA,
+	[OX_OP_WRITE] = OX_REQ_FUA | OX_REQ_COMPRESSED,
 	[OX_OP_WRITE_ZEROES] = OX_REQ_FUA | OX_REQ_MAY_UNMAP | OX_REQ_FAST_ZERO,
 	[OX_OP_DISCARD] = OX_REQ_FUA,
 	[OX_OP_FLUSH] = 0,

@@ -19,7 +19,7 @@ int ox_source_ask(struct ox_source *source, const struct ox_open_options *opts,
 	};
 	int fd;
 
-	if (!opts->open_file || !source->path)
+	if (!opts->open_file || !source->path || source->is_uri)
 		return 0;
 	fd = ox_ask_for_file(opts, &wanted, err);
 	if (fd < 0)
@@ -51,6 +51,8 @@ int ox_source_open(struct ox_context *ctx, const struct ox_source *source, unsig
 
 	if (!source->name)
 		return ox_error_set(err, -EINVAL, "No name of an image was given");
+	if (source->is_uri)
+		return ox_io_nbd_open(ctx->reactor, source->path, flags, ret, err);
 	if (source->path && (flags & OX_IO_NO_LOCK))
 		return ox_error_set(err, -EINVAL,
 				    "'%s' is to be opened by its path, and the caller can hold "

@@ -11,11 +11,18 @@ struct ox_source {
 	int fd;
 	bool owned;	  /* fd is the library's; else it is duplicated when it is opened */
 	const char *name; /* of fd; relative backing names are resolved beside it */
+	bool is_uri;	  /* path is one, as the options say */
 };
 
 static inline struct ox_source ox_source_path(const char *path)
 {
 	return (struct ox_source){.path = path, .fd = -1, .name = path};
+}
+
+/* What the options say of the path (OX_OPEN_URI); nothing of a descriptor. */
+static inline void ox_source_take_flags(struct ox_source *source, unsigned open_flags)
+{
+	source->is_uri = source->path && (open_flags & OX_OPEN_URI);
 }
 
 static inline struct ox_source ox_source_fd(int fd, const char *name)

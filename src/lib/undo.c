@@ -49,6 +49,7 @@ OX_EXPORT int ox_image_undo(struct ox_context *ctx, const char *undo_path, const
 	if (r < 0)
 		return r;
 	job.force = opts.force;
+	ox_source_take_flags(&image, opts.flags);
 	r = ox_source_open(ctx, &undo, OX_IO_READ_ONLY, &job.undo, err);
 	if (r == 0)
 		r = ox_source_open(ctx, &image, 0, &job.image, err);

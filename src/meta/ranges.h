@@ -11,11 +11,21 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "meta/notes.h"
+
 #define OX_RANGES_MAX 65536u
 
 struct ox_span {
 	uint64_t start;
-	uint64_t end; /* exclusive */
+	uint64_t end;  /* exclusive */
+	uint32_t note; /* of it; 0: none */
+};
+
+/* How a set is noted in memory that outlives the process (D10). */
+enum ox_ranges_noted {
+	OX_RANGES_NOT_NOTED,
+	OX_RANGES_AT_MOST,  /* a death may lose numbers: those that are free */
+	OX_RANGES_AT_LEAST, /* it must lose none, and what cannot be noted is refused */
 };
 
 /* Zeroed: empty. */
@@ -24,9 +34,19 @@ struct ox_ranges {
 	size_t count;
 	size_t room;
 	size_t most; /* 0: OX_RANGES_MAX */
+	enum ox_ranges_noted noted;
+	enum ox_note_kind kind;
+	struct ox_notes *notes;
 };
 
+/* Empties it; its notes go too. */
 void ox_ranges_free(struct ox_ranges *r);
+/* An empty set from now on has notes of that kind. Of those that are there already, which another
+ * process has left, it is made. -ENOMEM. */
+int ox_ranges_adopt(struct ox_ranges *r, struct ox_notes *notes, enum ox_note_kind kind,
+		    enum ox_ranges_noted noted) __attribute__((warn_unused_result));
+/* Forgets the notes, which stay as they are. */
+void ox_ranges_detach(struct ox_ranges *r);
 /* Adds [start, end), of which parts may be there. False: there was no room for it. */
 bool ox_ranges_add(struct ox_ranges *r, uint64_t start, uint64_t end);
 bool ox_ranges_has(const struct ox_ranges *r, uint64_t number);

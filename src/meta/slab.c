@@ -91,6 +91,7 @@ static bool add_slab(struct ox_slabs *s)
 	start = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	if (start == MAP_FAILED)
 		return false;
+	(void)madvise(start, bytes, MADV_DONTDUMP); /* a guest's tables, and there are many */
 	s->slabs[s->slab_count++] = (struct ox_slab){start, bytes};
 	s->left = bytes / s->piece_bytes;
 	return true;

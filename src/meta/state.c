@@ -13,8 +13,9 @@
 #include "base/assert.h"
 
 #define PAGE_BYTES 4096u
-#define VERSION 1u
+#define VERSION 2u
 #define SLOTS_MAX (UINT32_C(1) << 24)
+#define COPY_MAX_BYTES (UINT64_C(1) << 40)
 
 enum phase { EMPTY, LIVE, SPENT };
 
@@ -23,8 +24,11 @@ struct ox_state_head {
 	char magic[8];
 	uint64_t version;
 	uint64_t phase;
-	uint64_t recovering;
+	uint64_t recovery;
 	uint64_t poison; /* a positive errno */
+	uint64_t notes_used;
+	uint64_t lines[OX_STATE_LINES];
+	uint64_t prepared;
 	struct ox_state_shape shape;
 };
 
@@ -35,6 +39,16 @@ static uint64_t names_bytes(uint32_t slots)
 	return ox_align_up((uint64_t)slots * sizeof(uint64_t), PAGE_BYTES);
 }
 
+static uint64_t notes_bytes(const struct ox_state_shape *shape)
+{
+	return ox_align_up(ox_notes_bytes(shape->note_slots), PAGE_BYTES);
+}
+
+static uint64_t copy_bytes(const struct ox_state_shape *shape)
+{
+	return ox_align_up(shape->copy_bytes, PAGE_BYTES);
+}
+
 static uint64_t data_bytes(const struct ox_state_shape *shape, unsigned shelf)
 {
 	return ox_align_up((uint64_t)shape->slots[shelf] * shape->slice_bytes, PAGE_BYTES);
@@ -42,7 +56,7 @@ static uint64_t data_bytes(const struct ox_state_shape *shape, unsigned shelf)
 
 uint64_t ox_state_bytes(const struct ox_state_shape *shape)
 {
-	uint64_t bytes = PAGE_BYTES;
+	uint64_t bytes = PAGE_BYTES + notes_bytes(shape) + copy_bytes(shape);
 
 	for (unsigned i = 0; i < OX_STATE_SHELVES; i++)
 		bytes += names_bytes(shape->slots[i]) + data_bytes(shape, i);
@@ -65,6 +79,15 @@ void ox_shelf_give(struct ox_shelf *s, uint32_t slot, bool keep)
 		s->free[s->free_count++] = slot;
 }
 
+static void shelf_stack(struct ox_shelf *s)
+{
+	s->free_count = 0;
+	for (uint32_t i = s->slots; i > 0; i--) {
+		if (s->names[i - 1] == 0)
+			s->free[s->free_count++] = i - 1;
+	}
+}
+
 static int shelf_init(struct ox_shelf *s, uint8_t *names, uint8_t *data, uint32_t slots,
 		      size_t slice_bytes)
 {
@@ -77,14 +100,12 @@ static int shelf_init(struct ox_shelf *s, uint8_t *names, uint8_t *data, uint32_
 	s->free = reallocarray(NULL, (size_t)slots + 1, sizeof(*s->free));
 	if (!s->free)
 		return -ENOMEM;
-	for (uint32_t i = slots; i > 0; i--) {
-		if (s->names[i - 1] == 0)
-			s->free[s->free_count++] = i - 1;
-	}
+	shelf_stack(s);
 	return 0;
 }
 
-static int shelves_init(struct ox_state *s)
+/* The parts, one behind the other. */
+static int parts_init(struct ox_state *s)
 {
 	const struct ox_state_shape *shape = &s->head->shape;
 	uint8_t *at = (uint8_t *)s->head + PAGE_BYTES;
@@ -97,7 +118,9 @@ static int shelves_init(struct ox_state *s)
 		r = shelf_init(&s->shelves[i], names, data, shape->slots[i], shape->slice_bytes);
 		at = data + data_bytes(shape, i);
 	}
-	return r;
+	s->copy = at + notes_bytes(shape);
+	s->copy_bytes = shape->copy_bytes;
+	return r < 0 ? r : ox_notes_init(&s->notes, at, &s->head->notes_used, shape->note_slots);
 }
 
 /* ---- the whole ---- */
@@ -119,10 +142,15 @@ static const char *judge(const struct ox_state_head *head, uint64_t bytes,
 		return "another version of this program has written it";
 	if (!is_same(&head->shape, shape))
 		return "it is of another image";
+	if (head->phase == LIVE && head->shape.file_bytes > shape->file_bytes)
+		return "the image's file has been cut since";
 	for (unsigned i = 0; i < OX_STATE_SHELVES; i++) {
 		if (head->shape.slots[i] == 0 || head->shape.slots[i] > SLOTS_MAX)
 			return "its sizes contradict each other";
 	}
+	if (head->shape.note_slots == 0 || head->shape.note_slots > SLOTS_MAX ||
+	    head->shape.copy_bytes > COPY_MAX_BYTES || head->notes_used > head->shape.note_slots)
+		return "its sizes contradict each other";
 	return ox_state_bytes(&head->shape) <= bytes ? NULL : "its length is not what it says";
 }
 
@@ -133,17 +161,17 @@ static bool is_blank(const struct ox_state_head *head)
 	return memcmp(head->magic, none, sizeof(none)) == 0;
 }
 
-/* What an ended session may have left in the slots' names is void. */
-static void clear(struct ox_state_head *head)
+/* What an ended session may have left in the slots' names, and in notes, is void. */
+static void clear(struct ox_state *s)
 {
-	uint8_t *at = (uint8_t *)head + PAGE_BYTES;
-
 	for (unsigned i = 0; i < OX_STATE_SHELVES; i++) {
-		memset(at, 0, names_bytes(head->shape.slots[i]));
-		at += names_bytes(head->shape.slots[i]) + data_bytes(&head->shape, i);
+		memset(s->shelves[i].names, 0, s->shelves[i].slots * sizeof(uint64_t));
+		shelf_stack(&s->shelves[i]);
 	}
-	head->recovering = 0;
-	head->poison = 0;
+	ox_notes_clear(&s->notes);
+	s->head->recovery = OX_STATE_KNOWS;
+	s->head->prepared = 0;
+	s->head->poison = 0;
 }
 
 /* The magic comes last: a process that dies before leaves a blank state. */
@@ -171,15 +199,15 @@ int ox_state_over(void *memory, uint64_t bytes, const struct ox_state_shape *sha
 	wrong = bytes < PAGE_BYTES ? "it is too short" : judge(s->head, bytes, shape);
 	if (wrong) {
 		free(s);
-		return ox_error_set(err, -EINVAL, "The state cannot be used: %s", wrong);
+		return ox_error_set(err, -ENOTRECOVERABLE, "The state cannot be used: %s", wrong);
 	}
-	s->adopts = s->head->phase == LIVE;
-	if (!s->adopts)
-		clear(s->head);
-	if (shelves_init(s) < 0) {
+	if (parts_init(s) < 0) {
 		ox_state_close(s);
 		return ox_error_set(err, -ENOMEM, "Out of memory");
 	}
+	s->adopts = s->head->phase == LIVE;
+	if (!s->adopts)
+		clear(s);
 	*ret = s;
 	return 0;
 }
@@ -212,10 +240,12 @@ int ox_state_open(int fd, const struct ox_state_shape *shape, struct ox_state **
 	if (r < 0)
 		return ox_error_set_errno(err, r, "The state is no memory file that can be sealed");
 	if (fstat(fd, &st) < 0 || st.st_size < PAGE_BYTES)
-		return ox_error_set(err, -EINVAL, "The state cannot be used: it is too short");
+		return ox_error_set(err, -ENOTRECOVERABLE,
+				    "The state cannot be used: it is too short");
 	memory = mmap(NULL, (size_t)st.st_size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
 	if (memory == MAP_FAILED)
 		return ox_error_set_errno(err, -errno, "The state cannot be mapped");
+	(void)madvise(memory, (size_t)st.st_size, MADV_DONTDUMP);
 	r = ox_state_over(memory, (uint64_t)st.st_size, shape, ret, err);
 	if (r < 0)
 		(void)munmap(memory, (size_t)st.st_size);
@@ -230,6 +260,7 @@ void ox_state_close(struct ox_state *s)
 		return;
 	for (unsigned i = 0; i < OX_STATE_SHELVES; i++)
 		free(s->shelves[i].free);
+	ox_notes_fini(&s->notes);
 	if (s->mapped)
 		(void)munmap(s->head, (size_t)s->bytes);
 	free(s);
@@ -246,14 +277,39 @@ void ox_state_spend(struct ox_state *s)
 	ox_state_store(&s->head->phase, SPENT);
 }
 
-void ox_state_set_recovering(struct ox_state *s, bool recovering)
+void ox_state_set_recovery(struct ox_state *s, enum ox_state_recovery recovery)
 {
-	ox_state_store(&s->head->recovering, recovering);
+	ox_state_store(&s->head->recovery, recovery);
 }
 
-bool ox_state_is_recovering(const struct ox_state *s)
+/* What cannot be is the one that asks for most. */
+enum ox_state_recovery ox_state_recovery(const struct ox_state *s)
 {
-	return s->head->recovering != 0;
+	switch (s->head->recovery) {
+	case OX_STATE_KNOWS:
+		return OX_STATE_KNOWS;
+	case OX_STATE_BESIDE:
+		return OX_STATE_BESIDE;
+	default:
+		return OX_STATE_ANEW;
+	}
+}
+
+void ox_state_set_line(struct ox_state *s, unsigned index, uint64_t value)
+{
+	ox_assert(index < OX_STATE_LINES);
+	ox_state_store(&s->head->lines[index], value);
+}
+
+uint64_t ox_state_line(const struct ox_state *s, unsigned index)
+{
+	ox_assert(index < OX_STATE_LINES);
+	return s->head->lines[index];
+}
+
+void ox_state_set_file_bytes(struct ox_state *s, uint64_t bytes)
+{
+	ox_state_store(&s->head->shape.file_bytes, bytes);
 }
 
 void ox_state_set_poison(struct ox_state *s, int error)
@@ -265,4 +321,14 @@ void ox_state_set_poison(struct ox_state *s, int error)
 int ox_state_poison(const struct ox_state *s)
 {
 	return s->head->poison != 0 ? -EIO : 0;
+}
+
+void ox_state_set_prepared(struct ox_state *s, bool prepared)
+{
+	ox_state_store(&s->head->prepared, prepared);
+}
+
+bool ox_state_is_prepared(const struct ox_state *s)
+{
+	return s->head->prepared != 0;
 }

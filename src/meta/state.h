@@ -3,7 +3,8 @@
  * State that outlives the process (D10): memory that somebody else holds as well, a sealed memory
  * file as a rule. In it lies what an answer may rest on and the image does not have yet: the slices
  * of tables that were changed and not written. The table cache keeps its slices in it, so that
- * there is nothing to copy, no log to replay and none to revoke.
+ * there is nothing to copy, no log to replay and none to revoke. Beside them lie notes of clusters
+ * (notes.h), and what a running recovery has to go on with.
  *
  *   EMPTY --ox_state_begin--> LIVE --ox_state_spend--> SPENT
  *                              |  ^
@@ -25,6 +26,7 @@
 #include <stdint.h>
 
 #include "base/error.h"
+#include "meta/notes.h"
 
 /* Slots for slices of one cache. */
 struct ox_shelf {
@@ -46,11 +48,24 @@ struct ox_state_shape {
 	char format[8];
 	uint64_t device; /* of the image's file */
 	uint64_t inode;
+	uint64_t file_bytes; /* the file is not shorter */
 	uint32_t cluster_bits;
 	uint32_t slice_bytes;
-	uint32_t
-		slots[OX_STATE_SHELVES]; /* at the least one; a state that is adopted has its own */
+	/* Sizes; a state that is adopted has its own. */
+	uint32_t slots[OX_STATE_SHELVES]; /* at the least one */
+	uint32_t note_slots;		  /* at the least one */
+	uint64_t copy_bytes;		  /* for ox_state_copy */
 };
+
+/* What whoever adopts has to do about free clusters. */
+enum ox_state_recovery {
+	OX_STATE_KNOWS,	 /* nothing: the counts, or the notes, tell */
+	OX_STATE_ANEW,	 /* look through the image as after a power cut; the notes are void */
+	OX_STATE_BESIDE, /* go on with a recovery: lines and copy are its */
+};
+
+/* Words of the format's own, each one store. */
+#define OX_STATE_LINES 8u
 
 struct ox_state_head;
 
@@ -60,6 +75,9 @@ struct ox_state {
 	bool mapped; /* here */
 	bool adopts; /* a process died with it */
 	struct ox_shelf shelves[OX_STATE_SHELVES];
+	struct ox_notes notes;
+	uint8_t *copy;
+	uint64_t copy_bytes;
 };
 
 /* Bytes for a state of that shape. */
@@ -67,7 +85,7 @@ uint64_t ox_state_bytes(const struct ox_state_shape *shape);
 /*
  * Over memory that the caller keeps as long as it lives, of as many bytes or more; zeroed, or of a
  * process that died.
- * -EINVAL: it is no state of that shape; then nothing was changed.
+ * -ENOTRECOVERABLE: it is no state of that shape; then nothing was changed.
  */
 int ox_state_over(void *memory, uint64_t bytes, const struct ox_state_shape *shape,
 		  struct ox_state **ret, struct ox_error **err);
@@ -81,12 +99,19 @@ void ox_state_close(struct ox_state *s);
 void ox_state_begin(struct ox_state *s);
 /* All is in the image. */
 void ox_state_spend(struct ox_state *s);
-/* What is free is not known (yet): whoever adopts looks through the image. */
-void ox_state_set_recovering(struct ox_state *s, bool recovering);
-bool ox_state_is_recovering(const struct ox_state *s);
+void ox_state_set_recovery(struct ox_state *s, enum ox_state_recovery recovery);
+enum ox_state_recovery ox_state_recovery(const struct ox_state *s);
+void ox_state_set_line(struct ox_state *s, unsigned index, uint64_t value);
+uint64_t ox_state_line(const struct ox_state *s, unsigned index);
+/* Before the file is cut, and once it has grown: it is never shorter than this. */
+void ox_state_set_file_bytes(struct ox_state *s, uint64_t bytes);
 /* The error since which nothing is written any more (M3); a death does not lift it. 0: none. */
 void ox_state_set_poison(struct ox_state *s, int error);
 int ox_state_poison(const struct ox_state *s);
+
+/* The header tells durably that the image is changed (H9). */
+void ox_state_set_prepared(struct ox_state *s, bool prepared);
+bool ox_state_is_prepared(const struct ox_state *s);
 
 /* ---- slots ---- */
 

@@ -31,6 +31,8 @@ void ox_aio_execute(struct ox_aio *aio)
 	case OX_AIO_WORK:
 		aio->result = aio->fn(aio->arg);
 		return;
+	case OX_AIO_HANDED:
+		ox_assert(aio->kind != OX_AIO_HANDED);
 	}
 	aio->result = result < 0 ? -errno : result;
 }
@@ -108,12 +110,13 @@ int64_t ox_aio_preadv_co(int fd, const struct iovec *iov, int iov_count, uint64_
 }
 
 int64_t ox_aio_pwritev_co(int fd, const struct iovec *iov, int iov_count, uint64_t offset,
-			  int rwf_flags)
+			  int flags)
 {
 	struct ox_aio aio = {
 		.kind = OX_AIO_WRITE,
 		.fd = fd,
-		.flags = rwf_flags,
+		.flags = flags & ~OX_AIO_DIRECT,
+		.page_cache = !(flags & OX_AIO_DIRECT),
 		.iov = iov,
 		.iov_count = iov_count_cut(iov_count),
 		.offset = offset,
@@ -148,6 +151,33 @@ int ox_aio_work_co(int (*fn)(void *arg), void *arg)
 
 	start_and_wait_co(&aio);
 	return (int)aio.result;
+}
+
+/* What others know a request by that they are to end. */
+struct ox_handed {
+	struct ox_aio aio;
+};
+
+int64_t ox_aio_handed_co(void (*start)(void *arg, struct ox_handed *h), void *arg)
+{
+	struct ox_reactor *r = ox_co_reactor();
+	struct ox_handed h = {.aio = {.kind = OX_AIO_HANDED, .co = ox_co_self()}};
+
+	ox_assert(r->ops->pool);
+	h.aio.pool = r->ops->pool(r);
+	ox_list_init(&h.aio.link);
+	r->requests++;
+	ox_pool_expect(h.aio.pool);
+	start(arg, &h);
+	while (!h.aio.done)
+		ox_co_suspend_co();
+	return h.aio.result;
+}
+
+void ox_aio_handed_end(struct ox_handed *h, int64_t result)
+{
+	h->aio.result = result;
+	ox_pool_end(h->aio.pool, &h->aio);
 }
 
 unsigned ox_aio_workers(const struct ox_reactor *r)

@@ -120,3 +120,8 @@ void ox_co_yield_co(void)
 	ox_list_push_back(&running->reactor->yielded, &running->link);
 	leave(running, OX_CO_READY);
 }
+
+const bool *ox_co_cancel_flag(void)
+{
+	return running ? running->cancelled : NULL;
+}

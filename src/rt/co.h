@@ -40,6 +40,8 @@ void ox_co_wake(struct ox_co *co);
  */
 void ox_co_watch_cancel(const bool *flag);
 bool ox_co_is_cancelled(void);
+/* The running task's flag, for a task that it spawns to do a part of the work; NULL: none. */
+const bool *ox_co_cancel_flag(void);
 
 /* Queues the running task behind every ready one, and suspends. */
 void ox_co_yield_co(void);

@@ -56,6 +56,7 @@ enum ox_aio_kind {
 	OX_AIO_FDATASYNC,
 	OX_AIO_FALLOCATE,
 	OX_AIO_WORK,
+	OX_AIO_HANDED, /* to a thread of somebody else's */
 };
 
 /* One request; lives on the stack of the task that waits for it. */
@@ -65,13 +66,14 @@ struct ox_aio {
 	enum ox_aio_kind kind;
 	int fd;
 	int flags;	 /* rwf_flags, or the mode of fallocate */
-	bool page_cache; /* a write that goes through it; io_uring's own */
+	bool page_cache; /* a write that may go through it; io_uring asks fd */
 	const struct iovec *iov;
 	int iov_count;
 	uint64_t offset;
 	uint64_t length;
 	int (*fn)(void *arg);
 	void *arg;
+	struct ox_pool *pool; /* HANDED: where its end is told */
 	int64_t result;
 	bool done;
 };
@@ -91,6 +93,10 @@ int ox_pool_create(struct ox_pool **ret);
 /* Joins the workers. No request may be left. NULL is allowed. */
 void ox_pool_destroy(struct ox_pool *pool);
 void ox_pool_submit(struct ox_pool *pool, struct ox_aio *aio);
+/* A request that another thread carries out is counted by the reactor, and then ended by that
+ * thread, which touches neither it nor the pool from there on. */
+void ox_pool_expect(struct ox_pool *pool);
+void ox_pool_end(struct ox_pool *pool, struct ox_aio *aio);
 /* Finishes what the workers are done with. Cheap where that is nothing: no lock, no system call. */
 void ox_pool_collect(struct ox_pool *pool, struct ox_reactor *r);
 /* Whether every request was collected. */
@@ -123,6 +129,8 @@ struct ox_engine_ops {
 	/* Keeps a duplicate of fd open until the kernel has ended every request, whatever becomes
 	 * of the process. NULL: no request outlives its threads. */
 	int (*hold)(struct ox_reactor *r, int fd);
+	/* NULL: threads of others cannot be waited for. */
+	struct ox_pool *(*pool)(const struct ox_reactor *r);
 };
 
 extern const struct ox_engine_ops ox_uring_ops;
@@ -151,6 +159,8 @@ struct ox_reactor {
 
 	struct ox_list timers; /* struct timer, by deadline */
 	uint64_t armed_ns;     /* what the engine's timer is set to */
+	uint64_t *turns;       /* counted there; NULL: nowhere */
+	uint64_t beat_ns;      /* when there is a turn at the latest, if they are counted */
 	uint64_t random_state;
 	bool simulated;	       /* time and the order of tasks follow the seed */
 	uint64_t simulated_ns; /* then: now */

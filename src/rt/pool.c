@@ -137,12 +137,28 @@ static void start_worker(struct ox_pool *pool)
 	sigset_t all;
 	sigset_t old;
 
-	/* signals are for the program's own threads */
-	ox_assert(sigfillset(&all) == 0);
+	/* Signals are for the program's own threads, but for the one that a thread brings upon
+	 * itself and the program may know a way out of: blocked, it would kill. */
+	ox_assert(sigfillset(&all) == 0 && sigdelset(&all, SIGBUS) == 0);
 	ox_assert(pthread_sigmask(SIG_SETMASK, &all, &old) == 0);
 	if (pthread_create(&pool->workers[pool->worker_count], NULL, worker, pool) == 0)
 		pool->worker_count++;
 	ox_assert(pthread_sigmask(SIG_SETMASK, &old, NULL) == 0);
+}
+
+void ox_pool_expect(struct ox_pool *pool)
+{
+	pool->in_flight++;
+}
+
+void ox_pool_end(struct ox_pool *pool, struct ox_aio *aio)
+{
+	lock(pool);
+	ox_list_push_back(&pool->done, &aio->link);
+	/* Within the lock: once the request is collected the pool may be destroyed, which takes it.
+	 */
+	ox_pool_kick(pool);
+	unlock(pool);
 }
 
 void ox_pool_submit(struct ox_pool *pool, struct ox_aio *aio)

@@ -17,6 +17,9 @@
  * must not keep the others' I/O from being seen. */
 #define TASKS_A_TURN_MAX 1024
 
+/* Where turns are counted, somebody takes a loop for dead that does not turn for long. */
+#define BEAT_NS UINT64_C(1000000000)
+
 /* How many turns a run takes before its caller may look at what else it serves: tasks that yield
  * without end, or an engine that says so, must not keep its sockets from being seen. */
 #define TURNS_A_RUN_MAX 64
@@ -264,22 +267,38 @@ void ox_reactor_sleep_co(uint64_t ns)
 	ox_timer_sleep_co(&timer, ns);
 }
 
-static uint64_t first_deadline(const struct ox_reactor *r)
+static uint64_t first_timer(const struct ox_reactor *r)
 {
 	if (ox_list_empty(&r->timers))
 		return OX_NO_DEADLINE;
 	return ox_list_first(&r->timers, struct ox_timer, link)->deadline_ns;
 }
 
+static uint64_t first_deadline(const struct ox_reactor *r)
+{
+	uint64_t timer_ns = first_timer(r);
+
+	return r->turns && r->beat_ns < timer_ns ? r->beat_ns : timer_ns;
+}
+
 static void expire_timers(struct ox_reactor *r)
 {
+	bool beats = r->turns && r->armed_ns == OX_NO_DEADLINE; /* else it is not due */
 	uint64_t now;
 
-	if (ox_list_empty(&r->timers))
+	if (ox_list_empty(&r->timers) && !beats)
 		return;
 	now = ox_reactor_now_ns(r);
-	while (first_deadline(r) <= now)
+	while (first_timer(r) <= now)
 		timer_wake(ox_list_first(&r->timers, struct ox_timer, link), false);
+	if (beats && r->beat_ns <= now)
+		r->beat_ns = now + BEAT_NS;
+}
+
+void ox_reactor_count_turns(struct ox_reactor *r, uint64_t *turns)
+{
+	r->turns = turns;
+	r->beat_ns = ox_reactor_now_ns(r) + BEAT_NS;
 }
 
 /* ---- turns ---- */
@@ -302,6 +321,8 @@ static int turn(struct ox_reactor *r, bool wait, const bool *ended)
 {
 	int code = 0;
 
+	if (r->turns)
+		__atomic_store_n(r->turns, *r->turns + 1, __ATOMIC_RELAXED);
 	run_ready(r);
 	if (first_deadline(r) < r->armed_ns)
 		code = r->ops->arm_timer(r, first_deadline(r));

@@ -64,8 +64,9 @@ void ox_reactor_kick(struct ox_reactor *r);
 /* A task has left a result for the program; the program has taken n of them. */
 void ox_reactor_results_add(struct ox_reactor *r);
 void ox_reactor_results_taken(struct ox_reactor *r, size_t n);
-/* The program runs the reactor before each sleep, and takes all results: the descriptor need not
- * tell of what the program itself has submitted or left. */
+/* The program runs the reactor before each sleep, takes all results, and sleeps for edges of the
+ * descriptor: that need not tell of what the program itself has submitted or left, and may stay
+ * readable. */
 void ox_reactor_set_polled(struct ox_reactor *r, bool polled);
 
 /* Runs fn(arg) as a task and turns the loop until it has ended; other tasks run meanwhile, and the
@@ -86,6 +87,8 @@ int ox_reactor_hold(struct ox_reactor *r, int fd) __attribute__((warn_unused_res
 
 /* How many tasks exist. */
 unsigned ox_reactor_tasks(const struct ox_reactor *r);
+/* Counts each turn in *turns, and has one each second at the least. NULL: no more. */
+void ox_reactor_count_turns(struct ox_reactor *r, uint64_t *turns);
 
 /* Monotonic nanoseconds, and a random number, both replayable under a simulated reactor. */
 uint64_t ox_reactor_now_ns(struct ox_reactor *r);
@@ -114,9 +117,11 @@ void ox_timer_end(struct ox_timer *t);
  * iovec stay valid until the call returns.
  */
 int64_t ox_aio_preadv_co(int fd, const struct iovec *iov, int iov_count, uint64_t offset);
-/* rwf_flags: RWF_DSYNC or 0. */
+/* Of a write: fd is known to be past the page cache (O_DIRECT), and need not be asked. */
+#define OX_AIO_DIRECT (1 << 30)
+/* flags: RWF_DSYNC, OX_AIO_DIRECT. */
 int64_t ox_aio_pwritev_co(int fd, const struct iovec *iov, int iov_count, uint64_t offset,
-			  int rwf_flags);
+			  int flags);
 int ox_aio_fdatasync_co(int fd);
 int ox_aio_fallocate_co(int fd, int mode, uint64_t offset, uint64_t length);
 
@@ -124,8 +129,17 @@ int ox_aio_fallocate_co(int fd, int mode, uint64_t offset, uint64_t length);
  * of this kernel generation lacks) and returns its result. */
 int ox_aio_work_co(int (*fn)(void *arg), void *arg);
 
-/* How many such calls at once are worth having: the CPUs that there are for this process, and no
- * more than there are worker threads. */
+/*
+ * Waits for a thread that is none of the reactor's. start runs at once on the reactor's thread, and
+ * hands h to whoever ends it: ox_aio_handed_end, once, from any thread, perhaps before start has
+ * returned. Returns the result given there. Not under a simulated reactor.
+ */
+struct ox_handed;
+int64_t ox_aio_handed_co(void (*start)(void *arg, struct ox_handed *h), void *arg);
+void ox_aio_handed_end(struct ox_handed *h, int64_t result);
+
+/* How many calls of ox_aio_work_co at once are worth having: the CPUs that there are for this
+ * process, and no more than there are worker threads. */
 unsigned ox_aio_workers(const struct ox_reactor *r);
 
 #endif

@@ -150,6 +150,11 @@ static int threads_fd(const struct ox_reactor *r)
 	return threads(r)->epoll_fd;
 }
 
+static struct ox_pool *threads_pool(const struct ox_reactor *r)
+{
+	return threads(r)->pool;
+}
+
 const struct ox_engine_ops ox_threads_ops = {
 	.kind = OX_ENGINE_THREAD_POOL,
 	.create = threads_create,
@@ -161,4 +166,5 @@ const struct ox_engine_ops ox_threads_ops = {
 	.leave = threads_leave,
 	.kick = threads_kick,
 	.fd = threads_fd,
+	.pool = threads_pool,
 };

@@ -5,12 +5,16 @@
  * The descriptor is an eventfd that the ring signals. Between enter and leave the ring is told not
  * to, so that a run pays nothing for it. After leave it may be signalled; enter then reads it
  * where there is something to reap, which is what the kernel signals for. owed remembers a signal
- * that was expected and not there yet.
+ * that was expected and not there yet. For a program that polls in each turn it is left unread: who
+ * sleeps for edges is woken by each signal.
  *
  * With IORING_SETUP_DEFER_TASKRUN completions are made only inside io_uring_enter. The ring's
  * TASKRUN flag hints, without a system call, that some wait to be made. The kernel may raise it
  * just after it has made them; it then stays up with nothing behind it until other work comes. So
  * no loop ends on the flag alone: enters that bring nothing refute it (refute_hint).
+ *
+ * A ring is made disabled, restricted to what this file does with it, and only then enabled. What
+ * takes the process over cannot open or connect by it: a filter of system calls does not see that.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -22,6 +26,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "base/arith.h"
 #include "base/assert.h"
 #include "rt/internal.h"
 
@@ -81,10 +86,44 @@ static int queue_init(struct uring *u, unsigned flags)
 static int ring_open(struct uring *u)
 {
 	int code = queue_init(u, IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN |
-					 IORING_SETUP_TASKRUN_FLAG);
+					 IORING_SETUP_TASKRUN_FLAG | IORING_SETUP_R_DISABLED);
 
 	u->deferred = code == 0;
-	return code == -EINVAL ? queue_init(u, 0) : code;
+	return code == -EINVAL ? queue_init(u, IORING_SETUP_R_DISABLED) : code;
+}
+
+/* Entries have no flags, which is what a restricted ring allows of them. */
+static int ring_enable(struct uring *u)
+{
+	static const uint8_t opcodes[] = {
+		IORING_OP_READ,		  IORING_OP_READV,
+		IORING_OP_WRITE,	  IORING_OP_WRITEV,
+		IORING_OP_FSYNC,	  IORING_OP_FALLOCATE,
+		IORING_OP_POLL_ADD,	  IORING_OP_TIMEOUT,
+		IORING_OP_TIMEOUT_REMOVE, /* its updates are of this kind */
+	};
+	/* uring_hold and uring_destroy */
+	static const uint8_t registrations[] = {
+		IORING_REGISTER_FILES,
+		IORING_REGISTER_FILES_UPDATE,
+		IORING_UNREGISTER_FILES,
+	};
+	struct io_uring_restriction allowed[OX_ARRAY_SIZE(opcodes) + OX_ARRAY_SIZE(registrations)];
+	unsigned count = 0;
+
+	memset(allowed, 0, sizeof(allowed));
+	for (unsigned i = 0; i < OX_ARRAY_SIZE(opcodes); i++) {
+		allowed[count].opcode = IORING_RESTRICTION_SQE_OP;
+		allowed[count++].sqe_op = opcodes[i];
+	}
+	for (unsigned i = 0; i < OX_ARRAY_SIZE(registrations); i++) {
+		allowed[count].opcode = IORING_RESTRICTION_REGISTER_OP;
+		allowed[count++].register_op = registrations[i];
+	}
+	/* liburing 2.3 has functions for both, and does not export them. A ring that cannot be
+	 * restricted serves as well. */
+	(void)io_uring_register(u->ring.ring_fd, IORING_REGISTER_RESTRICTIONS, allowed, count);
+	return io_uring_register(u->ring.ring_fd, IORING_REGISTER_ENABLE_RINGS, NULL, 0);
 }
 
 static int eventfd_open(struct uring *u)
@@ -115,6 +154,9 @@ static int uring_create(struct ox_reactor *r)
 	code = eventfd_open(u);
 	if (code < 0)
 		goto close_ring;
+	code = ring_enable(u);
+	if (code < 0)
+		goto close_eventfd;
 	code = ox_pool_create(&u->pool);
 	if (code < 0)
 		goto close_eventfd;
@@ -154,7 +196,7 @@ static bool passes(int code)
  * writes of one file to one kernel thread. */
 static bool is_slow_write(const struct ox_aio *aio)
 {
-	return aio->kind == OX_AIO_WRITE && aio->page_cache;
+	return aio->page_cache;
 }
 
 static bool is_page_cached(int fd)
@@ -254,7 +296,8 @@ static void prepare(struct io_uring_sqe *sqe, const struct ox_aio *aio)
 					(off_t)aio->length);
 		break;
 	case OX_AIO_WORK:
-		ox_assert(aio->kind != OX_AIO_WORK);
+	case OX_AIO_HANDED:
+		ox_assert(aio->kind < OX_AIO_WORK);
 	}
 }
 
@@ -272,7 +315,7 @@ static void uring_start(struct ox_reactor *r, struct ox_aio *aio)
 	struct io_uring_sqe *sqe;
 	int code;
 
-	if (aio->kind == OX_AIO_WRITE)
+	if (aio->page_cache)
 		aio->page_cache = is_page_cached(aio->fd);
 	if (goes_to_pool(u, aio)) {
 		ox_pool_submit(u->pool, aio);
@@ -406,7 +449,7 @@ static void uring_enter(struct ox_reactor *r)
 		/* without deferral completions and their signals come at any time */
 		u->owed = u->owed || !u->deferred || has_completions(u) || is_hinted(u);
 	}
-	if (!u->owed)
+	if (!u->owed || r->polled)
 		return;
 	if (eventfd_read(u->event_fd, &count) == 0)
 		u->owed = false;
@@ -472,6 +515,11 @@ static int uring_hold(struct ox_reactor *r, int fd)
 	return code < 0 ? code : 0;
 }
 
+static struct ox_pool *uring_pool(const struct ox_reactor *r)
+{
+	return uring(r)->pool;
+}
+
 const struct ox_engine_ops ox_uring_ops = {
 	.kind = OX_ENGINE_IO_URING,
 	.create = uring_create,
@@ -484,4 +532,5 @@ const struct ox_engine_ops ox_uring_ops = {
 	.kick = uring_kick,
 	.fd = uring_fd,
 	.hold = uring_hold,
+	.pool = uring_pool,
 };

@@ -12,6 +12,7 @@ TIMING = re.compile(r"; (\d\d\.\d\d sec|\d+:\d\d:\d\d\.\d\d) \([\d.]+ \w+/sec an
 MACHINE_TIMING = re.compile(r"^(\d+,\d+),\d+:\d\d:\d\d\.\d\d,[\d.]+,[\d.]+$", re.M)
 PROGRAM = re.compile(r"^(qemu-img|qemu-io|oxbow): ", re.M)
 EMPTY_ARRAY = re.compile(r"\[\s+\]")
+COMPRESSED = re.compile(r', "compressed": (true|false)')
 HINT = re.compile(r"^Try '.*\n", re.M)
 
 
@@ -21,6 +22,13 @@ def said(result):
     stdout = EMPTY_ARRAY.sub("[]", stdout)
     stderr = HINT.sub("", PROGRAM.sub("", result.stderr)).rstrip("\n")
     return result.returncode, stdout, stderr
+
+
+def check_same_map(theirs, ours, what):
+    """The same of maps as JSON: only QEMU 8.2 and later say what is compressed."""
+    if '"compressed"' not in theirs.stdout:
+        ours.stdout = COMPRESSED.sub("", ours.stdout)
+    check_same(theirs, ours, what)
 
 
 def check_same(theirs, ours, what):
@@ -69,6 +77,26 @@ def io_as_qemu_io(*commands, options=(), files=(), disk="disk"):
     if (theirs_at / disk).exists():
         qemu_img("compare", theirs_at / disk, ours_at / disk)
     return ours
+
+
+def the_verbs():
+    """The verbs, as the overview lists them."""
+    listed = output(oxbow_path(), "help").split("\nVerbs:\n")[1].split("\n\n")[0]
+    return [line.split()[0] for line in listed.splitlines()]
+
+
+def documented_verbs():
+    """The verbs that have options and a manual page: all but those of which oxbow.1 itself tells."""
+    return [verb for verb in the_verbs() if verb not in ("help", "version")]
+
+
+def help_options(verb):
+    """The options that a verb's help lists: for each, all its spellings, without the first dash."""
+    lines = output(oxbow_path(), verb, "--help").splitlines()
+    options = [frozenset(re.findall(r"(?:^| )-(-?[a-zA-Z0-9][-a-zA-Z0-9]*)", line[:28]))
+               for line in lines if line.startswith("  -")]
+    check_equal(frozenset(("h", "-help")) in options, True, f"-h in the help of {verb}")
+    return options
 
 
 def poke(file, offset, data):

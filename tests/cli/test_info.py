@@ -42,7 +42,18 @@ def test_snapshots_and_bitmaps_are_listed():
     qemu_img("snapshot", "-c", "a name longer than its column", "disk")
     qemu_img("bitmap", "--add", "disk", "b0")
     qemu_img("bitmap", "--add", "--disable", "-g", "1M", "disk", "b1")
-    told_alike("disk")
+    same_as_qemu_img("info", "--output=json", "disk")
+    theirs, ours = (text.split("Snapshot list:\n") for text in
+                    (output("qemu-img", "info", "disk"), output(oxbow_path(), "info", "disk")))
+    check_equal(ours[0], theirs[0], "what stands before the list")
+    list_of = [text[1].splitlines() for text in (theirs, ours)]
+    check_equal(list_of[1][3:], list_of[0][3:], "what stands behind it")
+    # The columns are those of QEMU 10.
+    check_equal(list_of[1][0],
+                "ID      TAG               VM_SIZE                DATE        VM_CLOCK     ICOUNT", "head")
+    for number, name in ((1, "first"), (2, "a name longer than its column")):
+        row = list_of[1][number]
+        check_equal(row.startswith(f"{number:<7} {name:<16} "), True, f"the row {row!r}")
 
 
 def test_an_unclean_or_corrupt_image_says_so():

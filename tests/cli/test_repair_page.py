@@ -76,7 +76,7 @@ def examples_of_each_disk():
 
 def test_the_manual_shows_examples_of_the_page():
     examples = examples_of_each_disk()
-    manual = (ROOT / "man" / "oxbow.1").read_text()
+    manual = "".join((ROOT / "man" / f"oxbow-{verb}.1").read_text() for verb in ("check", "undo"))
     shown_there = re.findall(r"^\.Bd -literal\n((?:\$ .*\n)(?:.*\n)*?)\.Ed$", manual, re.M)
     for option in ("-r leaks", "-r all", "--dry-run", "--undo", "oxbow undo", "--data", "--header",
                    "--salvage ", "--salvage=1:", "--salvage=none"):

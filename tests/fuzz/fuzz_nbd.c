@@ -10,9 +10,13 @@
  *   bit 3     bytes come one at a time, else in pieces as large as is asked for
  *   bit 4     the client reads few bytes at a time
  *   bit 5     the client vanishes at the end, else it ends its stream
- *   bit 6     some requests fail
+ *   bit 6     some requests fail, and writes among them wait for room
  *   bit 7     memory is short: somebody else holds the common part, and more than once somebody
- *             who holds less waits for it
+ *             who holds less waits for it; and so are requests: after each the next one is not
+ *             due until all else has ended
+ *
+ * The highest bit of what the client sends says that TLS is required, and is not sent. Of TLS there
+ * is nothing here but that it begins.
  */
 #include <assert.h>
 #include <errno.h>
@@ -38,6 +42,9 @@ enum world {
 /* The budget's other customers. */
 static struct ox_nbd_share hog;
 static struct ox_nbd_share rival;
+
+static struct ox_limit limit;
+static struct ox_full full;
 
 static uint8_t disk[DISK_BYTES];
 static struct ox_request *submitted[NBD_CONN_MAX_REQUESTS];
@@ -111,7 +118,9 @@ static void complete_one(uint8_t world)
 		(submitted_count - index) * sizeof(submitted[0]));
 	completed_count++;
 	carry_out(request, world & READ_ONLY);
-	request->result = (world & FAIL_SOME) && completed_count % 5 == 0 ? -EIO : 0;
+	request->result = 0;
+	if ((world & FAIL_SOME) && completed_count % 5 == 0)
+		request->result = completed_count % 2 ? -EIO : -ENOSPC;
 	ox_nbd_request_completed(request);
 }
 
@@ -185,6 +194,35 @@ static void ease(struct ox_nbd_conn *conn)
 	assert(conn->share.wanted_bytes == 0);
 }
 
+static void resume(struct ox_limit_waiter *waiter)
+{
+	char *at = (char *)waiter - offsetof(struct ox_nbd_conn, turn);
+
+	ox_nbd_conn_resume((struct ox_nbd_conn *)(void *)at);
+}
+
+static void nobody_asks(struct ox_nbd_conn *conn)
+{
+	(void)conn;
+}
+
+/* Nothing is owed any more. */
+static void begin_limit(uint8_t world)
+{
+	const struct ox_serve_limits limits = {.iops = world & SHORT_MEMORY ? 1 : 0};
+
+	ox_limit_set(&limit, &limits, ox_serve_now_ns());
+	ox_limit_release(&limit, ox_serve_now_ns());
+}
+
+/* What was said before it counts for nothing. */
+static void secure(struct ox_nbd_conn *conn)
+{
+	assert(submitted_count == 0 && conn->request_count == 0);
+	ox_nbd_conn_secured(conn);
+	assert(conn->style == NBD_STYLE_SIMPLE && !conn->allocation_selected);
+}
+
 static void converse(struct ox_nbd_conn *conn, const uint8_t *data, size_t size, uint8_t world)
 {
 	while (size > 0 && !conn->aborted && !conn->input_ended) {
@@ -195,8 +233,17 @@ static void converse(struct ox_nbd_conn *conn, const uint8_t *data, size_t size,
 		if (submitted_count > 0 && (!(world & LATE) || taken == 0))
 			complete_one(world);
 		send_some(conn, world);
+		if (ox_nbd_conn_awaits_tls(conn))
+			secure(conn);
+		assert(conn->is_secure || !conn->export->tls_is_required ||
+		       ox_nbd_conn_in_handshake(conn));
 		if (conn->share.wanted_bytes > 0 && submitted_count == 0)
 			ease(conn);
+		if (submitted_count == 0) {
+			begin_limit(world);
+			ox_full_resume(&full);
+			ox_full_try(&full, ox_serve_now_ms());
+		}
 		if ((world & SHORT_MEMORY) && size % 3 == 0)
 			take_common(&conn->export->budget);
 		if ((world & SHORT_MEMORY) && size % 7 == 0)
@@ -219,22 +266,39 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
 	const uint8_t world = size ? data[0] : 0;
+	const bool tls = size > 1 && (data[1] & 0x80);
+	uint8_t *sent;
 	struct ox_nbd_export export = {
 		.name = "disk",
 		.description = "a disk",
 		.size_bytes = DISK_BYTES,
 		.read_only = world & READ_ONLY,
+		.limit = &limit,
+		.full = &full,
+		.changed = nobody_asks,
+		.tls_is_required = tls,
 	};
 	struct ox_nbd_conn conn;
 
 	completed_count = 0;
 	hog = rival = (struct ox_nbd_share){0};
+	full = (struct ox_full){.pauses = true};
+	limit = (struct ox_limit){0};
+	begin_limit(world);
 	ox_nbd_budget_init(&export.budget, ox_nbd_budget_min_bytes(3), 3);
 	if (size == 0 || ox_nbd_conn_init(&conn, &export) < 0)
 		return 0;
-	converse(&conn, data + 1, size - 1, world);
+	conn.turn.resume = resume;
+	sent = malloc(size);
+	assert(sent);
+	memcpy(sent, data + 1, size - 1);
+	if (tls)
+		sent[0] &= 0x7f;
+	converse(&conn, sent, size - 1, world);
+	free(sent);
 	ox_nbd_conn_free(&conn);
-	assert(export.budget.used_bytes == 0);
+	assert(export.budget.used_bytes == 0 && !limit.first);
+	assert(full.waiting == 0 && full.tried == 0);
 	ox_nbd_pool_free(&export.pool);
 	return 0;
 }

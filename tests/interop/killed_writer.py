@@ -21,12 +21,14 @@ def write_until_killed(server, writer, seconds):
 
 
 class Writer:
-    """Keeps DEPTH requests in flight on one connection until the server is gone."""
+    """Keeps DEPTH requests in flight on one connection until the server is gone. flushes=False: not one
+    asks that anything be durable, and all that is answered has to be there all the same (D10)."""
 
-    def __init__(self, uri, promises, cache, seed):
+    def __init__(self, uri, promises, cache, seed, flushes=True):
         self.rng = random.Random(seed)
         self.promises = promises
-        self.synchronous = cache in SYNCHRONOUS_MODES
+        self.flushes = flushes
+        self.synchronous = cache in SYNCHRONOUS_MODES or not flushes
         self.handle = nbd_connect(uri)
         self.buffers = {}
         self.acknowledged = 0
@@ -45,7 +47,7 @@ class Writer:
             raise Failure(f"requests failed before the kill: {self.errors[:3]}")
 
     def _submit(self):
-        if not self.flush_in_flight and self.rng.random() < 0.06:
+        if self.flushes and not self.flush_in_flight and self.rng.random() < 0.06:
             self._flush()
             return
         slots = self.promises.idle_slots()
@@ -53,7 +55,7 @@ class Writer:
         kind = self.rng.choice(["write"] * 8 + ["zero", "unmap", "trim"])
         durable = self.synchronous
         flags = 0
-        if kind != "trim" and self.rng.random() < 0.3:
+        if self.flushes and kind != "trim" and self.rng.random() < 0.3:
             flags |= nbd.CMD_FLAG_FUA
             durable = True
         if kind == "zero":

@@ -119,3 +119,29 @@ class Promises:
     def settle(self, data):
         for slot in self.slots:
             slot.settle(bytes(data[slot.offset:slot.offset + slot.length]))
+
+
+class Spread(Promises):
+    """Slots that lie far apart on a disk too large to be read whole."""
+
+    def __init__(self, offsets, slot_bytes):
+        super().__init__(b"", slot_bytes, slot_bytes)
+        self.slots = [Slot(number, at, slot_bytes, bytes(slot_bytes))
+                      for number, at in enumerate(offsets)]
+
+    def lose_what_was_in_flight(self):
+        """What was acknowledged without being durable may be gone: no flush of a later life covers it. A
+        slot that was in flight holds one thing or the other until it is looked at: it is left alone."""
+        for slot in self.slots:
+            slot.acknowledged = slot.durable
+
+    def check_and_settle(self, handle):
+        for slot in self.slots:
+            data = bytes(handle.pread(slot.length, slot.offset))
+            slot.check(data)
+            slot.settle(data)
+
+
+def slots_in_spans(spans, per_span, span_bytes, slot_bytes=4096):
+    return Spread([span * span_bytes + n * slot_bytes + 65536 for span in range(spans)
+                   for n in range(per_span)], slot_bytes)

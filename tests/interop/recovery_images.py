@@ -3,6 +3,7 @@
 import shutil
 import struct
 import tempfile
+import time
 
 from interop import *
 
@@ -92,6 +93,15 @@ def left_dirty_by_qemu(image, cluster, *create_args, snapshot=False, tables=None
     return image
 
 
+def emptied_image(cluster, *create_args, tables=32768, fmt="qcow2"):
+    """As QEMU left it; what QEMU wrote is gone, as no promise names it."""
+    image = left_dirty_by_qemu("disk", cluster, *create_args, tables=tables, fmt=fmt)
+    crash(oxbow_path(), "io", "-f", fmt, "--recover=auto", "-c", "write -q -z -f 0 2M", "-c",
+          "abort", image)
+    image_file(image).mark()
+    return image
+
+
 def end_of_extensions(image):
     """Where the extension stands that ends the header's list."""
     file = Qcow2(image)
@@ -141,6 +151,20 @@ def chain_of(image):
     return [(layer["virtual-size"], layer["format"], layer.get("backing-filename"),
              layer.get("full-backing-filename"), layer.get("backing-filename-format"),
              [snapshot["name"] for snapshot in layer.get("snapshots", ())]) for layer in said]
+
+
+def wait_for_line(server, part, seconds=60):
+    deadline = time.monotonic() + seconds
+    while part not in server.stderr():
+        if time.monotonic() > deadline:
+            raise Failure(f"{part!r} was never said; stderr is {server.stderr()!r}")
+        time.sleep(0.01)
+
+
+def recover(image):
+    """What a server that was told to end has left to the next opening, which waits for it."""
+    if image_file(image).is_dirty:
+        oxbow("io", "-f", format_of(image), "-c", "flush", image)
 
 
 __all__ = [name for name in dir() if not name.startswith("_")]

@@ -551,10 +551,12 @@ def test_names_in_images_are_paths_and_nothing_else():
             oxbow("io", "-r", "-f", "qcow2", "-c", "read -P 0x42 0 64k", image)
 
 
-def test_names_on_the_command_line_that_look_like_urls_are_paths():
-    for name in ("nbd://127.0.0.1:1/x", "http://127.0.0.1:1/", "ssh://nowhere/x"):
+def test_of_urls_on_the_command_line_those_of_nbd_alone_are_followed():
+    for name, why in (("nbd://127.0.0.1:1/x", "Connection refused"),
+                      ("http://127.0.0.1:1/", "Unknown protocol 'http'"),
+                      ("ssh://nowhere/x", "Unknown protocol 'ssh'")):
         result = expect_failure(oxbow_path(), "info", "-f", "qcow2", name)
-        check_in("No such file", result.stderr, f"refusal of {name}")
+        check_in(why, result.stderr, f"refusal of {name}")
 
 
 def test_a_backing_file_without_a_stated_format_is_not_probed():

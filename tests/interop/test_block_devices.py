@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: MIT
 """Images on block devices: sectors of 512 and 4096 bytes, a length that never changes, no holes."""
 from hostfs import *
+from recovery_images import recover
 
 SECTOR_SIZES = (512, 4096)
 DEVICE_BYTES = 32 * MIB
@@ -152,6 +153,7 @@ def test_a_killed_server_loses_nothing_that_was_durable():
             handle = nbd_connect(server.uri)
             check_blocks(handle, blocks, 8192, f"a durable block, {cache} {options}")
             handle.shutdown()
+        recover(device)
         oxbow("check", "-q", "-r", "leaks", "-f", "qcow2", device)
         check_clean(device, f"after recovery, {cache} {options}")
 
@@ -168,6 +170,7 @@ def test_a_killed_server_of_a_full_device_is_recovered():
         handle = nbd_connect(server.uri)
         check_blocks(handle, written, 64 * KIB, "a durable block")
         handle.shutdown()
+    recover(device)
     check_clean(device, "after recovery")
 
 

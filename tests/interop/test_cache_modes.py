@@ -57,7 +57,7 @@ def test_none_and_directsync_bypass_the_page_cache_and_the_others_use_it():
     image = new_image()
     for cache in CACHE_MODES:
         with Server("-f", "qcow2", "--cache", cache, image) as server:
-            flags = open_flags(server.process.pid, image)
+            flags = open_flags(server.server_pid(), image)
             if not flags:
                 raise Failure("the server has no descriptor of the image")
             direct = [bool(flag & os.O_DIRECT) for flag in flags]
@@ -100,7 +100,7 @@ def test_acknowledged_writes_outlive_a_kill_without_any_flush_in_synchronous_mod
 def syncs_during(server, work):
     """How many sync calls, or writes with RWF_DSYNC, the server makes while work() runs."""
     trace = tmpdir() / "trace"
-    tracer = subprocess.Popen(["strace", "-f", "-p", str(server.process.pid), "-o", trace, "-e",
+    tracer = subprocess.Popen(["strace", "-f", "-p", str(server.server_pid()), "-o", trace, "-e",
                                f"trace={SYNC_CALLS},pwritev2"], stderr=subprocess.PIPE)
     on_exit(lambda: tracer.poll() is None and tracer.kill())
     os.read(tracer.stderr.fileno(), 100)  # "attached"

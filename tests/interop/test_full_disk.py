@@ -3,6 +3,7 @@
 """S1: on a full host a write that finds no room fails alone; all else works, and goes on when there is
 room again (docs/durability.md, "Space")."""
 from hostfs import *
+from recovery_images import recover
 
 HOST_BYTES = 16 * MIB
 ROOM = 7 * MIB
@@ -171,6 +172,7 @@ def killed(image, cache, what):
         handle.flush()
         check_all(handle, written, f"after a kill {what}")
         handle.shutdown()
+    recover(image)
     check_equal(image_file(image).is_dirty, False, f"mark after a kill {what}")
     check_leaks_at_most(image, f"after a kill {what}")
 
@@ -278,6 +280,7 @@ def test_where_overwrites_need_room_no_acknowledged_flush_is_lost_and_reads_go_o
             check_all(handle, flushed, f"opened again {what}")
             handle.pwrite(block_at(2048 * MIB, BLOCK), 2048 * MIB, nbd.CMD_FLAG_FUA)
             handle.shutdown()
+        recover(image)
         check_closed(image, what, freed=True)
         os.unlink(image)
         let_room_come(where)

@@ -7,6 +7,7 @@ import random
 from interop import *
 from killed_writer import Writer, write_until_killed
 from promises import Promises, Slot
+from recovery_images import recover
 
 DISK_BYTES = 4 * MIB
 
@@ -63,6 +64,7 @@ def check_structure_after_crash(kind, where):
 
 def check_recovered(kind, where):
     """Served again and closed: clean, or (where the image is not lazy) leaking at most."""
+    recover("disk")
     check_equal(image_file("disk").is_dirty, False, f"mark after recovery {where}")
     if "lazy_refcounts=on" in kind:
         check_clean("disk", f"after recovery {where}")
@@ -136,7 +138,7 @@ def test_neighbours_in_one_cluster_keep_their_promises():
                         ("none", "qed:cluster_size=1M,table_size=2"),
                         ("directsync", "qed:cluster_size=16k")):
         crash_rounds(f"neighbours {cache} {kind}", cache, kind, *args, data=data, slot_bytes=512,
-                     stride=1024, rounds=2)
+                     stride=1024, rounds=2, alive_seconds=(0.4, 0.8))
         os.unlink("disk")
 
 

@@ -7,6 +7,7 @@ import time
 
 import nbd
 from interop import *
+from recovery_images import recover
 
 CLUSTER = 64 * 1024
 KILLS = 12
@@ -40,6 +41,7 @@ def check_lives(path, lives, writes=WRITES):
                 check_bytes(handle.pread(4096, (life * writes + number) * CLUSTER),
                             pattern(life * 1000 + number, 4096), f"life {life}, write {number}")
         handle.shutdown()
+    recover(path)
 
 
 def make(kind):

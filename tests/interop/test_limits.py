@@ -87,4 +87,13 @@ def test_a_reader_of_the_output_who_is_gone_does_not_end_a_writer():
     check_equal(disk.read_bytes()[:65536], b"\x09" * 65536, "data")
 
 
+def test_a_server_raises_its_limit_of_descriptors():
+    disk = raw_disk("disk")
+    for keeper in ("--keeper", "--no-keeper"):
+        with Server(keeper, "-f", "raw", disk, wrapper=("prlimit", "--nofile=100:2000")) as server:
+            limits = pathlib.Path(f"/proc/{server.server_pid()}/limits").read_text()
+            check_in(["2000", "2000"], [line.split()[3:5] for line in limits.splitlines()
+                                        if line.startswith("Max open files")], keeper)
+
+
 run_tests(globals())

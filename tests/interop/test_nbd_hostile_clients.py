@@ -125,7 +125,7 @@ def test_damaged_conversations_are_survived():
 
 
 def resident_bytes(server):
-    with open(f"/proc/{server.process.pid}/statm") as file:
+    with open(f"/proc/{server.server_pid()}/statm") as file:
         return int(file.read().split()[1]) * resource.getpagesize()
 
 

@@ -105,7 +105,7 @@ def test_a_write_over_metadata_marks_the_image_as_corrupt():
 
 def test_a_full_host_is_told():
     path, _ = make_image()
-    with Server(path, wrapper=("prlimit", f"--fsize={2 * MIB}")) as server:
+    with Server("--no-keeper", path, wrapper=("prlimit", f"--fsize={2 * MIB}")) as server:
         client = Client(server)
         check_equal(client.call(WRITE, 8 * MIB, 8 * MIB, 0, b"z" * (8 * MIB)).error, ENOSPC, "error")
         check_equal(client.read(0, 1), b"\x01", "data")

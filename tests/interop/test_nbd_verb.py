@@ -132,7 +132,7 @@ def test_addresses_that_make_no_sense_are_refused():
 
 
 def test_localhost_is_known_without_a_resolver():
-    for address, shown in ((":0", "127.0.0.1"), ("localhost:0", "localhost"), ("*:0", "0.0.0.0")):
+    for address, shown in ((":0", "127.0.0.1"), ("localhost:0", "localhost")):
         with serve(MIB, "--nbd", address) as server:
             check_in(f"nbd://{shown}:", server.uri)
             server.uri = server.uri.replace("localhost", "127.0.0.1")
@@ -151,6 +151,21 @@ def test_the_pid_file_lives_as_long_as_the_server():
         check_equal(open("pid").read(), f"{server.process.pid}\n", "pid file")
         server.terminate()
         check_equal(os.path.exists("pid"), False, "pid file exists")
+
+
+def test_who_waits_for_the_pid_file_can_connect():
+    argv = [oxbow_path(), "serve", "-f", FORMAT, "--nbd", "s.sock", "--pid-file", "pid", make_disk(MIB)]
+    for _ in range(5):
+        process = subprocess.Popen(argv, stdout=subprocess.DEVNULL)
+        try:
+            while not os.path.exists("pid") and process.poll() is None:
+                pass
+            check_equal(open("pid").read(), f"{process.pid}\n", "pid file")
+            with socket.socket(socket.AF_UNIX) as client:
+                client.connect("s.sock")
+        finally:
+            process.terminate()
+            check_equal(process.wait(20), 0, "status")
 
 
 def test_a_pid_file_that_cannot_be_written_is_found_out_first():

@@ -94,9 +94,14 @@ def check_sound(name, what):
                           f"{result.stdout + result.stderr}")
 
 
+def map_of(command, name):
+    """Without what older versions of qemu-img do not say."""
+    extents = json.loads(command("map", "--output=json", name).stdout)
+    return [{key: extent[key] for key in extent if key != "compressed"} for extent in extents]
+
+
 def same_map(name):
-    ours, theirs = (command("map", "--output=json", name).stdout for command in (oxbow, qemu_img))
-    check_equal(json.loads(ours), json.loads(theirs), f"map of {name}")
+    check_equal(map_of(oxbow, name), map_of(qemu_img, name), f"map of {name}")
 
 
 def same_guest(name, fmt, *args):

@@ -6,28 +6,8 @@ import random
 import nbd
 from hostfs import loop_device
 from killed_writer import Writer, write_until_killed
-from promises import Promises, Slot
+from promises import slots_in_spans
 from recovery_images import *
-
-class Spread(Promises):
-    """Slots that lie far apart on a disk too large to be read whole."""
-
-    def __init__(self, offsets, slot_bytes):
-        super().__init__(b"", slot_bytes, slot_bytes)
-        self.slots = [Slot(number, at, slot_bytes, bytes(slot_bytes))
-                      for number, at in enumerate(offsets)]
-
-    def lose_what_was_in_flight(self):
-        """What was acknowledged without being durable may be gone: no flush of a later life covers it. A
-        slot that was in flight holds one thing or the other until it is looked at: it is left alone."""
-        for slot in self.slots:
-            slot.acknowledged = slot.durable
-
-    def check_and_settle(self, handle):
-        for slot in self.slots:
-            data = bytes(handle.pread(slot.length, slot.offset))
-            slot.check(data)
-            slot.settle(data)
 
 
 def live_and_die(image, promises, cache, seed, seconds, env=None, check=True):
@@ -51,6 +31,7 @@ def check_last_life(image, promises):
         handle = nbd_connect(server.uri)
         promises.check_and_settle(handle)
         handle.shutdown()
+    recover(image)
     check_equal(fence_of(image), None, "fence after the last life")
     check_closed(image, "after the last life", freed=True)
     with Server("-f", format_of(image), "-r", "--allow-backing", image) as server:
@@ -75,20 +56,6 @@ def lives(seed, image, promises, cache, rounds, env=None, seconds=(0.0, 0.04)):
     if interrupted == 0 or acknowledged == 0:
         raise Failure(f"{interrupted} recoveries were interrupted, {acknowledged} requests "
                       "acknowledged: nothing was tested")
-
-
-def emptied_image(cluster, *create_args, tables=32768, fmt="qcow2"):
-    """As QEMU left it; what QEMU wrote is gone, as no promise names it."""
-    image = left_dirty_by_qemu("disk", cluster, *create_args, tables=tables, fmt=fmt)
-    crash(oxbow_path(), "io", "-f", fmt, "--recover=auto", "-c", "write -q -z -f 0 2M", "-c",
-          "abort", image)
-    image_file(image).mark()
-    return image
-
-
-def slots_in_spans(spans, per_span, span_bytes, slot_bytes=4096):
-    return Spread([span * span_bytes + n * slot_bytes + 64 * KIB for span in range(spans)
-                   for n in range(per_span)], slot_bytes)
 
 
 def test_promises_hold_where_every_life_ends_within_moments():
@@ -126,8 +93,9 @@ def test_promises_hold_on_threads_over_a_backing_file():
 def test_promises_hold_where_the_header_has_no_room_for_the_fence():
     use_memory()
     qemu_img("create", "-q", "-f", "raw", "base.raw", "256M")
-    image = emptied_image(512, "-b", "base.raw", "-F", "raw")
-    lives("no room", image, slots_in_spans(256, 1, 4 * table_span(512), 1536), "writeback", 8)
+    image = emptied_image(512, "-b", "base.raw", "-F", "raw", tables=131072)
+    lives("no room", image, slots_in_spans(256, 1, 4 * table_span(512), 1536), "writeback", 8,
+          seconds=(0.0, 0.4))
 
 
 def test_promises_hold_on_a_block_device():
@@ -179,6 +147,7 @@ def test_a_writer_goes_on_through_ten_kills_on_100_gib_with_all_metadata():
                 check_bytes(bytes(handle.pread(8192, at)), data, f"{at:#x} after kill {turn}")
         handle.shutdown()
         check_in(BEGAN["qcow2"], server.stderr(), "stderr of all lives")
+    recover("disk")
     check_equal(Qcow2("disk").is_dirty, False, "dirty bit")
     check_clean("disk")
 

@@ -55,9 +55,15 @@ def run_example(program):
     qemu_img("check", "-q", disk)
 
 
+def whole_header():
+    """oxbow.h and the parts that it includes."""
+    folder = ROOT / "include"
+    return "".join(path.read_text() for path in (folder / "oxbow.h", *sorted(folder.glob("oxbow/*.h"))))
+
+
 def header():
-    """oxbow.h without its comments."""
-    return re.sub(r"/\*.*?\*/", "", (ROOT / "include" / "oxbow.h").read_text(), flags=re.DOTALL)
+    """The same without its comments."""
+    return re.sub(r"/\*.*?\*/", "", whole_header(), flags=re.DOTALL)
 
 
 def declared_functions():
@@ -125,6 +131,53 @@ def test_the_example_with_an_opener_reads_a_chain_of_one_folder():
         writer.stdin.close()
 
 
+def run_supervisor_through_kills(program, kills=6, each=40, **env):
+    """Kills each worker once it has answered so much, with more to do. Returns the blocks answered."""
+    env = dict(os.environ, LD_LIBRARY_PATH=str(library_folder()), **env)
+    answered = []
+    workers = []
+    with subprocess.Popen([program, "disk.qcow2"], env=env, text=True, stdin=subprocess.PIPE,
+                          stdout=subprocess.PIPE) as supervisor:
+        supervisor.stdin.write("".join(f"{number}\n" for number in range((kills + 1) * each)))
+        supervisor.stdin.close()
+        for line in supervisor.stdout:
+            word, number = line.split()
+            if word == "worker":
+                workers.append(int(number))
+                continue
+            answered.append(int(number))
+            if len(workers) <= kills and len(answered) >= len(workers) * each // 2:
+                os.kill(workers[-1], signal.SIGKILL)
+    check_equal(supervisor.returncode, 0, "exit code of the supervisor")
+    check_equal(len(workers), kills + 1, "workers")
+    return answered
+
+
+def test_the_example_with_a_supervisor_loses_nothing_that_was_answered():
+    program = build_example(name="supervisor")
+    for env in ({}, {"OXBOW_IO": "threads"}):
+        qemu_img("create", "-q", "-f", "qcow2", "disk.qcow2", "64M")
+        answered = run_supervisor_through_kills(program, **env)
+        if len(answered) < 200:
+            raise Failure(f"only {len(answered)} writes were answered")
+        reads = [f"read -P {number % 255 + 1} {number * 64}k 64k" for number in answered]
+        qemu_io("-f", "qcow2", "-r", *(part for read in reads for part in ("-c", read)), "disk.qcow2")
+        qemu_img("check", "-q", "disk.qcow2")
+
+
+def test_the_workers_of_the_example_end_with_their_supervisor():
+    program = build_example(name="supervisor")
+    qemu_img("create", "-q", "-f", "qcow2", "disk.qcow2", "64M")
+    env = dict(os.environ, LD_LIBRARY_PATH=str(library_folder()))
+    supervisor = subprocess.Popen([program, "disk.qcow2"], env=env, text=True, stdin=subprocess.PIPE,
+                                  stdout=subprocess.PIPE)
+    with supervisor:
+        check_in("worker ", supervisor.stdout.readline())
+        expect_failure("qemu-io", "-f", "qcow2", "-c", "write 0 512", "disk.qcow2", message="lock")
+        supervisor.kill()
+        check_equal(supervisor.stdout.read(), "", "what is said until nobody is left to say more")
+
+
 def test_the_shared_library_exports_the_public_functions_and_no_others():
     symbols = output("nm", "-D", "--defined-only", "--with-symbol-versions",
                      BUILD / "src" / "lib" / "liboxbow.so").split("\n")
@@ -146,7 +199,8 @@ def test_the_header_is_whole_for_c_and_cplusplus():
 def test_the_install_holds_header_pages_and_libraries():
     installed()
     names = {path.name for path in PREFIX.rglob("*")}
-    for name in ("oxbow", "oxbow.h", "oxbow.pc", "oxbow.1", "oxbow.3", "liboxbow.a", "liboxbow.so",
+    for name in ("oxbow", "oxbow.h", "check.h", "oxbow.pc", "oxbow.1", "oxbow.3", "_oxbow",
+                 "oxbow.fish", "liboxbow.a", "liboxbow.so",
                  "liboxbow.so.0"):
         check_in(name, sorted(names))
 
@@ -220,7 +274,7 @@ def test_the_manual_page_explains_every_function_field_and_value():
 
 
 def test_the_manual_page_lists_the_errors_that_the_header_speaks_of():
-    spoken = set(re.findall(r"-(E[A-Z0-9]+)\b", (ROOT / "include" / "oxbow.h").read_text()))
+    spoken = set(re.findall(r"-(E[A-Z0-9]+)\b", whole_header()))
     listed = set(re.findall(r"^\.It Bq Er -(E\w+)$", manual_page()["ERRORS"], re.M))
     check_equal(sorted(spoken - listed), [], "errors that oxbow.3 does not list")
 
@@ -238,7 +292,8 @@ def bare_machine():
     stands for /, and tools that leave the real / alone. Returns the tree, DESTDIR and environment."""
     tree, root, tools = (tmpdir() / name for name in ("tree", "root", "tools"))
     tree.mkdir()
-    for name in ("src", "include", "man", "tools", "examples", "meson.build", "meson_options.txt"):
+    for name in ("src", "include", "man", "tools", "examples", "units", "data", "completions",
+                 "meson.build", "meson_options.txt"):
         run("cp", "-r", ROOT / name, tree)
     (root / "etc").mkdir(parents=True)
     run("cp", "-r", "/etc/ld.so.conf", "/etc/ld.so.conf.d", root / "etc")

@@ -8,6 +8,7 @@
 #include <sys/time.h>
 
 #include "base/arith.h"
+#include "death.h"
 #include "image.h"
 #include "memory.h"
 #include "planted.h"
@@ -40,40 +41,7 @@ static void draw_memory_fault(struct sim_case *c, unsigned percent)
 		sim_random_percent(&c->random, 70) ? 1 : 1u << sim_random_below(&c->random, 16);
 }
 
-static void forget_fault(struct sim_case *c)
-{
-	c->disk->fault.left = 0;
-	c->run->totals.faults += c->disk->faults_hit;
-	c->run->totals.memory_faults += sim_memory.hits;
-	c->disk->faults_hit = 0;
-	sim_memory.left = 0;
-	sim_memory.hits = 0;
-}
-
 /* ---- the ends of a generation ---- */
-
-/* Nothing outlives a power cut but the disk. */
-static void void_state(struct sim_case *c)
-{
-	if (c->state)
-		memset(c->state, 0, SIM_STATE_BYTES);
-}
-
-/* Ends every task on the dead disk, and the image with them. */
-static void end_tasks(struct sim_case *c)
-{
-	struct sim_job job = {.fn = sim_close_job_co};
-
-	c->workload.stop = true;
-	sim_drain(c);
-	if (c->img)
-		sim_run_whole_job(c, &job);
-	sim_drain(c);
-	sim_model_abandon(c->model);
-	c->may_leak = true;
-	forget_fault(c);
-	c->run->totals.requests += c->disk->requests;
-}
 
 /* Unsafe mode promises nothing after a power cut but that no program falls over the image. */
 static void open_unsafe(struct sim_case *c)
@@ -97,9 +65,13 @@ static void power_cut(struct sim_case *c)
 	bool unsafe = c->config.cache == OX_CACHE_UNSAFE;
 
 	c->adopting = false;
+	c->run->totals.deaths[SIM_DEATH_BEFORE_CUT] += c->has_died;
+	c->has_died = false;
+	c->was_cut = true;
 	sim_disk_cut(c->disk, &bytes, &space);
-	end_tasks(c);
-	void_state(c);
+	sim_end_tasks(c);
+	sim_give_up_guest(c);
+	sim_void_state(c);
 	c->run->totals.cuts++;
 	if (!unsafe) {
 		(void)sim_ask_oracle(c, &bytes, false, false);
@@ -117,36 +89,11 @@ static void power_cut(struct sim_case *c)
 		open_unsafe(c);
 }
 
-/* What outlives the process, if anything: a poisoned image is the operator's to start again. */
-static uint8_t *keep_state(const struct sim_case *c)
+/* Whether what ends the process leaves its host alive. */
+static bool dies(struct sim_case *c, unsigned percent)
 {
-	uint8_t *state;
-
-	if (!c->config.keeps_state || !c->img || c->img->ops->error(c->img))
-		return NULL;
-	state = sim_alloc(1, SIM_STATE_BYTES);
-	memcpy(state, c->state, SIM_STATE_BYTES);
-	return state;
-}
-
-static void kill_process(struct sim_case *c)
-{
-	struct sim_disk *next = sim_disk_kill(c->disk);
-	uint8_t *state = keep_state(c);
-
-	end_tasks(c);
-	sim_disk_free(c->disk);
-	c->disk = next;
-	c->run->totals.kills++;
-	(void)sim_ask_oracle(c, &c->disk->current, false, false);
-	if (state) {
-		free(c->state);
-		c->state = state;
-		c->adopting = true;
-		return;
-	}
-	void_state(c);
-	sim_settle_model(c, &c->disk->current, sim_model_observe);
+	return c->config.keeps_state && !c->disk->sync_failed &&
+	       sim_random_percent(&c->random, percent);
 }
 
 /* ---- phases ---- */
@@ -228,12 +175,12 @@ static void repair_phase(struct sim_case *c)
 		return;
 	}
 	if (job.result < 0 && sim_memory.hits > 0) {
-		forget_fault(c);
+		sim_forget_fault(c);
 		(void)sim_ask_oracle(c, &c->disk->current, false, false);
 		c->may_leak = true;
 		return;
 	}
-	forget_fault(c);
+	sim_forget_fault(c);
 	/* a table that was made and never named may be one that was lost: it is kept, unless asked
 	 */
 	kept = !job.free_lost_tables && job.found.lost_tables > 0;
@@ -260,21 +207,25 @@ static void count_lost(struct sim_case *c)
 	if (!sim_image_parse(&c->disk->current, &image, &why))
 		sim_fail("H9", "the header is broken: %s", why);
 	c->lost = c->config.format->count_lost(&image);
+	c->freed_before = 0;
 	c->may_leak = false;
 }
 
-/* Whether the recovery beside the guest has ended, one way or the other. */
+/* Whether the recovery beside the guest has ended, one way or the other, and nothing that was made
+ * to fail has kept it from reading all. */
 static bool knows_damage(struct sim_case *c)
 {
 	struct ox_recovery_status status;
 	unsigned stuck = 0;
 
-	if (sim_damage.count == 0 || !c->recovering || sim_random_percent(&c->random, 40))
+	if (sim_damage.count == 0 || !c->recovering || c->recovery_hit ||
+	    sim_random_percent(&c->random, 40))
 		return false;
 	for (unsigned n = 0; n < 1000; n++) {
 		c->img->ops->recovery(c->img, &status);
-		if (status.state != OX_RECOVERY_RUNNING)
-			return true;
+		if (status.state !=
+		    OX_RECOVERY_RUNNING) /* an error may have ended the walk early */
+			return !sim_faulted(c) && !c->recovery_hit;
 		sim_step(c, &stuck);
 	}
 	return false;
@@ -297,21 +248,66 @@ static bool is_recovered(const struct sim_case *c)
 	return status.state != OX_RECOVERY_NONE;
 }
 
-/* D10: the guest finds all that was answered; nothing was recovered for it. */
+/* D10: the guest finds all that was answered. */
 static void read_adopted(struct sim_case *c)
 {
 	struct sim_job read = {.fn = sim_read_promised_job_co};
 
-	c->run->totals.adoptions++;
-	c->recovering = false;
-	c->may_leak = true;
-	seal(c, false);
 	c->disk->instant = true;
 	sim_run_whole_job(c, &read);
 	c->disk->instant = false;
 }
 
-/* Opens the image, however many cuts that takes. */
+/* What a process that died has left is adopted. True: nothing had to be recovered for it. */
+static bool begin_adopted(struct sim_case *c)
+{
+	bool recovers = is_recovered(c);
+
+	c->adopting = false;
+	c->resumed = true;
+	/* the reading would give a recovery that is gone on with the time to end */
+	if (!recovers || sim_random_percent(&c->random, 50))
+		read_adopted(c);
+	if (recovers)
+		return false;
+	c->run->totals.adoptions++;
+	c->recovering = false;
+	seal(c, false);
+	return true;
+}
+
+/* marked: it was dirty. */
+static void end_opening(struct sim_case *c, bool marked)
+{
+	if (dies(c, c->adopting ? 70 : 30)) {
+		sim_kill_process(c);
+		return;
+	}
+	c->run->totals.cuts_opening++;
+	power_cut(c);
+	/* recovery put the bit out: then every count was right (D6), but what a recovery beside the
+	 * guest had in reserve */
+	if (marked && !c->over && !sim_is_dirty(&c->disk->current))
+		(void)sim_ask_oracle(c, &c->disk->durable, !c->config.recover_at_once && !c->kept,
+				     true);
+}
+
+/* Damage that is found out first keeps an image from being opened. With a state it is tried again
+ * where something was made to fail; else the state is given up for the repair. */
+static void repair_unopened(struct sim_case *c)
+{
+	if (c->adopting && c->recovery_hit)
+		return;
+	if (c->adopting) {
+		c->adopting = false;
+		sim_void_state(c);
+		sim_give_up_guest(c);
+		sim_settle_model(c, &c->disk->current, sim_model_observe);
+	}
+	repair_phase(c);
+}
+
+/* Opens the image, however many cuts and deaths that takes. */
 static void open_phase(struct sim_case *c)
 {
 	bool dirty = false;
@@ -328,15 +324,9 @@ static void open_phase(struct sim_case *c)
 		draw_fault(c, 20);
 		draw_memory_fault(c, 40);
 		sim_note(c, "=== open");
-		plan = draw_cut(c, dirty ? 40 : 10, dirty ? 40 : 5);
+		plan = draw_cut(c, dirty || c->adopting ? 40 : 10, dirty ? 40 : 5);
 		if (!sim_run_job(c, &open, &plan)) {
-			c->run->totals.cuts_opening++;
-			power_cut(c);
-			/* recovery put the bit out: then every count was right (D6), but what a
-			 * recovery beside the guest had in reserve */
-			if (marked && !c->over && !sim_is_dirty(&c->disk->current))
-				(void)sim_ask_oracle(c, &c->disk->durable,
-						     !c->config.recover_at_once && !c->kept, true);
+			end_opening(c, marked);
 			continue;
 		}
 		c->recovery_hit = sim_faulted(c);
@@ -344,20 +334,18 @@ static void open_phase(struct sim_case *c)
 			power_cut(c);
 			continue;
 		}
-		forget_fault(c);
+		sim_forget_fault(c);
 		if (open.result == -ENOSPC)
 			c->disk->space.room = SIM_ROOM_ENDLESS;
 		else if (open.result < 0 && sim_damage.count > 0)
-			repair_phase(c);
+			repair_unopened(c);
 	}
 	if (c->over)
 		return;
 	adopted = c->adopting;
-	c->adopting = false;
-	if (adopted && !is_recovered(c)) {
-		read_adopted(c);
+	c->resumed = false;
+	if (adopted && begin_adopted(c))
 		return;
-	}
 	count_lost(c);
 	c->recovering = dirty && c->config.recover_at_once;
 	c->recovery_hit = c->recovery_hit && c->recovering;
@@ -371,8 +359,9 @@ static void open_phase(struct sim_case *c)
 	}
 	if (!dirty && c->config.cache != OX_CACHE_UNSAFE)
 		(void)sim_ask_oracle(c, &c->disk->durable, false, true);
-	/* the reading would give the recovery the time to end */
-	if (c->recovering && sim_random_percent(&c->random, 80))
+	/* the reading would give the recovery the time to end; and what was adopted is not all on
+	 * the disk */
+	if (adopted || (c->recovering && sim_random_percent(&c->random, 80)))
 		return;
 	c->disk->instant = true;
 	read.bytes = &c->disk->current;
@@ -389,7 +378,7 @@ static void ask_closed(struct sim_case *c)
 	expect.exact = !c->may_leak;
 	/* where there is no room, a request may fail and leave what it took */
 	if (c->config.format->count_lost && !c->may_leak && c->disk->refusals == 0)
-		expect.lost_most = c->lost + c->workload.freed_clusters;
+		expect.lost_most = c->lost + c->freed_before + c->workload.freed_clusters;
 	(void)sim_ask(c, &c->disk->durable, &expect);
 }
 
@@ -406,6 +395,7 @@ static void check_closed(struct sim_case *c)
 
 	sim_model_flush_end(c->model, began);
 	c->run->totals.closes++;
+	c->has_died = c->was_cut = false;
 	/* a recovery that met an error, or found no room for its counts, leaves the image dirty,
 	 * and so does one that found what it cannot mend */
 	if (((c->recovering && (c->recovery_hit || sim_faulted(c) || c->disk->refusals > 0)) ||
@@ -442,12 +432,17 @@ static void close_phase(struct sim_case *c)
 	sim_note(c, "=== close");
 	plan = draw_cut(c, 50, 40);
 	if (!sim_run_job(c, &job, &plan)) {
+		if (dies(c, 30)) {
+			sim_kill_process(c);
+			return;
+		}
 		c->run->totals.cuts_closing++;
 		power_cut(c);
 		return;
 	}
 	sim_drain(c);
-	if (c->recovering) /* all that is not named was found free, but for what was kept */
+	/* all that is not named was found free, but for what was kept */
+	if (c->recovering && !c->resumed)
 		c->may_leak = c->kept;
 	if (sim_faulted(c) || lacks_counts(c))
 		c->may_leak = true;
@@ -457,10 +452,10 @@ static void close_phase(struct sim_case *c)
 	if (c->disk->sync_failed) {
 		power_cut(c);
 	} else if (job.result < 0) {
-		kill_process(c);
+		sim_kill_process(c);
 	} else {
 		check_closed(c);
-		forget_fault(c);
+		sim_forget_fault(c);
 	}
 }
 
@@ -483,12 +478,14 @@ static void generation(struct sim_case *c)
 		plan = draw_plan(c, busy / (end % 4 + 1) + 2);
 	if (c->config.prefilled && end >= kill_below) { /* the table moves but once */
 		plan = SIM_NO_CUT;
+	} else if (end >= 20 && end < kill_below && c->config.keeps_state) {
+		plan.moves_from = c->disk->header_writes;
 		plan.header_writes = c->disk->header_writes + (c->config.lazy ? 2 : 1);
 	}
 	if (!sim_guest_phase(c, &plan) && (end >= kill_below || c->disk->sync_failed))
 		power_cut(c);
 	else if (end >= 20 && end < kill_below && !c->disk->sync_failed)
-		kill_process(c);
+		sim_kill_process(c);
 	else
 		close_phase(c);
 }
@@ -502,6 +499,7 @@ static void case_free(struct sim_case *c)
 	if (c->img)
 		sim_run_whole_job(c, &close);
 	sim_drain(c);
+	sim_rings_free(c->rings);
 	sim_disk_free(c->disk);
 	sim_disk_free(c->backing_disk);
 	sim_bytes_free(&c->backing.bytes);
@@ -519,6 +517,8 @@ static void case_free(struct sim_case *c)
 }
 
 #define GENERATIONS_MOST 12u
+/* One case in so many is a guest's disk over vhost-user; of the number alone, as the format is. */
+#define RINGS_EVERY 8u
 
 #define CASE_SECONDS_MOST 300
 
@@ -541,6 +541,7 @@ void sim_case_run(struct sim_run *run, const struct sim_format *format, uint64_t
 	c->random.state = sim_random_next(&c->random); /* neighbours shall not be alike */
 	c->trace.seed = seed;
 	c->trace.format = format->name;
+	c->trace.all_rings = run->all_rings;
 	c->trace.cuts = run->totals.cuts;
 	sim_trace_current = &c->trace;
 	sim_memory = (struct sim_memory){0};
@@ -548,6 +549,7 @@ void sim_case_run(struct sim_run *run, const struct sim_format *format, uint64_t
 	sim_damage.count = 0;
 	set_alarm(CASE_SECONDS_MOST);
 	sim_config_draw(&c->config, format, &c->random);
+	c->config.rings = run->all_rings || seed % RINGS_EVERY == RINGS_EVERY - 1;
 	sim_config_describe(&c->config, c->trace.scene, sizeof(c->trace.scene));
 	if (run->verbose)
 		printf("%llu: %s\n", (unsigned long long)seed, c->trace.scene);
@@ -558,6 +560,9 @@ void sim_case_run(struct sim_run *run, const struct sim_format *format, uint64_t
 	if (c->config.keeps_state)
 		c->state = sim_alloc(1, SIM_STATE_BYTES);
 	sim_make_image(c);
+	if (c->config.rings)
+		c->rings = sim_rings_new(c->model, c->config.cache, seed, &run->totals.rings);
+	run->totals.rings.cases += c->config.rings;
 	c->prepared = true;
 	generations = sim_random_between(&c->random, 3, GENERATIONS_MOST);
 	for (uint64_t i = 0; i < generations && !c->over; i++)

@@ -91,7 +91,7 @@ void sim_config_describe(const struct sim_config *c, char *ret, size_t room)
 	used += c->format->describe(c, ret + used, room - (size_t)used);
 	snprintf(ret + used, room - (size_t)used,
 		 ", clusters of %u, %llu sectors up to %llu (%llu backed)%s%s%s, cache %s, "
-		 "disk blocks of %u/%u%s%s%s, room in %u, %u tasks%s%s%s, idle %u, age %u",
+		 "disk blocks of %u/%u%s%s%s, room in %u, %u tasks%s%s%s%s, idle %u, age %u",
 		 1u << c->cluster_bits, (unsigned long long)c->sectors,
 		 (unsigned long long)c->room_sectors, (unsigned long long)c->backed_sectors,
 		 c->disk.fixed_bytes ? ", device" : "", c->tiny_caches ? ", tiny caches" : "",
@@ -100,5 +100,5 @@ void sim_config_describe(const struct sim_config *c, char *ret, size_t room)
 		 c->disk.can_punch ? ", punch" : "", c->disk.can_zero ? ", zero" : "",
 		 c->disk.short_counts ? ", short" : "", c->disk.space_bytes, c->tasks,
 		 c->faults ? ", faults" : "", c->memory_ends ? ", memory" : "",
-		 c->keeps_state ? ", state" : "", c->idle_ms, c->age_ms);
+		 c->keeps_state ? ", state" : "", c->rings ? ", rings" : "", c->idle_ms, c->age_ms);
 }

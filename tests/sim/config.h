@@ -49,6 +49,7 @@ struct sim_config {
 	uint32_t idle_ms; /* lazy_idle_ms */
 	uint32_t age_ms;  /* table_age_ms */
 	bool keeps_state; /* a death of the process leaves memory that the next one adopts (D10) */
+	bool rings;	  /* the guest's disk is one over vhost-user (rings.h) */
 	enum ox_cache_mode cache;
 	struct sim_disk_options disk;
 	unsigned tasks;

@@ -310,29 +310,53 @@ static int64_t disk_pwritev_co(struct ox_io *io, const struct iovec *iov, int n,
 	return (int64_t)count;
 }
 
-static int disk_sync_co(struct ox_io *io)
+/* M3: a part of what a failed sync was to cover is lost. */
+static void doubt(struct sim_disk *d, uint64_t upto)
 {
-	struct sim_disk *d = disk_of(io);
-	uint64_t upto = d->completed;
-	int r = strike(d, SIM_FAULT_SYNC);
 	struct ox_list *it;
 
+	ox_list_for_each (it, &d->journal) {
+		struct sim_change *c = ox_list_entry(it, struct sim_change, link);
+
+		c->doubtful = c->doubtful || c->number <= upto;
+	}
+}
+
+static int sync_co(struct sim_disk *d, bool by_witness)
+{
+	uint64_t upto = d->completed;
+	int r = strike(d, SIM_FAULT_SYNC);
+
+	if (r == 0 && by_witness && d->error_taken) {
+		d->faults_hit++;
+		r = -EIO;
+	}
 	d->syncs++;
+	d->syncing++;
+	d->sync_upto = upto;
 	delay_co(d);
+	d->syncing--;
 	if (d->dead)
 		return -EIO;
 	if (r < 0) {
 		d->sync_failed = true;
-		ox_list_for_each (it, &d->journal) {
-			struct sim_change *c = ox_list_entry(it, struct sim_change, link);
-
-			c->doubtful = c->doubtful || c->number <= upto;
-		}
+		doubt(d, upto);
 	} else {
 		settle(d, upto);
 	}
 	trace(d, "sync", 0, 0, upto, r);
 	return r;
+}
+
+static int disk_sync_co(struct ox_io *io)
+{
+	return sync_co(disk_of(io), false);
+}
+
+static int disk_sync_by_co(struct ox_io *io, int fd)
+{
+	(void)fd;
+	return sync_co(disk_of(io), true);
 }
 
 static int zero_co(struct sim_disk *d, bool punch, uint64_t offset, uint64_t length)
@@ -430,6 +454,7 @@ static const struct ox_io_ops disk_ops = {
 	.preadv_co = disk_preadv_co,
 	.pwritev_co = disk_pwritev_co,
 	.sync_co = disk_sync_co,
+	.sync_by_co = disk_sync_by_co,
 	.punch_co = disk_punch_co,
 	.zero_co = disk_zero_co,
 	.reserve_co = disk_reserve_co,
@@ -542,41 +567,97 @@ static bool has_room(struct sim_disk *d, const struct sim_change *c)
 	       sim_space_take_all(&d->space, c->offset, c->count);
 }
 
+static struct sim_change *change_copy(const struct sim_change *c)
+{
+	struct sim_change *copy = sim_alloc(1, sizeof(*copy));
+
+	*copy = *c;
+	if (c->data) {
+		copy->data = sim_alloc(1, c->count);
+		memcpy(copy->data, c->data, c->count);
+	}
+	ox_list_init(&copy->link);
+	return copy;
+}
+
+/* A write may be given up halfway. */
+static void land(struct sim_disk *d, struct sim_change *c)
+{
+	uint64_t sectors = c->count / SIM_SECTOR_BYTES;
+
+	if (c->kind == CHANGE_WRITE && sectors > 1 && sim_random_percent(&d->random, 30))
+		c->count = sim_random_between(&d->random, 1, sectors) * SIM_SECTOR_BYTES;
+	if (sim_random_percent(&d->random, 30) || !has_room(d, c)) {
+		change_free(c);
+		return;
+	}
+	trace(d, "of the dead process: landed", c->offset, c->count, d->completed + 1, 0);
+	complete(d, c);
+	if (c->kind == CHANGE_WRITE && c->offset + c->count > d->current.length)
+		complete(d, change_new(d, CHANGE_LENGTH, c->offset + c->count, 0));
+}
+
+struct stray {
+	struct sim_disk *disk;
+	struct sim_change *change;
+};
+
+static void stray_co(void *arg)
+{
+	struct stray stray = *(struct stray *)arg;
+	struct sim_disk *d = stray.disk;
+
+	free(arg);
+	ox_reactor_sleep_co(sim_random_below(
+		&d->random, UINT64_C(1) << sim_random_between(&d->random, 10, 24)));
+	d->strays--;
+	if (d->dead)
+		change_free(stray.change);
+	else
+		land(d, stray.change);
+}
+
+void sim_disk_let_land(struct sim_disk *d)
+{
+	struct ox_list *it;
+
+	ox_list_for_each (it, &d->in_flight) {
+		struct stray *stray = sim_alloc(1, sizeof(*stray));
+
+		*stray = (struct stray){d, ox_list_entry(it, struct sim_change, link)};
+		d->strays++;
+		if (ox_co_spawn(d->io.reactor, stray_co, stray) < 0)
+			sim_fail("sim", "out of memory");
+	}
+}
+
+void sim_disk_take_error(struct sim_disk *d, struct sim_disk *next)
+{
+	sim_trace_note(d->trace, "=== and has taken the error of a sync along", 0, 0);
+	doubt(next, d->sync_upto);
+	next->error_taken = true;
+}
+
 struct sim_disk *sim_disk_kill(struct sim_disk *d)
 {
 	struct sim_bytes durable;
 	struct sim_disk *next;
+	struct ox_list *it;
 
 	sim_trace_note(d->trace, "=== the process is killed", 0, 0);
 	sim_bytes_clone(&durable, &d->durable);
 	next = sim_disk_open(d->io.reactor, &d->options, &durable, &d->random, d->trace);
-	sim_space_free(&next->space);
-	while (!ox_list_empty(&d->in_flight)) {
-		struct sim_change *c = ox_list_first(&d->in_flight, struct sim_change, link);
-		struct sim_change *copy;
-
-		ox_list_del(&c->link);
-		ox_list_init(&c->link);
-		if (sim_random_percent(&d->random, 50) || !has_room(d, c))
-			continue;
-		copy = sim_alloc(1, sizeof(*copy));
-		*copy = *c;
-		if (c->data) {
-			copy->data = sim_alloc(1, c->count);
-			memcpy(copy->data, c->data, c->count);
-		}
-		ox_list_init(&copy->link);
-		ox_list_push_back(&d->in_flight, &copy->link);
-		complete(d, copy);
-		if (c->kind == CHANGE_WRITE && c->offset + c->count > d->current.length)
-			complete(d, change_new(d, CHANGE_LENGTH, c->offset + c->count, 0));
-	}
+	ox_list_for_each (it, &d->in_flight)
+		ox_list_push_back(&next->in_flight,
+				  &change_copy(ox_list_entry(it, struct sim_change, link))->link);
 	sim_bytes_free(&next->current);
 	sim_bytes_clone(&next->current, &d->current);
+	sim_space_free(&next->space);
 	sim_space_clone(&next->space, &d->space);
 	next->io.length = next->current.length;
 	ox_list_splice_back(&next->journal, &d->journal);
 	next->completed = d->completed;
+	next->error_taken = d->error_taken;
 	d->dead = true;
 	return next;
 }
@@ -586,6 +667,7 @@ void sim_disk_free(struct sim_disk *d)
 	if (!d)
 		return;
 	ox_assert(ox_list_empty(&d->in_flight));
+	ox_io_close_witness(&d->io);
 	while (!ox_list_empty(&d->journal))
 		change_free(ox_list_first(&d->journal, struct sim_change, link));
 	sim_bytes_free(&d->durable);

@@ -11,6 +11,11 @@
  * the writes in flight, each old or new (M2), and the file at any of the lengths it had since.
  * A sync that fails leaves of the journal a part that no later sync brings back (M3).
  *
+ * When a process dies its requests live on in the kernel: each lands on the next process's disk, as
+ * a whole, in part or not at all, at any later moment. And a sync of it that was on its way may
+ * have taken an error along: it is told once to each description, so that the next process learns
+ * of it only from one that the dead one had not used (witness).
+ *
  * Holes may need room that is not there (space.h): writes into them then fail with ENOSPC, after
  * the part that had room.
  *
@@ -66,6 +71,7 @@ struct sim_disk {
 	struct sim_space space;	  /* its room is endless until the case says otherwise */
 	struct ox_list journal;	  /* struct sim_change, completed and not durable */
 	struct ox_list in_flight; /* struct sim_change */
+	unsigned strays;	  /* of them, those of a dead process that are under way */
 	uint64_t completed;	  /* number of the last change that completed */
 	struct sim_fault fault;
 	unsigned faults_hit;
@@ -73,6 +79,10 @@ struct sim_disk {
 	bool instant;	   /* requests take no time: for setting up and looking */
 	bool dead;	   /* the power is gone: every request fails */
 	bool sync_failed;
+	unsigned syncing;   /* syncs on their way */
+	uint64_t sync_upto; /* what the last of them covers */
+	bool error_taken;   /* by a dead process: only a description of its time still tells it */
+	bool has_witness;   /* there is such a description, for who opens the image next */
 	uint64_t requests;
 	uint64_t header_writes; /* completed writes of the first sector */
 	uint64_t syncs;		/* begun */
@@ -92,9 +102,13 @@ void sim_disk_imagine(struct sim_disk *d, struct sim_bytes *ret);
 
 /*
  * The process dies and the host lives: d is dead, and the returned disk has its contents and its
- * journal, with any subset of what was in flight.
+ * journal. What was in flight lands there from sim_disk_let_land on; room is made for it then.
  */
 struct sim_disk *sim_disk_kill(struct sim_disk *d);
+/* Starts the strays, if there are any: tasks that have landed when strays is 0. */
+void sim_disk_let_land(struct sim_disk *d);
+/* The sync that is on its way fails, and its caller alone is told. */
+void sim_disk_take_error(struct sim_disk *d, struct sim_disk *next);
 
 /* Frees a disk whose tasks have ended (ox_io_close leaves it alone). NULL is allowed. */
 void sim_disk_free(struct sim_disk *d);

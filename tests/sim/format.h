@@ -56,6 +56,8 @@ struct sim_format {
 	/* Of the stale entries those that the disk durably has no more, or means now, are no longer
 	 * looked at. */
 	void (*forget_stale)(const struct sim_image *durable);
+	/* Whether the header names another table than it did. NULL: it cannot. */
+	bool (*tables_moved)(const struct sim_image *before, const struct sim_image *now);
 	/* Clusters of the file that nothing names; NULL: refcounts tell. */
 	uint64_t (*count_lost)(const struct sim_image *i);
 	/* The clusters that a file needs for a disk of so many bytes, all of it written; NULL: no

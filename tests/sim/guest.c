@@ -26,7 +26,12 @@ static void draw_weights(struct sim_case *c)
 /* The new size, or 0 for none. */
 static uint64_t draw_resize(struct sim_case *c)
 {
-	if (c->config.room_sectors == c->config.sectors || !sim_random_percent(&c->random, 40))
+	/* what a dead process left in flight may lie past the new end */
+	if (c->rings)
+		return 0;
+	/* the model knows of two sizes: not of one that a dead process set and nobody has synced */
+	if (!sim_model_has_one_size(c->model) || c->config.room_sectors == c->config.sectors ||
+	    !sim_random_percent(&c->random, 40))
 		return 0;
 	return sim_random_between(&c->random, 1, c->config.room_sectors);
 }
@@ -81,6 +86,7 @@ static void start_guest(struct sim_case *c)
 		draw_header_fault(c);
 	c->workload = (struct sim_workload){
 		.img = c->img,
+		.rings = c->rings,
 		.model = c->model,
 		.trace = &c->trace,
 		.random = {sim_random_next(&c->random)},
@@ -92,7 +98,8 @@ static void start_guest(struct sim_case *c)
 			per_cluster * (sim_random_percent(&c->random, 15) ? 150 : 5), sectors),
 		.quiet_percent = config->quiet_percent,
 		.sectors = sectors,
-		.errors_allowed = c->disk->fault.left + sim_memory.left > 0 || c->recovery_hit,
+		.errors_allowed = c->disk->fault.left + sim_memory.left > 0 || c->recovery_hit ||
+				  c->disk->error_taken || c->disk->sync_failed,
 		.may_be_full =
 			config->disk.fixed_bytes > 0 || c->disk->space.room != SIM_ROOM_ENDLESS,
 		.space = &c->disk->space,
@@ -101,8 +108,11 @@ static void start_guest(struct sim_case *c)
 		.linger_ns =
 			config->idle_ms == UINT32_MAX ? 0 : UINT64_C(3000000) * config->idle_ms,
 		.whole_percent = config->filled ? 2 : 0,
+		/* while it is made, other programs are to find room in the counts */
+		.compressed_percent = c->prepared && sim_random_percent(&c->random, 40) ? 50 : 0,
 	};
 	draw_weights(c);
+	sim_rings_start(c->rings, &c->workload);
 	if (!sim_workload_start(&c->workload, c->reactor, config->tasks))
 		sim_fail("sim", "out of memory");
 }
@@ -141,6 +151,16 @@ static void check_growth(struct sim_case *c)
 			 (long long)lost, (long long)most);
 }
 
+static void stop_rings(struct sim_case *c)
+{
+	unsigned stuck = 0;
+
+	sim_rings_stop(c->rings);
+	while (!sim_rings_have_stopped(c->rings))
+		sim_step(c, &stuck);
+	sim_rings_end(c->rings);
+}
+
 bool sim_guest_phase(struct sim_case *c, const struct sim_cut_plan *plan)
 {
 	unsigned stuck = 0;
@@ -148,7 +168,7 @@ bool sim_guest_phase(struct sim_case *c, const struct sim_cut_plan *plan)
 	sim_note(c, "=== the guest works");
 	start_guest(c);
 	c->growths = c->disk->growths;
-	for (uint64_t i = 0; c->workload.tasks > 0; i++) {
+	for (uint64_t i = 0; c->workload.tasks > 0 || sim_rings_in_flight(c->rings) > 0; i++) {
 		if (sim_is_due(c, plan, i))
 			return false;
 		if (i > SIM_STEPS_MOST)
@@ -156,5 +176,6 @@ bool sim_guest_phase(struct sim_case *c, const struct sim_cut_plan *plan)
 		sim_step(c, &stuck);
 		check_growth(c);
 	}
+	stop_rings(c);
 	return true;
 }

@@ -17,12 +17,15 @@
 
 static const char usage[] =
 	"usage: sim [--format F] [--seed N] [--cases N] [--cuts N] [--minutes N] [--qemu DIR] "
-	"[--verbose]\n"
+	"[--rings] [--deaths] [--verbose]\n"
 	"  --format F   qcow2, qed, or both (both): one case in three is QED\n"
 	"  --seed N     the first case's seed (1); the next case has the next number\n"
 	"  --cases N    end after N cases\n"
 	"  --cuts N     end after N power cuts (1000, if no other end is given)\n"
 	"  --minutes N  end after N minutes\n"
+	"  --rings      let every guest's requests go through rings of vhost-user, not one in "
+	"eight\n"
+	"  --deaths     fail where processes did not die amid all that sim_death names\n"
 	"  --qemu DIR   let qemu-img check one in 50 of the images that were closed\n";
 
 struct limits {
@@ -30,6 +33,7 @@ struct limits {
 	uint64_t cases;
 	uint64_t cuts;
 	double minutes;
+	bool all_deaths;
 	const struct sim_format *format; /* NULL: both */
 };
 
@@ -60,9 +64,11 @@ static bool parse(int argc, char **argv, struct limits *l, struct sim_run *run)
 		{"cuts", required_argument, NULL, 'c'},
 		{"minutes", required_argument, NULL, 'm'},
 		{"qemu", required_argument, NULL, 'q'},
+		{"deaths", no_argument, NULL, 'd'},
 		{"verbose", no_argument, NULL, 'v'},
 		{"format", required_argument, NULL, 'f'},
 		{"help", no_argument, NULL, 'h'},
+		{"rings", no_argument, NULL, 'r'},
 		{NULL, 0, NULL, 0},
 	};
 	int option;
@@ -88,6 +94,12 @@ static bool parse(int argc, char **argv, struct limits *l, struct sim_run *run)
 			l->format = sim_format_find(optarg);
 			if (!l->format && strcmp(optarg, "both") != 0)
 				return false;
+			break;
+		case 'r':
+			run->all_rings = true;
+			break;
+		case 'd':
+			l->all_deaths = true;
 			break;
 		case 'v':
 			run->verbose = 1;
@@ -118,22 +130,9 @@ static void keep_memory(void)
 		fputs("# the heap stays as it is\n", stderr);
 }
 
-int main(int argc, char **argv)
+static void print_totals(const struct sim_totals *t, double seconds)
 {
-	struct sim_run run = {.qemu_every = 50};
-	struct limits limits = {.seed = 1, .format = sim_format_find(DEFAULT_FORMAT)};
-	const struct sim_totals *t = &run.totals;
-	double began = seconds_now();
-
-	if (!parse(argc, argv, &limits, &run)) {
-		fputs(usage, stderr);
-		return 2;
-	}
-	keep_memory();
-	sim_trace_catch_signals();
-	for (uint64_t seed = limits.seed; !is_over(&limits, t, began); seed++)
-		sim_case_run(&run, format_of(&limits, seed), seed);
-	printf("1..1\nok power_cuts_keep_every_promise\n"
+	printf("ok power_cuts_keep_every_promise\n"
 	       "# %llu cuts (%llu while opening or repairing, %llu while closing), %llu looks at "
 	       "others, %llu kills (%llu adopted), "
 	       "%llu closes, %llu recoveries, %llu faults, %llu failed allocations, %llu requests, "
@@ -145,6 +144,39 @@ int main(int argc, char **argv)
 	       (unsigned long long)t->closes, (unsigned long long)t->recoveries,
 	       (unsigned long long)t->faults, (unsigned long long)t->memory_faults,
 	       (unsigned long long)t->requests, (unsigned long long)t->cases,
-	       (unsigned long long)t->checked, seconds_now() - began);
-	return 0;
+	       (unsigned long long)t->checked, seconds);
+	printf("# over vhost-user: %llu cases, %llu requests, %llu of them taken by a process that "
+	       "died\n",
+	       (unsigned long long)t->rings.cases, (unsigned long long)t->rings.requests,
+	       (unsigned long long)t->rings.recovered);
+	sim_death_print(t);
+}
+
+static int judge_deaths(const struct sim_totals *t)
+{
+	const char *missing = sim_death_missing(t);
+
+	printf("%sok processes_die_amid_everything%s%s\n", missing ? "not " : "",
+	       missing ? " # none " : "", missing ? missing : "");
+	return missing ? 1 : 0;
+}
+
+int main(int argc, char **argv)
+{
+	struct sim_run run = {.qemu_every = 50};
+	struct limits limits = {.seed = 1, .format = sim_format_find(DEFAULT_FORMAT)};
+	const struct sim_totals *t = &run.totals;
+	double began = seconds_now();
+
+	if (!parse(argc, argv, &limits, &run)) {
+		fputs(usage, stderr);
+		return 2;
+	}
+	printf("1..%d\n", limits.all_deaths ? 2 : 1);
+	keep_memory();
+	sim_trace_catch_signals();
+	for (uint64_t seed = limits.seed; !is_over(&limits, t, began); seed++)
+		sim_case_run(&run, format_of(&limits, seed), seed);
+	print_totals(t, seconds_now() - began);
+	return limits.all_deaths ? judge_deaths(t) : 0;
 }

@@ -52,6 +52,8 @@ void sim_model_free(struct sim_model *m);
 /* Sectors that the guest sees. */
 uint64_t sim_model_sectors(const struct sim_model *m);
 
+/* Not one of two. */
+bool sim_model_has_one_size(const struct sim_model *m);
 /* A change of the size. Until it ends well the disk may have either; what is new reads as zeroes.
  */
 void sim_model_resize_begin(struct sim_model *m, uint64_t sectors);

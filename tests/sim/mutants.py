@@ -20,11 +20,13 @@ import sys
 import time
 import typing
 
+from death_mutants import DEATH_MUTANTS, STORE_MUTANTS
 from qed_mutants import QED_MUTANTS
 from repair_mutants import REPAIR_MUTANTS
+from rings_mutants import RINGS_MUTANTS
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
-LIBRARIES = ("lib", "check", "img", "meta", "io", "codec", "fmt", "rt", "base")
+LIBRARIES = ("serve", "lib", "job", "check", "img", "meta", "io", "codec", "fmt", "rt", "base")
 
 TEST_SECONDS = 300
 
@@ -40,6 +42,21 @@ SIM_MUTANTS = [
     ("table_before_its_copy", "D1", "img/qcow2/map_table.c",
      [("\t\tafter = ox_order_ticket(&q->m.order);\n", "")],
      "an L1 entry may reach the disk before the table it names"),
+    ("streams_named_before_durable", "D1", "img/qcow2/compress.c",
+     [("\tuint64_t after = ox_order_ticket(&b->q->m.order); /* D1, D3 */",
+       "\tuint64_t after = OX_TICKET_NONE;")],
+     "an entry may reach the disk before the stream it names", ("qcow2",)),
+    ("streams_counted_after_their_entries", "D3", "img/qcow2/compress.c",
+     [("\tif (!ox_qcow2_is_lazy(b->q))\n\t\tr = ox_cache_flush_co(&b->q->counts);\n", "")],
+     "an entry may reach the disk before its stream is counted", ("qcow2",)),
+    ("shared_cluster_counted_once", "D3", "img/qcow2/pack_place.c",
+     [("return *ret_full ? 0 : ox_refcount_set_co(q, cluster, 1, count + 1);", "return 0;")],
+     "a host cluster is counted once, however many streams lie in it", ("qcow2",)),
+    ("open_cluster_given_up_too_early", "D4", "img/qcow2/pack_place.c",
+     [("\tif (!full)\n\t\topen_cluster(q, range->start, bytes);",
+       "\tif (!full)\n\t\topen_cluster(q, range->start, bytes);\n"
+       "\tr = ox_refcount_set_co(q, range->start, 1, 1);")],
+     "the cluster in which streams are to come has no reference of the session's", ("qcow2",)),
     ("margins_not_copied", "D1", "img/mapped/write.c",
      [("if (old_reads_zero(m, p) && p->host_zero) {\n"
        "\t\thead = 0;",
@@ -85,16 +102,13 @@ SIM_MUTANTS = [
      "freed clusters are released before their entries are durably gone"),
     ("punch_after_freeing", "D4", "img/qcow2/release.c",
      [("\tif (at < q->m.io->length) {\n",
-       "\tr = ox_refcount_set_co(q, start, n, 0);\n"
+       "\tr = ox_qcow2_finish_release_co(&q->m, start, n, 0);\n"
        "\tif (r < 0)\n"
        "\t\treturn r;\n"
-       "\tq->space.cursor = ox_min_u64(q->space.cursor, start);\n"
        "\tox_mutex_unlock(&q->m.alloc.lock);\n"
        "\tif (at < q->m.io->length) {\n"),
-      ("\tr = ox_refcount_set_co(q, start, n, 0);\n"
-       "\tif (r == 0)\n"
-       "\t\tq->space.cursor = ox_min_u64(q->space.cursor, start);\n"
-       "\treturn r;\n",
+      ("\tox_freed_note_release(&q->m, n, 0);\n"
+       "\treturn ox_qcow2_finish_release_co(&q->m, start, n, 0);\n",
        "\tox_mutex_lock_co(&q->m.alloc.lock);\n"
        "\treturn 0;\n")],
      "a cluster is free while its hole is still being punched"),
@@ -155,7 +169,7 @@ SIM_MUTANTS = [
        "\trec->own[0] = (struct ox_alloc_range){.start = rec->fence / q->cluster_bytes};\n")],
      "a recovery allocates what an interrupted one had allocated"),
     ("dirty_bit_not_set", "D5", "img/qcow2/alloc.c",
-     [("\tif (r == 0 && is_lazy(q))\n"
+     [("\tif (r == 0 && ox_qcow2_is_lazy(q))\n"
        "\t\tr = ox_dirty_set_co(&q->m);\n", "")],
      "a lazy image is changed without the dirty bit"),
     ("dirty_bit_not_synced", "D5", "img/qcow2/header.c",
@@ -205,7 +219,7 @@ SIM_MUTANTS = [
        "\tif (r < 0)\n\t\tr = ox_io_sync_co(o->io);\n\tif (r < 0)\n\t\tox_order_poison(o, r);\n")],
      "a failed sync is asked for again (M3)"),
     ("length_not_grown_ahead", "D8", "img/mapped/alloc.c",
-     [("\treturn m->io->can_grow ? ox_io_set_length_co(m->io, ox_align_up(to, GROWTH_ALIGN_BYTES))\n"
+     [("\treturn m->io->can_grow ? ox_mapped_set_length_co(m, ox_align_up(to, GROWTH_ALIGN_BYTES))\n"
        "\t\t\t       : -ENOSPC;\n", "\treturn 0;\n")],
      "entries name clusters past the file's durable end"),
     ("recovery_does_not_raise", "D9", "check/mend/counts.c",
@@ -359,34 +373,32 @@ SIM_MUTANTS = [
        "ox_alloc_free_later(m, p->old.host, p->old.compressed_bytes + m->cluster_bytes);")],
      "a compressed cluster that is overwritten gives back more than its stream", ("qcow2",)),
     ("shared_host_cluster_released", "D3", "img/qcow2/release.c",
-     [("\t\treturn ox_refcount_set_co(q, start, n, value - 1);",
-       "\t\treturn ox_refcount_set_co(q, start, n, value == 2 ? 0 : value - 1);")],
+     [("\t\treturn ox_qcow2_finish_release_co(&q->m, start, n, value - 1);",
+       "\t\treturn ox_qcow2_finish_release_co(&q->m, start, n, value == 2 ? 0 : value - 1);")],
      "the last stream but one takes its host cluster along"),
     ("shared_host_cluster_punched", "D4", "img/qcow2/release.c",
-     [("\tif (value > 1)\n\t\treturn ox_refcount_set_co(q, start, n, value - 1);\n\tif (at <",
-       "\tif (at <"),
-      ("\tr = ox_refcount_set_co(q, start, n, 0);\n"
-       "\tif (r == 0)\n"
-       "\t\tq->space.cursor",
-       "\tr = ox_refcount_set_co(q, start, n, value - 1);\n"
-       "\tif (r == 0 && value == 1)\n"
-       "\t\tq->space.cursor")],
+     [("\tif (value > 1) {\n"
+       "\t\tox_freed_note_release(&q->m, n, value - 1);\n"
+       "\t\treturn ox_qcow2_finish_release_co(&q->m, start, n, value - 1);\n"
+       "\t}\n", ""),
+      ("\tox_freed_note_release(&q->m, n, 0);\n"
+       "\treturn ox_qcow2_finish_release_co(&q->m, start, n, 0);\n",
+       "\tox_freed_note_release(&q->m, n, value - 1);\n"
+       "\treturn ox_qcow2_finish_release_co(&q->m, start, n, value - 1);\n")],
      "a host cluster is punched while other streams lie in it"),
     ("wrong_cluster_unpacked", "D1", "img/qcow2/compressed.c",
-     [("q->unpacked_entry != run->entry", "q->unpacked_entry == 0")],
+     [("if (q->unpack.kept[i].entry == entry)", "if (q->unpack.kept[i].entry != 0)")],
      "what was unpacked last is taken for another cluster"),
     ("margins_need_no_memory", "D1", "img/mapped/write.c",
      [("\t\tif (!margins)\n\t\t\treturn -ENOMEM;\n\t\tif (head > 0)",
        "\t\tif (!margins)\n\t\t\thead = tail = 0;\n\t\tif (head > 0)")],
      "without memory copy-on-write forgets what surrounds the written bytes"),
     ("freed_at_once_without_memory", "H8", "img/mapped/release.c",
-     [("\t\treturn; /* leaked: the refcount stays */\n",
-       "\t{\n"
-       "\t\tif (m->alloc.reserve_count < OX_ALLOC_RESERVE_RANGES)\n"
-       "\t\t\tm->alloc.reserve[m->alloc.reserve_count++] =\n"
-       "\t\t\t\t(struct ox_alloc_range){start, end - start, false};\n"
-       "\t\treturn;\n"
-       "\t}\n")],
+     [("\tif (f) /* else leaked: the refcount stays */\n",
+       "\tif (!f && m->alloc.reserve_count < OX_ALLOC_RESERVE_RANGES)\n"
+       "\t\tm->alloc.reserve[m->alloc.reserve_count++] =\n"
+       "\t\t\t(struct ox_alloc_range){.start = start, .count = end - start};\n"
+       "\tif (f)\n")],
      "a cluster whose freeing cannot be noted down is used again at once"),
     ("unwritten_slice_taken_for_clean", "D7", "meta/cache_write.c",
      [("\t\tnote_failure(c, b, -ENOMEM);\n\t\treturn -ENOMEM;\n",
@@ -396,9 +408,10 @@ SIM_MUTANTS = [
      [("\tint r = ox_order_sync_always_co(&m->order);\n", "\tint r = 0;\n")],
      "an idle guest's dirty bit is cleared before the refcounts are durable", ("qcow2",)),
     ("reserve_given_back_and_kept", "D3", "img/mapped/alloc.c",
-     [("\tm->alloc.reserve_count = 0;\n\tfor (unsigned i = 0; r == 0 && i < n; i++)\n",
-       "\tfor (unsigned i = 0; r == 0 && i < n; i++)\n")],
-     "an idle guest's reserve is given back, and used all the same"),
+     [("\tm->alloc.reserve_count = 0;\n\tfor (unsigned i = 0; i < n; i++) /* all",
+       "\tfor (unsigned i = 0; i < n; i++)\n\t\tm->alloc.reserve[i].note = 0;\n"
+       "\tfor (unsigned i = 0; i < n; i++) /* all")],
+     "an idle guest's reserve is given back, and used all the same", ("qcow2",)),
     ("idle_beside_allocations", "H6", "img/mapped/idle.c",
      [("\tox_mutex_lock_co(&m->alloc.lock);\n"
        "\tif (m->alloc.takes == takes && ", "\tif ("),
@@ -409,15 +422,6 @@ SIM_MUTANTS = [
        "/* What a guest",
        "\treturn r;\n}\n\n/* What a guest")],
      "the dirty bit is cleared for idleness while a request allocates"),
-    ("change_not_on_the_shelf", "D10", "meta/cache.c",
-     [("\tif (c->shelf)\n"
-       "\t\tox_state_store(&c->shelf->names[b->slot], b->offset | OX_SHELF_CHANGED);\n", "")],
-     "a table that was changed is lost with the process"),
-    ("called_clean_while_written", "D10", "meta/cache_write.c",
-     [("\t\tb->dirty = false;\n\t\tb->writing = true;\n",
-       "\t\tb->dirty = false;\n\t\tif (c->shelf)\n"
-       "\t\t\tox_state_store(&c->shelf->names[b->slot], 0);\n\t\tb->writing = true;\n")],
-     "a table counts as written while its write is on its way, and dies with the process"),
     ("space_not_taken", "S1", "meta/cache.c",
      [("\tr = take_space_co(c, b);\n", "\tb->has_space = true;\n\tr = 0;\n\t(void)take_space_co;\n")],
      "a table's slice is changed while it may lie in a hole of a full disk"),
@@ -432,13 +436,13 @@ SIM_MUTANTS = [
      [("\t\tif (b->placing || b->writing) {", "\t\tif (b->writing) {")],
      "a slice is written as it was after it has changed"),
     ("lazy_blocks_named_at_close", "S1", "img/qcow2/alloc.c",
-     [("\tbool flush = !is_lazy(q) || q->space.named;", "\tbool flush = !is_lazy(q);")],
+     [("\tbool flush = !ox_qcow2_is_lazy(q) || q->space.named;", "\tbool flush = !ox_qcow2_is_lazy(q);")],
      "a lazy image's recovery lacks the room for refcount blocks that were there"),
     ("trim_ends_without_room", "S1", "img/mapped/zero.c",
      [("\t\tif (purpose == PURPOSE_DISCARD && ox_io_is_full(r)) {", "\t\tif (false) {")],
      "a trim on a full disk ends where a part of it would need room"),
     ("given_back_cluster_called_zero", "H2", "img/mapped/write.c",
-     [("\t\t.zero = p->host_zero && untouched,\n", "\t\t.zero = p->host_zero,\n")],
+     [("\trange.zero = range.zero && untouched;\n", "")],
      "a cluster that a failed write has touched is said to be zero"),
 ]
 
@@ -464,8 +468,12 @@ def simulated(name, rule, path, edits, what, formats=None):
     return Mutant(name, rule, path, edits, what, None, formats or formats_of(path))
 
 
-MUTANTS = [simulated(*mutant) for mutant in SIM_MUTANTS + QED_MUTANTS]
-MUTANTS += [Mutant(*mutant, ()) for mutant in REPAIR_MUTANTS]
+MUTANTS = [simulated(*mutant) for mutant in SIM_MUTANTS + QED_MUTANTS + DEATH_MUTANTS + RINGS_MUTANTS]
+MUTANTS += [Mutant(*mutant, ()) for mutant in REPAIR_MUTANTS + STORE_MUTANTS]
+
+
+def source_of(mutant):
+    return ROOT / ("" if mutant.path.startswith("tests/") else "src") / mutant.path
 
 
 def mutate(text, edits, name):
@@ -500,6 +508,13 @@ def program_of(build, test):
     return build / f"tests/unit/test_{test}.p", ["-lcmocka"]
 
 
+def deflaters(build):
+    """Those of the libraries that the build has found."""
+    found = {found["name"] for found in json.loads(
+        (build / "meson-info/intro-dependencies.json").read_text())}
+    return [option for name, option in (("libisal", "-lisal"), ("libdeflate", "-ldeflate")) if name in found]
+
+
 def wrapped_symbols(build):
     """The linker's options by which the simulator stands between the engine and its memory."""
     rules = (build / "build.ninja").read_text().split("\nbuild tests/sim/sim: ")[1].split("\n\n")[0]
@@ -510,7 +525,7 @@ def build_mutant(build, mutant):
     name = mutant.name
     folder = build / "mutants" / name
     folder.mkdir(parents=True, exist_ok=True)
-    source = ROOT / "src" / mutant.path
+    source = source_of(mutant)
     changed = folder / source.name
     changed.write_text(mutate(source.read_text(), mutant.edits, name))
     command, given, output = compile_command(build, source)
@@ -520,11 +535,12 @@ def build_mutant(build, mutant):
     if code:
         raise SystemExit(f"mutant {name} does not compile:\n{text}")
     folder_of_objects, more = program_of(build, mutant.test)
-    objects = sorted(str(path) for path in folder_of_objects.glob("*.o"))
+    objects = sorted(str(path) for path in folder_of_objects.glob("*.o")
+                     if path.resolve() != (build / output).resolve())
     libraries = [str(build / f"src/{lib}/libox_{lib}.a") for lib in LIBRARIES]
     link = ["cc", "-o", str(folder / "program"), str(folder / "mutant.o"), *objects, "-pthread",
             "-Wl,--start-group", *libraries, "-Wl,--end-group", "-luring", "-lz", "-lzstd",
-            *more]
+            *deflaters(build), *more]
     if any("-fsanitize" in word for word in command):
         link.append("-fsanitize=address,undefined")
     code, text = run_quietly(link, build)
@@ -541,9 +557,9 @@ def run_test(program, build, test):
     return code != 0, f"{test}: " + "; ".join(said[:2])[:160]
 
 
-def run_simulator(program, build, cuts, image_format):
+def run_simulator(program, build, cuts, image_format, *options):
     """Returns (found, what was said)."""
-    code, text = run_quietly([str(program), "--format", image_format, "--cuts", str(cuts)], build)
+    code, text = run_quietly([str(program), "--format", image_format, "--cuts", str(cuts), *options], build)
     (program.parent / f"log.{image_format}").write_text(text)
     said = [line for line in text.splitlines() if line.startswith(("FAILED", "after", "replay"))]
     return code == 1 and bool(said), "; ".join(said[-3:]) or f"{image_format}: not found"
@@ -556,7 +572,8 @@ def run_mutant(build, mutant, cuts, formats):
     if mutant.test:
         results = [run_test(program, build, mutant.test)]
     else:
-        results = [run_simulator(program, build, cuts, image_format)
+        options = ["--rings"] if mutant.path.startswith("serve/") else []
+        results = [run_simulator(program, build, cuts, image_format, *options)
                    for image_format in mutant.formats if image_format in formats]
     return (all(found for found, _ in results), " | ".join(said for _, said in results),
             time.monotonic() - began)

@@ -13,21 +13,20 @@ QED_MUTANTS = [
      [("\t\tr = ox_order_sync_always_co(&q->m.order);\n", "\t\tr = 0;\n")],
      "nothing waits for NEED_CHECK to be durable"),
     ("qed_mark_forgotten_by_a_resize", "D5", "img/qed/header.c",
-     [("\th.size_bytes = new_bytes;\n\tr = write_header_co(q, &h);\n",
+     [("\th.size_bytes = new_bytes;\n\tr = ox_qed_write_header_co(q, &h, NULL);\n",
        "\th.size_bytes = new_bytes;\n\th.features &= ~(uint64_t)OX_QED_NEED_CHECK;\n"
-       "\tr = write_header_co(q, &h);\n")],
+       "\tr = ox_qed_write_header_co(q, &h, NULL);\n")],
      "a resize writes the header without the mark"),
     # ---- refill: the file grows, reads as zeroes -> sync ----
     ("qed_batch_not_synced", "D8", "img/qed/alloc.c",
-     [("\tr = ox_order_wait_co(&q->m.order, ox_order_ticket(&q->m.order));\n\tfor",
-       "\tr = 0;\n\tfor")],
+     [("\treturn ox_order_wait_co(&q->m.order, ox_order_ticket(&q->m.order));\n", "\treturn 0;\n")],
      "clusters are handed out before the file is durably so long"),
     ("qed_short_end_taken", "D2", "img/qed/alloc.c",
      [("\tuint64_t end = ox_div_up(q->m.io->length, q->m.cluster_bytes);\n\tunsigned n = 0;\n\n\tif (run > 1",
        "\tuint64_t end = q->m.io->length / q->m.cluster_bytes - 1;\n\tunsigned n = 0;\n\n\tif (run > 1")],
      "the file's last cluster is handed out again"),
     ("qed_table_too_short", "D2", "img/qed/alloc.c",
-     [("!ox_alloc_pop_run(&m->alloc, m->table_clusters, ret)", "!ox_alloc_pop_run(&m->alloc, 1, ret)")],
+     [("!ox_alloc_pop_run(m, m->table_clusters, ret)", "!ox_alloc_pop_run(m, 1, ret)")],
      "a table of several clusters gets one"),
     # ---- a new L2 table ----
     ("qed_table_of_old_bytes", "D1", "img/qed/map.c",
@@ -35,7 +34,7 @@ QED_MUTANTS = [
      "a new table holds what its clusters held before"),
     # ---- zeroes, discard: what was freed ----
     ("qed_freed_is_forgotten", "D4", "img/qed/alloc.c",
-     [("\t(void)ox_ranges_add(&q->free, start, start + most);\n", "")],
+     [("\t(void)ox_ranges_add(&ox_qed_of(m)->free, start, start + n);\n", "")],
      "a guest that trims makes the file longer for ever"),
     ("qed_table_freed_as_data", "D2", "img/qed/census.c",
      [("\tuint64_t end = q->opened_clusters;\n\tuint64_t c = ops_of(q)->next_free(q->census, 1, end);\n",
@@ -44,7 +43,7 @@ QED_MUTANTS = [
      "a cluster that is named is taken for free"),
     # ---- close: the end of the file, NEED_CHECK ----
     ("qed_cut_too_short", "D8", "img/qed/alloc.c",
-     [("last.start << m->cluster_bits);\n\tif (r < 0)", "(last.start - 1) << m->cluster_bits);\n\tif (r < 0)")],
+     [("last->start << q->m.cluster_bits);\n", "(last->start - 1) << q->m.cluster_bits);\n")],
      "the file is cut within what is named"),
     # ---- the header ----
     ("qed_header_in_two_writes", "H9", "img/qed/header.c",
@@ -57,7 +56,7 @@ QED_MUTANTS = [
        "\tmemset(sector, 0, sizeof(q->sector));\n\tmemcpy(sector, q->sector, 64);\n\tox_qed_header_patch")],
      "a header update loses the backing file's name"),
     ("qed_autoclear_bits_stay", "D6", "img/qed/header.c",
-     [("\tif (q->h.autoclear != 0)\n\t\tr = write_header_co(q, &h);\n", "")],
+     [("\tif (q->h.autoclear != 0)\n\t\tr = ox_qed_write_header_co(q, &h, NULL);\n", "")],
      "a later version's bits stay though the guest has written"),
     ("qed_write_before_autoclear_is_durable", "H9", "img/qed/header.c",
      [("\tif (r < 0 || m->prepared)\n\t\treturn r;\n", "\tif (r < 0 || m->prepared)\n\t\treturn r;\n\tm->prepared = true;\n")],

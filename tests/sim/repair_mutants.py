@@ -3,6 +3,43 @@
 test that has to find it. Fields as those of mutants.py, and the test."""
 
 REPAIR_MUTANTS = [
+    # ---- job/, img/: chains (docs/chain.md) ----
+    ("base_not_flushed", "J4", "job/commit.c",
+     [("\tr = ox_img_flush_co(c->base);\n", "\tr = 0;\n")],
+     "an image is emptied before its backing file has the data durably", "chain_cuts"),
+    ("emptied_before_copied", "J4", "job/commit.c",
+     [("\tr = into_base_co(c);\n\tif (r == 0 && empties)\n\t\tr = empty_co(c);\n",
+       "\tr = empties ? empty_co(c) : 0;\n\tif (r == 0)\n\t\tr = into_base_co(c);\n")],
+     "an image is emptied, and then copied", "chain_cuts"),
+    ("header_before_clusters", "J4", "job/rebase.c",
+     [("int result = ox_img_flush_co(r->img); /* what was copied, before the header (D1) */",
+       "int result = 0;")],
+     "the header names the new backing file before what was copied is durable", "chain_cuts"),
+    ("zeroes_left_to_the_old_chain", "J4", "img/mapped/zero.c",
+     [("return m->img->rebasing || ox_mapped_is_backed(m, offset);",
+       "return ox_mapped_is_backed(m, offset);")],
+     "behind the old backing file's end the new one shows", "chain_cuts"),
+    ("name_not_synced_ahead", "H9", "img/qcow2/backing.c",
+     [("\treturn r < 0 ? r : ox_order_sync_always_co(&q->m.order);\n}\n\nstatic int write_first",
+       "\treturn r;\n}\n\nstatic int write_first")],
+     "the header's first sector names a backing file whose name is not durable", "chain_cuts"),
+    ("size_after_the_drop", "J4", "img/mapped/resize.c",
+     [("\tr = change_size_co(m, new_bytes);\n\tif (r == 0) /* discarded",
+       "\tr = ox_mapped_drop_co(m, new_bytes, old_bytes);\n\tif (r == 0)\n"
+       "\t\tr = ox_commit_co(m);\n\tif (r == 0)\n\t\tr = change_size_co(m, new_bytes);\n"
+       "\tif (r == 0) /* discarded")],
+     "a disk loses its end before it is smaller", "chain_cuts"),
+    # ---- io/withhold.c, job/copy.c: images under construction (docs/jobs.md) ----
+    ("published_before_synced", "J2", "io/withhold.c",
+     [("\tif (r == 0)\n\t\tr = ox_io_sync_co(w->below);\n\tif (r < 0 || w->length == 0)",
+       "\tif (r < 0 || w->length == 0)")],
+     "the sector that makes an image of a file is written before the rest is durable", "withhold"),
+    ("mark_before_its_flush", "J2", "job/copy.c",
+     [("\tint r = ox_img_flush_co(c->target);\n\n\tif (r < 0)\n\t\treturn write_failed(c, below, r);\n"
+       "\treturn c->opts->mark(c->opts->opaque, below);",
+       "\tint r = c->opts->mark(c->opts->opaque, below);\n\n\tif (r == 0)\n"
+       "\t\tr = ox_img_flush_co(c->target);\n\treturn r;")],
+     "a place to go on from is told before what lies below it is durable", "build_cuts"),
     # ---- img/qcow2/release.c: what the simulator does not come to ----
     ("freed_counts_lowered_twice", "D3", "img/qcow2/release.c",
      [("per_slice - start % per_slice", "per_slice << 12")],

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include "run.h"
 
+#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -19,10 +20,22 @@ bool sim_is_dirty(const struct sim_bytes *bytes)
 	return sim_image_parse(bytes, &image, &why) && image.marked;
 }
 
+bool sim_tables_move(const struct sim_case *c)
+{
+	struct sim_image now;
+	struct sim_image durable;
+	const char *why;
+
+	return sim_image_parse(&c->disk->current, &now, &why) &&
+	       sim_image_parse(&c->disk->durable, &durable, &why) && now.format->tables_moved &&
+	       now.format->tables_moved(&durable, &now);
+}
+
 bool sim_is_due(const struct sim_case *c, const struct sim_cut_plan *plan, uint64_t step)
 {
 	return step >= plan->steps || c->disk->header_writes >= plan->header_writes ||
-	       c->disk->syncs >= plan->syncs;
+	       c->disk->syncs >= plan->syncs ||
+	       (c->disk->header_writes > plan->moves_from && sim_tables_move(c));
 }
 
 static void job_task_co(void *arg)
@@ -132,6 +145,16 @@ bool sim_faulted(const struct sim_case *c)
 	return c->disk->faults_hit + sim_memory.hits > 0;
 }
 
+void sim_forget_fault(struct sim_case *c)
+{
+	c->disk->fault.left = 0;
+	c->run->totals.faults += c->disk->faults_hit;
+	c->run->totals.memory_faults += sim_memory.hits;
+	c->disk->faults_hit = 0;
+	sim_memory.left = 0;
+	sim_memory.hits = 0;
+}
+
 /* ---- opening, reading, closing ---- */
 
 /* A recovery tells whether it kept what is not named: then it may leak. */
@@ -141,6 +164,20 @@ static void note_warning(void *opaque, const char *message)
 
 	if (strstr(message, "they are kept"))
 		c->kept = true;
+}
+
+/* As who holds one hands it to the process that goes on (witness_fd). Its number says nothing. */
+static void give_witness(struct sim_disk *disk, const struct sim_config *config)
+{
+	int fd;
+
+	if (!disk->has_witness || config->cache == OX_CACHE_UNSAFE)
+		return;
+	fd = open("/dev/null", O_RDONLY | O_CLOEXEC);
+	if (fd < 0)
+		sim_fail("sim", "no descriptor");
+	disk->has_witness = false;
+	ox_io_set_witness(&disk->io, fd, NULL, NULL);
 }
 
 static int open_image_co(struct sim_disk *disk, const char *format, unsigned flags,
@@ -164,6 +201,7 @@ static int open_image_co(struct sim_disk *disk, const char *format, unsigned fla
 	if (config->keeps_state && !(flags & OX_OPEN_READ_ONLY)) {
 		how.state = c->state;
 		how.state_bytes = SIM_STATE_BYTES;
+		give_witness(disk, config);
 	}
 	r = ox_img_open_co(&disk->io, &how, ret, &err);
 	/* where stale entries have to be dropped first, that may find no room; and what cannot be
@@ -206,7 +244,9 @@ void sim_close_job_co(struct sim_job *job)
 	struct ox_image *img = job->c->img;
 
 	job->c->img = NULL;
+	job->c->ending = img;
 	job->result = ox_img_close_co(img, NULL);
+	job->c->ending = NULL;
 }
 
 void sim_check_job_co(struct sim_job *job)

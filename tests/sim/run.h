@@ -15,6 +15,7 @@
 #include "img/img.h"
 #include "model.h"
 #include "oracle.h"
+#include "rings.h"
 #include "workload.h"
 
 #define SIM_SNAPSHOTS_MOST 2u
@@ -40,18 +41,24 @@ struct sim_case {
 	bool has_extras;  /* vouched is filled in */
 	bool bitmap_kept; /* as far as was seen: the autoclear bit is set */
 	struct sim_workload workload;
+	struct sim_rings *rings; /* the guest's, if its requests go through such */
 	struct ox_image *img;
-	uint64_t growths;  /* of the disk when the last was looked at */
-	uint64_t glanced;  /* syncs of the disk when the last was looked at */
-	uint64_t lost;	   /* clusters that nothing named when the guest began */
-	bool may_leak;	   /* a crash, or an error, may have left leaks */
-	bool kept;	   /* the last recovery kept tables that looked lost to it */
-	bool prepared;	   /* the image is made: cuts and faults may come */
-	bool recovering;   /* it was dirty when it was opened, and is recovered meanwhile */
-	bool recovery_hit; /* by a fault: it may fail, and what it would allow as well */
-	bool adopting;	   /* a process died, and the next one has its state */
-	uint8_t *state;	   /* SIM_STATE_BYTES */
-	bool over;	   /* nothing is promised of the image any more */
+	struct ox_image *ending; /* it is being closed */
+	uint64_t growths;	 /* of the disk when the last was looked at */
+	uint64_t glanced;	 /* syncs of the disk when the last was looked at */
+	uint64_t lost;		 /* clusters that nothing named when the guest began */
+	bool resumed;		 /* a recovery goes on that a process had begun which died */
+	bool may_leak;		 /* a crash, or an error, may have left leaks */
+	uint64_t freed_before;	 /* freed_clusters of those that were killed, and adopted since */
+	bool kept;		 /* the last recovery kept tables that looked lost to it */
+	bool prepared;		 /* the image is made: cuts and faults may come */
+	bool recovering;	 /* it was dirty when it was opened, and is recovered meanwhile */
+	bool recovery_hit;	 /* by a fault: it may fail, and what it would allow as well */
+	bool adopting;		 /* a process died, and the next one has its state */
+	uint8_t *state;		 /* SIM_STATE_BYTES */
+	bool has_died; /* a process, with its state kept, and nothing was cut or closed since */
+	bool was_cut;  /* the power, and no process has died or closed since */
+	bool over;     /* nothing is promised of the image any more */
 };
 
 /*
@@ -62,9 +69,10 @@ struct sim_cut_plan {
 	uint64_t steps;
 	uint64_t header_writes; /* of the disk, absolute */
 	uint64_t syncs;
+	uint64_t moves_from; /* after so many of those, when a table moves */
 };
 
-#define SIM_NO_CUT ((struct sim_cut_plan){UINT64_MAX, UINT64_MAX, UINT64_MAX})
+#define SIM_NO_CUT ((struct sim_cut_plan){UINT64_MAX, UINT64_MAX, UINT64_MAX, UINT64_MAX})
 #define SIM_STEPS_MOST 2000000u
 
 /* A task of the case, that works on the image. */
@@ -79,6 +87,8 @@ struct sim_job {
 	struct ox_check_result found;
 };
 
+/* Whether the header that the disk durably has names another L1 or refcount table. */
+bool sim_tables_move(const struct sim_case *c);
 bool sim_is_due(const struct sim_case *c, const struct sim_cut_plan *plan, uint64_t step);
 /* Goes on to the next instant at which something happens. */
 void sim_step(struct sim_case *c, unsigned *stuck);
@@ -90,6 +100,7 @@ void sim_drain(struct sim_case *c);
 void sim_note(struct sim_case *c, const char *what);
 /* Whether anything was made to fail that has not been forgotten. */
 bool sim_faulted(const struct sim_case *c);
+void sim_forget_fault(struct sim_case *c);
 
 void sim_open_job_co(struct sim_job *job);
 void sim_close_job_co(struct sim_job *job);

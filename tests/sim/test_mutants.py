@@ -12,7 +12,7 @@ import mutants
 
 def test_every_mutant_applies_to_the_sources():
     for mutant in mutants.MUTANTS:
-        text = (ROOT / "src" / mutant.path).read_text()
+        text = mutants.source_of(mutant).read_text()
         try:
             changed = mutants.mutate(text, mutant.edits, mutant.name)
         except SystemExit as error:

@@ -68,8 +68,8 @@ static void print_scene(const char *rule, const char *text)
 	}
 	printf("FAILED %s: %s\n", rule, text);
 	if (t)
-		printf("replay: sim --format %s --seed %llu --cases 1\n", t->format,
-		       (unsigned long long)t->seed);
+		printf("replay: sim --format %s%s --seed %llu --cases 1\n", t->format,
+		       t->all_rings ? " --rings" : "", (unsigned long long)t->seed);
 	fflush(stdout);
 }
 

@@ -3,6 +3,7 @@
 #ifndef SIM_TRACE_H
 #define SIM_TRACE_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "bytes.h"
@@ -24,6 +25,7 @@ struct sim_trace {
 	uint64_t count;
 	uint64_t seed;
 	const char *format;	       /* of the image */
+	bool all_rings;		       /* the option --rings was given */
 	uint64_t cuts;		       /* survived so far */
 	char scene[400];	       /* the case in a line */
 	const struct sim_bytes *bytes; /* to name offsets by */

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "base/arith.h"
+#include "rings.h"
 
 /* Sectors of the guest. */
 struct range {
@@ -63,8 +64,29 @@ static void read_co(struct sim_workload *w, uint64_t first, uint64_t count)
 	free(buf);
 }
 
+/* No request frees more than what it touches. */
+static void count_freed(struct sim_workload *w, uint64_t first, uint64_t count)
+{
+	uint64_t per_cluster = w->cluster_bytes / SIM_SECTOR_BYTES;
+
+	w->freed_clusters += ox_div_up(first + count, per_cluster) - first / per_cluster;
+}
+
+/* Whole clusters may be compressed. */
+static unsigned draw_compressed(struct sim_workload *w, uint64_t first, uint64_t count)
+{
+	uint64_t per_cluster = w->cluster_bytes / SIM_SECTOR_BYTES;
+
+	if (!w->img->ops->pwritev_compressed_co || count == 0 || first % per_cluster != 0 ||
+	    count % per_cluster != 0 || !sim_random_percent(&w->random, w->compressed_percent))
+		return 0;
+	count_freed(w, first, count);
+	return OX_REQ_COMPRESSED;
+}
+
 static void write_co(struct sim_workload *w, uint64_t first, uint64_t count, bool fua)
 {
+	unsigned flags = (fua ? OX_REQ_FUA : 0) | draw_compressed(w, first, count);
 	uint8_t *buf = sim_buffer(count * SIM_SECTOR_BYTES);
 	bool full = w->may_be_full;
 	struct iovec iov[2];
@@ -77,8 +99,14 @@ static void write_co(struct sim_workload *w, uint64_t first, uint64_t count, boo
 		sim_model_pattern(write.id, first + i, buf + i * SIM_SECTOR_BYTES);
 	iov[0] = (struct iovec){buf, cut};
 	iov[1] = (struct iovec){buf + cut, count * SIM_SECTOR_BYTES - cut};
-	note(w, fua ? "guest: write, FUA" : "guest: write", write.id, first, count);
-	r = ox_img_pwritev_co(w->img, iov, 2, first * SIM_SECTOR_BYTES, fua ? OX_REQ_FUA : 0);
+	note(w,
+	     flags & OX_REQ_COMPRESSED ? "guest: write, compressed"
+	     : fua		       ? "guest: write, FUA"
+				       : "guest: write",
+	     write.id, first, count);
+	w->compressing += flags & OX_REQ_COMPRESSED ? 1 : 0;
+	r = ox_img_pwritev_co(w->img, iov, 2, first * SIM_SECTOR_BYTES, flags);
+	w->compressing -= flags & OX_REQ_COMPRESSED ? 1 : 0;
 	if (!w->stop) {
 		check_result(w, "a write", &(struct range){first, count}, full, r);
 		sim_model_end(w->model, &write, r == 0, fua || promises_each(w));
@@ -87,14 +115,6 @@ static void write_co(struct sim_workload *w, uint64_t first, uint64_t count, boo
 	}
 	memset(buf, 0x5a, count * SIM_SECTOR_BYTES); /* the guest uses its memory again */
 	free(buf);
-}
-
-/* No request frees more than what it touches. */
-static void count_freed(struct sim_workload *w, uint64_t first, uint64_t count)
-{
-	uint64_t per_cluster = w->cluster_bytes / SIM_SECTOR_BYTES;
-
-	w->freed_clusters += ox_div_up(first + count, per_cluster) - first / per_cluster;
 }
 
 static void zero_co(struct sim_workload *w, uint64_t first, uint64_t count)
@@ -209,6 +229,42 @@ static void linger_co(struct sim_workload *w)
 		ox_reactor_sleep_co(sim_random_below(&w->random, w->linger_ns));
 }
 
+static void request_co(struct sim_workload *w, enum sim_guest_op op, uint64_t first, uint64_t count)
+{
+	switch (op) {
+	case SIM_GUEST_READ:
+		read_co(w, first, count);
+		break;
+	case SIM_GUEST_WRITE:
+		write_co(w, first, count, false);
+		break;
+	case SIM_GUEST_WRITE_FUA:
+		write_co(w, first, count, true);
+		break;
+	case SIM_GUEST_ZERO:
+		zero_co(w, first, count);
+		break;
+	case SIM_GUEST_DISCARD:
+		discard_co(w, first, count);
+		break;
+	case SIM_GUEST_FLUSH:
+		flush_co(w);
+		break;
+	case SIM_GUEST_EXTENT:
+	case SIM_GUEST_OPS:
+		extent_co(w, first, count);
+		break;
+	}
+}
+
+static void ring_request_co(struct sim_workload *w, enum sim_guest_op op, uint64_t first,
+			    uint64_t count)
+{
+	if (op == SIM_GUEST_ZERO || op == SIM_GUEST_DISCARD)
+		count_freed(w, first, count);
+	sim_rings_request_co(w->rings, op, first, count);
+}
+
 static void guest_task_co(void *arg)
 {
 	struct sim_workload *w = arg;
@@ -224,30 +280,10 @@ static void guest_task_co(void *arg)
 			first = 0;
 			count = w->sectors;
 		}
-		switch (op) {
-		case SIM_GUEST_READ:
-			read_co(w, first, count);
-			break;
-		case SIM_GUEST_WRITE:
-			write_co(w, first, count, false);
-			break;
-		case SIM_GUEST_WRITE_FUA:
-			write_co(w, first, count, true);
-			break;
-		case SIM_GUEST_ZERO:
-			zero_co(w, first, count);
-			break;
-		case SIM_GUEST_DISCARD:
-			discard_co(w, first, count);
-			break;
-		case SIM_GUEST_FLUSH:
-			flush_co(w);
-			break;
-		case SIM_GUEST_EXTENT:
-		case SIM_GUEST_OPS:
-			extent_co(w, first, count);
-			break;
-		}
+		if (w->rings)
+			ring_request_co(w, op, first, count);
+		else
+			request_co(w, op, first, count);
 		if (!w->stop && sim_random_percent(&w->random, w->quiet_percent))
 			ox_reactor_sleep_co(sim_random_below(&w->random, 3000000));
 		if (i % 16 == 15)
@@ -272,7 +308,9 @@ static void resize_task_co(void *arg)
 		w->freed_clusters = UINT64_MAX / 2;
 		sim_model_resize_begin(w->model, w->resize_sectors);
 		note(w, "guest: resize", 0, 0, w->resize_sectors);
+		w->resizing = true;
 		r = ox_img_resize_co(w->img, w->resize_sectors * SIM_SECTOR_BYTES, NULL);
+		w->resizing = false;
 		if (!w->stop) {
 			check_result(w, "a resize", &(struct range){0, UINT64_MAX}, full, r);
 			sim_model_resize_end(w->model, r == 0);

@@ -23,8 +23,11 @@ enum sim_guest_op {
 	SIM_GUEST_OPS,
 };
 
+struct sim_rings;
+
 struct sim_workload {
 	struct ox_image *img;
+	struct sim_rings *rings; /* which requests go through (rings.h); NULL: straight to img */
 	struct sim_model *model;
 	struct sim_trace *trace;
 	struct sim_random random;
@@ -36,6 +39,8 @@ struct sim_workload {
 	uint64_t hot_count;
 	uint64_t most_sectors;		 /* of one request */
 	unsigned quiet_percent;		 /* pauses between requests */
+	unsigned compressed_percent;	 /* of writes of whole clusters, where the format can */
+	unsigned compressing;		 /* such writes under way */
 	unsigned whole_percent;		 /* requests for the whole disk, if not to write */
 	unsigned weights[SIM_GUEST_OPS]; /* how often each kind of request comes */
 	uint64_t resize_sectors; /* beside the tasks, the disk gets this size; 0: it does not */
@@ -45,6 +50,7 @@ struct sim_workload {
 	struct sim_space *space; /* of a disk whose room ends; NULL: another */
 	uint64_t room_comes_ns;	 /* after so long there is room; 0: there is none till the end */
 	uint64_t freed_clusters; /* at the most, by requests that can */
+	bool resizing;
 	bool stop;
 };
 

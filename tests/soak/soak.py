@@ -145,13 +145,14 @@ def soak_nbd(folder, engine, cache, depth, seconds, tcp=False):
             link.connect(address)
         with link:
             handshake(link)
-            count = Link(link, depth, server.pid).run(seconds)
+            serving = harness.serving_pid(server.pid)
+            count = Link(link, depth, serving).run(seconds)
             link.sendall(struct.pack(">IHHQQI", 0x25609513, 0, nbdwire.DISC, 0, 0, 0))
         server.terminate()
         try:
             code = server.wait(STALL_SECONDS)
         except subprocess.TimeoutExpired:
-            raise Stall(f"SIGTERM does not end it\n{where_is(server.pid)}") from None
+            raise Stall(f"SIGTERM does not end it\n{where_is(serving)}") from None
         if code != 0:
             raise AssertionError(f"the server exited with {code}")
         return count

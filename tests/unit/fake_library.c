@@ -2,6 +2,7 @@
 #include "fake_library.h"
 
 #include <assert.h>
+#include <errno.h>
 #include <pthread.h>
 #include <string.h>
 #include <sys/eventfd.h>
@@ -16,7 +17,10 @@ static size_t waiting_count;
 /* What a server gave up is the library's for good, so that no leak checker calls it lost. */
 static struct ox_request *abandoned[REQUESTS_MAX];
 static size_t abandoned_count;
+static size_t submitted_count;
 static bool held;
+static bool is_full;
+static uint64_t disk_bytes = FAKE_DISK_BYTES;
 static int event_fd = -1;
 
 static void wake(void)
@@ -33,6 +37,31 @@ void fake_hold(bool hold)
 	held = hold;
 	wake();
 	pthread_mutex_unlock(&lock);
+}
+
+void fake_full(bool full)
+{
+	pthread_mutex_lock(&lock);
+	is_full = full;
+	pthread_mutex_unlock(&lock);
+}
+
+void fake_resize(uint64_t bytes)
+{
+	pthread_mutex_lock(&lock);
+	disk_bytes = bytes;
+	wake();
+	pthread_mutex_unlock(&lock);
+}
+
+size_t fake_submitted(void)
+{
+	size_t count;
+
+	pthread_mutex_lock(&lock);
+	count = submitted_count;
+	pthread_mutex_unlock(&lock);
+	return count;
 }
 
 void fake_await_in_flight(size_t count)
@@ -68,8 +97,19 @@ void ox_context_set_polled(struct ox_context *ctx, bool polled)
 
 uint64_t ox_image_size(const struct ox_image *image)
 {
+	uint64_t bytes;
+
 	(void)image;
-	return FAKE_DISK_BYTES;
+	pthread_mutex_lock(&lock);
+	bytes = disk_bytes;
+	pthread_mutex_unlock(&lock);
+	return bytes;
+}
+
+uint64_t ox_image_cluster_bytes(const struct ox_image *image)
+{
+	(void)image;
+	return 65536;
 }
 
 bool ox_image_is_read_only(const struct ox_image *image)
@@ -103,6 +143,7 @@ int ox_queue_submit(struct ox_queue *queue, struct ox_request *request)
 	pthread_mutex_lock(&lock);
 	assert(waiting_count < REQUESTS_MAX);
 	waiting[waiting_count++] = request;
+	submitted_count++;
 	pthread_cond_broadcast(&changed);
 	pthread_mutex_unlock(&lock);
 	return 0;
@@ -127,7 +168,7 @@ size_t ox_queue_reap(struct ox_queue *queue, struct ox_request **ret_requests, s
 
 		if (request->op == OX_OP_READ)
 			memset(request->iov[0].iov_base, 0xab, request->iov[0].iov_len);
-		request->result = 0;
+		request->result = is_full && request->op == OX_OP_WRITE ? -ENOSPC : 0;
 		ret_requests[count++] = request;
 	}
 	pthread_cond_broadcast(&changed);
@@ -139,4 +180,69 @@ size_t ox_queue_pending(const struct ox_queue *queue)
 {
 	(void)queue;
 	return waiting_count;
+}
+
+void ox_image_leave_recovery(struct ox_image *image)
+{
+	(void)image;
+}
+
+void ox_image_stats(const struct ox_image *image, struct ox_image_stats *ret_stats)
+{
+	(void)image;
+	*ret_stats = (struct ox_image_stats){0};
+}
+
+void ox_image_recovery(const struct ox_image *image, struct ox_recovery_status *ret_status)
+{
+	(void)image;
+	*ret_status = (struct ox_recovery_status){.message = ""};
+}
+
+uint64_t ox_image_notices(const struct ox_image *image, struct ox_notice *ret_last)
+{
+	(void)image;
+	(void)ret_last;
+	return 0;
+}
+
+/* Nothing is resized here. */
+int ox_resize_start(struct ox_image *image, uint64_t new_bytes, struct ox_job **ret_job,
+		    struct ox_error **err)
+{
+	(void)image;
+	(void)new_bytes;
+	(void)ret_job;
+	(void)err;
+	return -ENOTSUP;
+}
+
+bool ox_job_is_done(const struct ox_job *job)
+{
+	(void)job;
+	return false;
+}
+
+void ox_job_cancel(struct ox_job *job)
+{
+	(void)job;
+}
+
+int ox_job_end(struct ox_job *job, struct ox_image **ret_image, struct ox_error **err)
+{
+	(void)job;
+	(void)ret_image;
+	(void)err;
+	return 0;
+}
+
+const char *ox_error_message(const struct ox_error *err)
+{
+	(void)err;
+	return "";
+}
+
+void ox_error_free(struct ox_error *err)
+{
+	(void)err;
 }

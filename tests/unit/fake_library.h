@@ -15,6 +15,12 @@
 
 /* From now on requests wait (true), or all that wait and come are answered. */
 void fake_hold(bool hold);
+/* From now on writes that are answered find no room (true), or do. */
+void fake_full(bool full);
+/* The disk is so large from now on, at the next turn. */
+void fake_resize(uint64_t bytes);
+/* How many requests were submitted so far. */
+size_t fake_submitted(void);
 /* Returns when exactly so many requests are in the library's hands. */
 void fake_await_in_flight(size_t count);
 

@@ -517,6 +517,7 @@ static void options_of_an_older_program_are_taken_as_far_as_they_go(void **state
 	opts.flags = 0;
 	assert_int_equal(ox_image_open(ctx, "disk.qcow2", &opts, &image, NULL), 0);
 	assert_int_equal(ox_image_size(image), DISK_BYTES);
+	assert_int_equal(ox_image_cluster_bytes(image), 65536);
 	assert_true(ox_image_has_write_cache(image)); /* writeback, the default */
 	close_image(image);
 	memset(&check, 0xff, sizeof(check));

@@ -42,6 +42,19 @@ static int teardown(void **state)
 	return 0;
 }
 
+/* At a level; 0: the usual one. */
+static size_t pack_plain(struct buffers *b, enum ox_codec codec, int level)
+{
+	struct ox_codec_packer *p = ox_codec_packer_new(codec, level);
+	long n;
+
+	assert_non_null(p);
+	n = ox_codec_pack(p, b->stream, CLUSTER_BYTES, b->plain, CLUSTER_BYTES);
+	ox_codec_packer_free(p);
+	assert_true(n > 0);
+	return (size_t)n;
+}
+
 static size_t compress_plain(struct buffers *b, enum ox_codec codec, size_t plain_bytes)
 {
 	long n = ox_codec_compress(codec, b->stream, CLUSTER_BYTES, b->plain, plain_bytes);
@@ -152,21 +165,63 @@ static void what_does_not_shrink_has_no_space(void **state)
 static void deflate_refers_back_4_kib_at_most(void **state)
 {
 	struct buffers *b = *state;
-	size_t n = compress_plain(b, OX_CODEC_DEFLATE, CLUSTER_BYTES);
-	z_stream z = {
-		.next_in = b->stream,
-		.avail_in = (uInt)n,
-		.next_out = b->result,
-	};
 
-	/* Output in small pieces makes zlib use its window alone. */
-	assert_int_equal(inflateInit2(&z, -12), Z_OK);
-	while (z.total_out < CLUSTER_BYTES) {
-		z.avail_out = 64;
-		assert_true(inflate(&z, Z_SYNC_FLUSH) >= Z_OK);
+	/* The same words again and again, at every distance. */
+	for (size_t i = 0; i < CLUSTER_BYTES; i++)
+		b->plain[i] = (uint8_t)(i % 5003 * 2654435761u >> 13 & 15);
+	for (int level = 0; level <= ox_codec_level_max(OX_CODEC_DEFLATE); level++) {
+		size_t n = pack_plain(b, OX_CODEC_DEFLATE, level);
+		z_stream z = {
+			.next_in = b->stream,
+			.avail_in = (uInt)n,
+			.next_out = b->result,
+		};
+
+		/* Output in small pieces makes zlib use its window alone. */
+		assert_int_equal(inflateInit2(&z, -12), Z_OK);
+		while (z.total_out < CLUSTER_BYTES) {
+			z.avail_out = 64;
+			assert_true(inflate(&z, Z_SYNC_FLUSH) >= Z_OK);
+		}
+		inflateEnd(&z);
+		assert_memory_equal(b->result, b->plain, CLUSTER_BYTES);
 	}
-	inflateEnd(&z);
-	assert_memory_equal(b->result, b->plain, CLUSTER_BYTES);
+}
+
+static void every_level_makes_streams_that_are_read_back(void **state)
+{
+	struct buffers *b = *state;
+
+	for (size_t i = 0; i < OX_ARRAY_SIZE(codecs); i++) {
+		for (int level = 0; level <= ox_codec_level_max(codecs[i]); level++) {
+			size_t n = pack_plain(b, codecs[i], level);
+
+			memset(b->result, 0, sizeof(b->result));
+			assert_int_equal(ox_codec_decompress(codecs[i], b->result, CLUSTER_BYTES,
+							     b->stream, n),
+					 0);
+			assert_memory_equal(b->result, b->plain, CLUSTER_BYTES);
+		}
+	}
+}
+
+/* What a packer made before has no part in what it makes next. */
+static void a_packer_makes_the_same_stream_again(void **state)
+{
+	static uint8_t again[CLUSTER_BYTES];
+	struct buffers *b = *state;
+
+	for (size_t i = 0; i < OX_ARRAY_SIZE(codecs); i++) {
+		struct ox_codec_packer *p = ox_codec_packer_new(codecs[i], 0);
+		long n = ox_codec_pack(p, again, CLUSTER_BYTES, b->plain, CLUSTER_BYTES);
+		long other = ox_codec_pack(p, b->result, CLUSTER_BYTES, again, CLUSTER_BYTES / 2);
+
+		assert_true(n > 0 && (other > 0 || other == -ENOSPC));
+		assert_int_equal(
+			ox_codec_pack(p, b->stream, CLUSTER_BYTES, b->plain, CLUSTER_BYTES), n);
+		assert_memory_equal(b->stream, again, (size_t)n);
+		ox_codec_packer_free(p);
+	}
 }
 
 /* One frame of 64 KiB of 'x', whose header claims a window of 2^window_bits. */
@@ -200,6 +255,10 @@ int main(void)
 		cmocka_unit_test_setup_teardown(garbage_is_an_io_error, setup, teardown),
 		cmocka_unit_test_setup_teardown(what_does_not_shrink_has_no_space, setup, teardown),
 		cmocka_unit_test_setup_teardown(deflate_refers_back_4_kib_at_most, setup, teardown),
+		cmocka_unit_test_setup_teardown(every_level_makes_streams_that_are_read_back, setup,
+						teardown),
+		cmocka_unit_test_setup_teardown(a_packer_makes_the_same_stream_again, setup,
+						teardown),
 		cmocka_unit_test_setup_teardown(a_zstd_frame_with_a_huge_window_is_refused, setup,
 						teardown),
 	};

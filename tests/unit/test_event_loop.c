@@ -12,6 +12,7 @@
 #include <poll.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/epoll.h>
 #include <unistd.h>
 
 #include "oxbow.h"
@@ -260,6 +261,32 @@ static void a_program_that_polls_in_each_turn_is_told_of_the_engines_events_alon
 	}
 }
 
+/* So nothing has to be read, and a request costs a system call less. */
+static void whoever_polls_is_woken_by_edges(void **state)
+{
+	struct epoll_event event = {.events = EPOLLIN | EPOLLET};
+	const int epoll_fd = epoll_create1(EPOLL_CLOEXEC);
+
+	(void)state;
+	assert_true(epoll_fd >= 0);
+	ox_context_set_polled(ctx, true);
+	assert_int_equal(epoll_ctl(epoll_fd, EPOLL_CTL_ADD, ox_queue_fd(queue), &event), 0);
+	for (unsigned i = 0; i < 200; i++) {
+		submit_writes(queue, 1, i % 8 * BLOCK);
+		for (;;) {
+			assert_int_equal(ox_context_poll(ctx), 0);
+			reap(queue, DEPTH);
+			if (ox_queue_pending(queue) == 0)
+				break;
+			assert_int_equal(epoll_wait(epoll_fd, &event, 1, PATIENCE_MS), 1);
+		}
+	}
+	ox_context_set_polled(ctx, false);
+	assert_int_equal(ox_context_poll(ctx), 0);
+	assert_false(is_readable()); /* by then it is read again */
+	close(epoll_fd);
+}
+
 /* ---- jobs ---- */
 
 static int end_job(struct ox_job *job, struct ox_image **ret_image, struct ox_error **err)
@@ -500,6 +527,26 @@ static void a_job_that_has_not_begun_can_be_cancelled_unless_it_is_a_closing(voi
 	queue = NULL;
 }
 
+/* Nothing else wakes this loop. */
+static void an_idle_loop_whose_turns_are_counted_is_woken_to_turn(void **state)
+{
+	uint64_t turns = 0;
+
+	(void)state;
+	assert_int_equal(ox_context_poll(ctx), 0);
+	assert_int_equal(turns, 0);
+	ox_context_count_turns(ctx, &turns);
+	assert_int_equal(ox_context_poll(ctx), 0);
+	for (unsigned i = 0; i < 2; i++) {
+		uint64_t before = turns;
+
+		assert_true(before > 0);
+		sleep_and_poll();
+		assert_true(turns > before);
+	}
+	ox_context_count_turns(ctx, NULL);
+}
+
 #define TEST(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
 
 int main(void)
@@ -511,6 +558,7 @@ int main(void)
 		TEST(the_descriptor_stays_readable_while_something_is_to_be_reaped),
 		TEST(a_wait_does_not_sleep_over_results),
 		TEST(a_program_that_polls_in_each_turn_is_told_of_the_engines_events_alone),
+		TEST(whoever_polls_is_woken_by_edges),
 		TEST(an_image_is_closed_and_opened_beside_the_loop),
 		TEST(an_image_is_opened_by_descriptor_beside_the_loop),
 		TEST(a_job_that_fails_says_why),
@@ -520,6 +568,7 @@ int main(void)
 		TEST(long_work_stops_between_pieces_when_it_is_cancelled),
 		TEST(what_is_done_or_is_not_the_queues_is_not_cancelled),
 		TEST(a_job_that_has_not_begun_can_be_cancelled_unless_it_is_a_closing),
+		TEST(an_idle_loop_whose_turns_are_counted_is_woken_to_turn),
 	};
 
 	return cmocka_run_group_tests_name("event_loop", tests, enter_dir, leave_dir);

@@ -3,12 +3,14 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <setjmp.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -301,6 +303,54 @@ static void our_reader_lets_qemu_read_only(void **state)
 	close(fd);
 }
 
+/* A process of that name, with the descriptors of this one. */
+static pid_t start_named(const char *name)
+{
+	int ready[2];
+	char byte;
+	pid_t pid;
+
+	assert_int_equal(pipe(ready), 0);
+	pid = fork();
+	assert_true(pid >= 0);
+	if (pid == 0) {
+		if (prctl(PR_SET_NAME, name) == 0 && write(ready[1], "", 1) == 1)
+			pause();
+		_exit(1);
+	}
+	assert_int_equal(read(ready[0], &byte, 1), 1);
+	close(ready[0]);
+	close(ready[1]);
+	return pid;
+}
+
+static void end_named(pid_t pid)
+{
+	assert_int_equal(kill(pid, SIGKILL), 0);
+	assert_int_equal(waitpid(pid, NULL, 0), pid);
+}
+
+static void a_lock_in_the_store_of_systemd_is_told_as_the_service_s(void **state)
+{
+	int fd = open_locked(writer);
+	pid_t manager = start_named("systemd");
+	pid_t service = start_named("service");
+	char message[256];
+
+	(void)state;
+	close(fd);
+	snprintf(message, sizeof(message), "\n(held by service, process %d)", (int)service);
+	assert_refused(writer, message);
+	end_named(service);
+	snprintf(message, sizeof(message),
+		 "\n(held by systemd, process %d, for a service that has died and may be started "
+		 "again)",
+		 (int)manager);
+	assert_refused(writer, message);
+	end_named(manager);
+	assert_allowed(writer);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -314,6 +364,7 @@ int main(void)
 		cmocka_unit_test(qemu_as_reader_lets_us_read_only),
 		cmocka_unit_test(our_writer_keeps_qemu_out),
 		cmocka_unit_test(our_reader_lets_qemu_read_only),
+		cmocka_unit_test(a_lock_in_the_store_of_systemd_is_told_as_the_service_s),
 	};
 
 	return cmocka_run_group_tests(tests, make_image, remove_image);

@@ -416,6 +416,29 @@ static void what_cannot_be_locked_is_refused(void **state)
 	assert_true(qemu_opens(top, ""));
 }
 
+static void what_is_held_is_told(void **state)
+{
+	int other = open(top, O_RDWR | O_CLOEXEC);
+	int twin = fcntl(top_fd, F_DUPFD_CLOEXEC, 0);
+
+	(void)state;
+	assert_int_equal(ox_lock_is_held(top_fd, OX_LOCK_NONE), 1);
+	assert_int_equal(ox_lock_is_held(top_fd, OX_LOCK_SHARE), 0);
+	for (enum ox_lock have = OX_LOCK_NONE; have <= OX_LOCK_WRITE; have++) {
+		assert_int_equal(lock(top_fd, OX_LOCK_NONE, have), 0);
+		for (enum ox_lock asked = OX_LOCK_NONE; asked <= OX_LOCK_WRITE; asked++) {
+			assert_int_equal(ox_lock_is_held(top_fd, asked), asked <= have);
+			assert_int_equal(ox_lock_is_held(twin, asked), asked <= have);
+			/* Those of another description are not its own. */
+			assert_int_equal(ox_lock_is_held(other, asked), asked == OX_LOCK_NONE);
+		}
+		assert_int_equal(lock(top_fd, have, OX_LOCK_NONE), 0);
+	}
+	assert_int_equal(close(other) | close(twin), 0);
+	assert_int_equal(ox_lock_is_held(other, OX_LOCK_READ), -EBADF);
+	assert_int_equal(ox_lock_is_held(top_fd, (enum ox_lock)9), -EINVAL);
+}
+
 #define TEST(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
 
 int main(void)
@@ -430,6 +453,7 @@ int main(void)
 		TEST(a_lock_that_is_refused_leaves_what_was_there),
 		TEST(a_duplicate_of_one_s_own_is_not_who_is_in_the_way),
 		TEST(what_cannot_be_locked_is_refused),
+		TEST(what_is_held_is_told),
 		TEST(an_opener_opens_what_the_policy_allows),
 		TEST(locks_last_as_long_as_the_context_that_holds_them),
 	};

@@ -516,30 +516,6 @@ static void requests_and_bytes_are_counted(void **state)
 	on_every_store(counted_co);
 }
 
-static void extents_co(void *arg)
-{
-	struct rig *rig = arg;
-	struct ox_io_extent e;
-	uint8_t byte = 1;
-
-	ox_assert(ox_io_set_length_co(rig->io, 1 << 20) == 0);
-	ox_assert(ox_io_pwrite_co(rig->io, &byte, 1, 65536, 0) == 0);
-	ox_assert(ox_io_extent_co(rig->io, 0, &e) == 0 && e.zero && e.length == 65536);
-	ox_assert(ox_io_extent_co(rig->io, 65536, &e) == 0 && !e.zero && e.length == 4096);
-	ox_assert(ox_io_extent_co(rig->io, 65537, &e) == 0 && !e.zero && e.length == 4095);
-	ox_assert(ox_io_extent_co(rig->io, 70000, &e) == 0);
-	ox_assert(e.zero && e.length == (1 << 20) - 70000);
-	ox_assert(ox_io_extent_co(rig->io, 1 << 20, &e) == 0 && e.zero && e.length > 1 << 30);
-	ox_assert(ox_io_extent_co(rig->io, UINT64_MAX, &e) == -EINVAL);
-}
-
-static void holes_are_told_from_data(void **state)
-{
-	(void)state;
-	on_one_file(extents_co, OX_IO_CREATE);
-	on_one_file(extents_co, OX_IO_CREATE | OX_IO_DIRECT);
-}
-
 static void read_only_co(void *arg)
 {
 	struct rig *rig = arg;
@@ -807,7 +783,6 @@ int main(void)
 		cmocka_unit_test(what_lies_past_the_end_reads_as_zeroes),
 		cmocka_unit_test(a_device_does_not_grow),
 		cmocka_unit_test(requests_and_bytes_are_counted),
-		cmocka_unit_test(holes_are_told_from_data),
 		cmocka_unit_test(a_read_only_store_takes_no_change),
 		cmocka_unit_test(what_is_no_disk_is_refused),
 		cmocka_unit_test(creating_leaves_a_locked_file_alone),

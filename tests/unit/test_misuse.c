@@ -147,7 +147,7 @@ static void unknown_values_of_open_options_are_refused(void **state)
 	opts = good_open();
 	opts.recover = (enum ox_recover_mode)(OX_RECOVER_NEVER + 1);
 	open_refused(&opts, -EINVAL, "recover");
-	for (unsigned bit = OX_OPEN_LOCKS_HELD << 1; bit; bit <<= 1) {
+	for (unsigned bit = OX_OPEN_URI << 1; bit; bit <<= 1) {
 		opts = good_open();
 		opts.flags = OX_OPEN_READ_ONLY | bit;
 		open_refused(&opts, -EINVAL, "flags");
@@ -441,7 +441,7 @@ static void operations_and_flags_that_are_none_are_refused(void **state)
 	struct iovec iov = {buf, sizeof(buf)};
 	const unsigned taken[] = {
 		[OX_OP_READ] = 0,
-		[OX_OP_WRITE] = OX_REQ_FUA,
+		[OX_OP_WRITE] = OX_REQ_FUA | OX_REQ_COMPRESSED,
 		[OX_OP_WRITE_ZEROES] = OX_REQ_FUA | OX_REQ_MAY_UNMAP | OX_REQ_FAST_ZERO,
 		[OX_OP_DISCARD] = OX_REQ_FUA,
 		[OX_OP_FLUSH] = 0,

@@ -28,7 +28,7 @@
 static struct {
 	char directory[64];
 	char path[96];
-	struct ox_serve_nbd_options options;
+	struct ox_serve_options options;
 	struct ox_serve_error error;
 	pthread_t thread;
 	sem_t ready;
@@ -41,10 +41,11 @@ static struct {
 static struct ox_context *const context = (struct ox_context *)&server;
 static struct ox_image *const image = (struct ox_image *)&server;
 
-static int on_ready(void *opaque, const char *uri)
+static int on_ready(void *opaque, const char *uri, const char *vhost_path)
 {
 	(void)opaque;
 	(void)uri;
+	(void)vhost_path;
 	sem_post(&server.ready);
 	return 0;
 }
@@ -59,7 +60,7 @@ static void on_warning(void *opaque, const char *message)
 static void *serve(void *unused)
 {
 	(void)unused;
-	server.result = ox_serve_nbd(context, image, &server.options, &server.error);
+	server.result = ox_serve(context, image, &server.options, &server.error);
 	return NULL;
 }
 
@@ -70,16 +71,15 @@ static int setup(void **state)
 	strcpy(server.directory, "/tmp/oxbow-test-XXXXXX");
 	assert_non_null(mkdtemp(server.directory));
 	snprintf(server.path, sizeof(server.path), "%s/nbd.sock", server.directory);
-	server.options = (struct ox_serve_nbd_options){
-		.address = server.path,
-		.export_name = "",
-		.max_clients = CLIENTS_MAX,
+	server.options = (struct ox_serve_options){
+		.nbd = {.address = server.path, .export_name = "", .max_clients = CLIENTS_MAX},
 		.ready = on_ready,
 		.warn = on_warning,
 	};
 	sem_init(&server.ready, 0, 0);
 	sem_init(&server.warned, 0, 0);
 	fake_hold(false);
+	fake_full(false);
 	return 0;
 }
 
@@ -97,7 +97,7 @@ static void start(void)
 		;
 }
 
-/* SIGTERM, and what ox_serve_nbd returned. */
+/* SIGTERM, and what ox_serve returned. */
 static int stop(void)
 {
 	kill(getpid(), SIGTERM);
@@ -218,8 +218,8 @@ static void test_who_keeps_others_waiting_for_memory_is_let_go(void **state)
 	int fd;
 
 	(void)state;
-	server.options.memory_bytes = ox_serve_nbd_memory_min(CLIENTS_MAX);
-	server.options.patience_ms = 160;
+	server.options.nbd.memory_bytes = ox_serve_nbd_memory_min(CLIENTS_MAX);
+	server.options.nbd.patience_ms = 160;
 	start();
 	deaf = connect_client();
 	request(deaf, NBD_CMD_READ, 0, 32 * MIB);
@@ -241,8 +241,8 @@ static void test_who_sends_half_a_write_is_let_go_when_others_wait(void **state)
 	int fd;
 
 	(void)state;
-	server.options.memory_bytes = ox_serve_nbd_memory_min(CLIENTS_MAX);
-	server.options.patience_ms = 160;
+	server.options.nbd.memory_bytes = ox_serve_nbd_memory_min(CLIENTS_MAX);
+	server.options.nbd.patience_ms = 160;
 	start();
 	half = connect_client();
 	at = ox_nbd_put32(at, 0x25609513);
@@ -266,8 +266,8 @@ static void test_who_waits_for_the_disk_alone_is_not_let_go(void **state)
 	int fd;
 
 	(void)state;
-	server.options.memory_bytes = ox_serve_nbd_memory_min(CLIENTS_MAX);
-	server.options.patience_ms = 300; /* a busy machine may pause a client for a while */
+	server.options.nbd.memory_bytes = ox_serve_nbd_memory_min(CLIENTS_MAX);
+	server.options.nbd.patience_ms = 300; /* a busy machine may pause a client for a while */
 	start();
 	fake_hold(true);
 	slow = connect_client();
@@ -325,6 +325,86 @@ static void test_the_end_waits_for_a_library_that_answers_late(void **state)
 	assert_int_equal(server.result, 0);
 }
 
+/* ---- a host without room ---- */
+
+static void check_no_space(int fd)
+{
+	uint8_t bytes[16];
+
+	receive_all(fd, bytes, sizeof(bytes));
+	assert_int_equal(ox_nbd_get32(bytes + 4), ENOSPC);
+}
+
+/* A client whose write finds no room, and is in the library's hands to be tried again. */
+static int start_with_a_write_that_is_tried(void)
+{
+	int fd;
+
+	server.options.on_full = OX_SERVE_FULL_PAUSE;
+	server.options.file_fd = -1;
+	start();
+	fd = connect_client();
+	fake_full(true);
+	request(fd, NBD_CMD_WRITE, 0, 4096);
+	while (sem_wait(&server.warned) < 0)
+		;
+	assert_non_null(strstr(server.warning, "the disk' is full: writes wait"));
+	fake_hold(true);
+	fake_await_in_flight(1);
+	return fd;
+}
+
+static void test_a_write_that_is_tried_again_is_answered_once_there_is_room(void **state)
+{
+	int fd;
+
+	(void)state;
+	fd = start_with_a_write_that_is_tried();
+	fake_full(false);
+	fake_hold(false);
+	check_reply(fd, 0);
+	while (sem_wait(&server.warned) < 0)
+		;
+	assert_non_null(strstr(server.warning, "has room again"));
+	close(fd);
+	assert_int_equal(stop(), 0);
+}
+
+static void test_the_end_answers_a_write_that_is_tried_again(void **state)
+{
+	int fd;
+
+	(void)state;
+	fd = start_with_a_write_that_is_tried();
+	kill(getpid(), SIGTERM);
+	while (access(server.path, F_OK) == 0)
+		usleep(1000); /* it has begun to end */
+	fake_hold(false);
+	check_no_space(fd);
+	check_closed(fd);
+	assert_int_equal(pthread_join(server.thread, NULL), 0);
+	assert_int_equal(server.result, 0);
+}
+
+static void test_a_client_may_go_while_its_write_is_tried_again(void **state)
+{
+	int other;
+	int fd;
+
+	(void)state;
+	fd = start_with_a_write_that_is_tried();
+	other = connect_client();
+	close(fd);
+	request(other, NBD_CMD_WRITE, 4096, 4096);
+	fake_await_in_flight(2);
+	fake_hold(false);
+	fake_await_in_flight(0);
+	fake_full(false);
+	check_reply(other, 0);
+	close(other);
+	assert_int_equal(stop(), 0);
+}
+
 #define SERVER_TEST(test) cmocka_unit_test_setup_teardown(test, setup, teardown)
 
 int main(void)
@@ -336,6 +416,9 @@ int main(void)
 		SERVER_TEST(test_who_waits_for_the_disk_alone_is_not_let_go),
 		SERVER_TEST(test_the_end_comes_although_the_library_never_answers),
 		SERVER_TEST(test_the_end_waits_for_a_library_that_answers_late),
+		SERVER_TEST(test_a_write_that_is_tried_again_is_answered_once_there_is_room),
+		SERVER_TEST(test_the_end_answers_a_write_that_is_tried_again),
+		SERVER_TEST(test_a_client_may_go_while_its_write_is_tried_again),
 	};
 
 	ox_serve_block_signals();

@@ -12,6 +12,7 @@
 
 #include "check/check.h"
 #include "img/img.h"
+#include "img/qed/qed.h"
 #include "qed_image.h"
 #include "watched_io.h"
 
@@ -178,6 +179,35 @@ static void a_larger_disk_has_no_table_of_the_guests_making_co(void *arg)
 	finish_co();
 }
 
+/* ---- a server that is told to end ---- */
+
+/* The request looks through nothing any more: what it frees is leaked. */
+static void a_discard_does_not_wait_for_a_walk_that_is_left_co(void *arg)
+{
+	(void)arg;
+	make_store();
+	assert_int_equal(open_co(OX_RECOVER_AUTO), 0);
+	image->ops->leave_recovery(image);
+	assert_int_equal(ox_img_discard_co(image, 0, CLUSTER), 0);
+	assert_int_equal(ox_img_close_co(image, NULL), 0);
+	assert_false(qed_is_marked(watched_bytes(store)));
+	watched_io_close(store);
+}
+
+static void one_who_was_left_and_is_opened_for_writing_again_looks_co(void *arg)
+{
+	(void)arg;
+	make_store();
+	assert_int_equal(open_co(OX_RECOVER_AUTO), 0);
+	image->ops->leave_recovery(image);
+	assert_int_equal(image->ops->deactivate_co(image, NULL), 0);
+	assert_int_equal(image->ops->activate_co(image, NULL), 0);
+	assert_int_equal(ox_img_discard_co(image, 0, CLUSTER), 0);
+	assert_true(((struct ox_qed_image *)image->state)->knows); /* what is freed is free */
+	assert_int_equal(ox_img_close_co(image, NULL), 0);
+	watched_io_close(store);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -186,6 +216,8 @@ int main(void)
 		TASK_TEST(an_opening_that_finds_no_room_fails),
 		TASK_TEST(a_reopened_file_does_not_grow_under_an_l1_entry),
 		TASK_TEST(a_larger_disk_has_no_table_of_the_guests_making),
+		TASK_TEST(a_discard_does_not_wait_for_a_walk_that_is_left),
+		TASK_TEST(one_who_was_left_and_is_opened_for_writing_again_looks),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -86,6 +86,29 @@ static void a_close_ends_the_recovery_and_leaves_a_clean_image(void **state)
 	}
 }
 
+static void a_close_need_not_wait_and_the_next_opening_recovers(void **state)
+{
+	struct ox_image *image;
+
+	(void)state;
+	use_large();
+	image = open_dirty("disk.qcow2");
+	assert_int_equal(write_block(image, MIB, 'l', 0), 0);
+	assert_int_equal(ox_discard(image, 0, FILLED_CLUSTERS * CLUSTER), 0);
+	assert_running(image);
+	ox_image_leave_recovery(image);
+	close_image(image);
+	assert_non_null(strstr(told, "left to the next opening"));
+	image = open_dirty("disk.qcow2");
+	assert_reads(image, MIB, 'l');
+	assert_reads(image, 0, 0);
+	assert_filled(image, 1, FILLED);
+	assert_recovers(image);
+	ox_image_leave_recovery(image); /* it is over */
+	close_image(image);
+	assert_int_equal(assert_clean("disk.qcow2"), (FILLED - 1) * FILLED_CLUSTERS + 1);
+}
+
 static void tables_of_the_opening_stand_still_and_nothing_is_punched(void **state)
 {
 	uint64_t table, data, overwritten;
@@ -411,6 +434,7 @@ int main(void)
 		TEST(reads_and_writes_are_answered_while_it_runs),
 		TEST(progress_is_told_and_never_exceeds_its_total),
 		TEST(a_close_ends_the_recovery_and_leaves_a_clean_image),
+		TEST(a_close_need_not_wait_and_the_next_opening_recovers),
 		TEST(tables_of_the_opening_stand_still_and_nothing_is_punched),
 		TEST(allocations_take_nothing_below_the_old_end),
 		TEST(what_is_freed_meanwhile_is_given_back_in_the_end),

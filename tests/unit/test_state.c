@@ -31,11 +31,13 @@
 static char path[] = "/tmp/ox-test-state-XXXXXX";
 static int fd;
 static int state_fd;
+static uint64_t disk_bytes;
 
 static int setup(void **state)
 {
 	(void)state;
 	strcpy(path + sizeof(path) - 7, "XXXXXX");
+	disk_bytes = DISK_BYTES;
 	fd = mkostemp(path, O_CLOEXEC);
 	state_fd = memfd_create("state", MFD_CLOEXEC | MFD_ALLOW_SEALING);
 	return fd < 0 || state_fd < 0 ? -1 : 0;
@@ -63,7 +65,7 @@ static void create(const char *format, bool lazy)
 	struct ox_context *ctx = new_context();
 
 	opts.format = format;
-	opts.virtual_bytes = DISK_BYTES;
+	opts.virtual_bytes = disk_bytes;
 	opts.lazy_refcounts = lazy;
 	assert_int_equal(ox_image_create_fd(ctx, fd, path, &opts, NULL), 0);
 	ox_context_free(ctx);
@@ -148,6 +150,7 @@ static void check_file(void)
 
 	assert_int_equal(ox_image_check_fd(ctx, fd, path, &opts, &result, NULL), 0);
 	assert_int_equal(result.corruptions, 0);
+	assert_int_equal(result.leaks, 0);
 	assert_int_equal(result.check_errors, 0);
 	ox_context_free(ctx);
 }
@@ -192,6 +195,36 @@ static void qed_is_adopted(void **state)
 	lives_follow_each_other("qed", false);
 }
 
+/* Also where another process has put it there. */
+static void what_is_free_at_the_end_is_cut_off(void **state)
+{
+	static const char *const formats[] = {"qcow2", "qed"};
+	struct ox_context *ctx = new_context();
+	struct ox_image *image;
+	struct stat before;
+	struct stat after;
+
+	(void)state;
+	for (unsigned i = 0; i < 4; i++) {
+		const char *format = formats[i / 2];
+
+		assert_int_equal(ftruncate(fd, 0) + ftruncate(state_fd, 0), 0);
+		create(format, i == 1);
+		assert_int_equal(fstat(fd, &before), 0);
+		live_and_die(format, 0, WRITES);
+		assert_int_equal(open_image(ctx, format, &image, NULL), 0);
+		assert_int_equal(ox_discard(image, 0, DISK_BYTES), 0);
+		assert_int_equal(ox_image_close(image, NULL), 0);
+		check_file();
+		assert_int_equal(fstat(fd, &after), 0);
+		/* but for a table that stays */
+		assert_true(after.st_size <= before.st_size + (off_t)(8 * CLUSTER));
+		close(state_fd);
+		state_fd = memfd_create("state", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+	}
+	ox_context_free(ctx);
+}
+
 static void an_image_without_its_state_is_as_after_a_power_cut(void **state)
 {
 	struct ox_context *ctx = new_context();
@@ -217,7 +250,7 @@ static void refused(const char *format, const char *why)
 	struct ox_error *err = NULL;
 	struct ox_image *image;
 
-	assert_int_equal(open_image(ctx, format, &image, &err), -EINVAL);
+	assert_int_equal(open_image(ctx, format, &image, &err), -ENOTRECOVERABLE);
 	assert_non_null(strstr(ox_error_message(err), why));
 	ox_error_free(err);
 	ox_context_free(ctx);
@@ -230,22 +263,122 @@ static void poke(off_t at, uint64_t value)
 
 static void what_is_no_state_of_the_image_is_refused(void **state)
 {
+	uint64_t version;
 	struct stat st;
 
 	(void)state;
 	create("qcow2", false);
 	live_and_die("qcow2", 0, 4);
+	assert_int_equal(pread(state_fd, &version, sizeof(version), 8), sizeof(version));
 	poke(8, 99);
 	refused("qcow2", "another version");
-	poke(8, 1);
+	poke(8, version);
 	poke(4096, 12345); /* the first slot's name: of no slice */
 	refused("qcow2", "cannot be adopted");
 	poke(4096, UINT64_MAX);
 	refused("qcow2", "cannot be adopted");
+	poke(4096, 0);
+	assert_int_equal(fstat(fd, &st), 0);
+	assert_int_equal(ftruncate(fd, st.st_size - 512), 0);
+	refused("qcow2", "has been cut since");
+	assert_int_equal(ftruncate(fd, st.st_size), 0);
 	assert_int_equal(fstat(state_fd, &st), 0);
 	assert_true(ftruncate(state_fd, st.st_size - 1) < 0); /* it is sealed */
 	create("qed", false);
 	refused("qed", "another image");
+}
+
+/* Where the end of the first note of that kind lies (src/meta/notes.c). */
+static off_t find_note(unsigned kind)
+{
+	struct stat st;
+	uint64_t word;
+
+	assert_int_equal(fstat(state_fd, &st), 0);
+	for (off_t at = 4096; at < st.st_size; at += (off_t)sizeof(word)) {
+		at = lseek(state_fd, at, SEEK_DATA);
+		if (at < 0)
+			break;
+		assert_int_equal(pread(state_fd, &word, sizeof(word), at), sizeof(word));
+		if (word >> 56 == kind && (word & UINT32_MAX) == (word << 8 >> 8))
+			return at;
+	}
+	fail_msg("no note of kind %u", kind);
+	return 0;
+}
+
+static uint64_t peek(off_t at)
+{
+	uint64_t word;
+
+	assert_int_equal(pread(state_fd, &word, sizeof(word), at), sizeof(word));
+	return word;
+}
+
+/* What a note says is held to the bounds of the file, and no two say the same. */
+static void notes_that_cannot_be_are_refused(void **state)
+{
+	off_t end_at;
+	uint64_t start;
+	uint64_t end;
+
+	(void)state;
+	create("qcow2", true);
+	live_and_die("qcow2", 0, 5);
+	end_at = find_note(3);
+	start = peek(end_at - 8);
+	end = peek(end_at);
+	poke(end_at, end + (1 << 20)); /* past the file's end */
+	refused("qcow2", "cannot be adopted");
+	poke(end_at, (end & UINT32_MAX) | UINT64_C(200) << 56); /* of no kind */
+	refused("qcow2", "cannot be adopted");
+	poke(end_at, end);
+	poke(end_at - 8, 0); /* the header */
+	refused("qcow2", "cannot be adopted");
+	poke(end_at - 8, end & UINT32_MAX);
+	poke(end_at - 8, (end & UINT32_MAX) + 1); /* ends before it begins */
+	refused("qcow2", "cannot be adopted");
+	poke(end_at - 8, 1); /* on top of tables */
+	refused("qcow2", "cannot be adopted");
+	poke(end_at - 8, start);
+	poke(end_at + 24, start); /* a second note of the same clusters */
+	poke(end_at + 32, end);
+	poke(40, peek(40) + 1);
+	refused("qcow2", "cannot be adopted");
+	poke(40, UINT64_MAX); /* more notes than there is room for */
+	refused("qcow2", "contradict");
+}
+
+/* Each is looked at once. */
+static void as_many_batches_as_there_is_room_for_are_adopted(void **state)
+{
+	enum { NOTES = 1 << 20, WORDS = 4 };
+	const uint64_t batch = UINT64_C(1) << 56 | 2000;
+	uint64_t *notes = calloc(NOTES, WORDS * sizeof(*notes));
+	struct ox_context *ctx = new_context();
+	struct ox_image *image;
+	struct stat st;
+
+	(void)state;
+	assert_non_null(notes);
+	disk_bytes = NOTES * CLUSTER; /* there is a note for each cluster */
+	create("qcow2", false);
+	live_and_die("qcow2", 0, WRITES);
+	for (size_t i = 0; i < NOTES; i++) {
+		notes[i * WORDS] = 1999;
+		notes[i * WORDS + 1] = batch;
+	}
+	assert_int_equal(fstat(state_fd, &st), 0);
+	/* before the page that has room for the L1 table */
+	assert_int_equal(pwrite(state_fd, notes, NOTES * WORDS * sizeof(*notes),
+				st.st_size - 4096 - NOTES * WORDS * (off_t)sizeof(*notes)),
+			 NOTES * WORDS * sizeof(*notes));
+	poke(40, NOTES);
+	assert_int_equal(open_image(ctx, "qcow2", &image, NULL), 0);
+	check_content(image, 1, WRITES);
+	assert_int_equal(ox_image_close(image, NULL), 0);
+	ox_context_free(ctx);
+	free(notes);
 }
 
 static void a_file_that_can_be_cut_short_is_refused(void **state)
@@ -272,10 +405,15 @@ int main(void)
 		cmocka_unit_test_setup_teardown(qcow2_is_adopted, setup, teardown),
 		cmocka_unit_test_setup_teardown(lazy_qcow2_is_adopted, setup, teardown),
 		cmocka_unit_test_setup_teardown(qed_is_adopted, setup, teardown),
+		cmocka_unit_test_setup_teardown(what_is_free_at_the_end_is_cut_off, setup,
+						teardown),
 		cmocka_unit_test_setup_teardown(an_image_without_its_state_is_as_after_a_power_cut,
 						setup, teardown),
 		cmocka_unit_test_setup_teardown(what_is_no_state_of_the_image_is_refused, setup,
 						teardown),
+		cmocka_unit_test_setup_teardown(notes_that_cannot_be_are_refused, setup, teardown),
+		cmocka_unit_test_setup_teardown(as_many_batches_as_there_is_room_for_are_adopted,
+						setup, teardown),
 		cmocka_unit_test_setup_teardown(a_file_that_can_be_cut_short_is_refused, setup,
 						teardown),
 	};

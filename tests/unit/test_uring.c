@@ -202,6 +202,44 @@ static void what_is_held_is_open_until_the_reactor_is_gone(void **state)
 	assert_int_equal(ox_reactor_create(OX_ENGINE_IO_URING, &reactor, NULL), 0);
 }
 
+/* What became of the entry that the caller has prepared. */
+static int result_of(struct io_uring *ring)
+{
+	struct io_uring_cqe *cqe;
+	int result;
+
+	assert_true(io_uring_submit_and_wait(ring, 1) >= 0);
+	assert_int_equal(io_uring_peek_cqe(ring, &cqe), 0);
+	result = cqe->res;
+	io_uring_cqe_seen(ring, cqe);
+	return result;
+}
+
+/* By whoever has the ring in hand, that is: by anything in the process. */
+static void a_ring_opens_and_connects_nothing(void **state)
+{
+	struct io_uring *ring = &uring(reactor)->ring;
+	struct sockaddr address = {.sa_family = AF_UNIX};
+	eventfd_t count = 0;
+
+	(void)state;
+	io_uring_prep_openat(io_uring_get_sqe(ring), AT_FDCWD, "/", O_RDONLY, 0);
+	assert_int_equal(result_of(ring), -EACCES);
+	io_uring_prep_connect(io_uring_get_sqe(ring), pair[0], &address, sizeof(address));
+	assert_int_equal(result_of(ring), -EACCES);
+	io_uring_prep_socket(io_uring_get_sqe(ring), AF_INET, SOCK_STREAM, 0, 0);
+	assert_int_equal(result_of(ring), -EACCES);
+	io_uring_prep_nop(io_uring_get_sqe(ring));
+	assert_int_equal(result_of(ring), -EACCES);
+	/* and the flags of an entry that is allowed */
+	struct io_uring_sqe *sqe = io_uring_get_sqe(ring);
+	io_uring_prep_write(sqe, uring(reactor)->event_fd, &count, sizeof(count), 0);
+	sqe->flags |= IOSQE_ASYNC;
+	assert_int_equal(result_of(ring), -EACCES);
+	assert_int_equal(io_uring_register_personality(ring), -EACCES);
+	assert_int_equal(io_uring_register_probe(ring, NULL, 0), -EACCES);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -212,6 +250,7 @@ int main(void)
 		TEST(a_hint_that_is_true_is_followed),
 		TEST(kicks_of_one_turn_of_the_program_cost_one_write),
 		TEST(what_is_held_is_open_until_the_reactor_is_gone),
+		TEST(a_ring_opens_and_connects_nothing),
 	};
 
 	alarm(120); /* a run that does not end fails, rather than hang */

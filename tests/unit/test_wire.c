@@ -170,6 +170,21 @@ static void test_a_list_comes_in_its_order_and_within_its_bounds(void **state)
 	}
 }
 
+/* The kernel tells of the unread first. */
+static void test_what_was_said_before_a_death_with_something_unread_is_heard(void **state)
+{
+	struct ox_wire_message message;
+
+	(void)state;
+	assert_int_equal(ox_wire_send(pair[0], OX_WIRE_STOP, 0, NULL, 0), 0);
+	assert_int_equal(ox_wire_send(pair[1], OX_WIRE_SYNCED, 7, NULL, 0), 0);
+	close(pair[1]);
+	assert_int_equal(ox_wire_receive(pair[0], &message), 1);
+	assert_int_equal(message.number, 7);
+	assert_int_equal(ox_wire_receive(pair[0], &message), 0);
+	pair[1] = dup(STDERR_FILENO);
+}
+
 #define TEST(name) cmocka_unit_test_setup_teardown(test_##name, setup, teardown)
 
 int main(void)
@@ -180,6 +195,7 @@ int main(void)
 		TEST(an_empty_message_is_none),
 		TEST(the_end_of_the_other_side_is_told),
 		TEST(a_list_comes_in_its_order_and_within_its_bounds),
+		TEST(what_was_said_before_a_death_with_something_unread_is_heard),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -6,9 +6,13 @@
 
 #include <cmocka.h>
 
+#include <string.h>
+
 #include "base/arith.h"
 #include "base/assert.h"
 #include "watched_io.h"
+
+#define BLOCK 4096u
 
 struct watched_io watched;
 
@@ -90,6 +94,46 @@ static int watched_sync_co(struct ox_io *io)
 	return 0;
 }
 
+static int watched_sync_by_co(struct ox_io *io, int fd)
+{
+	(void)io;
+	(void)fd;
+	watched.witness_asked++;
+	do
+		ox_co_yield_co();
+	while (watched.hold_syncs);
+	if (watched.witness_error < 0)
+		return watched.witness_error;
+	watched.syncs++;
+	return 0;
+}
+
+static bool is_hole(const uint8_t *bytes, uint64_t offset)
+{
+	const uint8_t *at = bytes + ox_align_down(offset, BLOCK);
+
+	return at[0] == 0 && memcmp(at, at + 1, BLOCK - 1) == 0;
+}
+
+static int watched_extent_co(struct ox_io *io, uint64_t offset, struct ox_io_extent *ret)
+{
+	const uint8_t *bytes;
+	uint64_t end = offset;
+
+	while (watched.hold_extent_at != 0 && offset == watched.hold_extent_at && !watched.let_go) {
+		watched.extent_held = true;
+		ox_co_yield_co();
+	}
+	if (!watched.is_sparse || offset >= ox_align_down(io->length, BLOCK))
+		return memory_ops->extent_co(io, offset, ret);
+	bytes = watched_bytes(io);
+	ret->zero = is_hole(bytes, offset);
+	while (end + BLOCK <= io->length && is_hole(bytes, end) == ret->zero)
+		end = ox_align_down(end, BLOCK) + BLOCK;
+	ret->length = end - offset;
+	return 0;
+}
+
 /* An image that is closed takes its store along; this one is looked at afterwards. */
 static void watched_close(struct ox_io *io)
 {
@@ -107,6 +151,8 @@ struct ox_io *watched_io_open(struct ox_reactor *r, uint64_t length)
 	watched_ops.preadv_co = watched_preadv_co;
 	watched_ops.pwritev_co = watched_pwritev_co;
 	watched_ops.sync_co = watched_sync_co;
+	watched_ops.sync_by_co = watched_sync_by_co;
+	watched_ops.extent_co = watched_extent_co;
 	watched_ops.close = watched_close;
 	io->ops = &watched_ops;
 	return io;

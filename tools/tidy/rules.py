@@ -10,7 +10,7 @@ MAX_FILE_LINES = 850
 
 # Lower first. A folder may include itself and whatever has a lower rank.
 RANKS = {"base": 0, "rt": 1, "fmt": 1, "codec": 1, "io": 2, "meta": 3, "img": 4, "check": 5,
-         "lib": 6, "serve": 7, "cli": 8}
+         "job": 6, "lib": 7, "serve": 8, "cli": 9}
 # Those that may include their own headers and these, and no others.
 RESTRICTED = {"fmt": {"base"}, "codec": {"base"}, "serve": {"include"},
               "cli": {"include", "serve"}}

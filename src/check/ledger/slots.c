@@ -217,8 +217,8 @@ static int slot_item_co(void *arg, const struct ox_scan_item *item, uint8_t *byt
 
 		r = slot_block_co(p, item->tag + at / k->v->cluster_bytes, item->offset + at,
 				  bytes + at, failed);
-		if (k->v->pause_co)
-			k->v->pause_co(k->v->pause_arg);
+		if (r == 0 && k->v->pause_co)
+			r = k->v->pause_co(k->v->pause_arg);
 	}
 	return r;
 }

@@ -131,6 +131,7 @@ static int begin_co(struct ox_io *io, const struct ox_census_view *what, struct 
 	q->j.quiet = true;
 	q->pause_co = ox_pause_co;
 	q->pause_arg = &c->pause;
+	c->pause.leaves = what->leaves;
 	c->what = *what;
 	r = ox_qed_open_co(q, io, what->end_bytes, err);
 	if (r == 0) {

@@ -106,8 +106,12 @@ static int visit_piece_co(void *arg, const struct ox_scan_item *item, uint8_t *b
 			return r;
 	}
 	ox_journal_progress(&q->j, 1);
-	if (q->pause_co)
-		q->pause_co(q->pause_arg);
+	if (q->pause_co) {
+		int r = q->pause_co(q->pause_arg);
+
+		if (r < 0)
+			return r;
+	}
 	return p->before ? write_changes_co(q->io, p->before, bytes, item) : 0;
 }
 

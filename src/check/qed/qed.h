@@ -69,7 +69,7 @@ struct ox_qed {
 	bool is_short;	      /* the last cluster in use is not whole */
 	bool changes_entries;
 	/* After each piece of a table. NULL: nobody waits meanwhile. */
-	void (*pause_co)(void *arg);
+	int (*pause_co)(void *arg); /* -ECANCELED: the walk is to end */
 	void *pause_arg;
 	uint64_t last_l1_index; /* of the data entry that was counted last */
 	uint64_t next_contiguous;

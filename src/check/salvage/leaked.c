@@ -161,8 +161,8 @@ static int look_at_item_co(void *arg, const struct ox_scan_item *item, uint8_t *
 	struct ox_walk *w = s->w;
 	int r = error == -ENOMEM ? error : 0;
 
-	if (w->v.pause_co)
-		w->v.pause_co(w->v.pause_arg);
+	if (r == 0 && w->v.pause_co)
+		r = w->v.pause_co(w->v.pause_arg);
 	for (uint64_t at = 0; at < item->size_bytes && r == 0; at += w->v.cluster_bytes) {
 		int failed = error ? ox_io_pread_co(w->v.io, bytes + at, first_bytes(&w->v),
 						    item->offset + at)

@@ -36,7 +36,7 @@ struct ox_view {
 	/* For the one who leads the walk to set. */
 	struct ox_journal *j;
 	/* After each table and block, where others use the reactor as well. NULL: nobody does. */
-	void (*pause_co)(void *arg);
+	int (*pause_co)(void *arg); /* -ECANCELED: the walk is to end */
 	void *pause_arg;
 
 	struct ox_io *io;

@@ -209,10 +209,10 @@ static int l2_item_co(void *arg, const struct ox_scan_item *item, uint8_t *bytes
 			r = unreadable_l2(w, item->offset + at, r);
 		else
 			r = l2_table_co(p, item->offset + at, bytes + at);
+		if (r == 0 && w->v.pause_co)
+			r = w->v.pause_co(w->v.pause_arg);
 		if (r < 0)
 			return r;
-		if (w->v.pause_co)
-			w->v.pause_co(w->v.pause_arg);
 	}
 	return 0;
 }

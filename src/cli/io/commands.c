@@ -41,6 +41,8 @@ static const struct ox_cli_io_command commands[] = {
 	 ox_cli_io_aio_write},
 	{"alloc", NULL, 1, 2, true, false, "offset [count]",
 	 "how much of a range the file itself holds", NULL, ox_cli_io_alloc},
+	{"break", NULL, 2, 2, false, false, "event tag", "not supported: it needs blkdebug", NULL,
+	 ox_cli_io_no_blkdebug},
 	{"close", "c", 0, 0, true, false, "", "close the file", NULL, ox_cli_io_close},
 	{"discard", "d", 2, -1, true, true, "[-Cq] off len", "give a range back",
 	 HELP_MACHINE HELP_QUIET, ox_cli_io_discard},
@@ -77,18 +79,25 @@ static const struct ox_cli_io_command commands[] = {
 	 "  -P  every byte must be this one\n"
 	 "  -v  print the bytes\n" HELP_MACHINE HELP_QUIET,
 	 ox_cli_io_readv},
-	{"reopen", NULL, 0, -1, true, false, "[(-r|-w)] [-c cache]",
+	{"reopen", NULL, 0, -1, true, false, "[(-r|-w)] [-c cache] [-o options]",
 	 "open the same file in another way",
 	 "  -r  read-only\n"
 	 "  -w  for writing\n"
-	 "  -c  with this cache mode; the file is closed and opened for it\n",
+	 "  -c  with this cache mode; the file is closed and opened for it\n"
+	 "  -o  options as of open that may change\n",
 	 ox_cli_io_reopen},
+	{"remove_break", NULL, 1, 1, false, false, "tag", "not supported: it needs blkdebug", NULL,
+	 ox_cli_io_no_blkdebug},
+	{"resume", NULL, 1, 1, false, false, "tag", "not supported: it needs blkdebug", NULL,
+	 ox_cli_io_no_blkdebug},
 	{"sigraise", NULL, 1, 1, false, false, "signal", "send the process a signal, by number",
 	 NULL, ox_cli_io_sigraise},
 	{"sleep", NULL, 1, 1, false, false, "ms", "wait so many milliseconds", NULL,
 	 ox_cli_io_sleep},
 	{"truncate", "t", 1, 3, true, true, "[-m prealloc_mode] off", "set the size of the disk",
 	 "  -m  preallocation of what is added: off\n", ox_cli_io_truncate},
+	{"wait_break", NULL, 1, 1, false, false, "tag", "not supported: it needs blkdebug", NULL,
+	 ox_cli_io_no_blkdebug},
 	{"write", "w", 2, -1, true, true, "[-bcCfnquz] [-P pattern | -s source_file] off len",
 	 "write a range",
 	 HELP_FILL "  -s  fill with this file's bytes, over and over\n"
@@ -97,7 +106,7 @@ static const struct ox_cli_io_command commands[] = {
 		   "  -n  with -z: fail rather than write bytes\n"
 		   "  -f  durable before it is done (FUA)\n"
 		   "  -b  to the saved machine state: not supported\n"
-		   "  -c  compressed: not supported\n"
+		   "  -c  compressed: whole clusters, or up to the disk's end\n"
 		   "  -p  ignored\n" HELP_MACHINE HELP_QUIET,
 	 ox_cli_io_write},
 	{"writev", NULL, 2, -1, true, true, "[-Cfq] [-P pattern] off len [len..]",

@@ -34,7 +34,11 @@ int ox_cli_io_info(struct ox_cli_io *io, int argc, char **argv)
 	(void)argv;
 	/* The image is open here, perhaps for writing: look at the file beside its locks. */
 	opts.flags |= OX_OPEN_READ_ONLY | OX_OPEN_FORCE_SHARE;
-	r = ox_image_info_read(io->ctx, io->source.path, &opts, &info, &err);
+	/* A server may have room for one client, which is here already. */
+	if (opts.flags & OX_OPEN_URI)
+		r = ox_image_info_get(io->image, &info, &err);
+	else
+		r = ox_image_info_read(io->ctx, io->source.path, &opts, &info, &err);
 	if (r < 0) {
 		ox_cli_error("%s", err ? ox_error_message(err) : strerror(-r));
 		ox_error_free(err);

@@ -18,6 +18,7 @@ static void tell_open_failure(const struct ox_cli_source *source, const char *me
 int ox_cli_io_open_image(struct ox_cli_io *io)
 {
 	struct ox_cli_source *source = &io->source;
+	char fault[OX_CLI_FAULT_MAX];
 	struct ox_error *err = NULL;
 	int r;
 
@@ -25,6 +26,11 @@ int ox_cli_io_open_image(struct ox_cli_io *io)
 	    !(source->open.flags & OX_OPEN_READ_ONLY)) {
 		tell_open_failure(source, "force-share=on can only be used with read-only images");
 		return -EINVAL;
+	}
+	r = ox_cli_source_check(io->ctx, source, fault);
+	if (r < 0) {
+		tell_open_failure(source, fault);
+		return r;
 	}
 	ox_cli_progress_begin(&source->progress, false, NULL);
 	source->open.warn = ox_cli_warn;
@@ -166,70 +172,4 @@ int ox_cli_io_close(struct ox_cli_io *io, int argc, char **argv)
 	(void)argc;
 	(void)argv;
 	return ox_cli_io_close_image(io);
-}
-
-/* Another cache mode needs another way of opening the file: the image is closed and opened again.
- */
-static int reopen_with_cache(struct ox_cli_io *io, enum ox_cache_mode cache)
-{
-	int r = ox_cli_io_close_image(io);
-
-	io->source.open.cache = cache;
-	return r < 0 ? r : ox_cli_io_open_image(io);
-}
-
-static int change_access(struct ox_cli_io *io, bool read_only)
-{
-	struct ox_error *err = NULL;
-	int r;
-
-	if (ox_image_is_read_only(io->image) == read_only)
-		return 0;
-	ox_cli_io_aio_drain(io);
-	r = ox_image_reopen(io->image, read_only, &err);
-	if (r < 0) {
-		ox_cli_error("%s", err ? ox_error_message(err) : strerror(-r));
-		ox_error_free(err);
-		return r;
-	}
-	if (read_only)
-		io->source.open.flags |= OX_OPEN_READ_ONLY;
-	else
-		io->source.open.flags &= ~(unsigned)OX_OPEN_READ_ONLY;
-	return 0;
-}
-
-int ox_cli_io_reopen(struct ox_cli_io *io, int argc, char **argv)
-{
-	bool read_only = false, writable = false, has_cache = false;
-	enum ox_cache_mode cache = io->source.open.cache;
-	int c, r = 0;
-
-	optind = 0;
-	opterr = 1;
-	while ((c = getopt(argc, argv, "rwc:")) != -1) {
-		if (c == 'r') {
-			read_only = true;
-		} else if (c == 'w') {
-			writable = true;
-		} else if (c != 'c') {
-			return ox_cli_io_usage(argv[0]);
-		} else if (ox_cache_mode_parse(optarg, &cache) < 0) {
-			ox_cli_error("Invalid cache option: %s", optarg);
-			return -EINVAL;
-		} else {
-			has_cache = true;
-		}
-	}
-	if (optind != argc)
-		return ox_cli_io_usage(argv[0]);
-	if (read_only && writable) {
-		ox_cli_error("Only one -r/-w option may be given");
-		return -EINVAL;
-	}
-	if (read_only || writable)
-		r = change_access(io, read_only);
-	if (r == 0 && has_cache && cache != io->source.open.cache)
-		r = reopen_with_cache(io, cache);
-	return r;
 }

@@ -20,6 +20,9 @@ static const char help[] =
 	"  -i, --aio MODE      how the host's files are accessed: threads or io_uring\n"
 	"  --recover MODE      for an image that was not closed: wait (the default) recovers it\n"
 	"                      first, auto recovers it meanwhile, never refuses it\n"
+	"  -s, --snapshot      keep what is written in a temporary file, which is removed\n"
+	"  -l, --load-snapshot SNAPSHOT  the disk as an internal snapshot has it: an ID, else a\n"
+	"                      name; or snapshot.id=ID, snapshot.name=NAME; needs -r\n"
 	"  -m, --misalign      use buffers that begin at an odd place in memory\n"
 	"  -U, --force-share   with -r: ignore others' locks on the image\n"
 	"  --image-opts        FILE is a description: driver=qcow2,file.filename=PATH,...\n"
@@ -31,12 +34,15 @@ static const char help[] =
 enum {
 	OPTION_IMAGE_OPTS = 256,
 	OPTION_RECOVER,
+	OPTION_OBJECT,
 };
 
 struct arguments {
 	struct ox_cli_io io;
 	char **lines; /* of -c */
 	size_t line_count;
+	bool temporary; /* -s */
+	char *overlay;	/* of -s; NULL: none */
 };
 
 static int add_line(struct arguments *arguments, char *line)
@@ -56,6 +62,8 @@ static int set_engine(struct ox_cli_source *source, const char *mode)
 {
 	if (strcmp(mode, "threads") == 0)
 		source->engine = OX_ENGINE_THREAD_POOL;
+	else if (strcmp(mode, "native") == 0)
+		source->engine = OX_ENGINE_DEFAULT;
 	else if (strcmp(mode, "io_uring") == 0)
 		source->engine = OX_ENGINE_IO_URING;
 	else {
@@ -94,6 +102,8 @@ static int take_option(struct arguments *arguments, int c, char **argv)
 	case 'm':
 		arguments->io.misalign = true;
 		return 0;
+	case 'l':
+		return ox_cli_snapshot_set(&source->open, optarg) < 0;
 	case 'U':
 		source->open.flags |= OX_OPEN_FORCE_SHARE;
 		return 0;
@@ -106,14 +116,23 @@ static int take_option(struct arguments *arguments, int c, char **argv)
 		source->image_opts = true;
 		return 0;
 	case 'h':
-		fputs(help, stdout);
+		ox_called_print_help(help);
 		return -1;
 	case 'V':
-		printf("oxbow version %s\n", ox_version());
+		if (ox_called_by_old_name())
+			printf("qemu-io version " OX_CALLED_VERSION " (oxbow %s)\n", ox_version());
+		else
+			printf("oxbow version %s\n", ox_version());
 		return -1;
 	case 's':
+		arguments->temporary = true;
+		return 0;
+	case 'k': /* the kernel's own way of doing I/O, which is what there is */
+	case 'T': /* tracing: there is none */
+		return 0;
+	case OPTION_OBJECT:
+		return ox_cli_object_take(optarg) < 0;
 	case 'C':
-	case 'k':
 		return ox_cli_usage_error("io", "option '-%c' is not supported", c);
 	default:
 		return ox_cli_option_error("io", c, argv);
@@ -127,7 +146,7 @@ static int read_lines(struct ox_cli_io *io)
 	int status = 0;
 
 	while (!io->quit) {
-		printf("oxbow io> ");
+		fputs(ox_called_by_old_name() ? "qemu-io> " : "oxbow io> ", stdout);
 		fflush(stdout);
 		if (getline(&line, &size, stdin) < 0)
 			break;
@@ -163,6 +182,9 @@ static int run(struct arguments *arguments, const char *file)
 	}
 	if (file && ox_cli_source_set(&io->source, file) < 0)
 		return 1;
+	if (file && arguments->temporary &&
+	    ox_cli_temporary_make(&io->source, &arguments->overlay) < 0)
+		return 1;
 	if (ox_cli_context_new(io->source.engine, &io->ctx) < 0)
 		return 1;
 	if (file && ox_cli_io_open_image(io) < 0)
@@ -183,6 +205,7 @@ static const struct option longs[] = {
 	{"aio", required_argument, NULL, 'i'},
 	{"misalign", no_argument, NULL, 'm'},
 	{"recover", required_argument, NULL, OPTION_RECOVER},
+	{"load-snapshot", required_argument, NULL, 'l'},
 	{"force-share", no_argument, NULL, 'U'},
 	{"image-opts", no_argument, NULL, OPTION_IMAGE_OPTS},
 	{"help", no_argument, NULL, 'h'},
@@ -190,6 +213,8 @@ static const struct option longs[] = {
 	{"snapshot", no_argument, NULL, 's'},
 	{"copy-on-read", no_argument, NULL, 'C'},
 	{"native-aio", no_argument, NULL, 'k'},
+	{"trace", required_argument, NULL, 'T'},
+	{"object", required_argument, NULL, OPTION_OBJECT},
 	{0},
 };
 
@@ -202,12 +227,13 @@ int ox_cli_io(int argc, char **argv)
 	arguments.io.source.open.recover = OX_RECOVER_WAIT;
 	opterr = 0;
 	while (status == 0 &&
-	       (c = getopt_long(argc, argv, ":c:f:rnt:d:i:mUhVsCk", longs, NULL)) != -1)
+	       (c = getopt_long(argc, argv, ":c:f:rnt:d:i:mUhVsCkl:T:", longs, NULL)) != -1)
 		status = take_option(&arguments, c, argv);
 	if (status == 0 && argc - optind > 1)
 		status = ox_cli_usage_error("io", "Expecting at most one image file name");
 	if (status == 0)
 		status = run(&arguments, argv[optind]);
+	ox_cli_temporary_drop(&arguments.overlay);
 	ox_cli_source_free(&arguments.io.source);
 	free(arguments.io.source_text);
 	free(arguments.lines);

@@ -7,6 +7,15 @@
 
 #include "cli/io/session.h"
 
+/* Requests that are held at events of QEMU's own code, which there are none of here. */
+int ox_cli_io_no_blkdebug(struct ox_cli_io *io, int argc, char **argv)
+{
+	(void)io;
+	(void)argc;
+	ox_cli_error("%s needs blkdebug, which is not supported", argv[0]);
+	return -ENOTSUP;
+}
+
 int ox_cli_io_abort(struct ox_cli_io *io, int argc, char **argv)
 {
 	(void)io;

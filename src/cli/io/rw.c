@@ -86,9 +86,8 @@ static int parse_options(struct request *request, int argc, char **argv, const c
 			r = take_option(request, c, argv[0]);
 		}
 	}
-	if (r == 0 && (request->vm_state || request->compressed)) {
-		printf("%s: %s not supported\n", argv[0],
-		       request->vm_state ? "access to the VM state is" : "compressed writes are");
+	if (r == 0 && request->vm_state) {
+		printf("%s: access to the VM state is not supported\n", argv[0]);
 		r = -ENOTSUP;
 	}
 	return r;
@@ -217,7 +216,9 @@ static int check_write_options(const struct request *request)
 {
 	int sources = request->zero + (request->pattern >= 0) + (request->pattern_file != NULL);
 
-	if (sources > 1)
+	if ((request->flags & OX_REQ_FUA) && request->compressed)
+		printf("-f and -b or -c cannot be specified at the same time\n");
+	else if (sources > 1)
 		printf("Only one of -z, -P, and -s can be specified at the same time\n");
 	else if ((request->flags & OX_REQ_FAST_ZERO) && !request->zero)
 		printf("-n requires -z to be specified\n");
@@ -245,7 +246,7 @@ static int write_bytes(struct ox_cli_io *io, struct request *request)
 	r = -EIO;
 	if (ox_cli_io_in_bounds(io, request->report.offset, buffer.size))
 		r = ox_pwrite(io->image, buffer.data, buffer.size, request->report.offset,
-			      request->flags);
+			      request->flags | (request->compressed ? OX_REQ_COMPRESSED : 0));
 	ox_cli_io_buffer_free(&buffer);
 	return r < 0 ? failed("write", r) : finish(request, "wrote");
 }

@@ -121,6 +121,9 @@ int ox_cli_io_set_discard(struct ox_cli_source *source, const char *mode) OX_CHE
 
 int ox_cli_io_open(struct ox_cli_io *io, int argc, char **argv);
 int ox_cli_io_close(struct ox_cli_io *io, int argc, char **argv);
+
+/* ---- reopen.c ---- */
+
 int ox_cli_io_reopen(struct ox_cli_io *io, int argc, char **argv);
 
 /* ---- facts.c ---- */
@@ -133,6 +136,7 @@ int ox_cli_io_truncate(struct ox_cli_io *io, int argc, char **argv);
 
 /* ---- process.c ---- */
 
+int ox_cli_io_no_blkdebug(struct ox_cli_io *io, int argc, char **argv);
 int ox_cli_io_abort(struct ox_cli_io *io, int argc, char **argv);
 int ox_cli_io_sleep(struct ox_cli_io *io, int argc, char **argv);
 int ox_cli_io_sigraise(struct ox_cli_io *io, int argc, char **argv);

@@ -1,616 +1,364 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The keeper's life:
- *
- *	OPENING   an opener runs                      it ends well: start_worker
- *	SERVING   a worker runs                       it dies: BARRIER; it ends: the end
- *	BARRIER   the dead one's requests go on       they have ended: PAUSE
- *	PAUSE     until the next is to be started     start_opener
- *
- * Nothing of it waits but poll. What a child says is believed only as far as its role and what it
- * has said before allow; one that says anything else is killed, and has died.
+ * The keeper's life: it waits for signals, for its children, for time, and hands what comes to the
+ * disk that it is about. Nothing of it waits but poll.
  */
 #include "cli/keeper/keeper.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
-#include <stdarg.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
-#include <sys/resource.h>
 #include <sys/signalfd.h>
-#include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
-#include "cli/cli.h"
-#include "cli/keeper/spawn.h"
-#include "cli/keeper/wire.h"
-#include "serve/nbd/listen.h"
+#include "cli/keeper/internal.h"
 
-/* Workers that die before they serve: so many in a row, and the keeper gives up. */
-#define TRIES_MAX OX_KEPT_WITNESSES
-/* One that has served so long has not died of what its predecessor died of. */
-#define HEALTHY_MS 5000
-#define PAUSE_MIN_MS 10
-#define PAUSE_MAX_MS 1000
-/* The disk is said to be slow when requests of a dead process go on for so long. */
-#define SLOW_MS 5000
-/* How long the end waits for requests of a worker that has ended by itself. */
-#define LAST_REQUESTS_MS 1000
+/* What is polled: of the keeper itself, and of each disk. */
+#define OWN_POLLED 3
+#define DISK_POLLED 4
 
-enum phase {
-	OPENING,
-	SERVING,
-	BARRIER,
-	PAUSE,
-};
+/* ---- disks ---- */
 
-/* Of a worker, in its order. */
-enum progress {
-	BEGUN,
-	SYNCED,
-	OPENED,
-	READY,
-};
-
-struct witnesses {
-	int fds[OX_KEPT_WITNESSES];
-	unsigned count;
-};
-
-struct keeper {
-	const struct ox_keeper_options *options;
-	enum phase phase;
-	bool writable;
-	int binary;
-	int signals;
-	int given;
-	int state;
-	unsigned locked_count;
-	int locked[OX_KEPT_CHAIN_MAX]; /* for good, with the locks */
-	unsigned fresh_count;
-	int fresh[OX_KEPT_CHAIN_MAX]; /* from an opener to a worker */
-	/* Opened before the first write of the last worker that got through its first sync, and
-	 * before that of the worker that runs. */
-	struct witnesses old;
-	struct witnesses next;
-	struct ox_nbd_listeners listeners;
-	struct ox_spawned child; /* pid 0: none */
-	enum progress progress;
-	int barrier;	    /* -1: none to wait for */
-	bool chain_is_open; /* locked is whole */
-	bool announced;
-	bool reaped;	/* the child: its id may be another's */
-	bool broken;	/* it has said what it must not */
-	bool must_sync; /* the worker has a witness */
-	unsigned stops;
-	unsigned tries; /* workers that died since one served */
-	unsigned deaths_in_row;
-	int64_t ready_ms;
-	int64_t death_ms;
-	int64_t barrier_ms; /* when the dead one's requests had ended */
-	int64_t deadline_ms;
-	bool ended;
-	int status; /* the exit status */
-};
-
-static int64_t now_ms(void)
+struct ox_kept_disk *ox_keeper_find(const struct ox_keeper *keeper, const char *name)
 {
-	struct timespec now;
+	struct ox_kept_disk *disk = keeper->disks;
 
-	clock_gettime(CLOCK_MONOTONIC, &now);
-	return (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
+	while (disk && strcmp(disk->options->name, name) != 0)
+		disk = disk->next;
+	return disk;
 }
 
-/* Nobody is waited for who may have stopped to read. */
-static void say(const char *format, ...) OX_CLI_PRINTF(1, 2);
-
-static void say(const char *format, ...)
+static bool has_room_to_poll(struct ox_keeper *keeper, unsigned disks)
 {
-	struct pollfd standard_error = {.fd = STDERR_FILENO, .events = POLLOUT};
-	char line[512];
-	va_list args;
+	const size_t count = OWN_POLLED + DISK_POLLED * (size_t)disks;
+	struct pollfd *polled = realloc(keeper->polled, count * sizeof(*polled));
 
-	if (poll(&standard_error, 1, 0) != 1 || !(standard_error.revents & POLLOUT))
-		return;
-	va_start(args, format);
-	vsnprintf(line, sizeof(line), format, args);
-	va_end(args);
-	ox_cli_error("%s", line);
+	if (polled)
+		keeper->polled = polled;
+	return polled != NULL;
 }
 
-static void end(struct keeper *k, int status)
+static struct ox_kept_disk *new_disk(struct ox_keeper *keeper,
+				     const struct ox_keeper_disk_options *options)
 {
-	k->ended = true;
-	if (k->status == 0)
-		k->status = status;
+	struct ox_kept_disk *disk = calloc(1, sizeof(*disk));
+
+	if (!disk || !has_room_to_poll(keeper, keeper->disk_count + 1)) {
+		free(disk);
+		return NULL;
+	}
+	disk->keeper = keeper;
+	disk->options = options;
+	disk->number = ++keeper->last_number;
+	disk->since = (int64_t)time(NULL);
+	disk->writable = options->lock == OX_LOCK_WRITE;
+	disk->given = disk->state = disk->barrier = disk->child.socket = -1;
+	disk->tls.current = disk->tls.renewed = -1;
+	ox_fronts_init(&disk->fronts);
+	disk->watch.memory = disk->watch.stat = disk->stats = -1;
+	disk->watch.look_ms = disk->deadline_ms = INT64_MAX;
+	return disk;
 }
 
-static void close_list(int *fds, unsigned *count)
+static void link_disk(struct ox_keeper *keeper, struct ox_kept_disk *disk)
 {
-	while (*count > 0)
-		close(fds[--*count]);
+	struct ox_kept_disk **at = &keeper->disks;
+
+	while (*at && strcmp((*at)->options->name, disk->options->name) < 0)
+		at = &(*at)->next;
+	disk->next = *at;
+	*at = disk;
+	keeper->disk_count++;
 }
 
-static void close_child(struct keeper *k)
+struct ox_kept_disk *ox_keeper_add_given(struct ox_keeper *keeper,
+					 const struct ox_keeper_disk_options *options,
+					 struct ox_keeper_given *given)
 {
-	if (k->child.socket >= 0)
-		close(k->child.socket);
-	k->child = (struct ox_spawned){.socket = -1};
+	struct ox_kept_disk *disk = new_disk(keeper, options);
+
+	if (!disk)
+		return NULL;
+	link_disk(keeper, disk);
+	disk->is_added = true;
+	memcpy(disk->locked, given->locked, sizeof(disk->locked));
+	disk->locked_count = given->locked_count;
+	disk->listeners = given->listeners;
+	disk->vhost_listeners = given->vhost_listeners;
+	*given = (struct ox_keeper_given){0};
+	if (ox_kept_disk_prepare(disk) < 0 || ox_kept_disk_make_anew(disk) < 0)
+		ox_keeper_end_disk(disk, 1);
+	else
+		ox_keeper_start_opener(disk);
+	return disk;
 }
 
-/* ---- starting ---- */
-
-static int tell_child(struct keeper *k, enum ox_wire_kind kind, uint32_t number, const int *fds,
-		      unsigned count)
+int ox_keeper_add(struct ox_keeper *keeper, const struct ox_keeper_disk_options *options)
 {
-	return ox_wire_send(k->child.socket, kind, number, fds, count);
+	struct ox_kept_disk *disk;
+
+	/* One that was to follow another, which has ended with the server. */
+	if (keeper->stops > 0 || keeper->failed)
+		return -ESHUTDOWN;
+	if (ox_keeper_find(keeper, options->name)) {
+		ox_keeper_say("Cannot serve '%s': a disk '%s' is served already", options->image,
+			      options->name);
+		return -EEXIST;
+	}
+	disk = new_disk(keeper, options);
+	if (!disk) {
+		ox_keeper_say("Cannot serve '%s': %s", options->image, strerror(ENOMEM));
+		return -ENOMEM;
+	}
+	link_disk(keeper, disk);
+	if (ox_kept_disk_prepare(disk) < 0)
+		ox_keeper_end_disk(disk, 1);
+	else
+		ox_store_find(disk);
+	if (!disk->ended && (ox_kept_disk_make_anew(disk) < 0 || ox_keeper_load_state(disk) < 0))
+		ox_keeper_end_disk(disk, 1);
+	if (!disk->ended)
+		ox_store_begin(disk);
+	return 0;
 }
 
-static void kill_child(struct keeper *k)
+bool ox_keeper_goes_on(const struct ox_keeper *keeper, const char *name)
 {
-	k->broken = true;
-	if (k->child.pid > 0 && !k->reaped)
-		kill(k->child.pid, SIGKILL);
+	const struct ox_kept_disk *disk = ox_keeper_find(keeper, name);
+
+	return disk && !disk->ended && disk->stops == 0;
 }
 
-/* One that cannot be told what it needs is killed; how it died is seen to as of any other. */
-static void check_told(struct keeper *k, int ret)
+void ox_keeper_remove(struct ox_keeper *keeper, const char *name)
 {
-	if (ret == 0 || ret == -EPIPE || ret == -ECONNRESET) /* it is dead already */
-		return;
-	say("Process %ld cannot be told what it needs: %s", (long)k->child.pid, strerror(-ret));
-	kill_child(k);
+	struct ox_kept_disk *disk = ox_keeper_find(keeper, name);
+
+	if (disk && disk->stops == 0)
+		ox_kept_disk_stop(disk);
 }
 
-static bool start(struct keeper *k, enum ox_kept_role role)
+void ox_keeper_stop(struct ox_keeper *keeper)
 {
-	int ret = ox_spawn(k->binary, role, k->options->arguments, &k->child);
+	keeper->stops++;
+	ox_manager_tell_stopping(keeper);
+	for (struct ox_kept_disk *disk = keeper->disks; disk; disk = disk->next)
+		ox_kept_disk_stop(disk);
+}
 
-	k->broken = false;
-	k->reaped = false;
-	if (ret == 0)
-		return true;
-	k->child = (struct ox_spawned){.socket = -1};
-	say("Cannot start a process: %s", strerror(-ret));
+static bool is_given(const struct ox_keeper *keeper, int fd)
+{
+	for (const struct ox_kept_disk *disk = keeper->disks; disk; disk = disk->next)
+		if (disk->options->given == fd)
+			return true;
 	return false;
 }
 
-static void pause_before_next(struct keeper *k)
+/* What nobody wants. */
+static void tell_rest_of_handed(struct ox_keeper *keeper)
 {
-	int64_t pause_ms = 0;
+	if (keeper->handed.is_wrong)
+		ox_keeper_say("What the service manager says of its descriptors (LISTEN_FDS, "
+			      "LISTEN_FDNAMES) contradicts itself: none is used");
+	for (unsigned i = 0; i < keeper->handed.count; i++) {
+		const struct ox_handed_fd *one = &keeper->handed.fds[i];
 
-	if (k->deaths_in_row > 1) {
-		pause_ms = PAUSE_MIN_MS;
-		for (unsigned i = 2; i < k->deaths_in_row && pause_ms < PAUSE_MAX_MS; i++)
-			pause_ms *= 2;
-	}
-	if (pause_ms > PAUSE_MAX_MS)
-		pause_ms = PAUSE_MAX_MS;
-	k->phase = PAUSE;
-	k->deadline_ms = now_ms() + (k->stops > 0 ? 0 : pause_ms);
-}
-
-/* Another one, unless so many in a row have come to nothing. */
-static void try_again(struct keeper *k, bool had_served)
-{
-	k->deaths_in_row++;
-	k->tries += had_served ? 0 : 1;
-	if (k->tries < TRIES_MAX && k->chain_is_open) {
-		pause_before_next(k);
-		return;
-	}
-	if (k->tries >= TRIES_MAX)
-		say("%u processes in a row died before they could serve '%s': it is not served "
-		    "any more, until the server is started again",
-		    k->tries, k->options->image);
-	end(k, 1);
-}
-
-static void start_opener(struct keeper *k)
-{
-	int ret = 0;
-
-	k->phase = OPENING;
-	k->deadline_ms = k->stops > 0 ? now_ms() + k->options->drain_ms : INT64_MAX;
-	close_list(k->next.fds, &k->next.count); /* of a worker that has not come so far */
-	if (!start(k, OX_KEPT_OPENER)) {
-		try_again(k, false);
-		return;
-	}
-	if (k->given >= 0 && !k->chain_is_open)
-		ret = tell_child(k, OX_WIRE_GIVEN, 0, &k->given, 1);
-	if (ret == 0)
-		ret = ox_wire_send_list(k->child.socket, OX_WIRE_LOCKED, k->locked,
-					k->locked_count);
-	if (ret == 0)
-		ret = tell_child(k, OX_WIRE_GO, (uint32_t)getpid(), NULL, 0);
-	check_told(k, ret);
-}
-
-static int tell_worker(struct keeper *k, int barrier_write_end)
-{
-	int ret = ox_wire_send_list(k->child.socket, OX_WIRE_FRESH, k->fresh, k->fresh_count);
-
-	if (ret == 0 && k->writable)
-		ret = tell_child(k, OX_WIRE_LOCKED, 0, k->locked, 1);
-	if (ret == 0)
-		ret = tell_child(k, OX_WIRE_BARRIER, 0, &barrier_write_end, 1);
-	if (ret == 0 && k->state >= 0)
-		ret = tell_child(k, OX_WIRE_STATE, 0, &k->state, 1);
-	k->must_sync = k->death_ms != 0 && k->writable;
-	if (ret == 0 && k->must_sync) {
-		/* A worker that dies over it may have been told an error and not have told us. */
-		ret = tell_child(k, OX_WIRE_WITNESS, 0, &k->old.fds[k->old.count - 1], 1);
-		close(k->old.fds[--k->old.count]);
-	}
-	if (ret == 0)
-		ret = tell_child(k, OX_WIRE_GO, (uint32_t)getpid(), NULL, 0);
-	if (ret == 0 && k->stops > 0)
-		ret = tell_child(k, OX_WIRE_STOP, 0, NULL, 0);
-	return ret;
-}
-
-static void start_worker(struct keeper *k)
-{
-	int ends[2];
-
-	k->phase = SERVING;
-	k->progress = BEGUN;
-	k->deadline_ms = INT64_MAX;
-	if (k->death_ms != 0 && k->writable && k->old.count == 0) {
-		say("Nobody can tell any more whether a sync of '%s' failed", k->options->image);
-		end(k, 1);
-		return;
-	}
-	if (pipe2(ends, O_CLOEXEC) < 0) {
-		say("Cannot make a pipe: %s", strerror(errno));
-		try_again(k, false);
-		return;
-	}
-	if (start(k, OX_KEPT_WORKER)) {
-		k->barrier = ends[0];
-		check_told(k, tell_worker(k, ends[1]));
-	} else {
-		close(ends[0]);
-		try_again(k, false);
-	}
-	close(ends[1]);
-	close_list(k->fresh, &k->fresh_count);
-}
-
-/* ---- what children say ---- */
-
-static int take_witnesses(struct keeper *k, struct ox_wire_message *message)
-{
-	if (message->fd_count != OX_KEPT_WITNESSES || k->next.count != 0 || !k->writable)
-		return -EBADMSG;
-	memcpy(k->next.fds, message->fds, sizeof(k->next.fds));
-	k->next.count = OX_KEPT_WITNESSES;
-	message->fd_count = 0;
-	return 0;
-}
-
-static int take_from_opener(struct keeper *k, struct ox_wire_message *message)
-{
-	switch (message->kind) {
-	case OX_WIRE_LOCKED:
-		/* Once: what is locked is not changed any more. */
-		if (k->chain_is_open)
-			return -EBADMSG;
-		return ox_wire_take_list(message, k->locked, &k->locked_count, OX_KEPT_CHAIN_MAX);
-	case OX_WIRE_FRESH:
-		return ox_wire_take_list(message, k->fresh, &k->fresh_count, k->locked_count);
-	case OX_WIRE_WITNESS:
-		return take_witnesses(k, message);
-	default:
-		return -EBADMSG;
-	}
-}
-
-static int listen_for_worker(struct keeper *k)
-{
-	struct ox_serve_error error = {0};
-	int ret;
-
-	if (k->stops > 0)
-		return 0; /* it was told */
-	if (k->listeners.count == 0) {
-		ret = ox_nbd_listen(k->options->address, &k->listeners, &error);
-		if (ret < 0) {
-			say("%s", error.message);
-			k->status = 1;
-			k->stops++;
-			return tell_child(k, OX_WIRE_STOP, 0, NULL, 0);
-		}
-	}
-	return tell_child(k, OX_WIRE_LISTEN, k->listeners.is_unix, k->listeners.fds,
-			  (unsigned)k->listeners.count);
-}
-
-static int announce(struct keeper *k)
-{
-	char *uri = ox_nbd_listeners_uri(&k->listeners, k->options->export_name);
-	int ret;
-
-	k->announced = true;
-	if (!uri)
-		say("Cannot tell the address: %s", strerror(ENOMEM));
-	ret = uri ? k->options->ready(k->options->opaque, uri) : -ENOMEM;
-	free(uri);
-	if (ret == 0)
-		return 0;
-	k->status = 1;
-	k->stops++;
-	return tell_child(k, OX_WIRE_STOP, 0, NULL, 0);
-}
-
-static int is_ready(struct keeper *k)
-{
-	k->ready_ms = now_ms();
-	k->tries = 0;
-	if (!k->announced && k->stops == 0)
-		return announce(k);
-	if (k->death_ms != 0)
-		say("Process %ld serves '%s' again after %lld ms, of them %lld for requests of the "
-		    "dead one",
-		    (long)k->child.pid, k->options->image, (long long)(k->ready_ms - k->death_ms),
-		    (long long)(k->barrier_ms - k->death_ms));
-	return 0;
-}
-
-/* Whatever it wrote was written after these were opened. */
-static void keep_next_witnesses(struct keeper *k)
-{
-	close_list(k->old.fds, &k->old.count);
-	k->old = k->next;
-	k->next.count = 0;
-}
-
-static int take_from_worker(struct keeper *k, const struct ox_wire_message *message)
-{
-	bool in_order;
-
-	if (message->fd_count > 0)
-		return -EBADMSG;
-	switch (message->kind) {
-	case OX_WIRE_SYNCED:
-		in_order = k->progress == BEGUN && k->must_sync;
-		k->progress = SYNCED;
-		if (in_order)
-			keep_next_witnesses(k);
-		return in_order ? 0 : -EBADMSG;
-	case OX_WIRE_OPENED:
-		in_order = k->progress == (k->must_sync ? SYNCED : BEGUN);
-		k->progress = OPENED;
-		return in_order ? listen_for_worker(k) : -EBADMSG;
-	case OX_WIRE_READY:
-		in_order = k->progress == OPENED;
-		k->progress = READY;
-		return in_order ? is_ready(k) : -EBADMSG;
-	default:
-		return -EBADMSG;
-	}
-}
-
-static void hear_child(struct keeper *k)
-{
-	struct ox_wire_message message;
-	int ret = ox_wire_receive(k->child.socket, &message);
-
-	if (ret == -EAGAIN)
-		return;
-	if (ret == 0) { /* it ends, or has closed it: then it can be told nothing any more */
-		close(k->child.socket);
-		k->child.socket = -1;
-		return;
-	}
-	if (ret == 1) {
-		ret = k->phase == OPENING ? take_from_opener(k, &message)
-					  : take_from_worker(k, &message);
-		ox_wire_close(&message);
-	}
-	if (ret < 0 && ret != -EBADMSG) {
-		check_told(k, ret);
-	} else if (ret < 0) {
-		say("Process %ld said what it must not, and is killed", (long)k->child.pid);
-		kill_child(k);
-	}
-}
-
-/* ---- their end ---- */
-
-static void opener_has_ended(struct keeper *k, int code)
-{
-	bool first = !k->chain_is_open;
-
-	if (code == 0 && !k->broken && k->locked_count > 0 && k->fresh_count == k->locked_count &&
-	    (!k->writable || k->next.count > 0)) {
-		if (first)
-			keep_next_witnesses(k);
-		k->chain_is_open = true;
-		start_worker(k);
-		return;
-	}
-	close_list(k->fresh, &k->fresh_count);
-	if (!first) {
-		try_again(k, false);
-		return;
-	}
-	if (WIFSIGNALED(code) && k->stops == 0)
-		say("Could not open '%s': the process that opens it died of signal %d (%s)",
-		    k->options->image, WTERMSIG(code), strsignal(WTERMSIG(code)));
-	/* Told to end while it was opened: nothing has been served. */
-	end(k, k->stops > 0 ? 0 : 1);
-}
-
-static void worker_has_died(struct keeper *k, int code)
-{
-	int64_t now = now_ms();
-
-	if (WIFSIGNALED(code))
-		say("Process %ld, which served '%s', died of signal %d (%s)", (long)k->child.pid,
-		    k->options->image, WTERMSIG(code), strsignal(WTERMSIG(code)));
-	else
-		say("Process %ld, which served '%s', ended with %d", (long)k->child.pid,
-		    k->options->image, WEXITSTATUS(code));
-	if (k->progress == READY && now - k->ready_ms >= HEALTHY_MS)
-		k->deaths_in_row = 0;
-	k->death_ms = now;
-	k->phase = BARRIER;
-	k->deadline_ms = now + (k->stops > 0 ? k->options->drain_ms : SLOW_MS);
-}
-
-/* Whether it has ended, and not died: because it was told to, or cannot go on and has said why. */
-static bool is_end(const struct keeper *k, int code)
-{
-	if (!WIFEXITED(code) || k->broken)
-		return false;
-	return WEXITSTATUS(code) == OX_KEPT_FAILED ||
-	       (k->stops > 0 && (WEXITSTATUS(code) == 0 || WEXITSTATUS(code) == 1));
-}
-
-static void worker_has_ended(struct keeper *k, int code)
-{
-	if (is_end(k, code))
-		end(k, WEXITSTATUS(code) == 0 ? 0 : 1);
-	else
-		worker_has_died(k, code);
-}
-
-/* The dead one's last request has ended in the kernel: from here on the image is another's. */
-static void barrier_has_fallen(struct keeper *k)
-{
-	close(k->barrier);
-	k->barrier = -1;
-	k->barrier_ms = now_ms();
-	try_again(k, k->progress == READY);
-}
-
-/* As process 1 of a container the keeper gets children that are not its own. */
-static void reap(struct keeper *k)
-{
-	int code;
-	pid_t pid;
-
-	while ((pid = waitpid(-1, &code, WNOHANG)) > 0) {
-		if (pid != k->child.pid)
+		if (one->fd < 0 || is_given(keeper, one->fd) ||
+		    ox_keeper_is_wanted(keeper, one->text))
 			continue;
-		k->reaped = true;
-		/* What it said last counts. */
-		for (int i = 0; i < OX_KEPT_CHAIN_MAX && k->child.socket >= 0; i++) {
-			struct pollfd p = {.fd = k->child.socket, .events = POLLIN};
+		if (one->name.kind == OX_STORED_FOREIGN)
+			ox_keeper_say("Descriptor %d ('%s') of the service manager is none of a "
+				      "server's, and is not used",
+				      one->fd, one->text);
+		else if (one->name.kind == OX_STORED_STATE)
+			ox_keeper_say("What a server of the disk '%s' left with the service "
+				      "manager is kept there: no such disk is served. Have it "
+				      "served once more, or writes that were answered are lost",
+				      one->disk);
+	}
+}
 
-			if (poll(&p, 1, 0) != 1)
-				break;
-			hear_child(k);
+void ox_keeper_check_ready(struct ox_keeper *keeper)
+{
+	if (keeper->stops > 0 || (!keeper->disks && !keeper->options->goes_on))
+		return;
+	for (const struct ox_kept_disk *disk = keeper->disks; disk; disk = disk->next)
+		if (!disk->announced && !disk->ended)
+			return;
+	if (!keeper->is_ready && keeper->options->ready &&
+	    keeper->options->ready(keeper->options->opaque) < 0) {
+		keeper->status = 1;
+		ox_keeper_stop(keeper);
+		return;
+	}
+	keeper->is_ready = true;
+	ox_manager_tell_ready(keeper);
+}
+
+/* Those that have ended. */
+static void let_go(struct ox_keeper *keeper)
+{
+	struct ox_kept_disk **at = &keeper->disks;
+
+	while (*at) {
+		struct ox_kept_disk *disk = *at;
+		uint32_t number;
+		int status;
+
+		if (!disk->ended) {
+			at = &disk->next;
+			continue;
 		}
-		if (k->phase == OPENING) {
-			close_child(k);
-			opener_has_ended(k, code);
-		} else {
-			worker_has_ended(k, code);
-			close_child(k);
-		}
+		/* A disk that could not be added is the failure of whoever has asked. */
+		if (keeper->status == 0 && (!keeper->options->goes_on || keeper->stops > 0) &&
+		    (!disk->is_added || disk->announced))
+			keeper->status = disk->status;
+		*at = disk->next;
+		keeper->disk_count--;
+		number = disk->number;
+		status = disk->status;
+		ox_kept_disk_free(disk);
+		ox_keeper_control_disk_gone(keeper, number, status);
+		ox_keeper_check_ready(keeper);
 	}
 }
 
 /* ---- signals and time ---- */
 
-static void give_up_waiting(struct keeper *k)
+static bool may_reload(const struct ox_keeper *keeper)
 {
-	say("The image's file does not answer: the image is not closed");
-	kill_child(k);
-	end(k, 1);
+	return keeper->options->reload || ox_keeper_has_tls(keeper);
 }
 
-static void stop(struct keeper *k)
+/* Disks that are new have read theirs by then, and are not told again. */
+static void reload(struct ox_keeper *keeper)
 {
-	k->stops++;
-	ox_nbd_listeners_close(&k->listeners); /* nobody can connect any more */
-	switch (k->phase) {
-	case OPENING:
-		k->deadline_ms = now_ms() + k->options->drain_ms;
-		if (!k->chain_is_open)
-			kill_child(k);
-		break;
-	case SERVING:
-		if (k->child.socket >= 0)
-			check_told(k, tell_child(k, OX_WIRE_STOP, 0, NULL, 0));
-		else
-			kill_child(k); /* it hears nothing any more */
-		break;
-	case BARRIER:
-		k->deadline_ms = now_ms() + k->options->drain_ms;
-		break;
-	case PAUSE:
-		k->deadline_ms = 0;
-		break;
-	}
+	ox_keeper_renew_tls(keeper);
+	if (keeper->options->reload)
+		keeper->options->reload(keeper->options->opaque, keeper);
 }
 
-static void take_signals(struct keeper *k)
+static void take_signals(struct ox_keeper *keeper)
 {
 	struct signalfd_siginfo info;
 
-	while (!k->ended && read(k->signals, &info, sizeof(info)) == sizeof(info)) {
+	while (read(keeper->signals, &info, sizeof(info)) == sizeof(info)) {
 		if (info.ssi_signo == SIGCHLD)
-			reap(k);
+			ox_keeper_reap(keeper);
+		else if (info.ssi_signo == SIGHUP && keeper->stops == 0 && may_reload(keeper))
+			reload(keeper);
 		else
-			stop(k);
+			ox_keeper_stop(keeper);
 	}
 }
 
-static void time_is_up(struct keeper *k)
+static int wait_ms(struct ox_keeper *keeper)
 {
-	k->deadline_ms = INT64_MAX;
-	if (k->phase == PAUSE) {
-		start_opener(k);
-	} else if (k->phase == BARRIER && k->stops == 0) {
-		say("Requests of the dead process have not ended for %d s: the disk does not "
-		    "answer",
-		    SLOW_MS / 1000);
-	} else if (k->stops > 0) {
-		give_up_waiting(k);
-	}
-}
-
-static int wait_ms(const struct keeper *k)
-{
+	const int64_t now_ms = ox_keeper_now_ms();
+	int64_t next_ms = ox_manager_ping(keeper, now_ms);
 	int64_t left;
 
-	if (k->deadline_ms == INT64_MAX)
+	if (ox_keeper_control_due_ms(keeper) < next_ms)
+		next_ms = ox_keeper_control_due_ms(keeper);
+	for (const struct ox_kept_disk *disk = keeper->disks; disk; disk = disk->next) {
+		if (disk->watch.look_ms < next_ms)
+			next_ms = disk->watch.look_ms;
+		if (disk->deadline_ms < next_ms)
+			next_ms = disk->deadline_ms;
+		if (disk->fronts.again_ms > now_ms && disk->fronts.again_ms < next_ms)
+			next_ms = disk->fronts.again_ms;
+		if (disk->ended) /* since those that had were let go */
+			next_ms = now_ms;
+	}
+	if (next_ms == INT64_MAX)
 		return -1;
-	left = k->deadline_ms - now_ms();
+	left = next_ms - now_ms;
 	return left <= 0 ? 0 : left < 60000 ? (int)left : 60000;
 }
 
-static void turn(struct keeper *k)
-{
-	struct pollfd polled[] = {
-		{.fd = k->signals, .events = POLLIN},
-		{.fd = k->child.socket, .events = POLLIN},
-		{.fd = k->phase == BARRIER ? k->barrier : -1}, /* POLLHUP, whatever it wrote */
-	};
+/* ---- a turn ---- */
 
-	if (poll(polled, 3, wait_ms(k)) < 0 && errno != EINTR) {
-		say("Cannot wait: %s", strerror(errno));
-		end(k, 1);
+/* Of vhost-user, where a front end could be taken in; -1: none. */
+static int listener_of(const struct ox_kept_disk *disk)
+{
+	return disk->vhost_listeners.count > 0 &&
+			       ox_fronts_may_accept(&disk->fronts, ox_keeper_now_ms())
+		       ? disk->vhost_listeners.fds[0]
+		       : -1;
+}
+
+/* Returns how many there are. */
+static unsigned list_polled(struct ox_keeper *keeper)
+{
+	struct pollfd *polled = keeper->polled;
+	unsigned count = 0;
+
+	polled[count++] = (struct pollfd){.fd = keeper->signals, .events = POLLIN};
+	polled[count++] = (struct pollfd){
+		.fd = ox_notify_waits(&keeper->notify) ? keeper->notify.socket : -1,
+		.events = POLLOUT,
+	};
+	polled[count++] = ox_keeper_control_polled(keeper);
+	for (const struct ox_kept_disk *disk = keeper->disks; disk; disk = disk->next) {
+		polled[count++] = (struct pollfd){.fd = disk->child.socket, .events = POLLIN};
+		/* POLLHUP, whatever it wrote */
+		polled[count++] =
+			(struct pollfd){.fd = disk->phase == BARRIER ? disk->barrier : -1};
+		polled[count++] = (struct pollfd){.fd = disk->fronts.socket, .events = POLLIN};
+		polled[count++] = (struct pollfd){.fd = listener_of(disk), .events = POLLIN};
+	}
+	return count;
+}
+
+static void turn_disk(struct ox_kept_disk *disk, const struct pollfd *polled)
+{
+	if (polled[0].revents)
+		ox_keeper_hear_child(disk);
+	if (polled[1].revents & POLLHUP)
+		ox_keeper_barrier_has_fallen(disk);
+	if (polled[2].revents)
+		ox_keeper_hear_of_fronts(disk);
+	if (polled[3].revents && listener_of(disk) >= 0)
+		ox_keeper_check_told(
+			disk, ox_fronts_accept(&disk->fronts, polled[3].fd, ox_keeper_now_ms()));
+}
+
+static void look_at_time(struct ox_kept_disk *disk)
+{
+	if (!disk->ended && ox_keeper_now_ms() >= disk->watch.look_ms)
+		ox_keeper_look_at_worker(disk);
+	if (!disk->ended && ox_keeper_now_ms() >= disk->deadline_ms)
+		ox_kept_disk_time_is_up(disk);
+}
+
+static void turn(struct ox_keeper *keeper)
+{
+	const unsigned count = list_polled(keeper);
+	const struct pollfd *polled = keeper->polled + OWN_POLLED;
+	short control_events;
+
+	if (poll(keeper->polled, count, wait_ms(keeper)) < 0 && errno != EINTR) {
+		ox_keeper_say("Cannot wait: %s", strerror(errno));
+		keeper->status = 1;
+		keeper->failed = true;
 		return;
 	}
-	if (polled[1].revents)
-		hear_child(k);
-	if (polled[2].revents & POLLHUP)
-		barrier_has_fallen(k);
-	if (polled[0].revents)
-		take_signals(k);
-	if (!k->ended && now_ms() >= k->deadline_ms)
-		time_is_up(k);
+	control_events = keeper->polled[2].revents; /* disks that are taken on move it */
+	for (struct ox_kept_disk *disk = keeper->disks; disk; disk = disk->next) {
+		turn_disk(disk, polled);
+		polled += DISK_POLLED;
+	}
+	if (keeper->polled[1].revents)
+		ox_notify_go_on(&keeper->notify);
+	if (keeper->polled[0].revents)
+		take_signals(keeper);
+	for (struct ox_kept_disk *disk = keeper->disks; disk; disk = disk->next)
+		look_at_time(disk);
+	ox_shared_start(keeper);
+	let_go(keeper);
+	ox_keeper_control_turn(keeper, control_events);
 }
 
 /* ---- the keeper itself ---- */
@@ -629,93 +377,73 @@ static int open_signals(void)
 	return signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
 }
 
-/* A chain takes two descriptors an image for a moment. */
-static void raise_limit_of_fds(void)
+static int begin(struct ox_keeper *keeper)
 {
-	struct rlimit limit;
-
-	if (getrlimit(RLIMIT_NOFILE, &limit) < 0)
-		return;
-	limit.rlim_cur = limit.rlim_max;
-	(void)setrlimit(RLIMIT_NOFILE, &limit);
-}
-
-/* What the library keeps in it is the library's affair. */
-static int make_state(struct keeper *k)
-{
-	if (!k->writable)
-		return 0;
-	k->state = memfd_create("oxbow-state", MFD_CLOEXEC | MFD_ALLOW_SEALING);
-	if (k->state >= 0)
-		return 0;
-	say("Cannot make a file in memory: %s", strerror(errno));
-	return -1;
-}
-
-static int begin(struct keeper *k)
-{
-	raise_limit_of_fds();
 	(void)signal(SIGCHLD, SIG_DFL); /* whoever started us may have ignored it */
-	k->binary = ox_spawn_binary();
-	if (k->binary < 0) {
-		say("Cannot find the program's own file in /proc: %s", strerror(-k->binary));
-		return k->binary;
+	keeper->binary = ox_spawn_binary();
+	if (keeper->binary < 0) {
+		ox_keeper_say("Cannot find the program's own file in /proc: %s; serve with "
+			      "--no-keeper",
+			      strerror(-keeper->binary));
+		return keeper->binary;
 	}
-	k->signals = open_signals();
-	if (k->signals < 0) {
-		say("Cannot take signals: %s", strerror(errno));
-		return -errno;
+	keeper->signals = open_signals();
+	if (keeper->signals < 0) {
+		ox_keeper_say("Cannot take signals: %s", strerror(-keeper->signals));
+		return keeper->signals;
 	}
-	if (make_state(k) < 0)
-		return -1;
-	if (k->options->given < 0)
-		return 0;
-	k->given = fcntl(k->options->given, F_DUPFD_CLOEXEC, 0);
-	if (k->given < 0) {
-		say("Could not open '%s': Could not duplicate descriptor %d: %s", k->options->image,
-		    k->options->given, strerror(errno));
-		return -errno;
-	}
-	return 0;
+	ox_manager_begin(keeper);
+	ox_handed_find(&keeper->handed);
+	return ox_keeper_control_begin(keeper);
 }
 
-/*
- * The worker's ring holds the description with the locks too, until the kernel has taken it apart;
- * and one that was given has a descriptor with whoever gave it. So they are given up, once it is
- * known that no request is left; else they last as long as the requests.
- */
-static void give_up_locks(struct keeper *k)
+struct ox_keeper *ox_keeper_new(const struct ox_keeper_options *options)
 {
-	struct pollfd p = {.fd = k->barrier};
-	int fd = k->chain_is_open ? k->locked[0] : k->given;
+	struct ox_keeper *keeper = calloc(1, sizeof(*keeper));
 
-	if (fd < 0 || (k->barrier >= 0 && poll(&p, 1, LAST_REQUESTS_MS) != 1))
-		return;
-	if (ox_lock_fd(fd, k->options->image, k->options->lock, OX_LOCK_NONE, NULL) < 0)
-		say("Cannot unlock '%s'", k->options->image);
-}
-
-int ox_keeper_run(const struct ox_keeper_options *options)
-{
-	static struct keeper k;
-
-	k = (struct keeper){
+	if (!keeper)
+		return NULL;
+	*keeper = (struct ox_keeper){
 		.options = options,
-		.writable = options->lock == OX_LOCK_WRITE,
 		.binary = -1,
 		.signals = -1,
-		.given = -1,
-		.state = -1,
-		.barrier = -1,
-		.child.socket = -1,
-		.deadline_ms = INT64_MAX,
+		.notify.socket = -1,
 	};
-	if (begin(&k) < 0)
-		return 1;
-	start_opener(&k);
-	while (!k.ended)
-		turn(&k);
-	ox_nbd_listeners_close(&k.listeners);
-	give_up_locks(&k);
-	return k.status;
+	if (!has_room_to_poll(keeper, 0))
+		ox_keeper_say("Cannot serve: %s", strerror(ENOMEM));
+	else if (begin(keeper) == 0)
+		return keeper;
+	free(keeper->polled);
+	free(keeper);
+	return NULL;
+}
+
+static bool is_over(const struct ox_keeper *keeper)
+{
+	return keeper->failed ||
+	       (!keeper->disks && (keeper->stops > 0 || !keeper->options->goes_on));
+}
+
+int ox_keeper_run(struct ox_keeper *keeper)
+{
+	int status;
+
+	tell_rest_of_handed(keeper);
+	let_go(keeper);
+	ox_keeper_check_ready(keeper); /* of no disk at all */
+	while (!is_over(keeper))
+		turn(keeper);
+	while (keeper->disks) { /* after a failure */
+		keeper->disks->ended = true;
+		let_go(keeper);
+	}
+	ox_notify_close(&keeper->notify);
+	close(keeper->signals);
+	close(keeper->binary);
+	ox_keeper_control_end(keeper);
+	status = keeper->status;
+	ox_handed_free(&keeper->handed);
+	free(keeper->polled);
+	free(keeper);
+	return status;
 }

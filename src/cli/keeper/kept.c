@@ -11,23 +11,35 @@
 
 #include "cli/keeper/wire.h"
 
-int ox_kept_parse(const char *text, enum ox_kept_role *ret_role, int *ret_socket)
-{
-	static const char *const names[] = {
-		[OX_KEPT_OPENER] = "opener:",
-		[OX_KEPT_WORKER] = "worker:",
-	};
+static const char *const names[] = {
+	[OX_KEPT_OPENER] = "opener",
+	[OX_KEPT_WORKER] = "worker",
+	[OX_KEPT_SHARED] = "shared",
+	[OX_KEPT_CONTROL] = "control",
+};
 
-	for (int role = OX_KEPT_OPENER; role <= OX_KEPT_WORKER; role++) {
+const char *ox_kept_name(enum ox_kept_role role)
+{
+	return names[role];
+}
+
+int ox_kept_parse(const char *text, enum ox_kept_role *ret_role, int *ret_socket,
+		  const char **ret_name)
+{
+	for (int role = OX_KEPT_OPENER; role <= OX_KEPT_CONTROL; role++) {
 		size_t length = strlen(names[role]);
 		char *end;
 		long number;
 
-		if (strncmp(text, names[role], length) != 0)
+		if (strncmp(text, names[role], length) != 0 || text[length] != ':')
 			continue;
-		number = strtol(text + length, &end, 10);
-		if (end == text + length || *end != '\0' || number < 0 || number > INT_MAX)
+		text += length + 1;
+		number = strtol(text, &end, 10);
+		if (end == text || number < 0 || number > INT_MAX)
 			return -EINVAL;
+		if (*end != '\0' && (*end != ':' || end[1] == '\0'))
+			return -EINVAL;
+		*ret_name = *end == ':' ? end + 1 : NULL;
 		*ret_role = (enum ox_kept_role)role;
 		*ret_socket = (int)number;
 		return 0;
@@ -50,6 +62,10 @@ static int take(struct ox_kept *kept, struct ox_wire_message *message)
 	case OX_WIRE_LOCKED:
 		return ox_wire_take_list(message, kept->locked, &kept->locked_count,
 					 OX_KEPT_CHAIN_MAX);
+	case OX_WIRE_STORED:
+		kept->is_stored = true;
+		return ox_wire_take_list(message, kept->locked, &kept->locked_count,
+					 OX_KEPT_CHAIN_MAX);
 	case OX_WIRE_FRESH:
 		return ox_wire_take_list(message, kept->fresh, &kept->fresh_count,
 					 OX_KEPT_CHAIN_MAX);
@@ -58,9 +74,20 @@ static int take(struct ox_kept *kept, struct ox_wire_message *message)
 	case OX_WIRE_BARRIER:
 		return take_one(message, &kept->barrier);
 	case OX_WIRE_WITNESS:
-		return take_one(message, &kept->witness);
+		kept->witness_is_used_up = message->fd_count == 0;
+		return kept->witness_is_used_up ? 0 : take_one(message, &kept->witness);
 	case OX_WIRE_STATE:
 		return take_one(message, &kept->state);
+	case OX_WIRE_FLIGHT:
+		kept->death.from_outside = message->number & 1;
+		kept->death.ms = message->number >> 1;
+		return take_one(message, &kept->flight_fd);
+	case OX_WIRE_STATS:
+		return take_one(message, &kept->stats_fd);
+	case OX_WIRE_TLS:
+		return take_one(message, &kept->tls_fd);
+	case OX_WIRE_CONTROL:
+		return take_one(message, &kept->control);
 	default:
 		return -EBADMSG;
 	}
@@ -83,6 +110,7 @@ int ox_kept_begin(struct ox_kept *kept, int socket)
 	memset(kept, 0, sizeof(*kept));
 	kept->socket = socket;
 	kept->given = kept->barrier = kept->witness = kept->state = -1;
+	kept->flight_fd = kept->stats_fd = kept->tls_fd = kept->control = -1;
 	(void)prctl(PR_SET_NAME, "oxbow"); /* it was executed by a descriptor, without a name */
 	for (;;) {
 		ret = ox_wire_receive(socket, &message);
@@ -96,5 +124,6 @@ int ox_kept_begin(struct ox_kept *kept, int socket)
 			return ret;
 	}
 	ox_wire_close(&message);
-	return tie_to((pid_t)message.number);
+	kept->keeper = (pid_t)message.number;
+	return tie_to(kept->keeper);
 }

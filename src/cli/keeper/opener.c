@@ -36,10 +36,9 @@ enum ox_lock ox_kept_lock_of(const struct ox_open_options *options)
 	return is_writer(options) ? OX_LOCK_WRITE : OX_LOCK_READ;
 }
 
-/* Nothing is written to a backing file. */
-static enum ox_lock lock_of(const struct opening *opening, unsigned depth)
+enum ox_lock ox_kept_lock_at(const struct ox_open_options *options, unsigned depth)
 {
-	enum ox_lock lock = ox_kept_lock_of(opening->options);
+	enum ox_lock lock = ox_kept_lock_of(options);
 
 	return depth > 0 && lock == OX_LOCK_WRITE ? OX_LOCK_READ : lock;
 }
@@ -85,8 +84,8 @@ static int open_and_lock(void *opaque, const struct ox_file_wanted *wanted)
 		return fd;
 	if (is_in_chain(kept, fd))
 		return fd;
-	ret = ox_lock_fd(fd, wanted->path, OX_LOCK_NONE, lock_of(opening, wanted->depth),
-			 &opening->error);
+	ret = ox_lock_fd(fd, wanted->path, OX_LOCK_NONE,
+			 ox_kept_lock_at(opening->options, wanted->depth), &opening->error);
 	if (ret < 0) {
 		close(fd);
 		return ret;
@@ -102,10 +101,11 @@ static void tell_failure(const struct opening *opening, const char *image,
 	const char *prefix = opening->error_depth > 0 ? "Could not open backing file: " : "";
 
 	if (opening->error)
-		ox_cli_error("Could not open '%s': %s%s", image, prefix,
+		ox_cli_error("%s '%s': %s%s", ox_called_could_not_open(), image, prefix,
 			     ox_error_message(opening->error));
 	else
-		ox_cli_error("Could not open '%s': %s", image, ox_error_message(error));
+		ox_cli_error("%s '%s': %s", ox_called_could_not_open(), image,
+			     ox_error_message(error));
 }
 
 /* The library reads the chain; which files that takes is all that is wanted of it. */
@@ -186,20 +186,32 @@ static int hand_over(const struct ox_kept *kept, bool with_locked, const int *wi
 	return ret;
 }
 
-int ox_kept_open(struct ox_kept *kept, const char *image, const struct ox_open_options *options)
+int ox_kept_lock_chain(struct ox_kept *kept, const char *image,
+		       const struct ox_open_options *options)
 {
 	struct opening opening = {.kept = kept, .options = options};
+
+	return open_chain(&opening, image);
+}
+
+int ox_kept_open(struct ox_kept *kept, const char *image, const struct ox_open_options *options)
+{
 	unsigned witness_count = is_writer(options) ? OX_KEPT_WITNESSES : 0;
 	bool first = kept->locked_count == 0;
 	int witnesses[OX_KEPT_WITNESSES];
-	int ret = first ? open_chain(&opening, image) : 0;
+	int ret = 0;
 
+	if (first)
+		ret = ox_kept_lock_chain(kept, image, options);
+	else if (kept->is_stored)
+		ret = ox_kept_judge(kept, image, options);
 	if (ret < 0)
 		return ret;
 	ret = freshen(kept, witnesses, witness_count);
 	if (ret < 0) {
-		ox_cli_error("Could not open '%s' anew through /proc/self/fd: %s", image,
-			     strerror(-ret));
+		ox_cli_error("Could not open '%s' anew through /proc/self/fd: %s; serve with "
+			     "--no-keeper",
+			     image, strerror(-ret));
 		return ret;
 	}
 	ret = hand_over(kept, first, witnesses, witness_count);

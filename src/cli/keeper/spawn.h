@@ -7,6 +7,9 @@
 
 #include "cli/keeper/kept.h"
 
+/* The exit status of a child that could not be executed; the dynamic loader has the same. */
+#define OX_SPAWN_FAILED 127
+
 struct ox_spawned {
 	pid_t pid;
 	int socket; /* the keeper's end, non-blocking */
@@ -14,8 +17,10 @@ struct ox_spawned {
 
 /* A descriptor of the binary that runs, whatever becomes of its name; or -errno. */
 int ox_spawn_binary(void) OX_CHECKED;
-/* arguments: of the verb, without it, ending with NULL. */
-int ox_spawn(int binary, enum ox_kept_role role, char *const *arguments,
+/* A pair of sockets for messages (wire.h), of which the keeper's own does not block. */
+int ox_spawn_pair(int *ret_own, int *ret_other) OX_CHECKED;
+/* name: of the disk, or "". arguments: of the verb, without it, ending with NULL. */
+int ox_spawn(int binary, enum ox_kept_role role, const char *name, char *const *arguments,
 	     struct ox_spawned *ret) OX_CHECKED;
 
 #endif

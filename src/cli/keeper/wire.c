@@ -16,11 +16,10 @@ union control {
 	struct cmsghdr align;
 };
 
-int ox_wire_send(int socket, enum ox_wire_kind kind, uint32_t number, const int *fds,
-		 unsigned fd_count)
+int ox_wire_send_bytes(int socket, const void *bytes, size_t count, const int *fds,
+		       unsigned fd_count)
 {
-	struct packet packet = {(uint32_t)kind, number};
-	struct iovec iov = {&packet, sizeof(packet)};
+	struct iovec iov = {(void *)(uintptr_t)bytes, count};
 	union control control;
 	struct msghdr msg = {.msg_iov = &iov, .msg_iovlen = 1};
 	ssize_t sent;
@@ -42,6 +41,14 @@ int ox_wire_send(int socket, enum ox_wire_kind kind, uint32_t number, const int 
 	return sent < 0 ? -errno : 0;
 }
 
+int ox_wire_send(int socket, enum ox_wire_kind kind, uint32_t number, const int *fds,
+		 unsigned fd_count)
+{
+	const struct packet packet = {(uint32_t)kind, number};
+
+	return ox_wire_send_bytes(socket, &packet, sizeof(packet), fds, fd_count);
+}
+
 int ox_wire_send_list(int socket, enum ox_wire_kind kind, const int *fds, unsigned fd_count)
 {
 	unsigned part;
@@ -55,40 +62,59 @@ int ox_wire_send_list(int socket, enum ox_wire_kind kind, const int *fds, unsign
 }
 
 /* Whatever else comes along with a message is not asked for by the socket. */
-static void take_fds(struct msghdr *msg, struct ox_wire_message *message)
+static void take_fds(struct msghdr *msg, int *fds, unsigned *ret_count)
 {
 	for (struct cmsghdr *c = CMSG_FIRSTHDR(msg); c; c = CMSG_NXTHDR(msg, c)) {
 		size_t bytes = c->cmsg_len - CMSG_LEN(0);
 
 		if (c->cmsg_level != SOL_SOCKET || c->cmsg_type != SCM_RIGHTS)
 			continue;
-		message->fd_count = (unsigned)(bytes / sizeof(int));
-		memcpy(message->fds, CMSG_DATA(c), message->fd_count * sizeof(int));
+		*ret_count = (unsigned)(bytes / sizeof(int));
+		memcpy(fds, CMSG_DATA(c), bytes);
 	}
+}
+
+int ox_wire_receive_bytes(int socket, void *bytes, size_t count, int *ret_fds,
+			  unsigned *ret_fd_count)
+{
+	struct iovec iov = {bytes, count};
+	union control control;
+	struct msghdr msg = {.msg_iov = &iov,
+			     .msg_iovlen = 1,
+			     .msg_control = &control,
+			     .msg_controllen = sizeof(control)};
+	unsigned fd_count = 0;
+	ssize_t got;
+
+	do {
+		/* A reset tells, once, that the other side has died with something unread. What it
+		 * had said before comes after that. */
+		got = recvmsg(socket, &msg, MSG_CMSG_CLOEXEC);
+	} while (got < 0 && (errno == EINTR || errno == ECONNRESET));
+	if (got < 0)
+		return -errno;
+	take_fds(&msg, ret_fds, &fd_count);
+	if (got == 0 && fd_count == 0)
+		return 0;
+	if ((size_t)got != count || (msg.msg_flags & (MSG_TRUNC | MSG_CTRUNC))) {
+		while (fd_count > 0)
+			close(ret_fds[--fd_count]);
+		return -EBADMSG;
+	}
+	*ret_fd_count = fd_count;
+	return 1;
 }
 
 int ox_wire_receive(int socket, struct ox_wire_message *ret)
 {
 	struct ox_wire_message message = {0};
 	struct packet packet;
-	struct iovec iov = {&packet, sizeof(packet)};
-	union control control;
-	struct msghdr msg = {.msg_iov = &iov,
-			     .msg_iovlen = 1,
-			     .msg_control = &control,
-			     .msg_controllen = sizeof(control)};
-	ssize_t got;
+	int got = ox_wire_receive_bytes(socket, &packet, sizeof(packet), message.fds,
+					&message.fd_count);
 
-	do {
-		got = recvmsg(socket, &msg, MSG_CMSG_CLOEXEC);
-	} while (got < 0 && errno == EINTR);
-	if (got < 0)
-		return errno == ECONNRESET ? 0 : -errno;
-	take_fds(&msg, &message);
-	if (got == 0 && message.fd_count == 0)
-		return 0;
-	if (got != sizeof(packet) || (msg.msg_flags & (MSG_TRUNC | MSG_CTRUNC)) ||
-	    packet.kind == 0 || packet.kind >= OX_WIRE_KINDS) {
+	if (got <= 0)
+		return got;
+	if (packet.kind == 0 || packet.kind >= OX_WIRE_KINDS) {
 		ox_wire_close(&message);
 		return -EBADMSG;
 	}

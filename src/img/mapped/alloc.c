@@ -9,8 +9,10 @@
  * itself: data and L2 entry may go out together, and one sync covers both.
  *
  * A crash leaks what is left of the batch; a clean close gives it back, and so does an idle guest
- * (idle.c). So a batch is no larger than the guest's demand: it begins with a few clusters, doubles
- * where the last one did not last long, and shrinks where it did.
+ * (idle.c). The death of the process leaks nothing where a state outlives it: each range has a note
+ * there, from before the batch is counted until an entry names its last cluster (D10). So a batch
+ * is no larger than the guest's demand: it begins with a few clusters, doubles where the last one
+ * did not last long, and shrinks where it did.
  */
 #include <errno.h>
 #include <string.h>
@@ -101,7 +103,7 @@ int ox_alloc_make_zero_co(struct ox_mapped *m, uint64_t start, uint64_t count, b
 	if (to <= old_end)
 		return 0;
 	/* Whole pages: growing from the middle of one disturbs direct writes beside it. */
-	return m->io->can_grow ? ox_io_set_length_co(m->io, ox_align_up(to, GROWTH_ALIGN_BYTES))
+	return m->io->can_grow ? ox_mapped_set_length_co(m, ox_align_up(to, GROWTH_ALIGN_BYTES))
 			       : -ENOSPC;
 }
 
@@ -117,6 +119,57 @@ bool ox_alloc_overlaps_metadata(const struct ox_mapped *m, uint64_t start, uint6
 	return ox_tables_overlap(m, ox_host(from), bytes);
 }
 
+/* ---- notes for whoever adopts (D10) ---- */
+
+static void note(struct ox_mapped *m, enum ox_note_kind kind, struct ox_alloc_range *range,
+		 uint64_t detail)
+{
+	range->note =
+		ox_note_add(m->notes, kind, range->start, range->start + range->count, detail);
+}
+
+void ox_alloc_note_batch(struct ox_mapped *m, struct ox_alloc_range *range)
+{
+	note(m, OX_NOTE_BATCH, range, 0);
+}
+
+void ox_alloc_drop_batch(struct ox_mapped *m, struct ox_alloc_range *range)
+{
+	ox_note_drop(m->notes, range->note);
+	range->note = 0;
+}
+
+/* The detail is where the guest's clusters end, so that it holds for whatever is left. */
+void ox_alloc_note_data(struct ox_mapped *m, struct ox_alloc_range *range, struct ox_guest guest)
+{
+	note(m, OX_NOTE_TAKEN, range, (guest.bytes >> m->cluster_bits) + range->count);
+}
+
+void ox_alloc_note_table(struct ox_mapped *m, struct ox_alloc_range *range)
+{
+	note(m, OX_NOTE_TAKEN_TABLE, range, 0);
+}
+
+void ox_alloc_named(struct ox_mapped *m, struct ox_alloc_range *range, uint64_t count)
+{
+	ox_assert(count <= range->count);
+	range->start += count;
+	range->count -= count;
+	if (range->count > 0) {
+		ox_note_move_start(m->notes, range->note, range->start);
+		return;
+	}
+	ox_note_drop(m->notes, range->note);
+	range->note = 0;
+}
+
+static enum ox_note_kind reserve_kind(const struct ox_alloc_range *range)
+{
+	return range->zero ? OX_NOTE_RESERVE_ZERO : OX_NOTE_RESERVE;
+}
+
+/* ---- the reserve ---- */
+
 void ox_alloc_push(struct ox_mapped *m, const struct ox_alloc_range *range)
 {
 	struct ox_alloc *a = &m->alloc;
@@ -128,9 +181,12 @@ void ox_alloc_push(struct ox_mapped *m, const struct ox_alloc_range *range)
 		if (have->start + have->count != range->start || have->zero != range->zero)
 			continue;
 		have->count += range->count;
+		ox_note_move_end(m->notes, have->note, have->start + have->count);
+		ox_note_drop(m->notes, range->note); /* both say so for a moment */
 		return;
 	}
 	ox_assert(a->reserve_count < OX_ALLOC_RESERVE_RANGES);
+	ox_note_turn(m->notes, range->note, reserve_kind(range));
 	a->reserve[a->reserve_count++] = *range;
 }
 
@@ -144,14 +200,18 @@ uint64_t ox_alloc_reserved(const struct ox_alloc *a)
 }
 
 /* Up to count clusters from the beginning of the range of that number. */
-static void take_from(struct ox_alloc *a, unsigned i, uint64_t count, struct ox_alloc_range *ret)
+static void take_from(struct ox_mapped *m, unsigned i, uint64_t count, struct ox_alloc_range *ret)
 {
+	struct ox_alloc *a = &m->alloc;
 	struct ox_alloc_range *from = &a->reserve[i];
 
-	*ret = (struct ox_alloc_range){from->start, ox_min_u64(count, from->count), from->zero};
+	*ret = (struct ox_alloc_range){
+		.start = from->start,
+		.count = ox_min_u64(count, from->count),
+		.zero = from->zero,
+	};
 	a->taken += ret->count;
-	from->start += ret->count;
-	from->count -= ret->count;
+	ox_alloc_named(m, from, ret->count);
 	if (from->count > 0)
 		return;
 	a->reserve_count--;
@@ -159,18 +219,18 @@ static void take_from(struct ox_alloc *a, unsigned i, uint64_t count, struct ox_
 		a->reserve[i] = a->reserve[i + 1];
 }
 
-void ox_alloc_pop(struct ox_alloc *a, uint64_t want, struct ox_alloc_range *ret)
+void ox_alloc_pop(struct ox_mapped *m, uint64_t want, struct ox_alloc_range *ret)
 {
-	ox_assert(a->reserve_count > 0);
-	take_from(a, 0, want, ret);
+	ox_assert(m->alloc.reserve_count > 0);
+	take_from(m, 0, want, ret);
 }
 
-bool ox_alloc_pop_run(struct ox_alloc *a, uint64_t count, struct ox_alloc_range *ret)
+bool ox_alloc_pop_run(struct ox_mapped *m, uint64_t count, struct ox_alloc_range *ret)
 {
-	for (unsigned i = 0; i < a->reserve_count; i++) {
-		if (a->reserve[i].count < count)
+	for (unsigned i = 0; i < m->alloc.reserve_count; i++) {
+		if (m->alloc.reserve[i].count < count)
 			continue;
-		take_from(a, i, count, ret);
+		take_from(m, i, count, ret);
 		return true;
 	}
 	return false;
@@ -181,10 +241,12 @@ void ox_alloc_give_back(struct ox_mapped *m, const struct ox_alloc_range *range)
 	struct ox_alloc *a = &m->alloc;
 	struct ox_alloc_range *first = &a->reserve[0];
 
+	ox_note_drop(m->notes, range->note);
 	if (a->reserve_count > 0 && range->start + range->count == first->start &&
 	    range->zero == first->zero) {
 		first->start -= range->count;
 		first->count += range->count;
+		ox_note_move_start(m->notes, first->note, first->start);
 		return;
 	}
 	if (a->reserve_count >= OX_ALLOC_REFILL_RANGES) { /* the other slots are a refill's */
@@ -195,6 +257,7 @@ void ox_alloc_give_back(struct ox_mapped *m, const struct ox_alloc_range *range)
 	for (unsigned i = a->reserve_count; i > 0; i--)
 		a->reserve[i] = a->reserve[i - 1];
 	a->reserve[0] = *range;
+	note(m, reserve_kind(range), &a->reserve[0], 0);
 	a->reserve_count++;
 }
 
@@ -205,7 +268,7 @@ int ox_alloc_take_locked_co(struct ox_mapped *m, uint64_t want, struct ox_alloc_
 	while (m->alloc.reserve_count == 0 && r == 0)
 		r = m->ops->refill_locked_co(m, want);
 	if (r == 0)
-		ox_alloc_pop(&m->alloc, want, ret);
+		ox_alloc_pop(m, want, ret);
 	return r;
 }
 
@@ -216,7 +279,7 @@ int ox_alloc_take_co(struct ox_mapped *m, uint64_t want, struct ox_alloc_range *
 	ox_assert(want > 0);
 	m->alloc.takes++;
 	if (m->alloc.reserve_count > 0) {
-		ox_alloc_pop(&m->alloc, want, ret);
+		ox_alloc_pop(m, want, ret);
 		return 0;
 	}
 	ox_mutex_lock_co(&m->alloc.lock);
@@ -234,7 +297,13 @@ int ox_alloc_return_reserve_locked_co(struct ox_mapped *m)
 	/* Nobody takes from it from here on: the next allocation waits for the lock and refills. */
 	memcpy(ranges, m->alloc.reserve, n * sizeof(ranges[0]));
 	m->alloc.reserve_count = 0;
-	for (unsigned i = 0; r == 0 && i < n; i++)
-		r = m->ops->take_back_locked_co(m, &ranges[i]);
-	return r; /* what a failure leaves behind is leaked */
+	for (unsigned i = 0; i < n; i++) /* all: what is given back meanwhile has slots again */
+		ox_note_turn(m->notes, ranges[i].note, OX_NOTE_BATCH);
+	for (unsigned i = 0; i < n; i++) {
+		if (r == 0)
+			r = m->ops->take_back_locked_co(m, &ranges[i]);
+		else /* what a failure leaves behind is leaked */
+			ox_alloc_drop_batch(m, &ranges[i]);
+	}
+	return r;
 }

@@ -1,5 +1,12 @@
 /* SPDX-License-Identifier: MIT */
-/* Where the guest's bytes are: the image's own layer of a map. */
+/*
+ * Where the guest's bytes are: the image's own layer of a map.
+ *
+ * Under a cluster that an entry names the file may have a hole. Then the bytes read as zeroes. They
+ * keep DATA, as they have a place, and get ZERO. The range's lock is held while the file is asked,
+ * so that what an entry names is not freed meanwhile. A write in place beside it has not been
+ * answered when this one began, and may be told of or not.
+ */
 #include "img/mapped/mapped.h"
 
 /* Runs looked at for one answer: an answer is bounded work, the caller asks again for the rest. */
@@ -22,8 +29,33 @@ static unsigned flags_of(const struct ox_map_run *run)
 	return 0;
 }
 
+/* Whether the file is asked for holes, for who does not insist on it. */
+static bool is_sparse_co(struct ox_mapped *m)
+{
+	if (m->looked_sparse || !m->ops->looks_preallocated_co)
+		return m->sparse;
+	if (m->recover.state == OX_RECOVERY_RUNNING)
+		return false; /* the counts are still to come */
+	m->sparse = m->ops->looks_preallocated_co(m);
+	m->looked_sparse = true;
+	return m->sparse;
+}
+
+/* Only that much of the run is alike in the file. What cannot be told is taken for data. */
+static void look_into_file_co(struct ox_mapped *m, struct ox_extent *e)
+{
+	struct ox_io_extent file;
+
+	if (ox_io_extent_co(m->io, e->host_offset, &file) < 0)
+		return;
+	e->length = ox_min_u64(e->length, file.length);
+	if (file.zero)
+		e->flags |= OX_EXTENT_ZERO;
+}
+
 /* One run, as its guest sees it. */
-static int look_co(struct ox_mapped *m, uint64_t at, uint64_t length, struct ox_extent *ret)
+static int look_co(struct ox_mapped *m, uint64_t at, uint64_t length, bool holes,
+		   struct ox_extent *ret)
 {
 	const struct ox_image *backing = m->img->backing;
 	struct ox_map_run run;
@@ -34,6 +66,8 @@ static int look_co(struct ox_mapped *m, uint64_t at, uint64_t length, struct ox_
 	*ret = (struct ox_extent){.flags = flags_of(&run), .length = run.length};
 	if (ret->flags & OX_EXTENT_HAS_OFFSET)
 		ret->host_offset = run.host.bytes;
+	if (run.kind == OX_MAP_DATA && holes)
+		look_into_file_co(m, ret);
 	if (ret->flags == 0 && !ox_mapped_is_backed(m, at))
 		ret->flags = OX_EXTENT_ZERO;
 	if (ret->flags == 0 && backing) /* zero from the backing file's end on */
@@ -50,7 +84,7 @@ static bool joins(const struct ox_extent *have, const struct ox_extent *next)
 	       next->host_offset == have->host_offset + have->length;
 }
 
-static int extent_locked_co(struct ox_mapped *m, uint64_t offset, uint64_t length,
+static int extent_locked_co(struct ox_mapped *m, uint64_t offset, uint64_t length, bool holes,
 			    struct ox_extent *ret)
 {
 	struct ox_extent e = {0};
@@ -58,7 +92,7 @@ static int extent_locked_co(struct ox_mapped *m, uint64_t offset, uint64_t lengt
 	int r;
 
 	for (unsigned i = 0; i < RUNS_MAX && e.length < length; i++) {
-		r = look_co(m, offset + e.length, length - e.length, &next);
+		r = look_co(m, offset + e.length, length - e.length, holes, &next);
 		if (r < 0 && e.length > 0)
 			break; /* what came before is known; the next request gets the error */
 		if (r < 0)
@@ -76,7 +110,7 @@ static int extent_locked_co(struct ox_mapped *m, uint64_t offset, uint64_t lengt
 	return 0;
 }
 
-int ox_mapped_extent_co(struct ox_image *img, uint64_t offset, uint64_t length,
+int ox_mapped_extent_co(struct ox_image *img, uint64_t offset, uint64_t length, bool holes,
 			struct ox_extent *ret)
 {
 	struct ox_mapped *m = ox_mapped_of(img);
@@ -84,7 +118,7 @@ int ox_mapped_extent_co(struct ox_image *img, uint64_t offset, uint64_t length,
 	int r;
 
 	ox_mapped_lock_co(m, &range, offset, length, false);
-	r = extent_locked_co(m, offset, length, ret);
+	r = extent_locked_co(m, offset, length, holes || is_sparse_co(m), ret);
 	ox_rangelock_release(&m->guest, &range);
 	return r;
 }

@@ -53,6 +53,7 @@ struct ox_alloc_range {
 	uint64_t start; /* cluster index */
 	uint64_t count; /* clusters */
 	bool zero;	/* reads as zeroes, durably (H2) */
+	uint32_t note;	/* of it in the state that outlives the process; 0: none (D10) */
 };
 
 #define OX_ALLOC_RESERVE_RANGES 32
@@ -84,6 +85,8 @@ struct ox_freed {
 	uint64_t pending_count;
 	uint64_t records; /* in both lists, and on their way between them */
 	bool releasing;
+	struct ox_freed_record *now; /* what is being released, with alloc.lock held */
+	uint32_t note;		     /* of the part of it that is (D10) */
 };
 
 /* ---- commit.c: group commit of the mapping tables ---- */
@@ -159,8 +162,10 @@ struct ox_recover {
 	enum ox_recovery_state state;
 	bool lacks_room; /* RUNNING: it finds no room, and waits for some */
 	bool told_room;
-	bool closing; /* it is not waited for any more */
-	bool task;    /* the recovering task is alive */
+	bool closing;	/* it is not waited for any more where it finds no room, */
+	bool leaves;	/* and not at all: what it has not done is the next opening's */
+	bool resumable; /* what a death would need to go on with it lies in the state */
+	bool task;	/* the recovering task is alive */
 	uint64_t tables_done;
 	uint64_t tables_total;
 	char obstacle[256]; /* FAILED: why */
@@ -203,6 +208,11 @@ struct ox_mapped_ops {
 	int (*read_compressed_co)(struct ox_mapped *m, const struct ox_map_run *run,
 				  const struct iovec *iov, int n, uint64_t skip,
 				  uint64_t in_cluster);
+	/* The same of that run and of COMPRESSED ones behind it, within length bytes from offset
+	 * on: many at once. *ret_done: bytes of all of them. */
+	int (*read_streams_co)(struct ox_mapped *m, const struct ox_map_run *run,
+			       const struct iovec *iov, int n, uint64_t skip, uint64_t offset,
+			       uint64_t length, uint64_t *ret_done);
 
 	/* The first change of this opening. */
 	int (*prepare_write_co)(struct ox_mapped *m);
@@ -213,12 +223,17 @@ struct ox_mapped_ops {
 
 	/* Puts clusters into the empty reserve, at least one of the want that are needed now. */
 	int (*refill_locked_co)(struct ox_mapped *m, uint64_t want);
-	/* The cluster range that the reserve had: free again, nothing named it. */
-	int (*take_back_locked_co)(struct ox_mapped *m, const struct ox_alloc_range *range);
+	/* The cluster range that the reserve had, and whose note is a batch's: free again, nothing
+	 * named it. The note goes, also where it fails. */
+	int (*take_back_locked_co)(struct ox_mapped *m, struct ox_alloc_range *range);
 	/* One reference less for clusters from start on, at most most, which is not zero: as many
-	 * as *ret_n says, all of them or none. Punched before they can be taken again (D4). */
+	 * as *ret_n says, all of them or none. Punched before they can be taken again (D4). Calls
+	 * ox_freed_note_release before they lose it. */
 	int (*release_locked_co)(struct ox_mapped *m, uint64_t start, uint64_t most,
 				 uint64_t *ret_n);
+	/* The end of a release that a process was killed in. */
+	int (*finish_release_locked_co)(struct ox_mapped *m, uint64_t start, uint64_t n,
+					uint64_t count);
 	/* Writes what is known of free clusters, where the format has a place for that. Synced by
 	 * the caller. At a close nobody else is left, and the lock is not held. */
 	int (*settle_locked_co)(struct ox_mapped *m);
@@ -230,8 +245,28 @@ struct ox_mapped_ops {
 	/* Before a growth: room in the tables for a disk of so many bytes. No guest range is held.
 	 */
 	int (*grow_tables_co)(struct ox_mapped *m, uint64_t new_bytes, struct ox_error **err);
+	/* Of a growth: gives the clusters in that range, which no guest sees, their places. -EINTR:
+	 * how says to give up. NULL: the format cannot. */
+	int (*preallocate_co)(struct ox_mapped *m, uint64_t offset, uint64_t end,
+			      const struct ox_resize_options *how);
 	/* The size in the header, durably; then in img->size_bytes. */
 	int (*write_size_co)(struct ox_mapped *m, uint64_t new_bytes);
+
+	/*
+	 * The name of the backing file and its format in the header, durably; NULL: none. All
+	 * guest ranges are locked. What does not fit is refused, and nothing is written.
+	 */
+	int (*write_backing_co)(struct ox_mapped *m, const char *name, const char *format,
+				struct ox_error **err);
+	/* The table that maps guest, which begins what a table maps, and where that ends; without a
+	 * table (0) where the next one may begin. */
+	int (*table_at_co)(struct ox_mapped *m, struct ox_guest guest, struct ox_host *ret_table,
+			   uint64_t *ret_next);
+	/* Nothing names that table any more, in the cache of L1, and none of its slices are
+	 * written. The caller has locked what it maps. */
+	int (*unlink_table_co)(struct ox_mapped *m, struct ox_guest guest, struct ox_host table);
+	/* No table is left, durably. NULL: that is nothing to the format. */
+	void (*emptied)(struct ox_mapped *m);
 
 	/* The recovering task's work, from the first table to the cleared bit. */
 	int (*recover_co)(struct ox_mapped *m, struct ox_error **err);
@@ -247,6 +282,8 @@ struct ox_mapped_ops {
 	/* The last step of a close, the reserve given back: cuts the file, and writes what
 	 * settle_locked_co does. */
 	int (*shrink_co)(struct ox_mapped *m);
+	/* Whether more clusters are named than the file has space for. NULL: that is not known. */
+	bool (*looks_preallocated_co)(struct ox_mapped *m);
 };
 
 struct ox_mapped {
@@ -260,12 +297,18 @@ struct ox_mapped {
 	bool has_zero;	     /* entries can say "zeroes", */
 	bool has_zero_alloc; /* and that with a host cluster kept */
 	bool zero_always;    /* what was freed says so, also where nothing is beneath it */
-	bool prepared;	     /* first write of this opening has been announced */
+	bool prepared;	     /* first write of this opening has been announced (prepare.c) */
 	bool reread;	     /* another program may have changed the header since it was read */
+	bool looked_sparse;  /* it is known whether */
+	bool sparse;	     /* there are holes of the file under clusters (extent.c) */
 	bool damaged;	     /* a check would not call it clean: the dirty bit stays (D6) */
-	unsigned allocating; /* requests under way that may take clusters and name them */
+	uint64_t header_durable_at; /* ticket: of what the header said when it was opened */
+	unsigned allocating;	    /* requests under way that may take clusters and name them */
 	bool refused; /* something would have overwritten a table: no more changes (refuse.c) */
-	struct ox_state *state;	 /* that outlives the process (D10); NULL: none */
+	struct ox_state *state; /* that outlives the process (D10); NULL: none */
+	struct ox_notes *notes; /* its; or of nothing */
+	struct ox_notes no_notes;
+	uint64_t copy_bytes;	 /* for the format's own, in it */
 	struct ox_cache *counts; /* the refcounts', if the format has any */
 	struct ox_order order;
 	struct ox_cache map; /* slices of the active L1 table and of L2 tables */
@@ -299,6 +342,14 @@ static inline int ox_mapped_lookup_co(struct ox_mapped *m, struct ox_guest guest
 	return m->ops->lookup_co(m, guest, length, ret);
 }
 
+/* Around what the format does to the header before a first change. 0, a refusal, or the order's
+ * error. */
+int ox_prepare_begin_co(struct ox_mapped *m) __attribute__((warn_unused_result));
+void ox_prepare_end(struct ox_mapped *m);
+/* From a process that died; opening: the ticket of the sync that opens the image. */
+void ox_prepare_adopt(struct ox_mapped *m, uint64_t opening);
+void ox_prepare_forget(struct ox_mapped *m);
+
 void ox_age_start(struct ox_mapped *m);
 
 static inline int ox_mapped_set_co(struct ox_mapped *m, struct ox_guest guest, uint64_t count,
@@ -323,9 +374,6 @@ void ox_mapped_set_cluster(struct ox_mapped *m, unsigned cluster_bits);
  * counts: the cache of refcounts, or NULL. */
 int ox_mapped_open_caches(struct ox_mapped *m, uint64_t disk_bytes, struct ox_cache *counts,
 			  const struct ox_img_open *how, struct ox_error **err);
-/* Whether a process that died has left changed tables, and knew what is free: then nothing is to be
- * recovered. During an activation. */
-bool ox_mapped_adopts(const struct ox_mapped *m);
 void ox_mapped_fini(struct ox_mapped *m);
 /* The size of a cache of L2 entries, in slices, where the user states none: enough to map the whole
  * disk, within bounds. */
@@ -340,9 +388,23 @@ bool ox_mapped_has_grown_co(struct ox_mapped *m);
 /* Of struct ox_img_ops. */
 int ox_mapped_activate_co(struct ox_image *img, struct ox_error **err);
 int ox_mapped_deactivate_co(struct ox_image *img, struct ox_error **err);
+/* Of the image's file. The state knows of it: a file that somebody else has cut is not adopted. */
+int ox_mapped_set_length_co(struct ox_mapped *m, uint64_t bytes);
 int ox_mapped_flush_co(struct ox_image *img, bool durable);
 int ox_mapped_error(const struct ox_image *img);
 void ox_mapped_recovery(const struct ox_image *img, struct ox_recovery_status *ret);
+
+/* ---- adopt.c: what a process that died has left (D10). During an activation ---- */
+
+/* Whether it knew what is free: then nothing is to be recovered. */
+bool ox_mapped_adopts(const struct ox_mapped *m);
+/* Whether it was recovering the image, which is gone on with. */
+bool ox_mapped_resumes(const struct ox_mapped *m);
+/* Its changed tables, and its poison. */
+int ox_adopt_co(struct ox_mapped *m, struct ox_error **err);
+/* The clusters it has noted: by the format, once the tables are noted, and before anything can come
+ * to an end that was begun here. */
+int ox_adopt_notes_co(struct ox_mapped *m, struct ox_error **err);
 
 /* ---- the request paths, one file each: of struct ox_img_ops, where they take an image ---- */
 
@@ -357,9 +419,14 @@ int ox_mapped_pwritev_co(struct ox_image *img, const struct iovec *iov, int n, u
 			 uint64_t length, unsigned flags);
 int ox_mapped_zero_co(struct ox_image *img, uint64_t offset, uint64_t length, unsigned flags);
 int ox_mapped_discard_co(struct ox_image *img, uint64_t offset, uint64_t length);
-int ox_mapped_extent_co(struct ox_image *img, uint64_t offset, uint64_t length,
+int ox_mapped_extent_co(struct ox_image *img, uint64_t offset, uint64_t length, bool holes,
 			struct ox_extent *ret);
-int ox_mapped_resize_co(struct ox_image *img, uint64_t new_bytes, struct ox_error **err);
+int ox_mapped_resize_co(struct ox_image *img, uint64_t new_bytes,
+			const struct ox_resize_options *how, struct ox_error **err);
+/* Of struct ox_img_ops: backing.c, empty.c. */
+int ox_mapped_set_backing_co(struct ox_image *img, const char *name, const char *format,
+			     struct ox_image *chain, struct ox_error **err);
+int ox_mapped_empty_co(struct ox_image *img);
 /*
  * The writer's inner part, for a caller that holds the range exclusively from *done on. fua: a
  * commit follows. It begins at *done, and sets it to where it stopped: a caller that gives up its
@@ -394,12 +461,20 @@ uint64_t ox_alloc_reserved(const struct ox_alloc *a);
  */
 int ox_alloc_take_co(struct ox_mapped *m, uint64_t want, struct ox_alloc_range *ret)
 	__attribute__((warn_unused_result));
+/*
+ * Whoever has taken clusters says for whom, at once: guest clusters from guest on are going to name
+ * them, or a table is to lie there. A death finds out whether that has come to pass.
+ */
+void ox_alloc_note_data(struct ox_mapped *m, struct ox_alloc_range *range, struct ox_guest guest);
+void ox_alloc_note_table(struct ox_mapped *m, struct ox_alloc_range *range);
+/* The first count clusters of the range are named now, and no longer part of it. */
+void ox_alloc_named(struct ox_mapped *m, struct ox_alloc_range *range, uint64_t count);
 /* The same for one who holds alloc.lock, and for one who knows that there is a reserve. */
 int ox_alloc_take_locked_co(struct ox_mapped *m, uint64_t want, struct ox_alloc_range *ret)
 	__attribute__((warn_unused_result));
-void ox_alloc_pop(struct ox_alloc *a, uint64_t want, struct ox_alloc_range *ret);
+void ox_alloc_pop(struct ox_mapped *m, uint64_t want, struct ox_alloc_range *ret);
 /* Exactly count clusters in one piece, if a range of the reserve has as many. */
-bool ox_alloc_pop_run(struct ox_alloc *a, uint64_t count, struct ox_alloc_range *ret);
+bool ox_alloc_pop_run(struct ox_mapped *m, uint64_t count, struct ox_alloc_range *ret);
 /* Clusters that were taken and that no entry has named: the next request finds them. zero: nothing
  * was written to them either. */
 void ox_alloc_give_back(struct ox_mapped *m, const struct ox_alloc_range *range);
@@ -411,7 +486,11 @@ int ox_alloc_make_zero_co(struct ox_mapped *m, uint64_t start, uint64_t count, b
 	__attribute__((warn_unused_result));
 /* Of a refill: how many clusters it is to take, for one who wants some now. */
 uint64_t ox_alloc_batch(struct ox_mapped *m, uint64_t want);
-/* Of a refill: into the reserve, all that is owed being durable. */
+/* Of a refill: what it has chosen, before anything says that it is not free; and when it comes to
+ * nothing. */
+void ox_alloc_note_batch(struct ox_mapped *m, struct ox_alloc_range *range);
+void ox_alloc_drop_batch(struct ox_mapped *m, struct ox_alloc_range *range);
+/* Of a refill: into the reserve, all that is owed being durable. Its note goes with it. */
 void ox_alloc_push(struct ox_mapped *m, const struct ox_alloc_range *range);
 /* Gives the unused reserve back, for a caller that holds alloc.lock. */
 int ox_alloc_return_reserve_locked_co(struct ox_mapped *m) __attribute__((warn_unused_result));
@@ -422,6 +501,12 @@ void ox_freed_init(struct ox_mapped *m);
 /* The entry that named these bytes is gone from the cache: one reference less for each cluster
  * under them once a commit has made that durable (D4). */
 void ox_alloc_free_later(struct ox_mapped *m, struct ox_host host, uint64_t bytes);
+/* Of a release: the first n clusters are about to have count references, as whoever adopts would
+ * have to see to (D10). */
+void ox_freed_note_release(struct ox_mapped *m, uint64_t n, uint64_t count);
+/* For whoever adopts: freed by a process that died. -ENOMEM. */
+int ox_freed_adopt(struct ox_mapped *m, uint64_t start, uint64_t count, uint32_t note)
+	__attribute__((warn_unused_result));
 /* Of a commit round: what was freed before it began; all of it is ready, or still pending. */
 void ox_freed_begin_round(struct ox_mapped *m, struct ox_list *freed);
 void ox_freed_end_round(struct ox_mapped *m, struct ox_list *freed, bool is_durable);
@@ -527,6 +612,8 @@ bool ox_recover_restart_co(struct ox_mapped *m, int *r);
 void ox_recover_wait_co(struct ox_mapped *m);
 /* The same for the image's close: a recovery that lacks room ends without success. */
 void ox_recover_end_co(struct ox_mapped *m);
+/* It is not waited for any more: the image stays as it is, and dirty. */
+void ox_recover_leave(struct ox_image *img);
 /* It found no room: waits until it may be worth another attempt. False: give up. */
 bool ox_recover_await_room_co(struct ox_mapped *m);
 /* Tells the user, of the image. */

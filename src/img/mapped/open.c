@@ -19,6 +19,11 @@
 #define REFCOUNT_CACHE_BYTES (UINT64_C(2) << 20)
 #define CACHE_MAX_BYTES (UINT64_C(32) << 20)
 #define CACHE_MIN_BYTES (UINT64_C(256) << 10)
+/* Notes that there is room for, by the clusters of the disk: 1 to 32 MiB of memory that is used
+ * only where there are as many; fewer where the memory is a test's. */
+#define NOTES_MIN (UINT64_C(1) << 15)
+#define NOTES_MAX (UINT64_C(1) << 20)
+#define FEW_NOTES (UINT32_C(1) << 12)
 
 uint64_t ox_mapped_cache_bytes(uint64_t disk_bytes, uint64_t cluster_bytes, size_t slice_bytes)
 {
@@ -36,6 +41,7 @@ void ox_mapped_init(struct ox_mapped *m, struct ox_image *img, const struct ox_m
 	m->ops = ops;
 	m->table_clusters = 1;
 	m->reread = img->read_only;
+	m->notes = &m->no_notes;
 	ox_order_init(&m->order, m->io, opts->cache == OX_CACHE_UNSAFE);
 	ox_mutex_init(&m->table_lock);
 	ox_rangelock_init(&m->guest);
@@ -59,15 +65,21 @@ void ox_mapped_set_cluster(struct ox_mapped *m, unsigned cluster_bits)
 }
 
 /* The state is of this image and of these tables, or it is refused. */
-static int open_state(struct ox_mapped *m, const struct ox_img_open *how, struct ox_error **err)
+static int open_state(struct ox_mapped *m, uint64_t disk_bytes, const struct ox_img_open *how,
+		      struct ox_error **err)
 {
+	uint64_t clusters = ox_div_up(disk_bytes, m->cluster_bytes);
+	uint64_t notes = ox_max_u64(NOTES_MIN, ox_min_u64(NOTES_MAX, clusters));
 	struct ox_state_shape shape = {
 		.device = m->io->device,
 		.inode = m->io->inode,
+		.file_bytes = m->io->length,
 		.cluster_bits = m->cluster_bits,
 		.slice_bytes = (uint32_t)m->slice_bytes,
 		.slots = {(uint32_t)m->map.max_blocks,
 			  m->counts ? (uint32_t)m->counts->max_blocks : 1},
+		.note_slots = how->state ? FEW_NOTES : (uint32_t)notes,
+		.copy_bytes = m->copy_bytes,
 	};
 	int r;
 
@@ -77,6 +89,7 @@ static int open_state(struct ox_mapped *m, const struct ox_img_open *how, struct
 	if (r < 0)
 		return r;
 	m->order.state = m->state;
+	m->notes = &m->state->notes;
 	ox_cache_put_on(&m->map, &m->state->shelves[OX_STATE_MAP]);
 	if (m->counts)
 		ox_cache_put_on(m->counts, &m->state->shelves[OX_STATE_COUNTS]);
@@ -100,11 +113,12 @@ int ox_mapped_open_caches(struct ox_mapped *m, uint64_t disk_bytes, struct ox_ca
 		return ox_error_set(err, -ENOMEM, "Out of memory");
 	if (m->img->read_only || !(how->state || opts->state_fd > 0))
 		return 0;
-	return open_state(m, how, err);
+	return open_state(m, disk_bytes, how, err);
 }
 
 void ox_mapped_fini(struct ox_mapped *m)
 {
+	m->notes = &m->no_notes; /* they stay, for another process */
 	ox_freed_fini(m);
 	ox_tables_fini(m);
 	ox_cache_fini(&m->map);
@@ -139,63 +153,21 @@ bool ox_mapped_has_grown_co(struct ox_mapped *m)
 	return m->img->read_only && ox_io_has_grown_co(m->io);
 }
 
+/* ---- the file's length ---- */
+
+int ox_mapped_set_length_co(struct ox_mapped *m, uint64_t bytes)
+{
+	int r;
+
+	if (m->state && bytes < m->io->length)
+		ox_state_set_file_bytes(m->state, bytes);
+	r = ox_io_set_length_co(m->io, bytes);
+	if (m->state)
+		ox_state_set_file_bytes(m->state, m->io->length);
+	return r;
+}
+
 /* ---- activation ---- */
-
-bool ox_mapped_adopts(const struct ox_mapped *m)
-{
-	return m->state && m->state->adopts && !ox_state_is_recovering(m->state);
-}
-
-static void opening_sync_co(void *arg)
-{
-	struct ox_mapped *m = arg;
-
-	/* A failure poisons the order, and is told by whoever meets it. */
-	int r = ox_order_sync_always_co(&m->order);
-
-	(void)r;
-	ox_latch_done(&m->background);
-}
-
-/*
- * What a process that died had changed and not written (D10). Nothing is written for it here. The
- * sync that makes durable what it had written goes on beside the guest; all that is adopted or read
- * bears its ticket, so that nothing counts as durable before (H1), and no adopted table is written
- * before the data that it names (D1).
- */
-static int adopt_co(struct ox_mapped *m, struct ox_error **err)
-{
-	uint64_t end = ox_align_up(m->io->length, m->cluster_bytes);
-	int r = ox_cache_adopt(&m->map, end);
-
-	if (r == 0 && m->counts)
-		r = ox_cache_adopt(m->counts, end);
-	if (r < 0)
-		return ox_error_set_errno(err, r, "The state of '%s' cannot be adopted",
-					  m->img->filename);
-	if (ox_state_poison(m->state) < 0)
-		ox_order_poison(&m->order, ox_state_poison(m->state));
-	ox_latch_add(&m->background);
-	r = ox_co_spawn(m->img->reactor, opening_sync_co, m);
-	if (r < 0)
-		ox_latch_done(&m->background);
-	return r < 0 ? ox_error_set_errno(err, r, "Could not sync '%s'", m->img->filename) : 0;
-}
-
-/* Of one that did not know what is free: it is written, and looked through like any image that was
- * not closed. */
-static int write_adopted_co(struct ox_mapped *m, struct ox_error **err)
-{
-	int r = ox_cache_flush_co(&m->map);
-
-	if (r < 0)
-		return ox_error_set_errno(err, r, "Could not write the tables of '%s'",
-					  m->img->filename);
-	ox_cache_clear(&m->map);
-	if (m->counts)
-		ox_cache_abandon(m->counts);
-	return 0;
-}
 
 static int prepare_co(struct ox_mapped *m, struct ox_error **err)
 {
@@ -205,43 +177,49 @@ static int prepare_co(struct ox_mapped *m, struct ox_error **err)
 	ox_cache_clear(&m->map);
 	if (m->counts)
 		ox_cache_clear(m->counts);
-	if (m->state && m->state->adopts) {
-		r = adopt_co(m, err);
-		if (r == 0 && ox_state_is_recovering(m->state))
-			r = write_adopted_co(m, err);
-		return r;
-	}
+	if (m->state && m->state->adopts)
+		return ox_adopt_co(m, err);
 	/* What a process that died wrote and did not sync is read back like anything else, and must
 	 * not be taken for durable (H1, H7). */
 	r = ox_order_wait_co(&m->order, ox_order_ticket(&m->order));
 	return r < 0 ? ox_error_set_errno(err, r, "Could not sync '%s'", m->img->filename) : 0;
 }
 
-static void begin_state(struct ox_mapped *m)
+static void begin_state(struct ox_mapped *m, uint64_t opening)
 {
 	bool adopted = m->state->adopts;
 
-	ox_state_set_recovering(m->state, ox_recover_active(m));
+	if (adopted)
+		ox_prepare_adopt(m, opening);
+	if (ox_recover_active(m))
+		ox_state_set_recovery(m->state,
+				      m->recover.resumable ? OX_STATE_BESIDE : OX_STATE_ANEW);
+	else
+		ox_state_set_recovery(m->state, OX_STATE_KNOWS);
+	ox_state_set_file_bytes(m->state, m->io->length);
 	ox_state_begin(m->state);
 	if (adopted)
 		ox_age_start(m);
-	if (adopted && m->dirty.state == OX_DIRTY_SET && !ox_recover_active(m))
+	if (adopted && !ox_recover_active(m) &&
+	    (m->dirty.state == OX_DIRTY_SET || m->alloc.reserve_count > 0))
 		ox_idle_start(m);
 }
 
 static int activate_locked_co(struct ox_mapped *m, struct ox_error **err)
 {
+	uint64_t opening = ox_order_ticket(&m->order);
 	int r;
 
 	/* What an earlier session knew of the bit: the header says what it is now (D5). */
 	m->dirty.state = OX_DIRTY_CLEAN;
 	m->dirty.unsure = false;
 	m->damaged = false;
+	m->recover.leaves = false; /* it was left by whoever was about to close the image */
 	r = prepare_co(m, err);
 	if (r == 0)
 		r = m->ops->activate_locked_co(m, err);
 	if (r == 0 && m->state)
-		begin_state(m);
+		begin_state(m, opening);
 	if (r < 0)
 		ox_latch_wait_co(&m->background); /* the sync of an adoption */
 	return r;
@@ -307,7 +285,7 @@ int ox_mapped_deactivate_co(struct ox_image *img, struct ox_error **err)
 	if (r == 0)
 		r = settle_co(m);
 	ox_latch_wait_co(&m->background); /* where settling met a refusal */
-	m->prepared = false;
+	ox_prepare_forget(m);
 	m->reread = true;
 	if (r == 0 && m->state)
 		ox_state_spend(m->state);

@@ -61,7 +61,10 @@ int ox_mapped_read_unlocked_co(struct ox_mapped *m, const struct iovec *iov, int
 		r = ox_mapped_lookup_co(m, ox_guest(offset + done), length - done, &run);
 		if (r < 0)
 			return r;
-		if (!is_below(m, &run, offset + done))
+		if (run.kind == OX_MAP_COMPRESSED && run.length < length - done)
+			r = m->ops->read_streams_co(m, &run, iov, n, done, offset + done,
+						    length - done, &run.length);
+		else if (!is_below(m, &run, offset + done))
 			r = read_run_co(m, &run, iov, n, done, offset + done);
 		else if (backing)
 			r = ox_chain_read_co(backing, iov, n, done, offset + done, run.length);

@@ -67,6 +67,15 @@ void ox_recover_end_co(struct ox_mapped *m)
 		ox_waitq_wait_co(&m->recover.changed);
 }
 
+void ox_recover_leave(struct ox_image *img)
+{
+	struct ox_recover *rec = &ox_mapped_of(img)->recover;
+
+	rec->leaves = true;
+	rec->closing = true;
+	ox_timer_end(&rec->room);
+}
+
 bool ox_recover_await_room_co(struct ox_mapped *m)
 {
 	struct ox_recover *rec = &m->recover;
@@ -100,8 +109,19 @@ void ox_recover_done(struct ox_mapped *m)
 {
 	m->recover.state = OX_RECOVERY_DONE;
 	if (m->state)
-		ox_state_set_recovering(m->state, false);
+		ox_state_set_recovery(m->state, OX_STATE_KNOWS);
 	ox_waitq_wake_all(&m->recover.changed);
+}
+
+/* What is freed from now on is forgotten: whoever went on between the old lines would count it as
+ * used. Once nothing can be written any more (M3) that is no matter. */
+static void begin_anew_after_death(struct ox_mapped *m)
+{
+	if (ox_order_error(&m->order))
+		return;
+	m->recover.resumable = false;
+	if (m->state)
+		ox_state_set_recovery(m->state, OX_STATE_ANEW);
 }
 
 void ox_recover_fail(struct ox_mapped *m, const char *why)
@@ -110,10 +130,16 @@ void ox_recover_fail(struct ox_mapped *m, const char *why)
 
 	snprintf(m->recover.obstacle, sizeof(m->recover.obstacle), "%s", why);
 	m->recover.state = OX_RECOVERY_FAILED;
+	begin_anew_after_death(m);
 	ox_waitq_wake_all(&m->recover.changed);
 	m->ops->recovery_failed(m);
 	ox_alloc_start_release(m);
-	snprintf(text, sizeof(text), "%s: %s", m->ops->recovery_failed_for, m->recover.obstacle);
+	if (m->recover.leaves)
+		snprintf(text, sizeof(text),
+			 "the image stays dirty: its recovery is left to the next opening");
+	else
+		snprintf(text, sizeof(text), "%s: %s", m->ops->recovery_failed_for,
+			 m->recover.obstacle);
 	ox_mapped_tell(m, text);
 }
 
@@ -123,7 +149,8 @@ static void recover_task_co(void *arg)
 	struct ox_error *err = NULL;
 
 	if (m->ops->recover_co(m, &err) < 0) {
-		ox_recover_fail(m, ox_error_message(err));
+		ox_recover_fail(m, m->recover.leaves ? "it was left to the next opening"
+						     : ox_error_message(err));
 	} else {
 		ox_recover_done(m);
 		ox_mapped_tell(m, m->ops->recovery_done);
@@ -141,6 +168,7 @@ int ox_recover_spawn_co(struct ox_mapped *m)
 
 	rec->state = OX_RECOVERY_RUNNING;
 	rec->closing = false;
+	rec->leaves = false;
 	rec->told_room = false;
 	rec->task = true;
 	m->dirty.state = OX_DIRTY_SET;

@@ -18,44 +18,67 @@
 #define RELEASE_RUNS 16u
 #define RELEASE_RUN_CLUSTERS 4096u
 
-struct freed {
+struct ox_freed_record {
 	struct ox_list link;
 	uint64_t start; /* cluster */
 	uint64_t count;
 	uint64_t round; /* of the commit that makes the entry's end durable (D4) */
+	uint32_t note;	/* of it in the state that outlives the process (D10) */
 };
+
+static struct ox_freed_record *add_record(struct ox_mapped *m, uint64_t start, uint64_t count,
+					  uint32_t note)
+{
+	struct ox_freed_record *f = malloc(sizeof(*f));
+
+	if (!f)
+		return NULL;
+	*f = (struct ox_freed_record){
+		.start = start,
+		.count = count,
+		.round = m->commit.started + 1,
+		.note = note,
+	};
+	ox_list_push_back(&m->freed.pending, &f->link);
+	m->freed.records++;
+	return f;
+}
+
+/* No commit of this process has made durable that its entry is gone: it waits for the next one. */
+int ox_freed_adopt(struct ox_mapped *m, uint64_t start, uint64_t count, uint32_t note)
+{
+	m->freed.pending_count += count;
+	return add_record(m, start, count, note) ? 0 : -ENOMEM;
+}
 
 void ox_alloc_free_later(struct ox_mapped *m, struct ox_host host, uint64_t bytes)
 {
 	uint64_t start = host.bytes / m->cluster_bytes;
 	uint64_t end = ox_div_up(host.bytes + bytes, m->cluster_bytes);
-	struct freed *f;
+	struct ox_freed_record *f;
 
 	ox_assert(bytes > 0);
 	m->freed.pending_count += end - start;
 	if (m->freed.pending_count > PENDING_MAX_CLUSTERS)
 		ox_commit_soon(m);
 	if (!ox_list_empty(&m->freed.pending)) {
-		f = ox_list_entry(m->freed.pending.prev, struct freed, link);
+		f = ox_list_entry(m->freed.pending.prev, struct ox_freed_record, link);
 		if (f->start + f->count == start) {
 			f->count += end - start;
 			f->round = m->commit.started + 1;
+			ox_note_move_end(m->notes, f->note, end);
 			return;
 		}
 	}
-	f = malloc(sizeof(*f));
-	if (!f)
-		return; /* leaked: the refcount stays */
-	f->start = start;
-	f->count = end - start;
-	f->round = m->commit.started + 1;
-	ox_list_push_back(&m->freed.pending, &f->link);
-	m->freed.records++;
+	f = add_record(m, start, end - start, 0);
+	if (f) /* else leaked: the refcount stays */
+		f->note = ox_note_add(m->notes, OX_NOTE_FREED, start, end, 0);
 }
 
-static void record_free(struct ox_mapped *m, struct freed *f)
+static void record_free(struct ox_mapped *m, struct ox_freed_record *f)
 {
 	ox_list_del(&f->link);
+	ox_note_drop(m->notes, f->note);
 	free(f);
 	m->freed.records--;
 }
@@ -63,24 +86,47 @@ static void record_free(struct ox_mapped *m, struct freed *f)
 static void drop_list(struct ox_mapped *m, struct ox_list *list)
 {
 	while (!ox_list_empty(list))
-		record_free(m, ox_list_first(list, struct freed, link));
+		record_free(m, ox_list_first(list, struct ox_freed_record, link));
+}
+
+void ox_freed_note_release(struct ox_mapped *m, uint64_t n, uint64_t count)
+{
+	struct ox_freed_record *f = m->freed.now;
+
+	ox_assert(f && n <= f->count && m->freed.note == 0);
+	ox_note_move_start(m->notes, f->note, f->start + n);
+	m->freed.note = ox_note_add(m->notes, OX_NOTE_RELEASING, f->start, f->start + n, count);
+}
+
+/* r: what became of the release. */
+static void end_release(struct ox_mapped *m, struct ox_freed_record *f, int r, uint64_t n)
+{
+	ox_note_drop(m->notes, m->freed.note);
+	m->freed.note = 0;
+	m->freed.now = NULL;
+	if (r < 0) {
+		ox_note_move_start(m->notes, f->note, f->start);
+	} else {
+		f->start += n;
+		f->count -= n;
+	}
 }
 
 /* A part of what a record names. */
-static int release_record_co(struct ox_mapped *m, struct freed *f)
+static int release_record_co(struct ox_mapped *m, struct ox_freed_record *f)
 {
-	uint64_t n;
+	uint64_t n = 0;
 	int r;
 
 	ox_assert(f->round <= m->commit.done); /* D4 */
 	ox_assert(!ox_recover_active(m));      /* R2 */
 	for (unsigned i = 0; i < RELEASE_RUNS && f->count > 0; i++) {
+		m->freed.now = f;
 		r = m->ops->release_locked_co(m, f->start,
 					      ox_min_u64(f->count, RELEASE_RUN_CLUSTERS), &n);
+		end_release(m, f, r, n);
 		if (r < 0)
 			return r;
-		f->start += n;
-		f->count -= n;
 	}
 	return 0;
 }
@@ -88,7 +134,7 @@ static int release_record_co(struct ox_mapped *m, struct freed *f)
 /* Whoever waits for the allocator's lock has it next. */
 static int release_some_co(struct ox_mapped *m)
 {
-	struct freed *f;
+	struct ox_freed_record *f;
 	int r = 0;
 
 	ox_mutex_lock_co(&m->alloc.lock);
@@ -96,7 +142,7 @@ static int release_some_co(struct ox_mapped *m)
 	if (m->refused || m->recover.state == OX_RECOVERY_FAILED)
 		drop_list(m, &m->freed.ready);
 	if (!ox_list_empty(&m->freed.ready)) {
-		f = ox_list_first(&m->freed.ready, struct freed, link);
+		f = ox_list_first(&m->freed.ready, struct ox_freed_record, link);
 		ox_list_del(&f->link);
 		r = release_record_co(m, f);
 		/* A count that finds no room may find some later. */
@@ -180,6 +226,8 @@ void ox_alloc_forget(struct ox_mapped *m)
 	drop_list(m, &m->freed.pending);
 	drop_list(m, &m->freed.ready);
 	m->freed.pending_count = 0;
+	for (unsigned i = 0; i < m->alloc.reserve_count; i++)
+		ox_note_drop(m->notes, m->alloc.reserve[i].note);
 	m->alloc.reserve_count = 0;
 }
 

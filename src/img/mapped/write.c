@@ -39,9 +39,10 @@ struct piece {
 	uint64_t start;	   /* guest, cluster-aligned, <= offset */
 	uint64_t clusters; /* under the piece */
 	struct ox_map_run old;
-	struct ox_host host; /* first cluster to be written */
-	bool host_zero;	     /* durably zero (H2) */
-	bool host_fresh;     /* out of the reserve: goes back if the write fails */
+	struct ox_host host;	     /* first cluster to be written */
+	bool host_zero;		     /* durably zero (H2) */
+	bool host_fresh;	     /* out of the reserve: goes back if the write fails */
+	struct ox_alloc_range range; /* host_fresh: what was taken and is not named yet */
 };
 
 static bool old_reads_zero(const struct ox_mapped *m, const struct piece *p)
@@ -60,7 +61,7 @@ static bool old_reads_zero(const struct ox_mapped *m, const struct piece *p)
 /* Where the piece goes: a preallocated zero cluster stays where it is, all else is new. */
 static int choose_host_co(struct ox_mapped *m, struct piece *p)
 {
-	struct ox_alloc_range range;
+	struct ox_alloc_range *range = &p->range;
 	uint64_t end;
 	int r;
 
@@ -70,13 +71,14 @@ static int choose_host_co(struct ox_mapped *m, struct piece *p)
 		p->host_zero = false;
 		return 0;
 	}
-	r = ox_alloc_take_co(m, p->clusters, &range);
+	r = ox_alloc_take_co(m, p->clusters, range);
 	if (r < 0)
 		return r;
-	p->host = ox_host(range.start * m->cluster_bytes);
-	p->host_zero = range.zero;
-	p->clusters = range.count;
-	end = p->start + range.count * m->cluster_bytes;
+	ox_alloc_note_data(m, range, ox_guest(p->start));
+	p->host = ox_host(range->start * m->cluster_bytes);
+	p->host_zero = range->zero;
+	p->clusters = range->count;
+	end = p->start + range->count * m->cluster_bytes;
 	p->length = ox_min_u64(p->length, end - p->offset);
 	return 0;
 }
@@ -184,12 +186,9 @@ static void free_old(struct ox_mapped *m, const struct piece *p, uint64_t cluste
 /* Fresh clusters that no entry names (H8); untouched: nor was anything written to them. */
 static void give_back(struct ox_mapped *m, const struct piece *p, bool untouched)
 {
-	struct ox_alloc_range range = {
-		.start = p->host.bytes >> m->cluster_bits,
-		.count = p->clusters,
-		.zero = p->host_zero && untouched,
-	};
+	struct ox_alloc_range range = p->range;
 
+	range.zero = range.zero && untouched;
 	if (p->host_fresh)
 		ox_alloc_give_back(m, &range);
 }
@@ -215,6 +214,8 @@ static int link_piece_co(struct ox_mapped *m, const struct piece *p, uint64_t af
 			give_back(m, &rest, after == OX_TICKET_NONE);
 			return r;
 		}
+		if (rest.host_fresh)
+			ox_alloc_named(m, &rest.range, done);
 		free_old(m, &rest, done);
 		rest.start += done * m->cluster_bytes;
 		rest.host.bytes += done * m->cluster_bytes;

@@ -36,6 +36,13 @@
 /* The guest's range that one piece locks. */
 #define PIECE_BYTES (UINT64_C(1) << 30)
 
+/* Whether an entry must say so for zeroes to be read there: also where it is a backing file to come
+ * that would be read. */
+static bool shows_through(const struct ox_mapped *m, uint64_t offset)
+{
+	return m->img->rebasing || ox_mapped_is_backed(m, offset);
+}
+
 static void spend(uint64_t *steps, uint64_t n)
 {
 	*steps -= ox_min_u64(*steps, n);
@@ -54,7 +61,7 @@ static int zero_part_co(struct ox_mapped *m, uint64_t offset, uint64_t length, b
 		return r;
 	if (run.kind == OX_MAP_ZERO || run.kind == OX_MAP_ZERO_ALLOC)
 		return 0;
-	if (run.kind == OX_MAP_UNALLOCATED && !ox_mapped_is_backed(m, offset))
+	if (run.kind == OX_MAP_UNALLOCATED && !shows_through(m, offset))
 		return 0;
 	if (fast)
 		return -ENOTSUP;
@@ -91,7 +98,7 @@ static int zero_bytes_co(struct ox_mapped *m, uint64_t offset, uint64_t length, 
 static bool zero_entry_for(const struct ox_mapped *m, const struct ox_map_run *run, uint64_t offset,
 			   bool unmap, enum ox_map_kind *ret)
 {
-	bool backed = ox_mapped_is_backed(m, offset);
+	bool backed = shows_through(m, offset);
 
 	switch (run->kind) {
 	case OX_MAP_UNALLOCATED:
@@ -161,7 +168,7 @@ enum purpose { PURPOSE_ZERO, PURPOSE_UNMAP, PURPOSE_DISCARD, PURPOSE_DROP };
 static bool needs_bytes(const struct ox_mapped *m, const struct ox_map_run *run, uint64_t offset,
 			enum purpose purpose)
 {
-	if (!m->has_zero && ox_mapped_is_backed(m, offset))
+	if (!m->has_zero && shows_through(m, offset))
 		return true;
 	return !m->has_zero_alloc && purpose == PURPOSE_ZERO && run->kind == OX_MAP_DATA;
 }

@@ -8,7 +8,7 @@
 
 #include "img/qcow2/qcow2.h"
 
-static bool is_lazy(const struct ox_qcow2 *q)
+bool ox_qcow2_is_lazy(const struct ox_qcow2 *q)
 {
 	const struct ox_qcow2_header *h = ox_qcow2_hdr(q);
 
@@ -50,15 +50,40 @@ static int next_free_co(struct ox_qcow2 *q, uint64_t most, uint64_t *ret_start, 
 
 /* A batch that failed half way was never handed out: its counts may go back at any time (H8). If
  * even that fails it is leaked. */
-static int abandon_batch_co(struct ox_qcow2 *q, const struct ox_alloc_range *ranges, unsigned n,
+static int abandon_batch_co(struct ox_qcow2 *q, struct ox_alloc_range *ranges, unsigned n,
 			    int error)
 {
 	for (unsigned i = 0; i < n; i++) {
-		if (ox_refcount_set_co(q, ranges[i].start, ranges[i].count, 0) < 0)
-			continue;
-		q->space.cursor = ox_min_u64(q->space.cursor, ranges[i].start);
+		int r = ox_qcow2_take_back_co(&q->m, &ranges[i]);
+
+		(void)r;
 	}
 	return error;
+}
+
+/* Noted before it is counted: a death in between finds it (D10). */
+static int count_batch_co(struct ox_qcow2 *q, struct ox_alloc_range *range)
+{
+	int r;
+
+	ox_alloc_note_batch(&q->m, range);
+	r = ox_refcount_set_co(q, range->start, range->count, 1);
+	return r < 0 ? abandon_batch_co(q, range, 1, r) : 0;
+}
+
+/* Behind the batch's last range, or a range of its own. */
+static void join_batch(struct ox_qcow2 *q, struct ox_alloc_range *ranges, unsigned *n,
+		       const struct ox_alloc_range *more)
+{
+	struct ox_alloc_range *last = *n > 0 ? &ranges[*n - 1] : NULL;
+
+	if (!last || last->start + last->count != more->start) {
+		ranges[(*n)++] = *more;
+		return;
+	}
+	last->count += more->count;
+	ox_note_move_end(q->m.notes, last->note, last->start + last->count);
+	ox_note_drop(q->m.notes, more->note); /* both say so for a moment */
 }
 
 /* Step 1 of a refill: free clusters, counted in the cache. */
@@ -67,34 +92,27 @@ static int choose_batch_co(struct ox_qcow2 *q, uint64_t want, struct ox_alloc_ra
 {
 	uint64_t left = ox_alloc_batch(&q->m, want);
 	unsigned n = 0;
-	uint64_t start;
-	uint64_t count;
 	bool used;
 	int r = 0;
 
 	while (left > 0 && n < OX_ALLOC_REFILL_RANGES) {
-		r = next_free_co(q, left, &start, &count);
+		struct ox_alloc_range range = {0};
+
+		r = next_free_co(q, left, &range.start, &range.count);
+		if (r == 0)
+			r = ox_refcount_ensure_co(q, range.start, &used);
 		if (r < 0)
 			break;
-		r = ox_refcount_ensure_co(q, start, &used);
-		if (r < 0)
-			break;
-		q->space.cursor = start + 1;
+		q->space.cursor = range.start + 1;
 		q->space.named = q->space.named || used;
 		if (used)
 			continue;
-		r = ox_refcount_set_co(q, start, count, 1);
-		if (r < 0) {
-			r = abandon_batch_co(q, &(struct ox_alloc_range){start, count, false}, 1,
-					     r);
+		r = count_batch_co(q, &range);
+		if (r < 0)
 			break;
-		}
-		q->space.cursor = start + count;
-		left -= count;
-		if (n > 0 && ranges[n - 1].start + ranges[n - 1].count == start)
-			ranges[n - 1].count += count;
-		else
-			ranges[n++] = (struct ox_alloc_range){start, count, false};
+		q->space.cursor = range.start + range.count;
+		left -= range.count;
+		join_batch(q, ranges, &n, &range);
 	}
 	*ret_n = n;
 	return n > 0 ? 0 : r;
@@ -106,7 +124,7 @@ static int choose_batch_co(struct ox_qcow2 *q, uint64_t want, struct ox_alloc_ra
  */
 static int settle_batch_co(struct ox_qcow2 *q, struct ox_alloc_range *ranges, unsigned n)
 {
-	bool flush = !is_lazy(q) || q->space.named;
+	bool flush = !ox_qcow2_is_lazy(q) || q->space.named;
 	int r;
 
 	for (unsigned i = 0; i < n; i++) {
@@ -139,11 +157,14 @@ static int refill_past_end_co(struct ox_qcow2 *q, uint64_t want)
 	if (!ox_mul_u64(range.start + range.count, q->m.cluster_bytes, &end) ||
 	    end > OX_ALLOC_HOST_MAX_BYTES)
 		return -ENOSPC;
+	ox_alloc_note_batch(&q->m, &range);
 	r = ox_alloc_make_zero_co(&q->m, range.start, range.count, &range.zero);
 	if (r == 0)
 		r = ox_order_wait_co(&q->m.order, ox_order_ticket(&q->m.order));
-	if (r < 0)
+	if (r < 0) {
+		ox_alloc_drop_batch(&q->m, &range);
 		return r;
+	}
 	ox_recover_placed(q, range.count);
 	ox_alloc_push(&q->m, &range);
 	return 0;
@@ -162,20 +183,20 @@ int ox_qcow2_refill_co(struct ox_mapped *m, uint64_t want)
 		return refill_past_end_co(q, want);
 	/* An image that is too damaged to allocate from is not touched, the dirty bit included. */
 	r = next_free_co(q, 1, &start, &count);
-	if (r == 0 && is_lazy(q))
+	if (r == 0 && ox_qcow2_is_lazy(q))
 		r = ox_dirty_set_co(&q->m);
 	if (r < 0)
 		return r;
 	ox_idle_start(&q->m);
-	ox_assert(!is_lazy(q) || q->m.dirty.state == OX_DIRTY_SET); /* D5 */
+	ox_assert(!ox_qcow2_is_lazy(q) || q->m.dirty.state == OX_DIRTY_SET); /* D5 */
 	r = choose_batch_co(q, want, ranges, &n);
 	if (r < 0)
 		return r;
 	r = settle_batch_co(q, ranges, n);
 	if (r < 0)
 		return abandon_batch_co(q, ranges, n, r);
-	ox_assert(is_lazy(q) || !ox_cache_is_busy(&q->counts)); /* D3 */
-	ox_assert(!q->space.named);				/* S1 */
+	ox_assert(ox_qcow2_is_lazy(q) || !ox_cache_is_busy(&q->counts)); /* D3 */
+	ox_assert(!q->space.named);					 /* S1 */
 	for (unsigned i = 0; i < n; i++)
 		ox_alloc_push(&q->m, &ranges[i]);
 	return 0;
@@ -204,8 +225,24 @@ static int take_uncounted_co(struct ox_qcow2 *q, uint64_t cluster, struct ox_all
 		r = ops->take(q->rebuild.walk, c);
 		if (r == 0 && c / per_block != cluster / per_block)
 			r = ox_refcount_set_co(q, c, 1, 1);
-		*ret = (struct ox_alloc_range){c, 1, false};
+		*ret = (struct ox_alloc_range){.start = c, .count = 1};
 		break;
+	}
+	return r;
+}
+
+/* A cluster out of the reserve becomes the block that describes cluster, or goes back. */
+static int make_block_of_co(struct ox_qcow2 *q, uint64_t cluster, struct ox_alloc_range *range)
+{
+	int r;
+
+	ox_alloc_note_table(&q->m, range);
+	r = ox_refcount_make_block_co(q, cluster, range);
+	if (r == 0) {
+		ox_alloc_named(&q->m, range, 1);
+	} else {
+		range->zero = false;
+		ox_alloc_give_back(&q->m, range);
 	}
 	return r;
 }
@@ -213,10 +250,14 @@ static int take_uncounted_co(struct ox_qcow2 *q, uint64_t cluster, struct ox_all
 int ox_alloc_make_block_co(struct ox_qcow2 *q, uint64_t cluster)
 {
 	struct ox_alloc_range range;
-	int r = q->m.io->can_grow ? ox_alloc_take_locked_co(&q->m, 1, &range)
-				  : take_uncounted_co(q, cluster, &range);
+	int r;
 
-	return r < 0 ? r : ox_refcount_make_block_co(q, cluster, &range);
+	if (!q->m.io->can_grow) {
+		r = take_uncounted_co(q, cluster, &range);
+		return r < 0 ? r : ox_refcount_make_block_co(q, cluster, &range);
+	}
+	r = ox_alloc_take_locked_co(&q->m, 1, &range);
+	return r < 0 ? r : make_block_of_co(q, cluster, &range);
 }
 
 /* A run of count free clusters: behind the file's end, or anywhere on a store that cannot grow. */
@@ -262,8 +303,8 @@ static int cover_run_co(struct ox_qcow2 *q, uint64_t start, uint64_t count)
 		r = ox_refcount_has_block_co(q, c, &has);
 		if (r < 0 || has)
 			continue;
-		ox_alloc_pop(&q->m.alloc, 1, &range);
-		r = ox_refcount_make_block_co(q, c, &range);
+		ox_alloc_pop(&q->m, 1, &range);
+		r = make_block_of_co(q, c, &range);
 	}
 	return r;
 }
@@ -309,12 +350,12 @@ int ox_alloc_take_contiguous_co(struct ox_qcow2 *q, uint64_t count, struct ox_al
 		return -EIO;
 	q->m.alloc.takes++;
 	ox_mutex_lock_co(&q->m.alloc.lock);
-	if (is_lazy(q))
+	if (ox_qcow2_is_lazy(q))
 		r = ox_dirty_set_co(&q->m);
 	if (r == 0)
 		r = find_contiguous_co(q, count, &range.start);
 	if (r == 0)
-		r = ox_refcount_set_co(q, range.start, count, 1);
+		r = count_batch_co(q, &range);
 	if (r == 0) {
 		q->space.named = true; /* the run's blocks */
 		r = settle_batch_co(q, &range, 1);

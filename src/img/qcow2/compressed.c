@@ -1,11 +1,23 @@
 /* SPDX-License-Identifier: MIT */
-/* Compressed clusters, as they are read. */
+/*
+ * Compressed clusters, as they are read. Those of one request are decompressed many at once, and
+ * into the caller's memory where that has room for a whole one. Of which only a part is asked for
+ * is kept: the next request is for the next part, mostly.
+ *
+ * An L2 entry names the stream, and streams are never written over while they are named: so what is
+ * kept is known by its entry, until a new stream is placed where it was.
+ */
 #include <errno.h>
 #include <stdlib.h>
 
 #include "base/iov.h"
 #include "codec/codec.h"
 #include "img/qcow2/qcow2.h"
+#include "rt/reactor.h"
+
+/* Of one request, decompressed at once. */
+#define STREAMS_AT_ONCE 32u
+#define JOBS_BESIDE 1u /* a job more than CPUs, so that none of these waits for the reactor */
 
 struct unpack_job {
 	enum ox_codec codec;
@@ -32,7 +44,7 @@ static uint64_t stream_bytes_co(struct ox_qcow2 *q, const struct ox_map_run *run
 	return ox_min_u64(run->compressed_bytes, left);
 }
 
-static int unpack_co(struct ox_qcow2 *q, const struct ox_map_run *run, uint8_t *cluster)
+static int unpack_stream_co(struct ox_qcow2 *q, const struct ox_map_run *run, uint8_t *cluster)
 {
 	bool zstd = ox_qcow2_hdr(q)->compression_type == OX_QCOW2_ZSTD;
 	struct unpack_job job = {
@@ -58,27 +70,233 @@ static int unpack_co(struct ox_qcow2 *q, const struct ox_map_run *run, uint8_t *
 	return r;
 }
 
-/* Through the one-cluster cache of unpacked bytes. The L2 entry is the key: it names the stream,
- * and streams are never written over while they are named. */
+/* No more at once than threads are worth having, whatever number of requests there are. */
+static int unpack_co(struct ox_qcow2 *q, const struct ox_map_run *run, uint8_t *cluster)
+{
+	struct ox_unpacking *u = &q->unpack;
+	int r;
+
+	while (u->jobs > ox_aio_workers(q->m.img->reactor) + JOBS_BESIDE)
+		ox_waitq_wait_co(&u->ended);
+	u->jobs++;
+	r = unpack_stream_co(q, run, cluster);
+	u->jobs--;
+	ox_waitq_wake_one(&u->ended);
+	return r;
+}
+
+/* ---- what is kept ---- */
+
+void ox_unpack_init(struct ox_qcow2 *q)
+{
+	ox_waitq_init(&q->unpack.ended);
+	ox_waitq_init(&q->unpack.loaded);
+}
+
+void ox_unpack_forget_all(struct ox_qcow2 *q)
+{
+	for (unsigned i = 0; i < OX_UNPACKED_KEPT; i++)
+		q->unpack.kept[i].entry = 0;
+}
+
+void ox_unpack_forget(struct ox_qcow2 *q, struct ox_host host)
+{
+	for (unsigned i = 0; i < OX_UNPACKED_KEPT; i++) {
+		struct ox_unpacked *k = &q->unpack.kept[i];
+
+		if (ox_qcow2_l2_decode(ox_qcow2_hdr(q), k->entry).host.bytes == host.bytes)
+			k->entry = 0;
+	}
+}
+
+void ox_unpack_fini(struct ox_qcow2 *q)
+{
+	for (unsigned i = 0; i < OX_UNPACKED_KEPT; i++)
+		free(q->unpack.kept[i].data);
+}
+
+static struct ox_unpacked *find_kept(struct ox_qcow2 *q, uint64_t entry)
+{
+	for (unsigned i = 0; i < OX_UNPACKED_KEPT; i++) {
+		if (q->unpack.kept[i].entry == entry)
+			return &q->unpack.kept[i];
+	}
+	return NULL;
+}
+
+/* The one that was used least lately; NULL: all are being loaded. */
+static struct ox_unpacked *find_oldest(struct ox_qcow2 *q)
+{
+	struct ox_unpacked *oldest = NULL;
+
+	for (unsigned i = 0; i < OX_UNPACKED_KEPT; i++) {
+		struct ox_unpacked *k = &q->unpack.kept[i];
+
+		if (!k->loading && (!oldest || k->used < oldest->used))
+			oldest = k;
+	}
+	return oldest;
+}
+
+static int load_co(struct ox_qcow2 *q, struct ox_unpacked *k, const struct ox_map_run *run)
+{
+	int r = 0;
+
+	k->entry = run->entry;
+	k->loading = true;
+	if (!k->data)
+		k->data = ox_io_buffer(q->m.cluster_bytes);
+	if (!k->data)
+		r = -ENOMEM;
+	if (r == 0)
+		r = unpack_co(q, run, k->data);
+	k->loading = false;
+	if (r < 0)
+		k->entry = 0;
+	ox_waitq_wake_all(&q->unpack.loaded);
+	return r;
+}
+
+/* The cluster's bytes, to be used before the caller suspends again. */
+static int keep_co(struct ox_qcow2 *q, const struct ox_map_run *run, const uint8_t **ret)
+{
+	struct ox_unpacked *k;
+	int r;
+
+	for (;;) {
+		k = find_kept(q, run->entry);
+		if (k && !k->loading)
+			break;
+		if (!k)
+			k = find_oldest(q);
+		if (k && !k->loading) {
+			r = load_co(q, k, run);
+			if (r < 0)
+				return r;
+			break;
+		}
+		ox_waitq_wait_co(&q->unpack.loaded);
+	}
+	k->used = ++q->unpack.uses;
+	*ret = k->data;
+	return 0;
+}
+
+/* ---- one cluster ---- */
+
+/* Where byte skip of the list lies, if so many bytes lie there in one piece. */
+static uint8_t *find_piece(const struct iovec *iov, int n, uint64_t skip, uint64_t bytes)
+{
+	for (int i = 0; i < n; i++) {
+		if (skip < iov[i].iov_len)
+			return iov[i].iov_len - skip >= bytes ? (uint8_t *)iov[i].iov_base + skip
+							      : NULL;
+		skip -= iov[i].iov_len;
+	}
+	return NULL;
+}
+
 int ox_qcow2_read_compressed_co(struct ox_mapped *m, const struct ox_map_run *run,
 				const struct iovec *iov, int n, uint64_t skip, uint64_t in_cluster)
 {
 	struct ox_qcow2 *q = ox_qcow2_of_mapped(m);
-	int r = 0;
+	uint8_t *piece = NULL;
+	const uint8_t *bytes;
+	int r;
 
-	ox_mutex_lock_co(&q->unpack_lock);
-	if (!q->unpacked)
-		q->unpacked = ox_io_buffer(q->m.cluster_bytes);
-	if (!q->unpacked)
-		r = -ENOMEM;
-	if (r == 0 && q->unpacked_entry != run->entry) {
-		q->unpacked_entry = 0;
-		r = unpack_co(q, run, q->unpacked);
-		if (r == 0)
-			q->unpacked_entry = run->entry;
-	}
+	if (run->length == m->cluster_bytes && !find_kept(q, run->entry))
+		piece = find_piece(iov, n, skip, run->length);
+	if (piece)
+		return unpack_co(q, run, piece);
+	r = keep_co(q, run, &bytes);
 	if (r == 0)
-		ox_iov_from_buf(iov, n, skip, q->unpacked + in_cluster, run->length);
-	ox_mutex_unlock(&q->unpack_lock);
+		ox_iov_from_buf(iov, n, skip, bytes + in_cluster, run->length);
 	return r;
+}
+
+/* ---- many of one request ---- */
+
+struct crew {
+	struct ox_mapped *m;
+	const struct iovec *iov;
+	int n;
+	struct ox_map_run runs[STREAMS_AT_ONCE];
+	uint64_t skips[STREAMS_AT_ONCE];
+	uint64_t in_cluster; /* of the first */
+	unsigned count;
+	unsigned next; /* that no task has begun with */
+	struct ox_latch running;
+	int result;
+};
+
+static void read_runs_co(struct crew *c)
+{
+	while (c->next < c->count && c->result == 0) {
+		unsigned i = c->next++;
+		int r = ox_qcow2_read_compressed_co(c->m, &c->runs[i], c->iov, c->n, c->skips[i],
+						    i == 0 ? c->in_cluster : 0);
+
+		if (r < 0)
+			c->result = r;
+	}
+}
+
+static void crew_task_co(void *arg)
+{
+	struct crew *c = arg;
+
+	read_runs_co(c);
+	ox_latch_done(&c->running);
+}
+
+/* Which follow the first one, as far as the request goes. */
+static int gather_co(struct crew *c, uint64_t skip, uint64_t offset, uint64_t length,
+		     uint64_t *ret_done)
+{
+	uint64_t done = c->runs[0].length;
+	int r;
+
+	c->skips[0] = skip;
+	for (c->count = 1; c->count < STREAMS_AT_ONCE && done < length; c->count++) {
+		struct ox_map_run *run = &c->runs[c->count];
+
+		r = ox_mapped_lookup_co(c->m, ox_guest(offset + done), length - done, run);
+		if (r < 0)
+			return r;
+		if (run->kind != OX_MAP_COMPRESSED)
+			break;
+		c->skips[c->count] = skip + done;
+		done += run->length;
+	}
+	*ret_done = done;
+	return 0;
+}
+
+int ox_qcow2_read_streams_co(struct ox_mapped *m, const struct ox_map_run *run,
+			     const struct iovec *iov, int n, uint64_t skip, uint64_t offset,
+			     uint64_t length, uint64_t *ret_done)
+{
+	struct crew c = {
+		.m = m,
+		.iov = iov,
+		.n = n,
+		.runs = {*run},
+		.in_cluster = offset & (m->cluster_bytes - 1),
+	};
+	uint64_t done;
+	int r = gather_co(&c, skip, offset, length, &done);
+
+	if (r < 0)
+		return r;
+	ox_latch_init(&c.running);
+	for (unsigned i = 1; i < c.count && i < ox_aio_workers(m->img->reactor); i++) {
+		ox_latch_add(&c.running);
+		if (ox_co_spawn(m->img->reactor, crew_task_co, &c) < 0)
+			ox_latch_done(&c.running); /* the others do it */
+	}
+	read_runs_co(&c);
+	ox_latch_wait_co(&c.running);
+	if (c.result == 0)
+		*ret_done = done;
+	return c.result;
 }

@@ -312,11 +312,10 @@ int ox_map_lookup_co(struct ox_mapped *m, struct ox_guest guest, uint64_t length
 	return r;
 }
 
-int ox_map_set_co(struct ox_mapped *m, struct ox_guest guest, uint64_t count, enum ox_map_kind kind,
-		  struct ox_host host, uint64_t after, uint64_t *ret_done)
+/* The entry for guest, and the same for those behind it, with host clusters that follow. */
+static int set_entries_co(struct ox_qcow2 *q, struct ox_guest guest, uint64_t count,
+			  struct ox_qcow2_entry e, uint64_t after, uint64_t *ret_done)
 {
-	struct ox_qcow2 *q = ox_qcow2_of_mapped(m);
-	struct ox_qcow2_entry e = {.kind = entry_kind_of(kind), .host = host};
 	struct ox_be64 *entries;
 	struct ox_host table;
 	struct ox_block *b;
@@ -333,7 +332,6 @@ int ox_map_set_co(struct ox_mapped *m, struct ox_guest guest, uint64_t count, en
 	r = ox_cache_edit_co(&q->m.map, slice, &b);
 	if (r < 0)
 		return r;
-	e.copied = kind == OX_MAP_DATA || kind == OX_MAP_ZERO_ALLOC;
 	n = ox_min_u64(count, q->m.slice_bytes / 8 - index);
 	entries = (struct ox_be64 *)(void *)b->data;
 	for (uint64_t i = 0; i < n; i++) {
@@ -345,6 +343,34 @@ int ox_map_set_co(struct ox_mapped *m, struct ox_guest guest, uint64_t count, en
 	ox_cache_put(&q->m.map, b);
 	*ret_done = n;
 	return 0;
+}
+
+int ox_map_set_co(struct ox_mapped *m, struct ox_guest guest, uint64_t count, enum ox_map_kind kind,
+		  struct ox_host host, uint64_t after, uint64_t *ret_done)
+{
+	struct ox_qcow2_entry e = {
+		.kind = entry_kind_of(kind),
+		.host = host,
+		.copied = kind == OX_MAP_DATA || kind == OX_MAP_ZERO_ALLOC,
+	};
+
+	return set_entries_co(ox_qcow2_of_mapped(m), guest, count, e, after, ret_done);
+}
+
+int ox_map_set_compressed_co(struct ox_qcow2 *q, struct ox_guest guest, struct ox_host host,
+			     uint64_t bytes, uint64_t after)
+{
+	struct ox_qcow2_entry e = {
+		.kind = OX_QCOW2_ENTRY_COMPRESSED,
+		.host = host,
+		.compressed_bytes = bytes,
+	};
+	uint64_t done;
+	int r = set_entries_co(q, guest, 1, e, after, &done);
+
+	if (r == 0)
+		ox_age_start(&q->m);
+	return r;
 }
 
 /* Notes where each entry of a table of table offsets points; what is malformed is met by the

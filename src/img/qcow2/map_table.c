@@ -29,14 +29,19 @@ static int l1_store_co(struct ox_qcow2 *q, uint64_t index, struct ox_host table,
 	return 0;
 }
 
-/* But for what a recovery takes out, and a copy does not take over. */
-static void assert_clean(struct ox_qcow2 *q, struct ox_host table)
+/* Whether the store has the table's bytes, but for what a recovery takes out, and a copy does not
+ * take over. Only a state that is not ours has such a table changed. */
+static bool is_clean(struct ox_qcow2 *q, struct ox_host table)
 {
+	bool changed = false;
+
 	for (uint64_t at = 0; at < q->m.cluster_bytes; at += q->m.slice_bytes) {
 		struct ox_block *b = ox_cache_find(&q->m.map, table.bytes + at);
 
-		ox_assert(!b || (!b->dirty && !b->writing) || q->rebuild.scrubs);
+		changed = changed || (b && (b->dirty || b->writing));
 	}
+	ox_assert(!changed || q->rebuild.scrubs || q->m.state);
+	return !changed || q->rebuild.scrubs;
 }
 
 /* The new table's bytes: those of the table that is not to change, or zeroes. */
@@ -49,12 +54,13 @@ static int fill_table_co(struct ox_qcow2 *q, struct ox_host to,
 
 	if (from->l2.bytes == 0)
 		return ox_io_fill_zero_co(q->m.io, to.bytes, q->m.cluster_bytes);
+	/* A shared table, or a frozen one (R1), is never changed in the cache. */
+	if (!is_clean(q, from->l2))
+		return -EIO;
 	buf = ox_io_buffer(q->m.cluster_bytes);
 	if (!buf)
 		return -ENOMEM;
-	assert_clean(q, from->l2);
-	/* A shared table, or a frozen one (R1), is never changed in the cache, so the store has its
-	 * bytes. A copy is not below the fence: what is stale in it would be taken for ours. */
+	/* A copy is not below the fence: what is stale in it would be taken for ours. */
 	r = ox_io_pread_co(q->m.io, buf, q->m.cluster_bytes, from->l2.bytes);
 	if (r == 0)
 		stale = ox_recover_scrub(q, from->l2, buf, q->m.cluster_bytes / 8);
@@ -78,6 +84,7 @@ static int make_table_co(struct ox_qcow2 *q, uint64_t index, const struct ox_qco
 	r = ox_alloc_take_co(&q->m, 1, &range);
 	if (r < 0)
 		return r;
+	ox_alloc_note_table(&q->m, &range);
 	table = ox_host(range.start * q->m.cluster_bytes);
 	if (old.bytes != 0 || !range.zero) {
 		r = fill_table_co(q, table, l1);
@@ -98,6 +105,7 @@ static int make_table_co(struct ox_qcow2 *q, uint64_t index, const struct ox_qco
 		ox_alloc_give_back(&q->m, &range);
 		return r;
 	}
+	ox_alloc_named(&q->m, &range, 1);
 	if (old.bytes != 0) {
 		q->tables_left++;
 		ox_tables_remove(&q->m, old);

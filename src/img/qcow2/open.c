@@ -59,7 +59,8 @@ static void free_state(struct ox_qcow2 *q)
 	ox_recover_fini(q);
 	ox_mapped_fini(&q->m);
 	ox_qcow2_extensions_free(&q->ext);
-	free(q->unpacked);
+	ox_pack_fini(q);
+	ox_unpack_fini(q);
 	free(q);
 }
 
@@ -82,13 +83,18 @@ int ox_qcow2_open_co(struct ox_image *img, const struct ox_img_open *how, struct
 		return ox_error_set(err, -ENOMEM, "Out of memory");
 	ox_mapped_init(&q->m, img, &mapped_ops, how->opts);
 	ox_header_init(&q->header);
-	ox_mutex_init(&q->unpack_lock);
+	ox_unpack_init(q);
 	r = read_all_co(q, &backing, err);
+	if (r == 0)
+		r = ox_pack_init(q, how->opts->compression_level, err);
+	if (r == 0)
+		r = ox_snapshot_enter_co(q, how->opts, err);
 	if (r == 0) {
 		ox_mapped_set_cluster(&q->m, ox_qcow2_hdr(q)->cluster_bits);
 		note_version(q);
 		note_fixed_ranges(q);
 		ox_recover_note_fence(q);
+		q->m.copy_bytes = ox_recover_copy_bytes(q);
 		r = ox_mapped_open_caches(&q->m, ox_qcow2_hdr(q)->size_bytes, &q->counts, how, err);
 		/* For writing they are loaded once the image is recovered, or its recovery begun.
 		 */
@@ -150,7 +156,7 @@ int ox_qcow2_recover_halted_co(struct ox_qcow2 *q, struct ox_error **err)
 		r = ox_dirty_clear_co(&q->m);
 	if (r < 0)
 		return ox_error_set_errno(err, r, "Could not clear the dirty bit");
-	q->space.floor = 0; /* every reference is counted: what is free at the end may go */
+	ox_space_set_floor(q, 0); /* every reference is counted: what is free at the end may go */
 	q->space.cursor = 0;
 	return 0;
 }
@@ -220,17 +226,27 @@ static int activate_locked_co(struct ox_mapped *m, struct ox_error **err)
 	r = ox_qcow2_header_check_supported(ox_qcow2_hdr(q), &q->ext, true, err);
 	if (r < 0)
 		return r;
-	q->unpacked_entry = 0;
+	ox_unpack_forget_all(q);
+	ox_pack_forget(q);
 	r = m->reread ? reload_co(q, err) : 0;
 	if (r < 0)
 		return r;
 	m->reread = false;
-	q->space.floor = ox_div_up(m->io->length, m->cluster_bytes);
+	ox_recover_forget(q);
+	if (ox_mapped_adopts(m)) /* what the dead process has added may go as well */
+		q->space.floor = ox_state_line(m->state, OX_QCOW2_LINE_FLOOR);
+	else
+		ox_space_set_floor(q, ox_div_up(m->io->length, m->cluster_bytes));
+	q->space.named = ox_cache_is_busy(&q->counts); /* by a process that died, perhaps */
 	if (!(ox_qcow2_hdr(q)->incompatible & OX_QCOW2_INCOMPAT_DIRTY)) {
 		r = load_clean_co(q, err);
+		if (r == 0 && ox_mapped_adopts(m))
+			r = ox_adopt_notes_co(m, err);
 	} else if (ox_mapped_adopts(m)) {
 		m->dirty.state = OX_DIRTY_SET; /* what it covers has been adopted */
 		r = load_tables_co(q, err);
+		if (r == 0)
+			r = ox_adopt_notes_co(m, err);
 	} else {
 		r = recover_co(q, err);
 	}
@@ -245,7 +261,7 @@ static int prepare_write_co(struct ox_mapped *m)
 	struct ox_qcow2 *q = ox_qcow2_of_mapped(m);
 	struct ox_qcow2_header fields;
 	bool bitmaps;
-	int r = ox_mapped_check_change(m);
+	int r = ox_prepare_begin_co(m);
 
 	if (r < 0 || q->m.prepared)
 		return r;
@@ -263,7 +279,7 @@ static int prepare_write_co(struct ox_mapped *m)
 		q->m.img->warn(q->m.img->opaque,
 			       "the image has persistent bitmaps, which are not kept up to date by "
 			       "this version: they are now marked as stale");
-	q->m.prepared = true;
+	ox_prepare_end(m);
 	return 0;
 }
 
@@ -292,6 +308,13 @@ static void qcow2_free(struct ox_image *img)
 	img->state = NULL;
 }
 
+static uint64_t cluster_bytes(const struct ox_image *img)
+{
+	const struct ox_qcow2 *q = img->state;
+
+	return q->m.cluster_bytes;
+}
+
 static void qcow2_stats(const struct ox_image *img, struct ox_image_stats *ret)
 {
 	const struct ox_qcow2 *q = img->state;
@@ -300,6 +323,14 @@ static void qcow2_stats(const struct ox_image *img, struct ox_image_stats *ret)
 	ret->l2_misses = q->m.map.misses;
 	ret->refcount_hits = q->counts.hits;
 	ret->refcount_misses = q->counts.misses;
+	ret->dirty = q->m.dirty.state != OX_DIRTY_CLEAN;
+}
+
+static unsigned snapshots(const struct ox_image *img)
+{
+	const struct ox_qcow2 *q = img->state;
+
+	return ox_qcow2_hdr(q)->snapshot_count;
 }
 
 static void qcow2_hold_header_co(struct ox_image *img, bool hold)
@@ -316,15 +347,22 @@ static const struct ox_mapped_ops mapped_ops = {
 	.set_co = ox_map_set_co,
 	.load_tables_co = ox_map_load_tables_co,
 	.read_compressed_co = ox_qcow2_read_compressed_co,
+	.read_streams_co = ox_qcow2_read_streams_co,
 	.prepare_write_co = prepare_write_co,
 	.refill_locked_co = ox_qcow2_refill_co,
 	.take_back_locked_co = ox_qcow2_take_back_co,
 	.release_locked_co = ox_qcow2_release_co,
+	.finish_release_locked_co = ox_qcow2_finish_release_co,
 	.settle_locked_co = ox_qcow2_settle_co,
 	.write_dirty_co = write_dirty_co,
 	.write_corrupt_co = ox_qcow2_write_corrupt_co,
 	.grow_tables_co = ox_qcow2_grow_tables_co,
+	.preallocate_co = ox_qcow2_preallocate_new_co,
 	.write_size_co = ox_qcow2_write_size_co,
+	.write_backing_co = ox_qcow2_write_backing_co,
+	.table_at_co = ox_qcow2_table_at_co,
+	.unlink_table_co = ox_qcow2_unlink_table_co,
+	.emptied = ox_qcow2_emptied,
 	.recover_co = ox_qcow2_recover_co,
 	.recovery_failed = ox_qcow2_recovery_failed,
 	.recovery_begun = "image was not closed cleanly; it is usable while its refcounts are "
@@ -334,6 +372,7 @@ static const struct ox_mapped_ops mapped_ops = {
 			       "('oxbow check' says more)",
 	.activate_locked_co = activate_locked_co,
 	.shrink_co = ox_qcow2_shrink_co,
+	.looks_preallocated_co = ox_qcow2_looks_preallocated_co,
 };
 
 static const struct ox_img_ops qcow2_ops = {
@@ -341,17 +380,23 @@ static const struct ox_img_ops qcow2_ops = {
 	.preadv_co = ox_mapped_preadv_co,
 	.read_part_co = ox_mapped_read_part_co,
 	.pwritev_co = ox_mapped_pwritev_co,
+	.pwritev_compressed_co = ox_qcow2_pwritev_compressed_co,
 	.zero_co = ox_mapped_zero_co,
 	.discard_co = ox_mapped_discard_co,
 	.flush_co = ox_mapped_flush_co,
 	.extent_co = ox_mapped_extent_co,
 	.resize_co = ox_qcow2_resize_co,
+	.set_backing_co = ox_mapped_set_backing_co,
+	.empty_co = ox_mapped_empty_co,
+	.snapshots = snapshots,
 	.activate_co = ox_mapped_activate_co,
 	.deactivate_co = ox_mapped_deactivate_co,
 	.hold_header_co = qcow2_hold_header_co,
 	.free = qcow2_free,
 	.error = ox_mapped_error,
 	.refused = ox_mapped_refused,
+	.cluster_bytes = cluster_bytes,
 	.stats = qcow2_stats,
 	.recovery = ox_mapped_recovery,
+	.leave_recovery = ox_recover_leave,
 };

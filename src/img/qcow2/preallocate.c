@@ -1,8 +1,12 @@
 /* SPDX-License-Identifier: MIT */
-/* create -o preallocation=: every cluster gets its place before the guest comes. */
+/* Preallocation, of a new disk and of what a larger one gains: every cluster gets its place before
+ * the guest comes. */
 #include <errno.h>
 
 #include "img/qcow2/qcow2.h"
+
+/* Clusters of one step. */
+#define PIECE UINT64_C(1024)
 
 static int fill_range_co(struct ox_qcow2 *q, const struct ox_alloc_range *range,
 			 enum ox_preallocation mode)
@@ -48,40 +52,69 @@ static int allocate_run_co(struct ox_qcow2 *q, uint64_t offset, uint64_t cluster
 	return r;
 }
 
-static int preallocate_co(struct ox_qcow2 *q, const struct ox_create_options *opts)
+/* What is to be done, of a creation or a growth. */
+struct work {
+	enum ox_preallocation mode;
+	void (*progress)(void *opaque, uint64_t done, uint64_t total);
+	int (*interrupted)(void *opaque);
+	void *opaque;
+};
+
+/* The next clusters at, which get places where they have none. */
+static int place_some_co(struct ox_qcow2 *q, uint64_t at, uint64_t end, const struct work *w,
+			 uint64_t *ret_clusters)
 {
-	uint64_t end = ox_align_up(q->m.img->size_bytes, q->m.cluster_bytes);
 	struct ox_map_run run;
+	struct ox_range range;
 	uint64_t n;
 	int r;
 
-	for (uint64_t at = 0; at < end; at += n * q->m.cluster_bytes) {
-		if (opts->interrupted && opts->interrupted(opts->opaque))
-			return -EINTR;
-		r = ox_mapped_lookup_co(&q->m, ox_guest(at), end - at, &run);
-		if (r < 0)
-			return r;
-		n = ox_min_u64(run.length >> q->m.cluster_bits, 1024);
-		if (run.kind == OX_MAP_UNALLOCATED) {
-			r = allocate_run_co(q, at, n, opts->preallocation, &n);
-			if (r < 0)
-				return r;
-		}
-		if (opts->progress)
-			opts->progress(opts->opaque, at, end);
+	ox_mapped_lock_co(&q->m, &range, at, ox_min_u64(end - at, PIECE * q->m.cluster_bytes),
+			  true);
+	r = ox_mapped_lookup_co(&q->m, ox_guest(at), end - at, &run);
+	n = r == 0 ? ox_min_u64(run.length >> q->m.cluster_bits, PIECE) : 0;
+	/* Where a backing file reaches this far the entries say zero. */
+	if (r == 0 && (run.kind == OX_MAP_UNALLOCATED || run.kind == OX_MAP_ZERO))
+		r = allocate_run_co(q, at, n, w->mode, &n);
+	ox_rangelock_release(&q->m.guest, &range);
+	if (r == 0)
+		*ret_clusters = n;
+	return r;
+}
+
+static int preallocate_co(struct ox_qcow2 *q, uint64_t start, uint64_t end, const struct work *w)
+{
+	uint64_t n = 0;
+	int r = 0;
+
+	ox_alloc_expect(&q->m, (end - start) >> q->m.cluster_bits);
+	for (uint64_t at = start; r == 0 && at < end; at += n * q->m.cluster_bytes) {
+		if (w->interrupted && w->interrupted(w->opaque))
+			r = -EINTR;
+		else
+			r = place_some_co(q, at, end, w, &n);
+		if (r == 0 && w->progress)
+			w->progress(w->opaque, at - start, end - start);
 	}
-	if (opts->progress)
-		opts->progress(opts->opaque, end, end);
-	return ox_commit_co(&q->m);
+	if (r == 0 && w->progress)
+		w->progress(w->opaque, end - start, end - start);
+	ox_alloc_expect(&q->m, 0);
+	return r;
 }
 
 int ox_qcow2_preallocate_co(struct ox_image *img, const struct ox_create_options *opts)
 {
 	struct ox_qcow2 *q = ox_qcow2_of(img);
-	int r;
+	struct work w = {opts->preallocation, opts->progress, opts->interrupted, opts->opaque};
+	int r = preallocate_co(q, 0, ox_align_up(img->size_bytes, q->m.cluster_bytes), &w);
 
-	ox_alloc_expect(&q->m, ox_div_up(img->size_bytes, q->m.cluster_bytes));
-	r = preallocate_co(q, opts);
-	ox_alloc_expect(&q->m, 0);
-	return r;
+	return r < 0 ? r : ox_commit_co(&q->m);
+}
+
+int ox_qcow2_preallocate_new_co(struct ox_mapped *m, uint64_t offset, uint64_t end,
+				const struct ox_resize_options *how)
+{
+	struct work w = {how->preallocation, how->progress, how->interrupted, how->opaque};
+
+	return preallocate_co(ox_qcow2_of_mapped(m), offset, end, &w);
 }

@@ -9,8 +9,12 @@
 #ifndef OX_IMG_QCOW2_QCOW2_H
 #define OX_IMG_QCOW2_QCOW2_H
 
+#include "codec/codec.h"
 #include "fmt/qcow2.h"
 #include "img/mapped/mapped.h"
+
+/* One thread is at work on each. */
+#define OX_PACKERS_MAX 18u
 
 /* ---- header.c: the header on disk ---- */
 
@@ -45,6 +49,53 @@ struct ox_rebuilding {
 	bool may_grow;		 /* the fence is durable, or nothing is stale any more */
 	bool no_room;		 /* there can be no fence: allocations wait */
 	bool scrubs;		 /* frozen tables may have lost stale entries in the cache */
+	struct ox_io *opened; /* the store as it was when a recovery began that is gone on with */
+};
+
+/* ---- compressed.c: compressed clusters, as they are read ---- */
+
+/* A cluster that was decompressed, known by its L2 entry. */
+struct ox_unpacked {
+	uint64_t entry; /* 0: none */
+	uint8_t *data;
+	uint64_t used; /* the last use's number */
+	bool loading;
+};
+
+#define OX_UNPACKED_KEPT 8u
+
+struct ox_unpacking {
+	struct ox_unpacked kept[OX_UNPACKED_KEPT];
+	uint64_t uses;
+	unsigned jobs; /* under way */
+	struct ox_waitq loaded;
+	struct ox_waitq ended;
+};
+
+/* ---- compress.c: compressed clusters, as they are written ---- */
+
+struct ox_packing {
+	/* The host cluster in which the next stream begins, and how much of it is in use; one
+	 * reference of it is ours. 0: none. Under alloc.lock. */
+	uint64_t cluster;
+	uint64_t used_bytes;
+	uint32_t note; /* of that reference (D10) */
+	/* Requests in the order in which they began: that of their streams in the file. */
+	uint64_t begun;
+	uint64_t placed;
+	struct ox_waitq turn;
+	int level;
+	struct ox_codec_packer *idle[OX_PACKERS_MAX];
+	unsigned idle_count;
+	unsigned packers; /* made, idle or at work */
+	struct ox_waitq free_packer;
+};
+
+/* Words of the state that outlives the process (D10). */
+enum ox_qcow2_line {
+	OX_QCOW2_LINE_OPENED_BYTES, /* of a recovery: the file's, when it began */
+	OX_QCOW2_LINE_FENCE,	    /* as of ox_rebuilding */
+	OX_QCOW2_LINE_FLOOR,	    /* as of ox_space */
 };
 
 struct ox_qcow2 {
@@ -55,10 +106,8 @@ struct ox_qcow2 {
 	uint64_t tables_left;	/* L2 tables that gave way to a copy, ever */
 	struct ox_space space;
 	struct ox_rebuilding rebuild;
-	/* The last cluster that was decompressed, by its L2 entry. */
-	uint8_t *unpacked;
-	uint64_t unpacked_entry;
-	struct ox_mutex unpack_lock;
+	struct ox_unpacking unpack;
+	struct ox_packing pack;
 };
 
 _Static_assert(offsetof(struct ox_qcow2, m) == 0, "an image's state is both");
@@ -106,7 +155,10 @@ int ox_fence_remove_co(struct ox_qcow2 *q) __attribute__((warn_unused_result));
 
 /* The header has been read: a dirty image may have a fence, which readers heed as well. */
 void ox_recover_note_fence(struct ox_qcow2 *q);
-/* A dirty image, before its first request: counts what is quickly counted, and starts the rest. */
+/* Of the L1 table, for one who goes on with a recovery after a death (D10). */
+uint64_t ox_recover_copy_bytes(const struct ox_qcow2 *q);
+/* A dirty image, before its first request: counts what is quickly counted, and starts the rest; or
+ * goes on with what a process that died had begun. */
 int ox_recover_start_co(struct ox_qcow2 *q, struct ox_error **err)
 	__attribute__((warn_unused_result));
 /* A table that is being counted: it is not changed, but copied (R1). */
@@ -135,11 +187,22 @@ int ox_recover_place_co(struct ox_qcow2 *q, uint64_t *ret_start)
 void ox_recover_placed(struct ox_qcow2 *q, uint64_t count);
 /* Says that a recovery has kept so many tables that look lost. */
 void ox_recover_tell_kept(const struct ox_qcow2 *q, uint64_t tables);
+/* Something changes that a walk begun anew would not find as it was. */
+void ox_recover_is_past_resuming(struct ox_qcow2 *q);
+/* An activation: what an earlier one had to recover may be another image by now. */
+void ox_recover_forget(struct ox_qcow2 *q);
 /* Gives up what a failed recovery knows. */
 void ox_recover_fini(struct ox_qcow2 *q);
 /* Of struct ox_mapped_ops. */
 int ox_qcow2_recover_co(struct ox_mapped *m, struct ox_error **err);
 void ox_qcow2_recovery_failed(struct ox_mapped *m);
+
+/* ---- opened.c ---- */
+
+/* A store over the image's own, to be closed before it, with the L1 table that lies in the state.
+ */
+int ox_qcow2_opened_io(struct ox_qcow2 *q, uint64_t length_bytes, struct ox_io **ret)
+	__attribute__((warn_unused_result));
 
 /* ---- recover_finish.c ---- */
 
@@ -181,6 +244,10 @@ int ox_refcount_make_block_co(struct ox_qcow2 *q, uint64_t cluster,
 int ox_refcount_has_block_co(struct ox_qcow2 *q, uint64_t cluster, bool *ret)
 	__attribute__((warn_unused_result));
 /* Empties the refcount table's entry, whatever it says. */
+/* Takes the refcount block that lies on the cluster out of the table, if it counts nothing but
+ * itself. The cluster is free once that is durable. */
+int ox_refcount_drop_lone_block_co(struct ox_qcow2 *q, uint64_t cluster, bool *ret_dropped)
+	__attribute__((warn_unused_result));
 int ox_refcount_cut_entry_co(struct ox_qcow2 *q, uint64_t index)
 	__attribute__((warn_unused_result));
 /* Blocks that the refcount table has room for. */
@@ -194,7 +261,14 @@ int ox_refcount_grow_table_co(struct ox_qcow2 *q, uint64_t need_blocks, uint64_t
 
 /* ---- alloc.c, release.c ---- */
 
-/* Exactly count clusters in one piece, for tables that must be contiguous. */
+/* Whether the dirty bit stands for counts that lag behind. */
+bool ox_qcow2_is_lazy(const struct ox_qcow2 *q);
+
+/* The file is not cut below so many clusters at close; and whoever adopts does not cut it either.
+ */
+void ox_space_set_floor(struct ox_qcow2 *q, uint64_t clusters);
+/* Exactly count clusters in one piece, for tables that must be contiguous. Their note is a batch's
+ * still. */
 int ox_alloc_take_contiguous_co(struct ox_qcow2 *q, uint64_t count, struct ox_alloc_range *ret)
 	__attribute__((warn_unused_result));
 /* A cluster for a refcount block that is to describe cluster; the caller holds alloc.lock. */
@@ -202,7 +276,8 @@ int ox_alloc_make_block_co(struct ox_qcow2 *q, uint64_t cluster)
 	__attribute__((warn_unused_result));
 /* Of struct ox_mapped_ops. */
 int ox_qcow2_refill_co(struct ox_mapped *m, uint64_t want);
-int ox_qcow2_take_back_co(struct ox_mapped *m, const struct ox_alloc_range *range);
+int ox_qcow2_take_back_co(struct ox_mapped *m, struct ox_alloc_range *range);
+int ox_qcow2_finish_release_co(struct ox_mapped *m, uint64_t start, uint64_t n, uint64_t count);
 int ox_qcow2_release_co(struct ox_mapped *m, uint64_t start, uint64_t most, uint64_t *ret_n);
 int ox_qcow2_settle_co(struct ox_mapped *m);
 int ox_qcow2_shrink_co(struct ox_mapped *m);
@@ -215,6 +290,9 @@ int ox_map_lookup_co(struct ox_mapped *m, struct ox_guest guest, uint64_t length
 int ox_map_set_co(struct ox_mapped *m, struct ox_guest guest, uint64_t count, enum ox_map_kind kind,
 		  struct ox_host host, uint64_t after, uint64_t *ret_done);
 int ox_map_load_tables_co(struct ox_mapped *m);
+/* The entry of one cluster: the stream of so many bytes at host, wherever that is. */
+int ox_map_set_compressed_co(struct ox_qcow2 *q, struct ox_guest guest, struct ox_host host,
+			     uint64_t bytes, uint64_t after) __attribute__((warn_unused_result));
 /* The L2 table of guest for writing: made or copied if need be (map_table.c). */
 int ox_map_table_co(struct ox_qcow2 *q, struct ox_guest guest, struct ox_host *ret)
 	__attribute__((warn_unused_result));
@@ -240,10 +318,66 @@ int ox_qcow2_write_corrupt_co(struct ox_mapped *m);
 int ox_qcow2_read_compressed_co(struct ox_mapped *m, const struct ox_map_run *run,
 				const struct iovec *iov, int n, uint64_t skip, uint64_t in_cluster);
 
+/* The same of that run and of COMPRESSED ones behind it, within length bytes from offset on: many
+ * at once. *ret_done: bytes of all of them. */
+int ox_qcow2_read_streams_co(struct ox_mapped *m, const struct ox_map_run *run,
+			     const struct iovec *iov, int n, uint64_t skip, uint64_t offset,
+			     uint64_t length, uint64_t *ret_done);
+void ox_unpack_init(struct ox_qcow2 *q);
+void ox_unpack_fini(struct ox_qcow2 *q);
+void ox_unpack_forget_all(struct ox_qcow2 *q);
+/* A new stream begins there: what was read there before is forgotten. */
+void ox_unpack_forget(struct ox_qcow2 *q, struct ox_host host);
+
+/* ---- backing.c, empty.c: of struct ox_mapped_ops ---- */
+
+int ox_qcow2_write_backing_co(struct ox_mapped *m, const char *name, const char *format,
+			      struct ox_error **err);
+int ox_qcow2_table_at_co(struct ox_mapped *m, struct ox_guest guest, struct ox_host *ret_table,
+			 uint64_t *ret_next);
+int ox_qcow2_unlink_table_co(struct ox_mapped *m, struct ox_guest guest, struct ox_host table);
+void ox_qcow2_emptied(struct ox_mapped *m);
+
+/* ---- compress.c ---- */
+
+/* The level as of struct ox_open_options; -EINVAL where the image's codec has no such. */
+int ox_pack_init(struct ox_qcow2 *q, int level, struct ox_error **err);
+void ox_pack_fini(struct ox_qcow2 *q);
+/* Of struct ox_img_ops. */
+int ox_qcow2_pwritev_compressed_co(struct ox_image *img, const struct iovec *iov, int n,
+				   uint64_t offset, uint64_t length, unsigned flags);
+
+/* ---- snapshot.c ---- */
+
+/* The header in memory is that of the snapshot which the options name, if they name one. */
+int ox_snapshot_enter_co(struct ox_qcow2 *q, const struct ox_open_options *opts,
+			 struct ox_error **err) __attribute__((warn_unused_result));
+
+/* ---- pack_place.c: where streams lie ---- */
+
+/* A place for a stream, counted in the cache: one reference more for each cluster under it. The
+ * caller holds alloc.lock. -EFBIG: so far behind no stream may lie. */
+int ox_pack_place_locked_co(struct ox_qcow2 *q, uint64_t bytes, struct ox_host *ret)
+	__attribute__((warn_unused_result));
+/* The next stream begins in another cluster, for a caller that holds alloc.lock or is alone. */
+int ox_pack_leave_locked_co(struct ox_qcow2 *q) __attribute__((warn_unused_result));
+/* An activation: what an earlier session had is gone. */
+void ox_pack_forget(struct ox_qcow2 *q);
+
+/* ---- sparse.c ---- */
+
+bool ox_qcow2_looks_preallocated_co(struct ox_mapped *m);
+
 /* ---- resize.c ---- */
 
-int ox_qcow2_resize_co(struct ox_image *img, uint64_t new_bytes, struct ox_error **err);
+int ox_qcow2_resize_co(struct ox_image *img, uint64_t new_bytes,
+		       const struct ox_resize_options *how, struct ox_error **err);
 int ox_qcow2_grow_tables_co(struct ox_mapped *m, uint64_t new_bytes, struct ox_error **err);
 int ox_qcow2_write_size_co(struct ox_mapped *m, uint64_t new_bytes);
+
+/* ---- preallocate.c: of struct ox_mapped_ops ---- */
+
+int ox_qcow2_preallocate_new_co(struct ox_mapped *m, uint64_t offset, uint64_t end,
+				const struct ox_resize_options *how);
 
 #endif

@@ -36,6 +36,13 @@ void ox_recover_note_fence(struct ox_qcow2 *q)
 		q->rebuild.fence = ox_align_up(q->m.io->length, q->m.cluster_bytes);
 }
 
+void ox_recover_forget(struct ox_qcow2 *q)
+{
+	ox_recover_fini(q);
+	q->rebuild.frozen_end = 0;
+	q->rebuild.fence = fence_on_disk(q);
+}
+
 bool ox_recover_is_stale_table(const struct ox_qcow2 *q, struct ox_host table)
 {
 	return table.bytes >= q->m.io->length && is_at_rest(q);
@@ -46,6 +53,8 @@ void ox_recover_fini(struct ox_qcow2 *q)
 	if (q->rebuild.walk)
 		q->m.img->recovery->end(q->rebuild.walk);
 	q->rebuild.walk = NULL;
+	ox_io_close(q->rebuild.opened);
+	q->rebuild.opened = NULL;
 }
 
 void ox_recover_tell_kept(const struct ox_qcow2 *q, uint64_t tables)
@@ -137,20 +146,73 @@ void ox_recover_placed(struct ox_qcow2 *q, uint64_t count)
 
 /* What is past the old end: nothing that an old table may name. A stream's last sectors may claim a
  * part of the cluster behind the end, so that one is left out. */
-static void draw_lines(struct ox_qcow2 *q)
+static void draw_lines(struct ox_qcow2 *q, uint64_t opened_bytes, uint64_t fence)
 {
 	struct ox_rebuilding *rec = &q->rebuild;
-	uint64_t end = ox_align_up(q->m.io->length, q->m.cluster_bytes);
+	uint64_t end = ox_align_up(opened_bytes, q->m.cluster_bytes);
 
-	rec->fence = fence_on_disk(q);
-	rec->may_grow = rec->fence != 0 && q->m.io->can_grow;
-	if (rec->fence == 0)
-		rec->fence = end;
+	rec->may_grow = fence_on_disk(q) != 0 && q->m.io->can_grow;
+	rec->fence = fence != 0 ? fence : end;
 	rec->frozen_end = end;
 	rec->limit_clusters = end / q->m.cluster_bytes;
 	rec->own[0] = (struct ox_alloc_range){.start = rec->limit_clusters + 1};
 	rec->own_count = 1;
 	rec->no_room = !q->m.io->can_grow || (!rec->may_grow && !ox_fence_has_room(q));
+}
+
+/* ---- a death, and who goes on with it (D10) ---- */
+
+uint64_t ox_recover_copy_bytes(const struct ox_qcow2 *q)
+{
+	return (uint64_t)ox_qcow2_hdr(q)->l1_entries * 8;
+}
+
+/* The lines as the dead process had drawn them: what it has put past the old end is ours, and its
+ * tables there are not frozen. Else each death would have them copied once more. */
+static int draw_lines_again(struct ox_qcow2 *q, struct ox_io **ret_opened)
+{
+	struct ox_rebuilding *rec = &q->rebuild;
+	uint64_t opened = ox_state_line(q->m.state, OX_QCOW2_LINE_OPENED_BYTES);
+	uint64_t fence = ox_state_line(q->m.state, OX_QCOW2_LINE_FENCE);
+	uint64_t file_end = ox_div_up(q->m.io->length, q->m.cluster_bytes);
+
+	if (opened > q->m.io->length || fence == 0 || !ox_is_aligned(fence, q->m.cluster_bytes) ||
+	    fence > ox_align_up(opened, q->m.cluster_bytes) ||
+	    q->m.state->copy_bytes < ox_recover_copy_bytes(q))
+		return -EINVAL;
+	draw_lines(q, opened, fence);
+	/* It may be in the header, and nobody has synced that yet (D8): it is set once more. */
+	rec->may_grow = false;
+	if (file_end > rec->own[0].start)
+		rec->own[0].count = file_end - rec->own[0].start;
+	return ox_qcow2_opened_io(q, opened, ret_opened);
+}
+
+/* Before the first request. An L1 table that has become longer than there was room for cannot be
+ * kept: a death begins anew. */
+static int note_lines_co(struct ox_qcow2 *q)
+{
+	uint64_t bytes = ox_recover_copy_bytes(q);
+	struct ox_state *state = q->m.state;
+	int r;
+
+	if (!state || state->copy_bytes < bytes)
+		return 0;
+	r = ox_io_pread_co(q->m.io, state->copy, bytes, ox_qcow2_hdr(q)->l1_offset);
+	if (r < 0)
+		return r;
+	ox_state_set_line(state, OX_QCOW2_LINE_OPENED_BYTES, q->m.io->length);
+	ox_state_set_line(state, OX_QCOW2_LINE_FENCE, q->rebuild.fence);
+	q->m.recover.resumable = true;
+	return 0;
+}
+
+/* From here on a death has it begun anew. */
+void ox_recover_is_past_resuming(struct ox_qcow2 *q)
+{
+	q->m.recover.resumable = false;
+	if (q->m.state)
+		ox_state_set_recovery(q->m.state, OX_STATE_ANEW);
 }
 
 /* ---- the recovering task ---- */
@@ -164,17 +226,18 @@ static int recover_with_guest_halted_co(struct ox_qcow2 *q, struct ox_error **er
 	ox_latch_wait_co(&q->m.background);
 	if (r < 0) /* nothing has been touched: all goes on as it did */
 		return ox_error_set_errno(err, r, "Could not write the tables");
+	ox_recover_is_past_resuming(q);
 	ox_alloc_forget(&q->m);
 	ox_cache_clear(&q->m.map);
 	ox_cache_clear(&q->counts);
-	q->unpacked_entry = 0;
+	ox_unpack_forget_all(q);
 	r = ox_qcow2_recover_halted_co(q, err);
 	if (r == 0) {
 		q->rebuild.fence = 0;
 		q->rebuild.frozen_end = 0;
 		ox_recover_done(&q->m);
 	} else { /* whatever the attempt has put past the file's end */
-		draw_lines(q);
+		draw_lines(q, q->m.io->length, fence_on_disk(q));
 	}
 	return r;
 }
@@ -227,14 +290,33 @@ int ox_qcow2_recover_co(struct ox_mapped *m, struct ox_error **err)
 	return 0;
 }
 
+/* The walk, from its first table on: what it had counted has died with the process. */
+static int begin_co(struct ox_qcow2 *q, struct ox_error **err)
+{
+	struct ox_rebuilding *rec = &q->rebuild;
+	struct ox_io *io = q->m.io;
+	int r;
+
+	if (ox_mapped_resumes(&q->m)) {
+		r = draw_lines_again(q, &rec->opened);
+		if (r < 0)
+			return ox_error_set_errno(err, r, "Its state cannot be adopted");
+		io = rec->opened;
+	} else {
+		draw_lines(q, io->length, fence_on_disk(q));
+	}
+	r = q->m.img->recovery->begin_co(io, &q->m.recover.leaves, &rec->walk, err);
+	if (r < 0)
+		ox_recover_fini(q);
+	return r;
+}
+
 int ox_recover_start_co(struct ox_qcow2 *q, struct ox_error **err)
 {
 	struct ox_rebuilding *rec = &q->rebuild;
 	int r;
 
-	ox_recover_fini(q); /* an earlier attempt of this image */
-	draw_lines(q);
-	r = q->m.img->recovery->begin_co(q->m.io, &rec->walk, err);
+	r = begin_co(q, err);
 	if (r < 0)
 		return r;
 	if (!q->m.img->recovery->may_grow(rec->walk)) {
@@ -242,6 +324,16 @@ int ox_recover_start_co(struct ox_qcow2 *q, struct ox_error **err)
 		rec->may_grow = false;
 	}
 	r = ox_tables_load_co(&q->m);
+	q->m.recover.resumable = ox_mapped_resumes(&q->m);
+	if (r == 0 && q->m.recover.resumable) {
+		r = ox_adopt_notes_co(&q->m, err);
+		if (r < 0) {
+			ox_recover_fini(q);
+			return r;
+		}
+	} else if (r == 0) {
+		r = note_lines_co(q);
+	}
 	/* A direct write into a cluster smaller than the device's block may lengthen the file for a
 	 * moment. */
 	if (r == 0 && !rec->no_room && !rec->may_grow &&

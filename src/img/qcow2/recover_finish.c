@@ -218,7 +218,8 @@ static int end_co(struct ox_qcow2 *q)
 	ox_mutex_lock_co(&q->m.alloc.lock);
 	r = end_locked_co(q);
 	if (r == 0) {
-		q->space.floor = 0; /* every reference is counted: what is free at the end may go */
+		/* Every reference is counted: what is free at the end may go. */
+		ox_space_set_floor(q, 0);
 		q->space.cursor =
 			ops_of(q)->next_free(q->rebuild.walk, 1, q->rebuild.limit_clusters);
 		q->rebuild.fence = 0;
@@ -240,7 +241,10 @@ int ox_recover_finish_co(struct ox_qcow2 *q)
 		return r;
 	if (ops_of(q)->obstacle(q->rebuild.walk))
 		return -EIO;
+	if (q->m.recover.leaves)
+		return -ECANCELED;
 	kept = ops_of(q)->kept(q->rebuild.walk);
+	ox_recover_is_past_resuming(q);
 	do {
 		r = ops_of(q)->write_counts_co(q->rebuild.walk);
 		if (r == 0)

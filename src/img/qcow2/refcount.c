@@ -285,6 +285,52 @@ int ox_refcount_cut_entry_co(struct ox_qcow2 *q, uint64_t index)
 	return 0;
 }
 
+/* Whether the block says 1 of its entry own, and 0 of all others. */
+static int says_alone_co(struct ox_qcow2 *q, struct ox_host block, uint64_t own, bool *ret)
+{
+	unsigned order = ox_qcow2_hdr(q)->refcount_order;
+	uint64_t per_slice = q->m.slice_bytes * 8 >> order;
+	uint64_t zeroes = 0;
+	bool is_one = false;
+	struct ox_block *b;
+	int r;
+
+	for (uint64_t at = 0; at < q->m.cluster_bytes; at += q->m.slice_bytes) {
+		r = ox_cache_get_co(&q->counts, block.bytes + at, &b);
+		if (r < 0)
+			return r;
+		for (uint64_t i = 0; i < per_slice; i++)
+			zeroes += ox_qcow2_refcount_get(b->data, order, i) == 0;
+		if (own / per_slice == at / q->m.slice_bytes)
+			is_one = ox_qcow2_refcount_get(b->data, order, own % per_slice) == 1;
+		ox_cache_put(&q->counts, b);
+	}
+	*ret = is_one && zeroes == ox_qcow2_refblock_entries(ox_qcow2_hdr(q)) - 1;
+	return 0;
+}
+
+int ox_refcount_drop_lone_block_co(struct ox_qcow2 *q, uint64_t cluster, bool *ret_dropped)
+{
+	uint64_t per_block = ox_qcow2_refblock_entries(ox_qcow2_hdr(q));
+	struct ox_host block;
+	bool alone = false;
+	int r;
+
+	*ret_dropped = false;
+	r = table_read_co(q, cluster / per_block, &block);
+	if (r < 0 || block.bytes != cluster * q->m.cluster_bytes)
+		return r;
+	r = says_alone_co(q, block, cluster % per_block, &alone);
+	if (r < 0 || !alone)
+		return r;
+	r = ox_refcount_cut_entry_co(q, cluster / per_block);
+	if (r < 0)
+		return r;
+	ox_cache_forget_co(&q->counts, block.bytes, q->m.cluster_bytes);
+	*ret_dropped = true;
+	return 0;
+}
+
 int ox_refcount_has_block_co(struct ox_qcow2 *q, uint64_t cluster, bool *ret)
 {
 	struct place p;

@@ -83,7 +83,7 @@ static int give_length_back_co(struct ox_qcow2 *q, uint64_t old_bytes, int error
 	int r = 0;
 
 	if (q->m.io->can_grow && q->m.io->length > old_bytes)
-		r = ox_io_set_length_co(q->m.io, old_bytes);
+		r = ox_mapped_set_length_co(&q->m, old_bytes);
 	(void)r; /* leaked: nothing names it */
 	return error;
 }
@@ -125,6 +125,10 @@ int ox_refcount_grow_table_co(struct ox_qcow2 *q, uint64_t need_blocks, uint64_t
 	uint64_t covered = old_clusters * (q->m.cluster_bytes / 8) * per_block;
 	/* A store that cannot grow has room only inside; past the old table all of it is free. */
 	uint64_t file_end = q->m.io->can_grow ? ox_div_up(q->m.io->length, q->m.cluster_bytes) : 0;
+	struct ox_alloc_range old = {
+		.start = old_offset / q->m.cluster_bytes,
+		.count = old_clusters,
+	};
 	struct area a;
 	int r;
 
@@ -137,6 +141,7 @@ int ox_refcount_grow_table_co(struct ox_qcow2 *q, uint64_t need_blocks, uint64_t
 		r = write_area_co(q, &a); /* 2 */
 	if (r < 0)
 		return r;
+	ox_alloc_note_table(&q->m, &old);
 	ox_header_lock_co(q);
 	fields = *ox_qcow2_hdr(q);
 	fields.reftable_offset = a.start * q->m.cluster_bytes;
@@ -145,21 +150,28 @@ int ox_refcount_grow_table_co(struct ox_qcow2 *q, uint64_t need_blocks, uint64_t
 	if (r < 0) /* for want of room too: nobody knows which table it is */
 		ox_order_poison(&q->m.order, r);
 	ox_header_unlock(q);
-	if (r < 0)
+	if (r < 0) {
+		ox_alloc_named(&q->m, &old, old_clusters);
 		return r;
+	}
 	q->m.fixed[2] = (struct ox_metadata_range){fields.reftable_offset,
 						   fields.reftable_offset +
 							   a.table_clusters * q->m.cluster_bytes};
+	ox_note_turn(q->m.notes, old.note, OX_NOTE_RELEASING); /* the header durably says so */
 	for (uint64_t i = 0; r == 0 && i < a.blocks; i++)
 		r = ox_tables_add(&q->m,
 				  ox_host((a.start + a.table_clusters + i) * q->m.cluster_bytes));
-	if (r < 0)
+	if (r < 0) {
+		ox_alloc_named(&q->m, &old, old_clusters);
 		return r;
+	}
 	ox_cache_forget_co(&q->counts, old_offset, old_clusters * q->m.cluster_bytes);
 	/* 4. The table has grown, whatever becomes of the old one: a failure leaks it. */
 	r = ox_refcount_set_co(q, old_offset / q->m.cluster_bytes, old_clusters, 0);
 	(void)r;
+	ox_alloc_named(&q->m, &old, old_clusters);
 	if (ret_area)
-		*ret_area = (struct ox_alloc_range){a.start, a.table_clusters + a.blocks, false};
+		*ret_area = (struct ox_alloc_range){.start = a.start,
+						    .count = a.table_clusters + a.blocks};
 	return 0;
 }

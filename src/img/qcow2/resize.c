@@ -58,6 +58,10 @@ static int move_l1_co(struct ox_qcow2 *q, uint64_t new_bytes, uint64_t entries)
 	uint64_t clusters = ox_div_up(entries * 8, q->m.cluster_bytes);
 	uint64_t old_offset = ox_qcow2_hdr(q)->l1_offset;
 	uint64_t old_bytes = (uint64_t)ox_qcow2_hdr(q)->l1_entries * 8;
+	struct ox_alloc_range old = {
+		.start = old_offset / q->m.cluster_bytes,
+		.count = ox_div_up(old_bytes, q->m.cluster_bytes),
+	};
 	struct ox_alloc_range range;
 	uint64_t to;
 	int r;
@@ -65,15 +69,21 @@ static int move_l1_co(struct ox_qcow2 *q, uint64_t new_bytes, uint64_t entries)
 	r = ox_alloc_take_contiguous_co(q, clusters, &range);
 	if (r < 0)
 		return r;
+	ox_note_turn(q->m.notes, range.note, OX_NOTE_TAKEN_TABLE);
 	to = range.start * q->m.cluster_bytes;
 	/* On a store that cannot grow the clusters may have held an L2 table before. */
 	ox_cache_forget_co(&q->m.map, to, clusters * q->m.cluster_bytes);
 	r = copy_l1_co(q, to, clusters * q->m.cluster_bytes);
 	if (r < 0) {
+		ox_alloc_named(&q->m, &range, clusters);
 		ox_alloc_free_later(&q->m, ox_host(to), clusters * q->m.cluster_bytes);
 		return r;
 	}
+	if (old_bytes > 0) /* a death finds which of both the header names */
+		ox_alloc_note_table(&q->m, &old);
 	r = write_size_co(q, new_bytes, to, entries);
+	ox_alloc_named(&q->m, &range, clusters);
+	ox_alloc_named(&q->m, &old, old.count);
 	if (r < 0) /* nobody knows which table the header names: leak */
 		return r;
 	ox_cache_forget_co(&q->m.map, ox_align_down(old_offset, q->m.slice_bytes), old_bytes);
@@ -114,11 +124,12 @@ int ox_qcow2_grow_tables_co(struct ox_mapped *m, uint64_t new_bytes, struct ox_e
 	return r < 0 ? ox_error_set_errno(err, r, "Could not grow the L1 table") : 0;
 }
 
-int ox_qcow2_resize_co(struct ox_image *img, uint64_t new_bytes, struct ox_error **err)
+int ox_qcow2_resize_co(struct ox_image *img, uint64_t new_bytes,
+		       const struct ox_resize_options *how, struct ox_error **err)
 {
 	const struct ox_qcow2_header *h = ox_qcow2_hdr(ox_qcow2_of(img));
 
 	if (h->version < 3 && h->snapshot_count > 0)
 		return ox_error_set(err, -ENOTSUP, "Can't resize a v2 image which has snapshots");
-	return ox_mapped_resize_co(img, new_bytes, err);
+	return ox_mapped_resize_co(img, new_bytes, how, err);
 }

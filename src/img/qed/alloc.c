@@ -25,7 +25,7 @@ static unsigned choose_batch(struct ox_qed_image *q, uint64_t want, uint64_t run
 		n++;
 	}
 	if (n == 0 && q->may_grow)
-		spans[n++] = (struct ox_span){end, end + left};
+		spans[n++] = (struct ox_span){.start = end, .end = end + left};
 	return n;
 }
 
@@ -43,7 +43,20 @@ static int abandon_batch(struct ox_qed_image *q, const struct ox_span *spans, un
 }
 
 /* Zero, long enough, and both durable (H2, D8). */
-static int settle_batch_co(struct ox_qed_image *q, const struct ox_span *spans, unsigned n)
+static int settle_batch_co(struct ox_qed_image *q, struct ox_alloc_range *ranges, unsigned n)
+{
+	int r;
+
+	for (unsigned i = 0; i < n; i++) {
+		r = ox_alloc_make_zero_co(&q->m, ranges[i].start, ranges[i].count, &ranges[i].zero);
+		if (r < 0)
+			return r;
+	}
+	return ox_order_wait_co(&q->m.order, ox_order_ticket(&q->m.order));
+}
+
+/* All of it, or nothing. */
+static int push_batch_co(struct ox_qed_image *q, const struct ox_span *spans, unsigned n)
 {
 	struct ox_alloc_range ranges[OX_ALLOC_REFILL_RANGES];
 	int r;
@@ -53,13 +66,15 @@ static int settle_batch_co(struct ox_qed_image *q, const struct ox_span *spans, 
 			.start = spans[i].start,
 			.count = spans[i].end - spans[i].start,
 		};
-		r = ox_alloc_make_zero_co(&q->m, ranges[i].start, ranges[i].count, &ranges[i].zero);
-		if (r < 0)
-			return r;
+		ox_alloc_note_batch(&q->m, &ranges[i]);
 	}
-	r = ox_order_wait_co(&q->m.order, ox_order_ticket(&q->m.order));
-	for (unsigned i = 0; r == 0 && i < n; i++)
-		ox_alloc_push(&q->m, &ranges[i]);
+	r = settle_batch_co(q, ranges, n);
+	for (unsigned i = 0; i < n; i++) {
+		if (r == 0)
+			ox_alloc_push(&q->m, &ranges[i]);
+		else
+			ox_alloc_drop_batch(&q->m, &ranges[i]);
+	}
 	return r;
 }
 
@@ -99,7 +114,7 @@ static int refill_co(struct ox_qed_image *q, uint64_t want, uint64_t run)
 	}
 	if (spans[n - 1].end > OX_ALLOC_HOST_MAX_BYTES >> q->m.cluster_bits)
 		return abandon_batch(q, spans, n, -ENOSPC);
-	r = settle_batch_co(q, spans, n);
+	r = push_batch_co(q, spans, n);
 	return r < 0 ? abandon_batch(q, spans, n, r) : 0;
 }
 
@@ -115,7 +130,7 @@ int ox_qed_take_table_co(struct ox_qed_image *q, struct ox_alloc_range *ret)
 
 	m->alloc.takes++;
 	ox_mutex_lock_co(&m->alloc.lock);
-	while (r == 0 && !ox_alloc_pop_run(&m->alloc, m->table_clusters, ret)) {
+	while (r == 0 && !ox_alloc_pop_run(m, m->table_clusters, ret)) {
 		/* What is too short stays, for data; at the file's end it gets longer. */
 		if (m->alloc.reserve_count > OX_ALLOC_REFILL_RANGES)
 			r = ox_alloc_return_reserve_locked_co(m);
@@ -126,11 +141,16 @@ int ox_qed_take_table_co(struct ox_qed_image *q, struct ox_alloc_range *ret)
 	return r;
 }
 
-int ox_qed_take_back_co(struct ox_mapped *m, const struct ox_alloc_range *range)
+int ox_qed_take_back_co(struct ox_mapped *m, struct ox_alloc_range *range)
 {
 	struct ox_qed_image *q = ox_qed_of(m);
+	/* A batch whose process died may not have made the file as long. */
+	uint64_t end =
+		ox_min_u64(range->start + range->count, ox_div_up(m->io->length, m->cluster_bytes));
 
-	(void)ox_ranges_add(&q->free, range->start, range->start + range->count);
+	ox_alloc_drop_batch(m, range);
+	if (range->start < end)
+		(void)ox_ranges_add(&q->free, range->start, end);
 	return 0; /* what is not remembered is leaked */
 }
 
@@ -154,8 +174,32 @@ int ox_qed_release_co(struct ox_mapped *m, uint64_t start, uint64_t most, uint64
 		if (r < 0 && r != -EOPNOTSUPP && !ox_io_is_full(r))
 			return r;
 	}
-	(void)ox_ranges_add(&q->free, start, start + most);
+	ox_freed_note_release(m, most, 0);
+	return ox_qed_finish_release_co(m, start, most, 0);
+}
+
+int ox_qed_finish_release_co(struct ox_mapped *m, uint64_t start, uint64_t n, uint64_t count)
+{
+	(void)count;
+	(void)ox_ranges_add(&ox_qed_of(m)->free, start, start + n);
 	return 0;
+}
+
+/* Noted as a batch meanwhile: a death finds the file longer, or no longer so long. */
+static int cut_off_co(struct ox_qed_image *q, const struct ox_span *last)
+{
+	struct ox_alloc_range range = {
+		.start = last->start,
+		.count = last->end - last->start,
+	};
+	int r;
+
+	ox_alloc_note_batch(&q->m, &range);
+	r = ox_mapped_set_length_co(&q->m, last->start << q->m.cluster_bits);
+	ox_alloc_drop_batch(&q->m, &range);
+	if (r < 0)
+		(void)ox_ranges_add(&q->free, last->start, last->end);
+	return r;
 }
 
 /* There is no record of free clusters, but at the end of the file they need not be. A last cluster
@@ -165,7 +209,6 @@ int ox_qed_settle_co(struct ox_mapped *m)
 	struct ox_qed_image *q = ox_qed_of(m);
 	uint64_t end = ox_div_up(m->io->length, m->cluster_bytes);
 	struct ox_span last;
-	int r;
 
 	if (!m->io->can_grow)
 		return 0;
@@ -173,12 +216,9 @@ int ox_qed_settle_co(struct ox_mapped *m)
 		if (m->dirty.state == OX_DIRTY_CLEAN ||
 		    ox_is_aligned(m->io->length, m->cluster_bytes))
 			return 0;
-		return ox_io_set_length_co(m->io, end << m->cluster_bits);
+		return ox_mapped_set_length_co(m, end << m->cluster_bits);
 	}
-	r = ox_io_set_length_co(m->io, last.start << m->cluster_bits);
-	if (r < 0)
-		(void)ox_ranges_add(&q->free, last.start, last.end);
-	return r;
+	return cut_off_co(q, &last);
 }
 
 int ox_qed_shrink_co(struct ox_mapped *m)

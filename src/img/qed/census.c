@@ -89,8 +89,11 @@ static int judge_co(struct ox_qed_image *q, struct ox_error **err)
 
 	if (obstacle)
 		return ox_error_set(err, -EIO, "%s", obstacle);
-	note_free_co(q);
+	/* It is known from now on, also to whoever adopts: another walk would find those to be free
+	 * that were noted, and handed out since (D10). */
 	q->knows = true;
+	ox_qed_note_session(q);
+	note_free_co(q);
 	ox_qed_census_fini(q);
 	return 0;
 }
@@ -171,6 +174,7 @@ static int look_through_co(struct ox_qed_image *q, struct ox_error **err)
 	if (ops_of(q)->knows_stale(q->census)) {
 		q->stale_from = 0;
 		q->may_grow = true;
+		ox_qed_note_session(q);
 	}
 	return judge_co(q, err);
 }
@@ -194,7 +198,11 @@ void ox_qed_recovery_failed(struct ox_mapped *m)
 
 static int begin_co(struct ox_qed_image *q, struct ox_error **err)
 {
-	struct ox_census_view what = {.end_bytes = q->m.io->length, .at_rest = true};
+	struct ox_census_view what = {
+		.end_bytes = q->m.io->length,
+		.at_rest = true,
+		.leaves = &q->m.recover.leaves,
+	};
 	int r = ops_of(q)->begin_co(q->m.io, &what, &q->census, err);
 
 	if (r < 0)
@@ -270,6 +278,7 @@ static int look_once_co(struct ox_qed_image *q, struct ox_error **err)
 {
 	struct ox_census_view what = {
 		.end_bytes = q->opened_clusters << q->m.cluster_bits,
+		.leaves = &q->m.recover.leaves,
 		.is_ours = is_ours,
 		.opaque = q,
 	};
@@ -308,7 +317,8 @@ int ox_qed_before_free_co(struct ox_mapped *m)
 
 	ox_recover_wait_co(m);
 	ox_mutex_lock_co(&q->census_lock);
-	if (!q->knows && !q->distrusts && !ox_recover_active(m) && look_once_co(q, &err) < 0) {
+	if (!q->knows && !q->distrusts && !m->recover.leaves && !ox_recover_active(m) &&
+	    look_once_co(q, &err) < 0 && !m->recover.leaves) {
 		char text[512];
 
 		ox_qed_note_damage(q);
@@ -318,6 +328,8 @@ int ox_qed_before_free_co(struct ox_mapped *m)
 			 ox_error_message(err));
 		ox_mapped_tell(m, text);
 	}
+	/* Nobody waits for another look: what is freed is leaked. */
+	q->distrusts = q->distrusts || (m->recover.leaves && !q->knows);
 	ox_mutex_unlock(&q->census_lock);
 	ox_error_free(err);
 	return 0;

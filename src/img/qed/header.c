@@ -70,9 +70,7 @@ int ox_qed_read_header_co(struct ox_qed_image *q, struct ox_error **err)
 	return judge_header(img, &q->h, err);
 }
 
-/* One sector, durable on return. A failure poisons (M3), but for one that lacks room where the
- * caller can live with either version on the disk. */
-static int write_header_co(struct ox_qed_image *q, const struct ox_qed_header *h)
+int ox_qed_write_header_co(struct ox_qed_image *q, const struct ox_qed_header *h, const char *name)
 {
 	uint8_t *sector = ox_io_buffer(sizeof(q->sector));
 	int r;
@@ -82,6 +80,8 @@ static int write_header_co(struct ox_qed_image *q, const struct ox_qed_header *h
 		return -ENOMEM;
 	memcpy(sector, q->sector, sizeof(q->sector));
 	ox_qed_header_patch(h, sector);
+	if (name)
+		memcpy(sector + h->backing_offset, name, h->backing_bytes);
 	r = ox_io_pwrite_co(q->m.io, sector, sizeof(q->sector), 0, 0);
 	if (r == 0)
 		r = ox_order_sync_always_co(&q->m.order);
@@ -99,7 +99,7 @@ int ox_qed_prepare_write_co(struct ox_mapped *m)
 {
 	struct ox_qed_image *q = ox_qed_of(m);
 	struct ox_qed_header h;
-	int r = ox_mapped_check_change(m);
+	int r = ox_prepare_begin_co(m);
 
 	if (r < 0 || m->prepared)
 		return r;
@@ -108,9 +108,10 @@ int ox_qed_prepare_write_co(struct ox_mapped *m)
 	h = q->h;
 	h.autoclear = 0;
 	if (q->h.autoclear != 0)
-		r = write_header_co(q, &h);
+		r = ox_qed_write_header_co(q, &h, NULL);
 	ox_mutex_unlock(&q->header_lock);
-	m->prepared = r == 0;
+	if (r == 0)
+		ox_prepare_end(m);
 	return r;
 }
 
@@ -126,7 +127,7 @@ int ox_qed_write_need_check_co(struct ox_mapped *m, bool on)
 	h.features &= ~(uint64_t)OX_QED_NEED_CHECK;
 	if (on)
 		h.features |= OX_QED_NEED_CHECK;
-	r = write_header_co(q, &h);
+	r = ox_qed_write_header_co(q, &h, NULL);
 	ox_mutex_unlock(&q->header_lock);
 	return r;
 }
@@ -147,7 +148,7 @@ int ox_qed_write_size_co(struct ox_mapped *m, uint64_t new_bytes)
 	h = q->h;
 	h.autoclear = 0;
 	h.size_bytes = new_bytes;
-	r = write_header_co(q, &h);
+	r = ox_qed_write_header_co(q, &h, NULL);
 	if (r < 0) /* for want of room too: nobody knows which size it says */
 		ox_order_poison(&m->order, r);
 	ox_mutex_unlock(&q->header_lock);

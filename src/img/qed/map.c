@@ -121,6 +121,8 @@ static int refuse_co(struct ox_qed_image *q, const struct entry *e)
 	/* In a longer file it would mean something. */
 	if (judge(q, e, e->value) == OX_QED_PAST_END)
 		q->may_grow = false;
+	q->contradicts = true;
+	ox_qed_note_session(q);
 	return !e->is_l1 && judge(q, e, e->value) == OX_QED_SOUND ? -EUCLEAN : -EIO;
 }
 
@@ -328,6 +330,7 @@ static int make_table_co(struct ox_qed_image *q, const struct entry *l1, struct 
 	r = ox_qed_take_table_co(q, &range);
 	if (r < 0)
 		return r;
+	ox_alloc_note_table(&q->m, &range);
 	table = ox_host(range.start << q->m.cluster_bits);
 	if (!range.zero) {
 		r = ox_io_fill_zero_co(q->m.io, table.bytes, q->table_bytes);
@@ -342,11 +345,13 @@ static int make_table_co(struct ox_qed_image *q, const struct entry *l1, struct 
 		if (r < 0)
 			ox_tables_remove(&q->m, table);
 	}
-	if (r < 0)
+	if (r < 0) {
 		ox_alloc_give_back(&q->m, &range);
-	else
-		*ret = table;
-	return r;
+		return r;
+	}
+	ox_alloc_named(&q->m, &range, range.count);
+	*ret = table;
+	return 0;
 }
 
 static int make_missing_table_co(struct ox_qed_image *q, struct ox_guest guest, struct ox_host *ret)
@@ -401,6 +406,39 @@ int ox_qed_set_co(struct ox_mapped *m, struct ox_guest guest, uint64_t count, en
 	return store_co(q, &e, value, step, *ret_done, after);
 }
 
+/* ---- tables that go ---- */
+
+int ox_qed_table_at_co(struct ox_mapped *m, struct ox_guest guest, struct ox_host *ret_table,
+		       uint64_t *ret_next)
+{
+	struct ox_qed_image *q = ox_qed_of(m);
+	struct entry l1 = l1_entry(q, guest);
+	uint64_t count;
+	int r = read_entry_co(q, &l1, UINT64_MAX, &count);
+
+	if (r < 0)
+		return r;
+	*ret_table = ox_host(l1.value);
+	*ret_next = guest.bytes + (l1.value == 0 ? count : 1) * span_bytes(q);
+	return 0;
+}
+
+int ox_qed_unlink_table_co(struct ox_mapped *m, struct ox_guest guest, struct ox_host table)
+{
+	struct ox_qed_image *q = ox_qed_of(m);
+	struct entry l1 = l1_entry(q, guest);
+	int r;
+
+	ox_mutex_lock_co(&m->table_lock);
+	r = store_co(q, &l1, 0, 0, 1, OX_TICKET_NONE);
+	if (r == 0) {
+		ox_tables_remove(m, table);
+		ox_cache_forget_co(&m->map, table.bytes, q->table_bytes);
+	}
+	ox_mutex_unlock(&m->table_lock);
+	return r;
+}
+
 /* ---- the tables that there are ---- */
 
 /* What else is malformed is met by the request that needs it; a table past the end must be known
@@ -408,7 +446,8 @@ int ox_qed_set_co(struct ox_mapped *m, struct ox_guest guest, uint64_t count, en
 static int note_entry_co(struct ox_qed_image *q, uint64_t index, uint64_t value)
 {
 	/* However long the file is when the disk is made larger. */
-	uint64_t end = opened_end(q) ? ox_min_u64(q->m.io->length, opened_end(q)) : q->m.io->length;
+	uint64_t end = opened_end(q) && !q->l1_is_ours ? ox_min_u64(q->m.io->length, opened_end(q))
+						       : q->m.io->length;
 	enum ox_qed_place place = ox_qed_judge_place(&q->h, value, q->table_bytes, end);
 	struct entry e = {
 		.at = ox_host(q->h.l1_offset + index * 8),

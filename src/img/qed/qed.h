@@ -34,6 +34,8 @@ struct ox_qed_image {
 	bool may_grow;	     /* no entry is known that names what is past the end */
 	bool knows;	     /* no two entries name one cluster: what is freed is free, */
 	bool distrusts;	     /* or some do, or may: what is freed is leaked */
+	bool contradicts;    /* a damaged entry was met: no error that only kept us from looking */
+	bool l1_is_ours;     /* the file has grown, so that no L1 entry was past its end */
 	struct ox_mutex census_lock;
 	struct ox_census *census; /* while RUNNING or FAILED */
 
@@ -55,6 +57,11 @@ int ox_qed_read_header_co(struct ox_qed_image *q, struct ox_error **err);
 /* The name of the backing file, as the header places it; NULL: there is none. To be freed. */
 int ox_qed_backing_name_co(struct ox_io *io, const struct ox_qed_header *h, char **ret,
 			   struct ox_error **err) __attribute__((warn_unused_result));
+/* One sector, durable on return, for a caller that holds the header's lock; name: of the backing
+ * file, where it lies in that sector. A failure poisons (M3), but for one that lacks room where the
+ * caller can live with either version on the disk. */
+int ox_qed_write_header_co(struct ox_qed_image *q, const struct ox_qed_header *h, const char *name)
+	__attribute__((warn_unused_result));
 /* Of struct ox_mapped_ops. */
 int ox_qed_prepare_write_co(struct ox_mapped *m);
 int ox_qed_write_need_check_co(struct ox_mapped *m, bool on);
@@ -79,6 +86,16 @@ bool ox_qed_is_stale(const struct ox_qed_image *q, uint64_t value);
 int ox_qed_note_tables_co(struct ox_qed_image *q, uint64_t disk_bytes)
 	__attribute__((warn_unused_result));
 
+/* For an image that is emptied. Of struct ox_mapped_ops. */
+int ox_qed_table_at_co(struct ox_mapped *m, struct ox_guest guest, struct ox_host *ret_table,
+		       uint64_t *ret_next);
+int ox_qed_unlink_table_co(struct ox_mapped *m, struct ox_guest guest, struct ox_host table);
+
+/* ---- backing.c: of struct ox_mapped_ops ---- */
+
+int ox_qed_write_backing_co(struct ox_mapped *m, const char *name, const char *format,
+			    struct ox_error **err);
+
 /* ---- alloc.c ---- */
 
 /* The clusters of a table, in one piece. As ox_alloc_take_co. */
@@ -86,10 +103,16 @@ int ox_qed_take_table_co(struct ox_qed_image *q, struct ox_alloc_range *ret)
 	__attribute__((warn_unused_result));
 /* Of struct ox_mapped_ops. */
 int ox_qed_refill_co(struct ox_mapped *m, uint64_t want);
-int ox_qed_take_back_co(struct ox_mapped *m, const struct ox_alloc_range *range);
+int ox_qed_take_back_co(struct ox_mapped *m, struct ox_alloc_range *range);
+int ox_qed_finish_release_co(struct ox_mapped *m, uint64_t start, uint64_t n, uint64_t count);
 int ox_qed_release_co(struct ox_mapped *m, uint64_t start, uint64_t most, uint64_t *ret_n);
 int ox_qed_settle_co(struct ox_mapped *m);
 int ox_qed_shrink_co(struct ox_mapped *m);
+
+/* ---- open.c ---- */
+
+/* For whoever adopts (D10): what this session knows of the image, after each change of it. */
+void ox_qed_note_session(struct ox_qed_image *q);
 
 /* ---- census.c ---- */
 

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* Raw: the store is the disk. For chains, and as the measure of what a format costs. */
 #include <errno.h>
+#include <inttypes.h>
 
 #include "base/arith.h"
 #include "base/assert.h"
@@ -13,6 +14,7 @@
 struct raw {
 	struct ox_order order; /* group commit of flushes, poisoning (M3) */
 	struct ox_raw_guard guard;
+	struct ox_latch background;
 };
 
 static int raw_preadv_co(struct ox_image *img, const struct iovec *iov, int n, uint64_t offset,
@@ -100,7 +102,7 @@ static int zero_step_co(struct ox_io *io, uint64_t offset, uint64_t length, unsi
 
 static int discard_step_co(struct ox_io *io, uint64_t offset, uint64_t length, unsigned flags)
 {
-	int r = ox_io_punch_co(io, offset, length);
+	int r = ox_io_trim_co(io, offset, length);
 
 	(void)flags;
 	return r == -EOPNOTSUPP ? 0 : r;
@@ -146,50 +148,152 @@ static int raw_flush_co(struct ox_image *img, bool durable)
 	return ox_order_wait_co(&raw->order, ox_order_ticket(&raw->order));
 }
 
-static int raw_extent_co(struct ox_image *img, uint64_t offset, uint64_t length,
+static struct ox_extent raw_extent(const struct ox_image *img, uint64_t offset, uint64_t length,
+				   const struct ox_io_extent *e)
+{
+	return (struct ox_extent){
+		.offset = offset,
+		.length = ox_min_u64(e->length, length),
+		.flags = OX_EXTENT_PRESENT | OX_EXTENT_HAS_OFFSET |
+			 (e->zero ? OX_EXTENT_ZERO : OX_EXTENT_DATA),
+		.host_offset = offset,
+		.filename = img->filename,
+	};
+}
+
+static int raw_extent_co(struct ox_image *img, uint64_t offset, uint64_t length, bool holes,
 			 struct ox_extent *ret)
 {
 	struct ox_io_extent e;
 	int r;
 
+	(void)holes; /* the file knows nothing else */
 	r = ox_io_extent_co(img->io, offset, &e);
-	if (r < 0)
+	if (r == 0)
+		*ret = raw_extent(img, offset, length, &e);
+	return r;
+}
+
+#define EXTENTS_MAX 256
+
+static int raw_extents_co(struct ox_image *img, uint64_t offset, uint64_t length,
+			  struct ox_extent *ret, int max)
+{
+	struct ox_io_extent e[EXTENTS_MAX];
+	int n = ox_io_extents_co(img->io, offset, length, e, max < EXTENTS_MAX ? max : EXTENTS_MAX);
+
+	for (int i = 0; i < n; i++) {
+		ret[i] = raw_extent(img, offset, length, &e[i]);
+		offset += ret[i].length;
+		length -= ret[i].length;
+		if (length == 0)
+			return i + 1;
+	}
+	return n;
+}
+
+/* What a longer file has gained, in steps. */
+static int preallocate_co(struct ox_image *img, uint64_t offset, uint64_t end,
+			  const struct ox_resize_options *how)
+{
+	bool full = how->preallocation == OX_PREALLOC_FULL;
+	uint64_t start = offset;
+	int r = 0;
+
+	while (r == 0 && offset < end) {
+		uint64_t n = ox_min_u64(end - offset, STEP_BYTES - offset % STEP_BYTES);
+
+		if (how->interrupted && how->interrupted(how->opaque))
+			return -EINTR;
+		r = full ? ox_io_fill_zero_co(img->io, offset, n)
+			 : ox_io_reserve_or_fill_co(img->io, offset, n);
+		offset += n;
+		if (r == 0 && how->progress)
+			how->progress(how->opaque, offset - start, end - start);
+	}
+	return r;
+}
+
+static int change_length_co(struct ox_image *img, uint64_t new_bytes,
+			    const struct ox_resize_options *how)
+{
+	uint64_t old_bytes = img->io->length;
+	int r = ox_io_set_length_co(img->io, new_bytes);
+
+	if (r < 0 || !how || how->preallocation == OX_PREALLOC_OFF)
 		return r;
-	*ret = (struct ox_extent){
-		.offset = offset,
-		.length = ox_min_u64(e.length, length),
-		.flags = OX_EXTENT_PRESENT | OX_EXTENT_HAS_OFFSET |
-			 (e.zero ? OX_EXTENT_ZERO : OX_EXTENT_DATA),
-		.host_offset = offset,
-		.filename = img->filename,
-	};
+	r = preallocate_co(img, old_bytes, new_bytes, how);
+	if (r < 0 && ox_io_set_length_co(img->io, old_bytes) < 0)
+		img->size_bytes = ox_align_up(img->io->length, 512);
+	return r;
+}
+
+static int refuse_resize(const struct ox_image *img, uint64_t new_bytes,
+			 const struct ox_resize_options *how, struct ox_error **err)
+{
+	if (how && how->preallocation == OX_PREALLOC_METADATA)
+		return ox_error_set(err, -ENOTSUP, "Unsupported preallocation mode: metadata");
+	if (img->io->can_grow)
+		return 0;
+	if (how && new_bytes != img->io->length)
+		return ox_error_set(err, -ENOTSUP,
+				    "Cannot resize device files: '%s' has %" PRIu64
+				    " bytes, and is to have %" PRIu64,
+				    img->filename, img->io->length, new_bytes);
+	if (new_bytes > img->io->length)
+		return ox_error_set(err, -ENOTSUP,
+				    "Cannot grow device files: '%s' has %" PRIu64
+				    " bytes, and is to have %" PRIu64,
+				    img->filename, img->io->length, new_bytes);
 	return 0;
 }
 
-static int raw_resize_co(struct ox_image *img, uint64_t new_bytes, struct ox_error **err)
+static int raw_resize_co(struct ox_image *img, uint64_t new_bytes,
+			 const struct ox_resize_options *how, struct ox_error **err)
 {
 	struct raw *raw = img->state;
 	int entered;
 	int r;
 
-	if (!img->io->can_grow && new_bytes > img->io->length)
-		return ox_error_set(err, -ENOTSUP, "Cannot grow device files");
+	r = refuse_resize(img, new_bytes, how, err);
+	if (r < 0)
+		return r;
 	entered = ox_raw_guard_resize_co(&raw->guard, new_bytes);
 	if (entered < 0)
 		return ox_error_set_errno(err, entered, "Could not resize the image");
-	r = img->io->can_grow ? ox_io_set_length_co(img->io, new_bytes) : 0;
+	r = img->io->can_grow ? change_length_co(img, new_bytes, how) : 0;
 	ox_raw_guard_leave(&raw->guard, entered);
 	if (r < 0)
 		return ox_error_set_errno(err, r, "Could not resize the image");
-	img->size_bytes = new_bytes;
+	img->size_bytes = ox_align_up(new_bytes, 512);
 	return 0;
 }
 
+static void witness_co(void *arg)
+{
+	struct raw *raw = arg;
+
+	/* A failure poisons the order, and is told by whoever meets it. */
+	int r = ox_order_sync_always_co(&raw->order);
+
+	(void)r;
+	ox_latch_done(&raw->background);
+}
+
+/* What a dead process wrote is synced beside the guest: once that has ended well its witness is of
+ * no use any more, and need not be kept for a flush that may never come. */
 static int raw_activate_co(struct ox_image *img, struct ox_error **err)
 {
-	(void)img;
-	(void)err;
-	return 0;
+	struct raw *raw = img->state;
+	int r;
+
+	if (!ox_io_has_witness(img->io))
+		return 0;
+	ox_latch_add(&raw->background);
+	r = ox_co_spawn(img->reactor, witness_co, raw);
+	if (r < 0)
+		ox_latch_done(&raw->background);
+	return r < 0 ? ox_error_set_errno(err, r, "Could not sync '%s'", img->filename) : 0;
 }
 
 static int raw_deactivate_co(struct ox_image *img, struct ox_error **err)
@@ -197,6 +301,7 @@ static int raw_deactivate_co(struct ox_image *img, struct ox_error **err)
 	struct raw *raw = img->state;
 	int r = ox_order_wait_co(&raw->order, ox_order_ticket(&raw->order));
 
+	ox_latch_wait_co(&raw->background);
 	if (r < 0)
 		return ox_error_set_errno(err, r, "Could not flush '%s'", img->filename);
 	return 0;
@@ -223,6 +328,7 @@ static const struct ox_img_ops raw_ops = {
 	.discard_co = raw_discard_co,
 	.flush_co = raw_flush_co,
 	.extent_co = raw_extent_co,
+	.extents_co = raw_extents_co,
 	.resize_co = raw_resize_co,
 	.activate_co = raw_activate_co,
 	.deactivate_co = raw_deactivate_co,
@@ -238,6 +344,7 @@ int ox_raw_open_co(struct ox_image *img, const struct ox_img_open *how, struct o
 	if (!raw)
 		return ox_error_set(err, -ENOMEM, "Out of memory");
 	ox_order_init(&raw->order, img->io, how->opts->cache == OX_CACHE_UNSAFE);
+	ox_latch_init(&raw->background);
 	ox_raw_guard_init(&raw->guard, img->io, !how->opts->format);
 	img->ops = &raw_ops;
 	img->state = raw;

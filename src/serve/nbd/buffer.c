@@ -34,25 +34,35 @@ size_t ox_nbd_buffer_bytes(size_t length)
 	return (length + SMALLEST_BYTES - 1) & ~(size_t)(SMALLEST_BYTES - 1);
 }
 
-static void *allocate(size_t size_bytes)
+/* Whole pages: what lies beside them is somebody else's. A kernel that cannot do it dumps them. */
+void *ox_nbd_pages(size_t size_bytes)
 {
-	void *buffer;
+	void *pages;
 
-	if (size_bytes < MAPPED_MIN_BYTES)
-		return aligned_alloc(SMALLEST_BYTES, size_bytes);
-	buffer = mmap(NULL, size_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-	return buffer == MAP_FAILED ? NULL : buffer;
+	if (size_bytes < MAPPED_MIN_BYTES) {
+		pages = aligned_alloc(SMALLEST_BYTES, size_bytes);
+	} else {
+		pages = mmap(NULL, size_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS,
+			     -1, 0);
+		pages = pages == MAP_FAILED ? NULL : pages;
+	}
+	if (pages)
+		(void)madvise(pages, size_bytes, MADV_DONTDUMP);
+	return pages;
 }
 
-static void release(void *buffer, size_t size_bytes)
+void ox_nbd_pages_free(void *pages, size_t size_bytes)
 {
 	int ret;
 
+	if (!pages)
+		return;
 	if (size_bytes < MAPPED_MIN_BYTES) {
-		free(buffer);
+		(void)madvise(pages, size_bytes, MADV_DODUMP); /* for whoever has them next */
+		free(pages);
 		return;
 	}
-	ret = munmap(buffer, size_bytes);
+	ret = munmap(pages, size_bytes);
 	assert(ret == 0);
 	(void)ret;
 }
@@ -72,7 +82,7 @@ uint8_t *ox_nbd_buffer_get(struct ox_nbd_pool *pool, size_t length)
 
 	if (class < NBD_BUFFER_CLASSES && pool->kept[class])
 		return pop(pool, class);
-	return allocate(ox_nbd_buffer_bytes(length));
+	return ox_nbd_pages(ox_nbd_buffer_bytes(length));
 }
 
 void ox_nbd_buffer_put(struct ox_nbd_pool *pool, uint8_t *buffer, size_t length, size_t most_bytes)
@@ -85,7 +95,7 @@ void ox_nbd_buffer_put(struct ox_nbd_pool *pool, uint8_t *buffer, size_t length,
 	if (most_bytes > KEPT_MAX_BYTES)
 		most_bytes = KEPT_MAX_BYTES;
 	if (class == NBD_BUFFER_CLASSES || pool->kept_bytes + size_bytes > most_bytes) {
-		release(buffer, size_bytes);
+		ox_nbd_pages_free(buffer, size_bytes);
 		return;
 	}
 	memcpy(buffer, &pool->kept[class], sizeof(void *));
@@ -98,7 +108,7 @@ void ox_nbd_pool_shrink(struct ox_nbd_pool *pool, size_t most_bytes)
 	/* The largest first: few calls give back much. */
 	for (unsigned class = NBD_BUFFER_CLASSES; class > 0; class --)
 		while (pool->kept[class - 1] && pool->kept_bytes > most_bytes)
-			release(pop(pool, class - 1), class_bytes(class - 1));
+			ox_nbd_pages_free(pop(pool, class - 1), class_bytes(class - 1));
 }
 
 void ox_nbd_pool_free(struct ox_nbd_pool *pool)

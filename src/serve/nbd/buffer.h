@@ -18,6 +18,11 @@ struct ox_nbd_pool {
 	size_t kept_bytes;
 };
 
+/* Whole pages, a multiple of 4 KiB, for bytes of clients: core dumps leave them out. NULL: memory
+ * is short. */
+void *ox_nbd_pages(size_t size_bytes);
+void ox_nbd_pages_free(void *pages, size_t size_bytes);
+
 /* What a buffer for length bytes takes. */
 size_t ox_nbd_buffer_bytes(size_t length);
 /* At least length bytes; NULL when memory is short. */

@@ -8,13 +8,15 @@
 #include <sys/epoll.h>
 #include <sys/socket.h>
 #include <sys/uio.h>
-#include <time.h>
 #include <unistd.h>
 
 /* System calls for one client in one turn of the server's loop. */
 #define READS_A_TURN 4
 #define SENDS_A_TURN 4
 #define SEND_VECTORS 128
+/* The same in records. */
+#define TLS_READS_A_TURN 16
+#define TLS_SENDS_A_TURN 32
 /* A reply of a large read should fit; the kernel takes as much of it as it allows. */
 #define UNIX_SEND_BUFFER_BYTES (1 << 20)
 #define HANDSHAKE_MS 30000
@@ -23,19 +25,10 @@
 
 #define EVENTS (EPOLLIN | EPOLLRDHUP | EPOLLET)
 
-int64_t ox_nbd_now_ms(void)
-{
-	struct timespec now;
-
-	clock_gettime(CLOCK_MONOTONIC, &now);
-	return (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
-}
-
 static int watch(struct ox_nbd_client *client, int operation, uint32_t events)
 {
-	struct epoll_event event = {.events = events, .data.ptr = client};
-
-	return epoll_ctl(client->epoll_fd, operation, client->fd, &event) < 0 ? -errno : 0;
+	client->watched.fd = client->fd;
+	return ox_serve_watch(client->loop, operation, &client->watched, events);
 }
 
 /* A client is served without these just as rightly, if slower. */
@@ -52,7 +45,7 @@ static void tune_socket(int fd, bool is_tcp)
 	}
 }
 
-int ox_nbd_client_new(struct ox_nbd_export *export, int epoll_fd, int fd, bool is_tcp,
+int ox_nbd_client_new(struct ox_nbd_export *export, struct ox_serve_loop *loop, int fd, bool is_tcp,
 		      struct ox_nbd_client **ret_client)
 {
 	struct ox_nbd_client *client = calloc(1, sizeof(*client));
@@ -62,11 +55,10 @@ int ox_nbd_client_new(struct ox_nbd_export *export, int epoll_fd, int fd, bool i
 		close(fd);
 		return -ENOMEM;
 	}
-	client->watch = NBD_WATCH_CLIENT;
 	client->fd = fd;
-	client->epoll_fd = epoll_fd;
+	client->loop = loop;
 	client->is_tcp = is_tcp;
-	client->deadline_ms = ox_nbd_now_ms() + HANDSHAKE_MS;
+	client->deadline_ms = ox_serve_now_ms() + HANDSHAKE_MS;
 	ox_nbd_peer_name(fd, client->peer);
 	tune_socket(fd, is_tcp);
 	ret = ox_nbd_conn_init(&client->conn, export);
@@ -97,6 +89,8 @@ void ox_nbd_client_close(struct ox_nbd_client *client, const char *why)
 		return;
 	note_why(client, why);
 	ox_nbd_conn_abort(&client->conn);
+	ox_tls_session_free(client->tls);
+	client->tls = NULL;
 	close(client->fd);
 	client->fd = -1;
 	client->deadline_ms = INT64_MAX;
@@ -130,10 +124,14 @@ void ox_nbd_client_event(struct ox_nbd_client *client, uint32_t events)
 	}
 	if (events & EPOLLIN)
 		client->readable = true;
-	if (events & EPOLLRDHUP)
+	if (events & EPOLLRDHUP) {
 		client->readable = client->hung_up = true;
-	if (events & EPOLLOUT)
+		ox_nbd_conn_leave(&client->conn);
+	}
+	if (events & EPOLLOUT) {
+		client->readable |= client->tls != NULL; /* which may have waited for that */
 		set_blocked(client, false);
+	}
 }
 
 /* ---- input ---- */
@@ -147,7 +145,14 @@ static size_t vectors_bytes(const struct iovec *iov, int count)
 	return total;
 }
 
-static void receive(struct ox_nbd_client *client)
+static void take_end(struct ox_nbd_client *client)
+{
+	client->readable = false;
+	note_why(client, "it hung up");
+	ox_nbd_conn_end_input(&client->conn);
+}
+
+static void receive_plain(struct ox_nbd_client *client)
 {
 	struct iovec iov[2];
 
@@ -164,9 +169,7 @@ static void receive(struct ox_nbd_client *client)
 			client->moved_bytes += (size_t)got;
 			ox_nbd_conn_received(&client->conn, (size_t)got);
 		} else if (got == 0) {
-			client->readable = false;
-			note_why(client, "it hung up");
-			ox_nbd_conn_end_input(&client->conn);
+			take_end(client);
 		} else if (errno == EAGAIN) {
 			client->readable = false;
 		} else if (errno != EINTR) {
@@ -176,33 +179,121 @@ static void receive(struct ox_nbd_client *client)
 	}
 }
 
+/* The socket has nothing; or it takes nothing, and TLS has to send before it goes on. */
+static void wait_for_socket(struct ox_nbd_client *client)
+{
+	client->readable = false;
+	if (ox_tls_waits_to_send(client->tls))
+		set_blocked(client, true);
+}
+
+static void receive_secure(struct ox_nbd_client *client)
+{
+	struct iovec iov[2];
+
+	for (int i = 0; i < TLS_READS_A_TURN && client->readable; i++) {
+		ssize_t got;
+
+		if (ox_nbd_conn_receive_space(&client->conn, iov) == 0)
+			return;
+		got = ox_tls_receive(client->tls, iov[0].iov_base, iov[0].iov_len);
+		if (got > 0) {
+			client->moved_bytes += (size_t)got;
+			ox_nbd_conn_received(&client->conn, (size_t)got);
+		} else if (got == 0) {
+			take_end(client);
+		} else if (got == -EAGAIN) {
+			wait_for_socket(client);
+			return;
+		} else {
+			ox_nbd_client_close(client, ox_tls_why(client->tls));
+			return;
+		}
+	}
+}
+
+static void receive(struct ox_nbd_client *client)
+{
+	if (client->tls)
+		receive_secure(client);
+	else
+		receive_plain(client);
+}
+
+/* ---- TLS begins ---- */
+
+static void shake_hands(struct ox_nbd_client *client)
+{
+	int ret = ox_tls_shake_hands(client->tls);
+	char text[256];
+
+	if (ret == -EAGAIN) {
+		wait_for_socket(client);
+	} else if (ret < 0) {
+		ox_nbd_client_close(client, ox_tls_why(client->tls));
+	} else {
+		ox_nbd_conn_secured(&client->conn);
+		ox_tls_describe(client->tls, text, sizeof(text));
+		ox_serve_tell(client->loop, "client %u (%s) is secure: %s", client->number,
+			      client->peer, text);
+	}
+}
+
+/* Before it is secure nothing else is received. */
+static void secure(struct ox_nbd_client *client)
+{
+	if (!ox_nbd_conn_awaits_tls(&client->conn) || client->blocked)
+		return;
+	if (!client->tls) {
+		int ret = ox_tls_session_new(ox_nbd_server_tls(client->server), client->fd,
+					     &client->tls);
+
+		if (ret < 0) {
+			ox_nbd_client_close(client, "memory is short");
+			return;
+		}
+	}
+	shake_hands(client);
+}
+
 /* ---- output ---- */
+
+/* As sendmsg(2): what has gone, or a negative errno. */
+static ssize_t send_plain(const struct ox_nbd_client *client, struct iovec *iov, int count)
+{
+	const struct msghdr message = {.msg_iov = iov, .msg_iovlen = (size_t)count};
+	ssize_t sent = sendmsg(client->fd, &message, MSG_NOSIGNAL | MSG_DONTWAIT);
+
+	return sent < 0 ? -errno : sent;
+}
 
 /* True: there is more to send, and room for it. */
 static bool transmit(struct ox_nbd_client *client)
 {
+	const int most = client->tls ? TLS_SENDS_A_TURN : SENDS_A_TURN;
 	struct iovec iov[SEND_VECTORS];
 
-	for (int i = 0; i < SENDS_A_TURN; i++) {
-		struct msghdr message = {.msg_iov = iov};
+	for (int i = 0; i < most; i++) {
 		ssize_t sent;
+		int count;
 
 		if (client->blocked)
 			return false;
-		message.msg_iovlen =
-			(size_t)ox_nbd_conn_send_vectors(&client->conn, iov, SEND_VECTORS);
-		if (message.msg_iovlen == 0)
+		count = ox_nbd_conn_send_vectors(&client->conn, iov, SEND_VECTORS);
+		if (count == 0)
 			return false;
-		sent = sendmsg(client->fd, &message, MSG_NOSIGNAL | MSG_DONTWAIT);
+		sent = client->tls ? ox_tls_send(client->tls, iov, count)
+				   : send_plain(client, iov, count);
 		if (sent >= 0) {
 			client->moved_bytes += (size_t)sent;
 			ox_nbd_conn_sent(&client->conn, (size_t)sent);
-		} else if (errno == EAGAIN) {
+		} else if (sent == -EAGAIN) {
 			set_blocked(client, true);
 			if (client->fd < 0)
 				return false;
-		} else if (errno != EINTR) {
-			ox_nbd_client_close(client, "the connection broke");
+		} else if (sent != -EINTR) {
+			ox_nbd_client_close(client, client->tls ? ox_tls_why(client->tls)
+								: "the connection broke");
 			return false;
 		}
 	}
@@ -247,13 +338,15 @@ static void finish(struct ox_nbd_client *client)
 {
 	const char *why = client->conn.aborted ? "it broke the protocol" : "it said goodbye";
 
+	if (client->tls && !client->conn.aborted)
+		ox_tls_say_goodbye(client->tls);
 	if (!client->to_linger || client->conn.aborted || shutdown(client->fd, SHUT_WR) < 0) {
 		ox_nbd_client_close(client, why);
 		return;
 	}
 	client->lingering = true;
 	client->readable = true;
-	client->deadline_ms = ox_nbd_now_ms() + LINGER_MS;
+	client->deadline_ms = ox_serve_now_ms() + LINGER_MS;
 }
 
 bool ox_nbd_client_serve(struct ox_nbd_client *client)
@@ -267,7 +360,9 @@ bool ox_nbd_client_serve(struct ox_nbd_client *client)
 		linger(client);
 		return client->fd >= 0 && client->readable;
 	}
-	receive(client);
+	secure(client);
+	if (client->fd >= 0)
+		receive(client);
 	if (client->fd < 0)
 		return false;
 	if (!ox_nbd_conn_in_handshake(&client->conn))
@@ -279,6 +374,8 @@ bool ox_nbd_client_serve(struct ox_nbd_client *client)
 		finish(client);
 		return client->fd >= 0;
 	}
+	if (ox_nbd_conn_awaits_tls(&client->conn)) /* its bytes may be there already */
+		return client->readable && !client->blocked;
 	return more || (client->readable && ox_nbd_conn_receive_space(&client->conn, iov) > 0);
 }
 

@@ -6,29 +6,27 @@
 #ifndef OX_SERVE_NBD_CLIENT_H
 #define OX_SERVE_NBD_CLIENT_H
 
+#include "serve/loop.h"
 #include "serve/nbd/conn.h"
 #include "serve/nbd/peer.h"
+#include "serve/tls/tls.h"
 
-/* What an epoll event is about; the first member of whatever is watched. */
-enum ox_nbd_watch {
-	NBD_WATCH_LISTENER,
-	NBD_WATCH_SIGNALS,
-	NBD_WATCH_LIBRARY,
-	NBD_WATCH_CLIENT,
-};
+struct server;
 
 struct ox_nbd_client {
-	enum ox_nbd_watch watch;
+	struct ox_watched watched; /* first */
+	struct ox_serve_loop *loop;
+	struct server *server;
 	struct ox_nbd_conn conn;
 	struct ox_nbd_client *next; /* in the server's list */
 	struct ox_nbd_client *next_marked;
 	bool marked;
 	int fd; /* -1: closed; waits for the library to be done with its requests */
-	int epoll_fd;
 	unsigned number;
 	bool readable; /* there may be more to read */
 	bool hung_up;  /* the end of the stream is near: a short read does not mean "no more" */
 	bool blocked;  /* the socket's send buffer is full: EPOLLOUT is asked for */
+	struct ox_tls_session *tls; /* between the socket and conn; NULL: nothing is */
 	bool is_tcp;
 	bool to_linger;	     /* once all is sent */
 	bool lingering;	     /* what the client still sends is thrown away */
@@ -50,10 +48,11 @@ struct ox_nbd_client {
 #define NBD_PATIENCE_LOOKS 16
 #define NBD_PATIENCE_PARTS 32
 
-int64_t ox_nbd_now_ms(void);
+/* The credentials for those who come now. */
+struct ox_tls *ox_nbd_server_tls(const struct server *server);
 
 /* fd is the client's from here on, also on failure (-errno). */
-int ox_nbd_client_new(struct ox_nbd_export *export, int epoll_fd, int fd, bool is_tcp,
+int ox_nbd_client_new(struct ox_nbd_export *export, struct ox_serve_loop *loop, int fd, bool is_tcp,
 		      struct ox_nbd_client **ret_client) OX_CHECKED;
 /* The library must have nothing of it. */
 void ox_nbd_client_free(struct ox_nbd_client *client);

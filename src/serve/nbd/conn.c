@@ -13,14 +13,20 @@
 
 #define MIN(a, b) ((a) < (b) ? (a) : (b))
 
+/* Of a connection without any request. */
+static size_t idle_bytes(const struct ox_nbd_conn *conn)
+{
+	return NBD_CONN_BYTES + conn->export->tls_bytes;
+}
+
 int ox_nbd_conn_init(struct ox_nbd_conn *conn, struct ox_nbd_export *export)
 {
 	uint8_t *hello;
 
 	*conn = (struct ox_nbd_conn){.export = export};
-	if (!ox_nbd_budget_take(&export->budget, &conn->share, NBD_CONN_BYTES))
+	if (!ox_nbd_budget_take(&export->budget, &conn->share, idle_bytes(conn)))
 		assert(false && "a share holds a connection");
-	conn->receive = malloc(NBD_RECEIVE_BYTES);
+	conn->receive = ox_nbd_pages(NBD_RECEIVE_BYTES);
 	hello = ox_nbd_conn_answer(conn, NBD_HELLO_BYTES);
 	if (!conn->receive || !hello) {
 		ox_nbd_conn_free(conn);
@@ -34,9 +40,9 @@ void ox_nbd_conn_free(struct ox_nbd_conn *conn)
 {
 	assert(conn->library_count == 0);
 	ox_nbd_conn_abort(conn);
-	assert(conn->request_count == 0 && conn->share.held_bytes == NBD_CONN_BYTES);
-	ox_nbd_budget_give(&conn->export->budget, &conn->share, NBD_CONN_BYTES);
-	free(conn->receive);
+	assert(conn->request_count == 0 && conn->share.held_bytes == idle_bytes(conn));
+	ox_nbd_budget_give(&conn->export->budget, &conn->share, idle_bytes(conn));
+	ox_nbd_pages_free(conn->receive, NBD_RECEIVE_BYTES);
 	free(conn->answer);
 	conn->receive = NULL;
 	conn->answer = NULL;
@@ -44,7 +50,23 @@ void ox_nbd_conn_free(struct ox_nbd_conn *conn)
 
 bool ox_nbd_conn_in_handshake(const struct ox_nbd_conn *conn)
 {
-	return conn->state == NBD_CONN_HELLO || conn->state == NBD_CONN_OPTION;
+	return conn->state == NBD_CONN_HELLO || conn->state == NBD_CONN_OPTION ||
+	       conn->state == NBD_CONN_STARTTLS;
+}
+
+bool ox_nbd_conn_awaits_tls(const struct ox_nbd_conn *conn)
+{
+	return conn->state == NBD_CONN_STARTTLS && conn->answer_start == conn->answer_end &&
+	       !conn->aborted && !conn->input_ended;
+}
+
+void ox_nbd_conn_secured(struct ox_nbd_conn *conn)
+{
+	assert(conn->state == NBD_CONN_STARTTLS && conn->receive_start == conn->receive_end);
+	conn->is_secure = true;
+	conn->style = NBD_STYLE_SIMPLE;
+	conn->allocation_selected = false;
+	conn->state = NBD_CONN_OPTION;
 }
 
 bool ox_nbd_conn_finished(const struct ox_nbd_conn *conn)
@@ -71,6 +93,7 @@ static void unstall(struct ox_nbd_conn *conn)
 {
 	conn->stalled = false;
 	ox_nbd_budget_leave(&conn->export->budget, &conn->share);
+	ox_limit_leave(conn->export->limit, &conn->turn);
 }
 
 /* ---- receiving ---- */
@@ -158,6 +181,31 @@ static bool option_step(struct ox_nbd_conn *conn)
 		return false;
 	ox_nbd_option_run(conn, &head, received(conn) + NBD_OPTION_BYTES);
 	use_up(conn, NBD_OPTION_BYTES + head.length);
+	/* A client has to wait for the answer. What is there already may be somebody else's, who
+	 * wants it to be taken for what the client says once it is secure. */
+	if (conn->state == NBD_CONN_STARTTLS && received_bytes(conn) > 0)
+		ox_nbd_conn_abort(conn);
+	return true;
+}
+
+/* What the request moves, if it is a valid one. */
+static uint64_t moved_bytes(const struct ox_nbd_request_head *head)
+{
+	const bool moves = head->type == NBD_CMD_READ || head->type == NBD_CMD_WRITE ||
+			   head->type == NBD_CMD_CACHE;
+
+	return moves && head->length <= NBD_PAYLOAD_MAX_BYTES ? head->length : 0;
+}
+
+/* False: it is not its turn. */
+static bool admit(struct ox_nbd_conn *conn, const struct ox_nbd_request_head *head)
+{
+	if (!conn->admitted && head->type != NBD_CMD_DISC) {
+		if (!ox_limit_ask(conn->export->limit, &conn->turn))
+			return false;
+		ox_limit_charge(conn->export->limit, 1, moved_bytes(head));
+	}
+	conn->admitted = true;
 	return true;
 }
 
@@ -170,6 +218,10 @@ static bool request_step(struct ox_nbd_conn *conn)
 		return false;
 	if (!ox_nbd_get_request_head(received(conn), conn->style, &head)) {
 		ox_nbd_conn_abort(conn);
+		return false;
+	}
+	if (!admit(conn, &head)) {
+		conn->stalled = true;
 		return false;
 	}
 	switch (ox_nbd_request_accept(conn, &head)) {
@@ -189,6 +241,7 @@ static bool request_step(struct ox_nbd_conn *conn)
 	case NBD_ACCEPT_DONE:
 		break;
 	}
+	conn->admitted = false;
 	use_up(conn, head_bytes);
 	return true;
 }
@@ -221,6 +274,8 @@ static bool parse_step(struct ox_nbd_conn *conn)
 		return hello_step(conn);
 	case NBD_CONN_OPTION:
 		return option_step(conn);
+	case NBD_CONN_STARTTLS:
+		return false;
 	case NBD_CONN_REQUEST:
 		return request_step(conn);
 	case NBD_CONN_PAYLOAD:
@@ -241,7 +296,7 @@ int ox_nbd_conn_receive_space(struct ox_nbd_conn *conn, struct iovec *ret_iov)
 	size_t room_bytes;
 	int count = 0;
 
-	if (conn->input_ended || conn->aborted)
+	if (conn->input_ended || conn->aborted || conn->state == NBD_CONN_STARTTLS)
 		return 0;
 	if (conn->receive_start > 0) {
 		memmove(conn->receive, received(conn), received_bytes(conn));
@@ -391,9 +446,16 @@ static void drop_incoming(struct ox_nbd_conn *conn)
 		ox_nbd_request_free(request);
 }
 
+void ox_nbd_conn_leave(struct ox_nbd_conn *conn)
+{
+	conn->leaving = true;
+	ox_nbd_request_give_up(conn);
+}
+
 void ox_nbd_conn_end_input(struct ox_nbd_conn *conn)
 {
 	conn->input_ended = true;
+	ox_nbd_conn_leave(conn);
 	unstall(conn);
 	drop_incoming(conn);
 }
@@ -401,6 +463,7 @@ void ox_nbd_conn_end_input(struct ox_nbd_conn *conn)
 void ox_nbd_conn_abort(struct ox_nbd_conn *conn)
 {
 	conn->aborted = true;
+	ox_nbd_conn_leave(conn);
 	ox_nbd_cancel_ranges(conn); /* nobody waits for them */
 	unstall(conn);
 	drop_incoming(conn);

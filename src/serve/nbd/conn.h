@@ -7,6 +7,12 @@
  *   HELLO --client flags--> OPTION --EXPORT_NAME, GO--> REQUEST <--header, payload--> PAYLOAD
  *                           ^    |                      ^     |
  *                           +SKIP+                      +-SKIP+    (bytes that nobody wants)
+ *                           ^    |
+ *                           |    +--STARTTLS option--> STARTTLS
+ *                           +----secured by the owner----+
+ *
+ * Where TLS is required nothing else is answered before it. What was said in the clear is
+ * forgotten then: somebody in between may have said it.
  *
  * The ways out of every state: ox_nbd_conn_end_input (the client is done, or the server is: what
  * was accepted is finished and answered) and ox_nbd_conn_abort (the client is gone, or broke the
@@ -16,7 +22,8 @@
  * A request is counted against the limits below from its header to the last byte of its reply, so
  * a client that does not read its replies is soon not read from either. So is its memory, against
  * the budget of all connections, from the first request on: one that has to wait for memory stays
- * unparsed ("stalled") until the owner, asked by ox_nbd_budget_next, resumes its connection.
+ * unparsed ("stalled") until the owner, asked by ox_nbd_budget_next, resumes its connection. One
+ * that has to wait for the disk's limits (serve/limit.h) stays so until it is its turn.
  */
 #ifndef OX_SERVE_NBD_CONN_H
 #define OX_SERVE_NBD_CONN_H
@@ -24,6 +31,11 @@
 #include <sys/uio.h>
 
 #include "oxbow.h"
+#include "serve/flight.h"
+#include "serve/full.h"
+#include "serve/limit.h"
+#include "serve/serve.h"
+#include "serve/stats.h"
 #include "serve/nbd/budget.h"
 #include "serve/nbd/buffer.h"
 #include "serve/nbd/nbd_proto.h"
@@ -43,16 +55,33 @@
 /* The id by which clients know base:allocation. */
 #define NBD_CONTEXT_ALLOCATION 1u
 
+struct ox_nbd_conn;
+
 /* What is served; shared by all connections. */
 struct ox_nbd_export {
 	const char *name;
 	const char *description; /* NULL: none */
 	uint64_t size_bytes;
+	uint64_t base; /* of the disk, where the export's first byte is */
+	enum ox_serve_detect_zeroes detect_zeroes;
 	bool read_only;
 	struct ox_queue *queue;
 	struct ox_nbd_pool pool;
 	struct ox_nbd_budget budget;
-	bool submitted; /* since the owner last polled the library: it resets this */
+	bool submitted;		  /* since the owner last polled the library: it resets this */
+	struct ox_flight *flight; /* NULL: nothing is noted */
+	struct ox_limit *limit;	  /* NULL: none */
+	struct ox_full *full;	  /* NULL: what finds no room fails */
+	/* A connection may have something to send that nobody has asked for. Of an export with
+	 * full. */
+	void (*changed)(struct ox_nbd_conn *conn);
+	struct ox_stats *stats; /* NULL: nothing is counted */
+	/* Of each client, before it is told anything; the owner brings it about. */
+	bool tls_is_required;
+	size_t tls_bytes; /* what that takes of memory, a connection; 0: nothing */
+	/* Held back, and counted as in the library's hands, until no suspect is carried out. */
+	struct ox_nbd_request *held_first;
+	struct ox_nbd_request *held_last;
 };
 
 /* Consecutive pieces of the disk. */
@@ -84,12 +113,15 @@ enum ox_nbd_stage {
 struct ox_nbd_request {
 	struct ox_request op;
 	struct ox_nbd_conn *conn;
-	struct ox_nbd_request *next; /* in conn's queue of replies */
+	struct ox_nbd_request *next; /* in conn's queue of replies, or among those held back */
 	/* While the library has it, if it may take long: in conn's list of those. */
 	struct ox_nbd_request *next_range;
 	struct ox_nbd_request **this_range; /* what points here */
 	struct ox_nbd_request_head head;
 	enum ox_nbd_stage stage;
+	struct ox_flight_note note;
+	struct ox_full_waiter full;
+	struct ox_stats_note count;
 	int error;		/* known before the payload is skipped; 0: none */
 	const char *error_text; /* a literal; NULL: none */
 	uint8_t *data;		/* payload of data_bytes; NULL: none */
@@ -109,6 +141,7 @@ struct ox_nbd_request {
 enum ox_nbd_conn_state {
 	NBD_CONN_HELLO,
 	NBD_CONN_OPTION,
+	NBD_CONN_STARTTLS, /* nothing is received before the owner has made it secure */
 	NBD_CONN_REQUEST,
 	NBD_CONN_PAYLOAD,
 };
@@ -119,10 +152,15 @@ struct ox_nbd_conn {
 	enum ox_nbd_style style;
 	bool fixed_newstyle;
 	bool no_zeroes;
+	bool is_secure;
 	bool allocation_selected; /* base:allocation is negotiated */
+	bool chose;		  /* the export: the handshake is over */
 	bool input_ended;
+	bool leaving; /* the client has sent all it will: nothing waits for room */
 	bool aborted;
-	bool stalled; /* a request waits, unparsed, for a limit */
+	bool stalled;  /* a request waits, unparsed, for a limit */
+	bool admitted; /* it is the next request's turn: the disk's limits have been charged for it
+			*/
 
 	/* received and not used yet: [start, end) */
 	uint8_t *receive;
@@ -151,6 +189,7 @@ struct ox_nbd_conn {
 	unsigned library_count;	       /* of those, in the library's hands */
 	struct ox_nbd_request *ranges; /* of those, long TRIMs and WRITE_ZEROES */
 	struct ox_nbd_share share;
+	struct ox_limit_waiter turn; /* resume is the owner's */
 };
 
 /* ---- for the owner ---- */
@@ -173,6 +212,11 @@ int ox_nbd_conn_send_vectors(const struct ox_nbd_conn *conn, struct iovec *ret_i
 /* count bytes of it have been sent. */
 void ox_nbd_conn_sent(struct ox_nbd_conn *conn, size_t count);
 
+/* Whether the client has been told that TLS begins. */
+bool ox_nbd_conn_awaits_tls(const struct ox_nbd_conn *conn);
+/* What is received and sent from here on goes through TLS. */
+void ox_nbd_conn_secured(struct ox_nbd_conn *conn);
+
 void ox_nbd_conn_end_input(struct ox_nbd_conn *conn);
 void ox_nbd_conn_abort(struct ox_nbd_conn *conn);
 /* Whether there will never be anything more to send. */
@@ -185,6 +229,10 @@ struct ox_nbd_conn *ox_nbd_conn_of(struct ox_nbd_share *share);
 
 /* A reaped request's connection, which may have something to send now. */
 struct ox_nbd_conn *ox_nbd_request_completed(struct ox_request *op);
+/* Takes up one that was held back, if it can be: its connection, as above; else NULL. */
+struct ox_nbd_conn *ox_nbd_request_release(struct ox_nbd_export *export);
+/* Answers what waits for room, and whatever finds none from now on. */
+void ox_nbd_conn_leave(struct ox_nbd_conn *conn);
 /* Asks the library to give up what may take long; it is answered like anything else. */
 void ox_nbd_cancel_ranges(struct ox_nbd_conn *conn);
 
@@ -212,6 +260,8 @@ enum ox_nbd_accept ox_nbd_request_accept(struct ox_nbd_conn *conn,
 					 const struct ox_nbd_request_head *head);
 /* conn->incoming has its payload, or has had it skipped. */
 void ox_nbd_request_payload_done(struct ox_nbd_conn *conn);
+/* Whatever waits for room is answered, or freed where nobody hears an answer. */
+void ox_nbd_request_give_up(struct ox_nbd_conn *conn);
 /* Gives it back: buffers, charges and all. */
 void ox_nbd_request_free(struct ox_nbd_request *request);
 /* All that it still holds is its payload and so many more bytes: the rest of its charge, which was

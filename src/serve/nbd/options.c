@@ -62,6 +62,12 @@ static uint16_t transmission_flags(const struct ox_nbd_conn *conn)
 
 /* ---- choosing the export ---- */
 
+static void choose(struct ox_nbd_conn *conn)
+{
+	conn->state = NBD_CONN_REQUEST;
+	conn->chose = true;
+}
+
 static void run_export_name(struct ox_nbd_conn *conn, const uint8_t *name, size_t length)
 {
 	const size_t zeroes_bytes = conn->no_zeroes ? 0 : 124;
@@ -80,7 +86,7 @@ static void run_export_name(struct ox_nbd_conn *conn, const uint8_t *name, size_
 	at = ox_nbd_put64(at, conn->export->size_bytes);
 	at = ox_nbd_put16(at, transmission_flags(conn));
 	memset(at, 0, zeroes_bytes);
-	conn->state = NBD_CONN_REQUEST;
+	choose(conn);
 }
 
 static void info_text(struct ox_nbd_conn *conn, uint32_t option, uint16_t info, const char *text)
@@ -147,7 +153,7 @@ static void run_info(struct ox_nbd_conn *conn, const struct ox_nbd_option_head *
 		info_text(conn, head->type, NBD_INFO_DESCRIPTION, conn->export->description);
 	reply_ack(conn, head->type);
 	if (head->type == NBD_OPT_GO)
-		conn->state = NBD_CONN_REQUEST;
+		choose(conn);
 }
 
 static void run_list(struct ox_nbd_conn *conn, const struct ox_nbd_option_head *head)
@@ -257,6 +263,37 @@ static void run_style(struct ox_nbd_conn *conn, const struct ox_nbd_option_head 
 	reply_ack(conn, head->type);
 }
 
+/* ---- TLS ---- */
+
+static void run_starttls(struct ox_nbd_conn *conn, const struct ox_nbd_option_head *head)
+{
+	if (!conn->export->tls_is_required) {
+		reply_error(conn, head->type, NBD_REP_ERR_UNSUP, "TLS is not supported");
+	} else if (conn->is_secure) {
+		reply_error(conn, head->type, NBD_REP_ERR_INVALID, "TLS is negotiated already");
+	} else if (head->length > 0) {
+		reply_malformed(conn, head->type);
+	} else {
+		reply_ack(conn, head->type);
+		if (!conn->aborted)
+			conn->state = NBD_CONN_STARTTLS;
+	}
+}
+
+/* Whatever is asked for, or malformed, before it. */
+static bool lacks_tls(struct ox_nbd_conn *conn, const struct ox_nbd_option_head *head)
+{
+	if (!conn->export->tls_is_required || conn->is_secure || head->type == NBD_OPT_STARTTLS ||
+	    head->type == NBD_OPT_ABORT)
+		return false;
+	if (head->type == NBD_OPT_EXPORT_NAME) /* which knows no error reply */
+		ox_nbd_conn_abort(conn);
+	else
+		reply_error(conn, head->type, NBD_REP_ERR_TLS_REQD,
+			    "TLS is required: begin with NBD_OPT_STARTTLS");
+	return true;
+}
+
 void ox_nbd_option_run(struct ox_nbd_conn *conn, const struct ox_nbd_option_head *head,
 		       const uint8_t *data)
 {
@@ -267,6 +304,8 @@ void ox_nbd_option_run(struct ox_nbd_conn *conn, const struct ox_nbd_option_head
 		ox_nbd_conn_abort(conn);
 		return;
 	}
+	if (lacks_tls(conn, head))
+		return;
 	switch (head->type) {
 	case NBD_OPT_EXPORT_NAME:
 		run_export_name(conn, data, head->length);
@@ -293,7 +332,7 @@ void ox_nbd_option_run(struct ox_nbd_conn *conn, const struct ox_nbd_option_head
 		run_meta_context(conn, head, &cursor);
 		break;
 	case NBD_OPT_STARTTLS:
-		reply_error(conn, head->type, NBD_REP_ERR_UNSUP, "TLS is not supported");
+		run_starttls(conn, head);
 		break;
 	default:
 		reply_error(conn, head->type, NBD_REP_ERR_UNSUP, "unknown option");

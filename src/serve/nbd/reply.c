@@ -7,10 +7,27 @@
 
 #include "serve/nbd/conn.h"
 
+static uint64_t counted_bytes(const struct ox_nbd_request_head *head)
+{
+	switch (head->type) {
+	case NBD_CMD_READ:
+	case NBD_CMD_WRITE:
+	case NBD_CMD_WRITE_ZEROES:
+	case NBD_CMD_TRIM:
+		return head->length;
+	default:
+		return 0;
+	}
+}
+
 static void enqueue(struct ox_nbd_request *request)
 {
 	struct ox_nbd_conn *conn = request->conn;
 
+	ox_flight_end(conn->export->flight, &request->note); /* its reply is made */
+	if (conn->export->full)
+		ox_full_forget(conn->export->full, &request->full);
+	ox_stats_end(conn->export->stats, &request->count, counted_bytes(&request->head), false);
 	if (conn->aborted) {
 		ox_nbd_request_free(request);
 		return;
@@ -64,6 +81,7 @@ void ox_nbd_reply_error(struct ox_nbd_request *request, int error, const char *t
 	uint8_t *at = request->reply_head;
 	size_t text_bytes;
 
+	ox_stats_end(request->conn->export->stats, &request->count, 0, true);
 	ox_nbd_request_drop_data(request);
 	if (request->conn->style == NBD_STYLE_SIMPLE) {
 		at = ox_nbd_put_simple_reply(at, code, request->head.cookie);

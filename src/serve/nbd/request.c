@@ -3,7 +3,9 @@
 #include <assert.h>
 #include <errno.h>
 #include <stdlib.h>
+#include <string.h>
 
+#include "serve/clock.h"
 #include "serve/nbd/conn.h"
 
 /* From this size on a read first asks where there are zeroes; a smaller one just reads, and looks
@@ -235,6 +237,10 @@ void ox_nbd_request_free(struct ox_nbd_request *request)
 {
 	struct ox_nbd_conn *conn = request->conn;
 
+	ox_flight_end(conn->export->flight, &request->note);
+	if (conn->export->full)
+		ox_full_forget(conn->export->full, &request->full);
+	ox_stats_end(conn->export->stats, &request->count, 0, true); /* without an answer */
 	ox_nbd_request_drop_data(request);
 	ox_nbd_budget_give(&conn->export->budget, &conn->share, request->charged_bytes);
 	conn->request_count--;
@@ -297,6 +303,7 @@ void ox_nbd_request_submit(struct ox_nbd_request *request, enum ox_nbd_stage sta
 
 	request->stage = stage;
 	request->op.user = request;
+	request->op.offset += conn->export->base;
 	ret = ox_queue_submit(conn->export->queue, &request->op);
 	if (ret < 0) {
 		ox_nbd_reply_error(request, ret, NULL);
@@ -362,8 +369,42 @@ static void start_status(struct ox_nbd_request *request, uint64_t length)
 			     NBD_STATE_HOLE | NBD_STATE_ZERO);
 }
 
-/* The request is valid and has its payload. */
-static void start(struct ox_nbd_request *request)
+/* A filter: which contexts, and for how much of the disk. */
+static void start_filtered_status(struct ox_nbd_request *request)
+{
+	const uint64_t length = ox_nbd_get64(request->data);
+
+	if (ox_nbd_get32(request->data + 8) != NBD_CONTEXT_ALLOCATION)
+		ox_nbd_reply_error(request, -EINVAL, "the filter names an unknown context");
+	else if (length == 0 || !is_inside(request->conn, request->head.offset, length))
+		ox_nbd_reply_error(request, -EINVAL, "the request goes past the end of the disk");
+	else
+		start_status(request, length);
+}
+
+static bool is_zero(const struct ox_nbd_request *request)
+{
+	const uint8_t *data = request->data;
+	const size_t length = request->data_bytes;
+
+	return data[0] == 0 && memcmp(data, data + 1, length - 1) == 0;
+}
+
+/* Zeroes that are detected are made by an operation that guarantees them (a discard would not). */
+static void start_write(struct ox_nbd_request *request, unsigned flags)
+{
+	const enum ox_serve_detect_zeroes mode = request->conn->export->detect_zeroes;
+
+	if (mode == OX_SERVE_ZEROES_WRITE || !is_zero(request)) {
+		submit_transfer(request, OX_OP_WRITE, request->head.offset, flags);
+		return;
+	}
+	if (mode == OX_SERVE_ZEROES_UNMAP)
+		flags |= OX_REQ_MAY_UNMAP;
+	submit_range(request, OX_OP_WRITE_ZEROES, flags);
+}
+
+static void carry_out(struct ox_nbd_request *request)
 {
 	const struct ox_nbd_request_head *head = &request->head;
 	const unsigned fua = head->flags & NBD_CMD_FLAG_FUA ? OX_REQ_FUA : 0;
@@ -385,7 +426,7 @@ static void start(struct ox_nbd_request *request)
 		start_read(request);
 		return;
 	case NBD_CMD_WRITE:
-		submit_transfer(request, OX_OP_WRITE, head->offset, fua);
+		start_write(request, fua);
 		return;
 	case NBD_CMD_FLUSH:
 		submit_flush(request, NBD_STAGE_DATA);
@@ -401,8 +442,100 @@ static void start(struct ox_nbd_request *request)
 		submit_range(request, OX_OP_WRITE_ZEROES, zero_flags);
 		return;
 	default:
-		start_status(request, head->length);
+		if (head->flags & NBD_CMD_FLAG_PAYLOAD_LEN)
+			start_filtered_status(request);
+		else
+			start_status(request, head->length);
 		return;
+	}
+}
+
+/* ---- what is in flight ---- */
+
+static enum ox_op op_of(uint16_t type)
+{
+	switch (type) {
+	case NBD_CMD_WRITE:
+		return OX_OP_WRITE;
+	case NBD_CMD_TRIM:
+		return OX_OP_DISCARD;
+	case NBD_CMD_WRITE_ZEROES:
+		return OX_OP_WRITE_ZEROES;
+	case NBD_CMD_FLUSH:
+		return OX_OP_FLUSH;
+	case NBD_CMD_BLOCK_STATUS:
+		return OX_OP_EXTENT;
+	default:
+		return OX_OP_READ;
+	}
+}
+
+/* A connection that waits for the library waits for this one too. */
+static void hold_back(struct ox_nbd_request *request)
+{
+	struct ox_nbd_export *export = request->conn->export;
+
+	request->next = NULL;
+	if (export->held_first)
+		export->held_last->next = request;
+	else
+		export->held_first = request;
+	export->held_last = request;
+	request->conn->library_count++;
+}
+
+/* The request is valid and has its payload. */
+static void start(struct ox_nbd_request *request)
+{
+	const struct ox_nbd_request_head *head = &request->head;
+	const struct ox_flight_request noted = {op_of(head->type), head->offset, head->length};
+	struct ox_flight *flight = request->conn->export->flight;
+
+	switch (flight ? ox_flight_begin(flight, &noted, &request->note) : OX_FLIGHT_GO) {
+	case OX_FLIGHT_GO:
+		carry_out(request);
+		break;
+	case OX_FLIGHT_WAIT:
+		hold_back(request);
+		break;
+	case OX_FLIGHT_REFUSE:
+		ox_nbd_reply_error(request, -EIO, "the server died of such a request before");
+		break;
+	}
+}
+
+struct ox_nbd_conn *ox_nbd_request_release(struct ox_nbd_export *export)
+{
+	struct ox_nbd_request *request = export->held_first;
+	struct ox_nbd_conn *conn;
+
+	if (!request || ox_flight_tries(export->flight))
+		return NULL;
+	export->held_first = request->next;
+	conn = request->conn;
+	conn->library_count--;
+	if (conn->aborted)
+		ox_nbd_request_free(request);
+	else
+		start(request);
+	return conn;
+}
+
+static enum ox_stats_kind kind_of(uint16_t type)
+{
+	switch (type) {
+	case NBD_CMD_READ:
+		return OX_STATS_READ;
+	case NBD_CMD_WRITE:
+		return OX_STATS_WRITE;
+	case NBD_CMD_FLUSH:
+		return OX_STATS_FLUSH;
+	case NBD_CMD_WRITE_ZEROES:
+		return OX_STATS_ZERO;
+	case NBD_CMD_TRIM:
+		return OX_STATS_DISCARD;
+	default:
+		return OX_STATS_OTHER;
 	}
 }
 
@@ -432,6 +565,7 @@ enum ox_nbd_accept ox_nbd_request_accept(struct ox_nbd_conn *conn,
 	request->head = *head;
 	request->iov = request->inline_iov;
 	conn->request_count++;
+	ox_stats_begin(conn->export->stats, &request->count, OX_STATS_NBD, kind_of(head->type));
 	if (payload == 0) {
 		if (verdict.error)
 			ox_nbd_reply_error(request, verdict.error, verdict.text);
@@ -455,19 +589,6 @@ enum ox_nbd_accept ox_nbd_request_accept(struct ox_nbd_conn *conn,
 	return NBD_ACCEPT_PAYLOAD;
 }
 
-/* A filter: which contexts, and for how much of the disk. */
-static void start_filtered_status(struct ox_nbd_request *request)
-{
-	const uint64_t length = ox_nbd_get64(request->data);
-
-	if (ox_nbd_get32(request->data + 8) != NBD_CONTEXT_ALLOCATION)
-		ox_nbd_reply_error(request, -EINVAL, "the filter names an unknown context");
-	else if (length == 0 || !is_inside(request->conn, request->head.offset, length))
-		ox_nbd_reply_error(request, -EINVAL, "the request goes past the end of the disk");
-	else
-		start_status(request, length);
-}
-
 void ox_nbd_request_payload_done(struct ox_nbd_conn *conn)
 {
 	struct ox_nbd_request *request = conn->incoming;
@@ -475,10 +596,56 @@ void ox_nbd_request_payload_done(struct ox_nbd_conn *conn)
 	conn->incoming = NULL;
 	if (request->error)
 		ox_nbd_reply_error(request, request->error, request->error_text);
-	else if (request->head.type == NBD_CMD_BLOCK_STATUS)
-		start_filtered_status(request);
 	else
 		start(request);
+}
+
+/* ---- what finds no room ---- */
+
+static struct ox_nbd_request *request_of(struct ox_full_waiter *waiter)
+{
+	char *at = (char *)waiter - offsetof(struct ox_nbd_request, full);
+
+	return (struct ox_nbd_request *)(void *)at;
+}
+
+static void retry(struct ox_full_waiter *waiter)
+{
+	struct ox_nbd_request *request = request_of(waiter);
+	struct ox_nbd_conn *conn = request->conn;
+
+	start(request);
+	conn->export->changed(conn); /* it may be answered already */
+}
+
+static void answer_full(struct ox_full_waiter *waiter)
+{
+	struct ox_nbd_request *request = request_of(waiter);
+
+	ox_nbd_reply_error(request, request->op.result, NULL);
+}
+
+void ox_nbd_request_give_up(struct ox_nbd_conn *conn)
+{
+	if (conn->export->full)
+		ox_full_give_up(conn->export->full, conn, answer_full);
+}
+
+/* True: it is not to be answered, until there is room. */
+static bool waits_for_room(struct ox_nbd_request *request)
+{
+	struct ox_nbd_conn *conn = request->conn;
+	struct ox_full *full = conn->export->full;
+
+	if (!full || !is_modifying(request->head.type) || request->stage != NBD_STAGE_DATA ||
+	    !ox_full_concerns(&request->full, request->op.result))
+		return false;
+	request->full.retry = retry;
+	if (!ox_full_completed(full, &request->full, conn, request->op.result,
+			       !conn->leaving && !conn->aborted, ox_serve_now_ms()))
+		return false;
+	ox_flight_end(conn->export->flight, &request->note); /* a death is not its fault */
+	return true;
 }
 
 /* ---- what the library says ---- */
@@ -527,13 +694,18 @@ static void extents_found(struct ox_nbd_request *request)
 		read_between_holes(request);
 }
 
+static uint64_t conn_base(const struct ox_nbd_request *request)
+{
+	return request->conn->export->base;
+}
+
 static void data_done(struct ox_nbd_request *request)
 {
 	const struct ox_nbd_request_head *head = &request->head;
 
 	if (head->type == NBD_CMD_READ) {
 		if (request->extents.count > 0)
-			ox_nbd_reply_read_sparse(request, request->op.offset);
+			ox_nbd_reply_read_sparse(request, request->op.offset - conn_base(request));
 		else
 			ox_nbd_reply_read(request);
 		return;
@@ -554,6 +726,8 @@ struct ox_nbd_conn *ox_nbd_request_completed(struct ox_request *op)
 	assert(op == &request->op && conn->library_count > 0);
 	conn->library_count--;
 	leave_ranges(request);
+	if (waits_for_room(request))
+		return conn;
 	if (conn->aborted)
 		ox_nbd_request_free(request);
 	else if (op->result < 0)

@@ -1,55 +1,37 @@
 /* SPDX-License-Identifier: MIT */
-/*
- * The server's loop. One thread does everything; a turn of the loop is
- *
- *   wait:     epoll, which marks clients that can be read or written
- *   serve:    marked clients' requests are read and submitted, replies sent
- *   exchange: the library starts what was submitted and hands back what is complete, whose
- *             replies are sent; again while that made new work
- *
- * so that however many requests are in flight, a turn costs each client one receive and one send.
- */
+/* The server of NBD, as a part of the loop of all servers (serve/loop.h). */
 #include <errno.h>
-#include <limits.h>
-#include <signal.h>
-#include <stdarg.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
-#include <sys/signalfd.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "serve/listen/listen.h"
+#include "serve/loop.h"
 #include "serve/nbd/client.h"
-#include "serve/nbd/listen.h"
-#include "serve/serve.h"
 
-#define EVENTS_A_TURN 64
 #define REAPS_A_CALL 64
-#define EXCHANGES_A_TURN 8
 /* A client that does not read its last replies holds up the end this long. */
 #define DRAIN_MS 5000
-/* A store that answers no request holds it up this long. */
-#define STUCK_MS 60000
 /* When the process is out of descriptors: until accepting is tried again. */
 #define ACCEPT_PAUSE_MS 200
 #define MEMORY_DEFAULT_BYTES (UINT64_C(256) << 20)
 
-struct watched_fd {
-	enum ox_nbd_watch watch;
-	int fd;
+struct server;
+
+struct listener {
+	struct ox_watched watched;
+	struct server *server;
 };
 
 struct server {
+	struct ox_serve_part part;
 	const struct ox_serve_nbd_options *options;
-	struct ox_context *ctx;
 	struct ox_nbd_export export;
-	struct ox_nbd_listeners listeners;
-	struct watched_fd listener_watches[NBD_LISTEN_MAX];
-	struct watched_fd signals;
-	struct watched_fd library;
-	int epoll_fd;
+	struct ox_tls *tls; /* NULL: none */
+	struct ox_listeners listeners;
+	struct listener watches[OX_LISTEN_MAX];
 	struct ox_nbd_client *clients;
 	struct ox_nbd_client *marked; /* in the order in which they were */
 	struct ox_nbd_client **marked_end;
@@ -57,56 +39,21 @@ struct server {
 	unsigned next_number;
 	bool accepting; /* the listeners are watched */
 	bool draining;
+	bool had_client; /* one that chose the export has left */
 	int64_t drain_deadline_ms;
-	int64_t stuck_ms;	   /* how long the library may complete nothing at the end */
-	int64_t stuck_deadline_ms; /* while draining */
-	int64_t accept_again_ms;   /* INT64_MAX: when a client is gone */
+	int64_t accept_again_ms; /* INT64_MAX: when a client is gone */
 	int64_t patience_ms;
 	int64_t look_ms; /* not before, at who holds memory that others wait for */
 };
 
-static void tell(const struct server *server, const char *format, ...)
-	__attribute__((format(printf, 2, 3)));
-
-static void tell(const struct server *server, const char *format, ...)
+static struct server *server_of(struct ox_serve_part *part)
 {
-	char line[256];
-	va_list args;
-
-	if (!server->options->log)
-		return;
-	va_start(args, format);
-	vsnprintf(line, sizeof(line), format, args);
-	va_end(args);
-	server->options->log(server->options->opaque, line);
+	return (struct server *)part;
 }
 
-static void warn(const struct server *server, const char *format, ...)
-	__attribute__((format(printf, 2, 3)));
-
-static void warn(const struct server *server, const char *format, ...)
+struct ox_tls *ox_nbd_server_tls(const struct server *server)
 {
-	char line[256];
-	va_list args;
-
-	va_start(args, format);
-	vsnprintf(line, sizeof(line), format, args);
-	va_end(args);
-	server->options->warn(server->options->opaque, line);
-}
-
-static int fail(struct ox_serve_error *error, int code, const char *what)
-{
-	snprintf(error->message, sizeof(error->message), "%s: %s", what, strerror(-code));
-	return code;
-}
-
-static int watch_fd(const struct server *server, int operation, struct watched_fd *watched,
-		    uint32_t events)
-{
-	struct epoll_event event = {.events = events, .data.ptr = watched};
-
-	return epoll_ctl(server->epoll_fd, operation, watched->fd, &event) < 0 ? -errno : 0;
+	return server->tls;
 }
 
 /* ---- clients ---- */
@@ -121,10 +68,26 @@ static void mark(struct server *server, struct ox_nbd_client *client)
 	server->marked_end = &client->next_marked;
 }
 
-static void serve_marked(struct server *server)
+static void tell_submitted(struct server *server)
 {
+	server->part.loop->submitted |= server->export.submitted;
+	server->export.submitted = false;
+}
+
+static uint64_t export_size(const struct server *server)
+{
+	const uint64_t size = ox_image_size(server->part.loop->image);
+	const uint64_t base = server->export.base;
+
+	return size > base ? size - base : 0;
+}
+
+static void serve(struct ox_serve_part *part)
+{
+	struct server *server = server_of(part);
 	struct ox_nbd_client *client = server->marked;
 
+	server->export.size_bytes = export_size(server); /* an operator may resize the image */
 	server->marked = NULL;
 	server->marked_end = &server->marked;
 	while (client) {
@@ -135,6 +98,7 @@ static void serve_marked(struct server *server)
 			mark(server, client);
 		client = next;
 	}
+	tell_submitted(server);
 }
 
 /* Watches the listeners, or stops: clients then wait in the queue of the kernel. */
@@ -144,9 +108,9 @@ static void set_accepting(struct server *server, bool accepting)
 		return;
 	server->accepting = accepting;
 	for (int i = 0; i < server->listeners.count; i++)
-		if (watch_fd(server, EPOLL_CTL_MOD, &server->listener_watches[i],
-			     accepting ? EPOLLIN : 0) < 0)
-			tell(server, "a listening socket cannot be watched");
+		if (ox_serve_watch(server->part.loop, EPOLL_CTL_MOD, &server->watches[i].watched,
+				   accepting ? EPOLLIN : 0) < 0)
+			ox_serve_tell(server->part.loop, "a listening socket cannot be watched");
 }
 
 /* Takes leave of clients that are closed and have nothing left in the library. */
@@ -162,12 +126,16 @@ static void sweep(struct server *server)
 			continue;
 		}
 		*link = client->next;
-		tell(server, "client %u (%s) is gone: %s", client->number, client->peer,
-		     client->why);
+		ox_serve_tell(server->part.loop, "client %u (%s) is gone: %s", client->number,
+			      client->peer, client->why);
+		server->had_client |= client->conn.chose;
 		ox_nbd_client_free(client);
 		server->client_count--;
+		ox_stats_left(server->export.stats, OX_STATS_NBD);
 		server->accept_again_ms = 0;
 	}
+	if (server->options->ends_with_clients && server->had_client && !server->clients)
+		server->part.loop->wants_end = true;
 	if (!server->draining && server->accept_again_ms == 0) {
 		server->accept_again_ms = INT64_MAX;
 		set_accepting(server, server->client_count < server->options->max_clients);
@@ -181,11 +149,21 @@ static struct ox_nbd_client *client_of(struct ox_nbd_conn *conn)
 	return (struct ox_nbd_client *)(void *)client;
 }
 
+static void changed(struct ox_nbd_conn *conn)
+{
+	struct ox_nbd_client *client = client_of(conn);
+
+	mark(client->server, client);
+}
+
 /* Memory that has become free goes to those who wait for it. */
 static void resume_waiting(struct server *server)
 {
 	struct ox_nbd_share *share;
+	struct ox_nbd_conn *held;
 
+	while ((held = ox_nbd_request_release(&server->export)))
+		mark(server, client_of(held));
 	while ((share = ox_nbd_budget_next(&server->export.budget))) {
 		struct ox_nbd_conn *conn = ox_nbd_conn_of(share);
 
@@ -203,31 +181,55 @@ static void look_at_holders(struct server *server, int64_t now_ms)
 	for (struct ox_nbd_client *client = server->clients; client; client = client->next) {
 		if (!ox_nbd_client_is_in_the_way(client))
 			continue;
-		warn(server,
-		     "client %u (%s) is let go: for %lld s it did not take or send on what fills "
-		     "%zu MiB of memory, and others wait for that",
-		     client->number, client->peer, (long long)server->patience_ms / 1000,
-		     client->conn.share.held_bytes >> 20);
+		ox_serve_warn(server->part.loop,
+			      "client %u (%s) is let go: for %lld s it did not take or send on "
+			      "what fills "
+			      "%zu MiB of memory, and others wait for that",
+			      client->number, client->peer, (long long)server->patience_ms / 1000,
+			      client->conn.share.held_bytes >> 20);
 		ox_nbd_client_close(client, "it kept others waiting for memory");
 	}
+}
+
+static void client_event(struct ox_watched *watched, uint32_t events)
+{
+	struct ox_nbd_client *client = (struct ox_nbd_client *)watched;
+
+	ox_nbd_client_event(client, events);
+	mark(client->server, client);
+}
+
+/* It is its turn, by the limits of the disk. */
+static void resume(struct ox_limit_waiter *waiter)
+{
+	char *at = (char *)waiter - offsetof(struct ox_nbd_conn, turn);
+	struct ox_nbd_conn *conn = (struct ox_nbd_conn *)(void *)at;
+
+	ox_nbd_conn_resume(conn);
+	changed(conn);
 }
 
 static void accept_client(struct server *server, int fd)
 {
 	struct ox_nbd_client *client;
-	int ret = ox_nbd_client_new(&server->export, server->epoll_fd, fd,
+	int ret = ox_nbd_client_new(&server->export, server->part.loop, fd,
 				    !server->listeners.is_unix, &client);
 
 	if (ret < 0) {
-		tell(server, "a client was turned away: %s", strerror(-ret));
+		ox_serve_tell(server->part.loop, "a client was turned away: %s", strerror(-ret));
 		return;
 	}
+	client->watched.event = client_event;
+	client->server = server;
+	client->conn.turn.resume = resume;
 	client->number = server->next_number++;
 	client->next = server->clients;
 	server->clients = client;
 	server->client_count++;
+	ox_stats_connected(server->export.stats, OX_STATS_NBD);
 	mark(server, client); /* the greeting */
-	tell(server, "client %u (%s) is connected", client->number, client->peer);
+	ox_serve_tell(server->part.loop, "client %u (%s) is connected", client->number,
+		      client->peer);
 }
 
 static void accept_clients(struct server *server, int listener)
@@ -240,7 +242,7 @@ static void accept_clients(struct server *server, int listener)
 			continue;
 		}
 		if (errno == EMFILE || errno == ENFILE || errno == ENOMEM || errno == ENOBUFS) {
-			server->accept_again_ms = ox_nbd_now_ms() + ACCEPT_PAUSE_MS;
+			server->accept_again_ms = ox_serve_now_ms() + ACCEPT_PAUSE_MS;
 			set_accepting(server, false);
 		}
 		/* Other errors concern that one client, who is gone, or say that none waits. */
@@ -249,11 +251,21 @@ static void accept_clients(struct server *server, int listener)
 	set_accepting(server, false);
 }
 
+static void listener_event(struct ox_watched *watched, uint32_t events)
+{
+	struct server *server = ((struct listener *)watched)->server;
+
+	(void)events;
+	if (!server->draining)
+		accept_clients(server, watched->fd);
+}
+
 /* ---- the end ---- */
 
-static void begin_drain(struct server *server)
+static void drain(struct ox_serve_part *part)
 {
-	int64_t now_ms = ox_nbd_now_ms();
+	struct server *server = server_of(part);
+	int64_t now_ms = ox_serve_now_ms();
 
 	if (server->draining) { /* told twice: clients that do not read are not waited for */
 		server->drain_deadline_ms = now_ms;
@@ -261,64 +273,54 @@ static void begin_drain(struct server *server)
 	}
 	server->draining = true;
 	server->drain_deadline_ms = now_ms + DRAIN_MS;
-	server->stuck_deadline_ms = now_ms + server->stuck_ms;
-	ox_nbd_listeners_close(&server->listeners);
+	ox_listeners_close(&server->listeners);
 	for (struct ox_nbd_client *client = server->clients; client; client = client->next) {
 		ox_nbd_client_drain(client);
 		mark(server, client);
 	}
 }
 
-static void take_signals(struct server *server)
+static size_t pending(const struct ox_serve_part *part)
 {
-	struct signalfd_siginfo info; /* or a message, which is shorter */
-
-	while (read(server->signals.fd, &info, sizeof(info)) > 0)
-		begin_drain(server);
-}
-
-static bool all_answered(const struct server *server)
-{
-	for (const struct ox_nbd_client *client = server->clients; client; client = client->next)
-		if (client->conn.library_count > 0)
-			return false;
-	return true;
-}
-
-/* ---- the loop ---- */
-
-static int64_t next_deadline_ms(const struct server *server)
-{
-	int64_t deadline_ms = INT64_MAX;
+	const struct server *server = (const struct server *)part;
+	size_t count = 0;
 
 	for (const struct ox_nbd_client *client = server->clients; client; client = client->next)
-		if (client->deadline_ms < deadline_ms)
-			deadline_ms = client->deadline_ms;
-	if (server->export.budget.waiting && server->look_ms < deadline_ms)
-		deadline_ms = server->look_ms;
-	if (!server->draining && server->accept_again_ms < deadline_ms)
-		deadline_ms = server->accept_again_ms;
-	/* While the library works its events wake us; the time of slow clients starts after. */
-	if (server->draining) {
-		const int64_t end_ms = all_answered(server) ? server->drain_deadline_ms
-							    : server->stuck_deadline_ms;
-
-		if (end_ms < deadline_ms)
-			deadline_ms = end_ms;
-	}
-	return deadline_ms;
+		count += client->conn.library_count;
+	return count;
 }
 
-static bool is_stuck(const struct server *server)
+static bool is_over(const struct ox_serve_part *part)
 {
-	return server->draining && !all_answered(server) &&
-	       ox_nbd_now_ms() >= server->stuck_deadline_ms;
+	return !((const struct server *)part)->clients;
 }
 
-static void expire(struct server *server, int64_t now_ms)
+/* ---- the parts of a turn ---- */
+
+static int64_t deadline_ms(const struct ox_serve_part *part)
 {
+	const struct server *server = (const struct server *)part;
+	int64_t first_ms = INT64_MAX;
+
+	for (const struct ox_nbd_client *client = server->clients; client; client = client->next)
+		if (client->deadline_ms < first_ms)
+			first_ms = client->deadline_ms;
+	if (server->export.budget.waiting && server->look_ms < first_ms)
+		first_ms = server->look_ms;
+	if (!server->draining && server->accept_again_ms < first_ms)
+		first_ms = server->accept_again_ms;
+	/* The time of slow clients starts when the library has answered. */
+	if (server->draining && server->clients && server->drain_deadline_ms < first_ms &&
+	    pending(part) == 0)
+		first_ms = server->drain_deadline_ms;
+	return first_ms;
+}
+
+static void expire(struct ox_serve_part *part, int64_t now_ms)
+{
+	struct server *server = server_of(part);
 	const bool close_all =
-		server->draining && now_ms >= server->drain_deadline_ms && all_answered(server);
+		server->draining && now_ms >= server->drain_deadline_ms && pending(part) == 0;
 
 	for (struct ox_nbd_client *client = server->clients; client; client = client->next) {
 		if (!close_all && now_ms < client->deadline_ms)
@@ -333,59 +335,14 @@ static void expire(struct server *server, int64_t now_ms)
 		server->accept_again_ms = 0; /* sweep takes it up */
 }
 
-static int wait_timeout_ms(const struct server *server, int64_t deadline_ms)
+static bool is_busy(const struct ox_serve_part *part)
 {
-	int64_t left_ms;
-
-	if (server->marked || server->export.submitted)
-		return 0;
-	if (deadline_ms == INT64_MAX)
-		return -1;
-	left_ms = deadline_ms - ox_nbd_now_ms();
-	return left_ms <= 0 ? 0 : (int)(left_ms < INT_MAX ? left_ms : INT_MAX);
+	return ((const struct server *)part)->marked;
 }
 
-static int wait_events(struct server *server)
+static bool reap(struct ox_serve_part *part)
 {
-	const int64_t deadline_ms = next_deadline_ms(server);
-	struct epoll_event events[EVENTS_A_TURN];
-	int count;
-
-	count = epoll_wait(server->epoll_fd, events, EVENTS_A_TURN,
-			   wait_timeout_ms(server, deadline_ms));
-	if (count < 0)
-		return errno == EINTR ? 0 : -errno;
-	for (int i = 0; i < count; i++) {
-		struct watched_fd *watched = events[i].data.ptr;
-		struct ox_nbd_client *client = events[i].data.ptr;
-
-		switch (watched->watch) {
-		case NBD_WATCH_LISTENER:
-			if (!server->draining)
-				accept_clients(server, watched->fd);
-			break;
-		case NBD_WATCH_SIGNALS:
-			take_signals(server);
-			break;
-		case NBD_WATCH_LIBRARY:
-			break; /* it is polled in each turn */
-		case NBD_WATCH_CLIENT:
-			ox_nbd_client_event(client, events[i].events);
-			mark(server, client);
-			break;
-		}
-	}
-	if (deadline_ms != INT64_MAX) {
-		int64_t now_ms = ox_nbd_now_ms();
-
-		if (now_ms >= deadline_ms)
-			expire(server, now_ms);
-	}
-	return 0;
-}
-
-static bool reap(struct server *server)
-{
+	struct server *server = server_of(part);
 	struct ox_request *requests[REAPS_A_CALL];
 	bool any = false;
 	size_t count;
@@ -399,98 +356,52 @@ static bool reap(struct server *server)
 			any = true;
 		}
 	} while (count == REAPS_A_CALL);
-	if (any && server->draining)
-		server->stuck_deadline_ms = ox_nbd_now_ms() + server->stuck_ms;
 	return any;
 }
 
-static int exchange(struct server *server)
+static void settle(struct ox_serve_part *part)
 {
-	for (int i = 0; i < EXCHANGES_A_TURN; i++) {
-		int ret;
+	struct server *server = server_of(part);
 
-		server->export.submitted = false;
-		ret = ox_context_poll(server->ctx);
-		if (ret < 0)
-			return ret;
-		if (reap(server))
-			serve_marked(server);
-		if (!server->export.submitted)
-			break;
-	}
-	return 0;
+	resume_waiting(server);
+	sweep(server);
+	tell_submitted(server);
 }
 
-static int run(struct server *server)
+static void free_server(struct ox_serve_part *part, bool requests_lost)
 {
-	int ret = 0;
+	struct server *server = server_of(part);
 
-	while (ret == 0 && (!server->draining || server->clients)) {
-		ret = wait_events(server);
-		if (ret < 0)
-			break;
-		serve_marked(server);
-		ret = exchange(server);
-		resume_waiting(server);
-		sweep(server);
-		if (ret == 0 && is_stuck(server))
-			ret = -ETIMEDOUT;
-	}
-	return ret;
+	ox_listeners_close(&server->listeners);
+	if (requests_lost)
+		return; /* the library still knows clients' requests and their buffers */
+	ox_tls_put(server->tls);
+	ox_nbd_pool_free(&server->export.pool);
+	ox_queue_free(server->export.queue);
+	free(server);
 }
+
+static const struct ox_serve_part_ops ops = {
+	.serve = serve,
+	.reap = reap,
+	.settle = settle,
+	.is_busy = is_busy,
+	.deadline_ms = deadline_ms,
+	.expire = expire,
+	.drain = drain,
+	.pending = pending,
+	.is_over = is_over,
+	.free = free_server,
+};
 
 /* ---- beginning ---- */
 
-static void stop_signals(sigset_t *ret_set)
+static int take_listeners(const struct ox_serve_handed *handed, struct ox_listeners *ret_listeners,
+			  struct ox_serve_error *error)
 {
-	sigemptyset(ret_set);
-	sigaddset(ret_set, SIGTERM);
-	sigaddset(ret_set, SIGINT);
-	sigaddset(ret_set, SIGHUP);
-}
-
-void ox_serve_block_signals(void)
-{
-	sigset_t set;
-
-	stop_signals(&set);
-	sigprocmask(SIG_BLOCK, &set, NULL);
-}
-
-static int open_fds(struct server *server, struct ox_serve_error *error)
-{
-	sigset_t set;
-	int ret = 0;
-
-	stop_signals(&set);
-	server->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
-	if (server->options->handed)
-		server->signals.fd = server->options->handed->stop_fd;
-	else
-		server->signals.fd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
-	if (server->epoll_fd < 0 || server->signals.fd < 0)
-		return fail(error, -errno, "Cannot set up the event loop");
-	server->signals.watch = NBD_WATCH_SIGNALS;
-	server->library.watch = NBD_WATCH_LIBRARY;
-	server->library.fd = ox_context_fd(server->ctx);
-	ret = watch_fd(server, EPOLL_CTL_ADD, &server->signals, EPOLLIN);
-	if (ret == 0)
-		ret = watch_fd(server, EPOLL_CTL_ADD, &server->library, EPOLLIN);
-	for (int i = 0; i < server->listeners.count && ret == 0; i++) {
-		server->listener_watches[i] =
-			(struct watched_fd){NBD_WATCH_LISTENER, server->listeners.fds[i]};
-		ret = watch_fd(server, EPOLL_CTL_ADD, &server->listener_watches[i], EPOLLIN);
-	}
-	server->accepting = true;
-	return ret < 0 ? fail(error, ret, "Cannot set up the event loop") : 0;
-}
-
-static int take_listeners(const struct ox_serve_handed *handed,
-			  struct ox_nbd_listeners *ret_listeners, struct ox_serve_error *error)
-{
-	if (handed->listener_count < 0 || handed->listener_count > NBD_LISTEN_MAX)
-		return fail(error, -EINVAL, "Cannot take the listening sockets");
-	*ret_listeners = (struct ox_nbd_listeners){
+	if (handed->listener_count < 0 || handed->listener_count > OX_LISTEN_MAX)
+		return ox_serve_fail(error, -EINVAL, "Cannot take the listening sockets");
+	*ret_listeners = (struct ox_listeners){
 		.count = handed->listener_count,
 		.is_unix = handed->listeners_are_unix,
 	};
@@ -499,47 +410,88 @@ static int take_listeners(const struct ox_serve_handed *handed,
 	return 0;
 }
 
-static int announce(const struct server *server, struct ox_serve_error *error)
+static int watch_listeners(struct server *server, struct ox_serve_error *error)
 {
+	int ret = 0;
+
+	for (int i = 0; i < server->listeners.count && ret == 0; i++) {
+		server->watches[i] =
+			(struct listener){{server->listeners.fds[i], listener_event}, server};
+		ret = ox_serve_watch(server->part.loop, EPOLL_CTL_ADD, &server->watches[i].watched,
+				     EPOLLIN);
+	}
+	server->accepting = true;
+	return ret < 0 ? ox_serve_fail(error, ret, "Cannot set up the event loop") : 0;
+}
+
+static void warn_of_end(const struct server *server)
+{
+	if (ox_tls_has_expired(server->tls))
+		ox_serve_warn(server->part.loop,
+			      "The TLS certificate has expired: clients will not accept it");
+}
+
+int ox_nbd_server_renew_tls(struct ox_serve_part *part, int fd)
+{
+	struct server *server = server_of(part);
+	struct ox_serve_error error;
+	struct ox_tls *tls;
+	int ret = server->tls ? ox_tls_new(fd, server->options->tls.verify_peer, &tls, &error)
+			      : -EINVAL;
+
+	if (ret < 0) {
+		if (server->tls)
+			ox_serve_warn(part->loop, "%s; the old ones stay", error.message);
+		return ret;
+	}
+	ox_tls_put(server->tls); /* sessions keep them */
+	server->tls = tls;
+	ox_serve_tell(part->loop, "the TLS credentials are renewed");
+	warn_of_end(server);
+	return 0;
+}
+
+static int begin_tls(struct server *server, struct ox_serve_error *error)
+{
+	const struct ox_serve_tls_options *options = &server->options->tls;
+
+	if (!options->is_required)
+		return 0;
+	server->export.tls_is_required = true;
+	server->export.tls_bytes = OX_TLS_SESSION_BYTES;
+	if (ox_tls_new(options->fd, options->verify_peer, &server->tls, error) < 0)
+		return -EINVAL;
+	warn_of_end(server);
+	return 0;
+}
+
+static int listen_and_name(struct server *server, char **ret_uri, struct ox_serve_error *error)
+{
+	const struct ox_serve_handed *handed = server->part.loop->options->handed;
 	char *uri = NULL;
 	int ret;
 
-	if (!server->options->handed)
-		uri = ox_nbd_listeners_uri(&server->listeners, server->export.name);
-	if (!server->options->handed && !uri)
-		return fail(error, -ENOMEM, "Cannot tell the address");
-	ret = server->options->ready(server->options->opaque, uri);
-	free(uri);
-	if (ret < 0)
-		error->message[0] = '\0';
-	return ret;
-}
-
-static void close_server(struct server *server, bool requests_lost)
-{
-	ox_nbd_listeners_close(&server->listeners);
-	if (server->signals.fd >= 0)
-		close(server->signals.fd);
-	if (server->epoll_fd >= 0)
-		close(server->epoll_fd);
-	if (requests_lost)
-		return; /* the library still knows clients' requests and their buffers */
-	ox_nbd_pool_free(&server->export.pool);
-	ox_queue_free(server->export.queue);
-}
-
-/* The library keeps requests that do not complete: nobody can say what became of them. */
-static void tell_lost(const struct server *server, int code, struct ox_serve_error *error)
-{
-	error->requests_lost = true;
-	if (code == -ETIMEDOUT)
-		snprintf(error->message, sizeof(error->message),
-			 "The image's file does not answer: %zu requests did not complete within "
-			 "%lld s, and the image is not closed",
-			 ox_queue_pending(server->export.queue),
-			 (long long)server->stuck_ms / 1000);
+	if (handed)
+		ret = take_listeners(handed, &server->listeners, error);
 	else
-		fail(error, code, "The I/O engine failed");
+		ret = ox_listen(server->options->address, &server->part.loop->options->rights,
+				&server->listeners, error);
+	if (ret == 0 && !handed)
+		ret = ox_listen_check(&server->listeners, server->options, error);
+	if (ret == 0 && !handed) {
+		uri = ox_listeners_uri(&server->listeners, server->export.name,
+				       server->options->tls.is_required);
+		if (!uri)
+			ret = ox_serve_fail(error, -ENOMEM, "Cannot tell the address");
+	}
+	if (ret == 0)
+		ret = watch_listeners(server, error);
+	if (ret < 0) {
+		free(uri);
+		return ret;
+	}
+	*ret_uri = uri;
+	return 0;
 }
 
 uint64_t ox_serve_nbd_memory_min(unsigned max_clients)
@@ -554,49 +506,53 @@ uint64_t ox_serve_nbd_memory_default(unsigned max_clients)
 	return min_bytes > MEMORY_DEFAULT_BYTES ? min_bytes : MEMORY_DEFAULT_BYTES;
 }
 
-int ox_serve_nbd(struct ox_context *ctx, struct ox_image *image,
-		 const struct ox_serve_nbd_options *options, struct ox_serve_error *ret_error)
+int ox_nbd_server_new(struct ox_serve_loop *loop, struct ox_serve_part **ret_part, char **ret_uri,
+		      struct ox_serve_error *error)
 {
-	struct server server = {
-		.options = options,
-		.ctx = ctx,
-		.export = {.name = options->export_name,
-			   .description = options->description,
-			   .size_bytes = ox_image_size(image),
-			   .read_only = ox_image_is_read_only(image)},
-		.signals.fd = -1,
-		.epoll_fd = -1,
-		.accept_again_ms = INT64_MAX,
-		.stuck_ms = options->drain_ms ? options->drain_ms : STUCK_MS,
-		.patience_ms = options->patience_ms ? options->patience_ms : NBD_PATIENCE_MS,
-		.next_number = 1,
-	};
+	const struct ox_serve_nbd_options *options = &loop->options->nbd;
+	struct server *server = calloc(1, sizeof(*server));
 	uint64_t memory_bytes = options->memory_bytes;
 	int ret;
 
+	if (!server)
+		return ox_serve_fail(error, -ENOMEM, "Cannot serve NBD");
+	server->part = (struct ox_serve_part){&ops, loop};
+	server->options = options;
+	server->export.name = options->export_name;
+	server->export.description = options->description;
+	server->export.base = options->offset;
+	server->export.detect_zeroes = options->detect_zeroes;
+	server->export.size_bytes = export_size(server);
+	server->export.read_only = ox_image_is_read_only(loop->image);
+	server->export.limit = &loop->limit;
+	server->export.full = &loop->full;
+	server->export.changed = changed;
+	server->export.stats = loop->stats;
+	server->accept_again_ms = INT64_MAX;
+	server->patience_ms = options->patience_ms ? options->patience_ms : NBD_PATIENCE_MS;
+	server->next_number = 1;
+	server->marked_end = &server->marked;
 	if (memory_bytes == 0)
 		memory_bytes = ox_serve_nbd_memory_default(options->max_clients);
-	server.marked_end = &server.marked;
-	ox_nbd_budget_init(&server.export.budget, memory_bytes, options->max_clients);
-	*ret_error = (struct ox_serve_error){0};
-	ret = ox_queue_new(image, &server.export.queue);
-	if (ret < 0)
-		return fail(ret_error, ret, "Cannot make a request queue");
-	if (options->handed)
-		ret = take_listeners(options->handed, &server.listeners, ret_error);
+	ox_nbd_budget_init(&server->export.budget, memory_bytes, options->max_clients);
+	if (loop->options->handed)
+		server->export.flight = loop->options->handed->flight;
+	ret = options->offset > ox_image_size(loop->image)
+		      ? -EINVAL
+		      : ox_queue_new(loop->image, &server->export.queue);
+	if (ret == -EINVAL)
+		(void)ox_serve_fail(error, ret,
+				    "The export's offset lies past the end of the image");
+	else if (ret < 0)
+		ox_serve_fail(error, ret, "Cannot make a request queue");
 	else
-		ret = ox_nbd_listen(options->address, &server.listeners, ret_error);
+		ret = begin_tls(server, error);
 	if (ret == 0)
-		ret = open_fds(&server, ret_error);
-	if (ret == 0)
-		ret = announce(&server, ret_error);
-	if (ret == 0) {
-		ox_context_set_polled(ctx, true); /* exchange does, in each turn */
-		ret = run(&server);
-		ox_context_set_polled(ctx, false);
-		if (ret < 0)
-			tell_lost(&server, ret, ret_error);
+		ret = listen_and_name(server, ret_uri, error);
+	if (ret < 0) {
+		free_server(&server->part, false);
+		return ret;
 	}
-	close_server(&server, ret_error->requests_lost);
-	return ret;
+	*ret_part = &server->part;
+	return 0;
 }

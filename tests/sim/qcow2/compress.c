@@ -60,7 +60,8 @@ static unsigned gather(const struct sim_qcow2 *i, const struct sim_backing *back
 			continue;
 		table = sim_bytes_be64(i->bytes, i->l1_offset + c / per_table * 8) &
 			SIM_OFFSET_MASK;
-		if (table == 0)
+		if (table == 0 ||
+		    sim_bytes_be64(i->bytes, table + c % per_table * 8) & SIM_COMPRESSED)
 			continue;
 		cluster = sim_alloc(1, i->cluster_bytes);
 		read_guest(i, backing, c << i->cluster_bits, cluster);

@@ -28,13 +28,15 @@ static void name_place(const struct sim_image *i, uint64_t offset, char *ret, si
 	sim_qcow2_name(&i->qcow2, offset, ret, room);
 }
 
-/* A bitmap that lost its bit is a leak. */
+/* A bitmap that lost its bit is a leak. A power cut may bring one back that a dead process had
+ * cleared. */
 static void watch_bitmap(struct sim_case *c, const struct sim_image *i)
 {
-	if (!c->bitmap_kept || i->qcow2.autoclear & SIM_BITMAPS)
-		return;
-	c->bitmap_kept = false;
-	c->may_leak = true;
+	bool kept = i->qcow2.autoclear & SIM_BITMAPS;
+
+	if (c->bitmap_kept && !kept)
+		c->may_leak = true;
+	c->bitmap_kept = kept;
 }
 
 static void forget_stale(const struct sim_image *durable)
@@ -46,6 +48,12 @@ static void forget_stale(const struct sim_image *durable)
 		if (!durable->marked || sim_bytes_be64(durable->bytes, sim_stale.entries[k].at) !=
 						sim_stale.entries[k].entry)
 			sim_planted_drop(&sim_stale, k);
+}
+
+static bool tables_moved(const struct sim_image *before, const struct sim_image *now)
+{
+	return before->qcow2.l1_offset != now->qcow2.l1_offset ||
+	       before->qcow2.reftable_offset != now->qcow2.reftable_offset;
 }
 
 const struct sim_format sim_qcow2_format = {
@@ -65,4 +73,5 @@ const struct sim_format sim_qcow2_format = {
 	.name_place = name_place,
 	.audit = sim_qcow2_audit,
 	.forget_stale = forget_stale,
+	.tables_moved = tables_moved,
 };

@@ -1,0 +1,126 @@
+#!/usr/bin/python3
+# SPDX-License-Identifier: MIT
+"""Conversions by oxbow, qemu-img at its best options, and nbdcopy, in turns.
+
+usage: convert.py [--quick] [ROW...]
+
+Prints the median of each and how many times as long the others take. A program that leaves its bytes
+in the page cache is measured with a sync of the file behind it as well, as that is what oxbow's time
+holds.
+"""
+import os
+import pathlib
+import random
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
+OXBOW = os.environ.get("OXBOW", str(ROOT / "build" / "oxbow"))
+MIB = 1 << 20
+
+
+def run(*args, **kwargs):
+    subprocess.run([str(a) for a in args], check=True, stdout=subprocess.DEVNULL, **kwargs)
+
+
+def make_full(size):
+    block = os.urandom(MIB)
+    with open("full.raw", "wb") as file:
+        for i in range(size):
+            file.write(block[i % MIB:] + block[:i % MIB])
+    run("qemu-img", "convert", "-W", "-O", "qcow2", "full.raw", "full.qcow2")
+
+
+def make_fragmented(size):
+    chance = random.Random(1)
+    clusters = size * 16
+    writes = "".join(f"write -q -P {i % 250 + 1} {chance.randrange(clusters) * 64}k 64k\n"
+                     for i in range(clusters // 4))
+    run("qemu-img", "create", "-q", "-f", "qcow2", "fragmented.qcow2", f"{size}M")
+    run("qemu-io", "-f", "qcow2", "--cache=unsafe", "fragmented.qcow2", input=writes.encode())
+    run("qemu-img", "convert", "-O", "raw", "fragmented.qcow2", "sparse.raw")
+
+
+def make_compressed():
+    words = [random.Random(i).randbytes(40) for i in range(64)]
+    chance = random.Random(2)
+    with open("text.raw", "wb") as file:
+        for _ in range(64):
+            file.write(b"".join(chance.choices(words, k=MIB // 40 + 1))[:MIB])
+    run("qemu-img", "convert", "-c", "-W", "-O", "qcow2", "text.raw", "text.qcow2")
+
+
+# Name, options of both, format and name of the source, format of the target.
+ROWS = (
+    ("raw-qcow2", (), "raw", "full.raw", "qcow2"),
+    ("qcow2-raw", (), "qcow2", "full.qcow2", "raw"),
+    ("qcow2-qcow2", (), "qcow2", "full.qcow2", "qcow2"),
+    ("sparse", (), "raw", "sparse.raw", "qcow2"),
+    ("fragmented", (), "qcow2", "fragmented.qcow2", "qcow2"),
+    ("empty-8T", ("-n",), "qcow2", "empty.qcow2", "qcow2"),
+    ("zlib", ("-c",), "raw", "text.raw", "qcow2"),
+    ("zstd", ("-c", "-o", "compression_type=zstd"), "raw", "text.raw", "qcow2"),
+    ("read-zlib", (), "qcow2", "text.qcow2", "raw"),
+)
+
+
+def prepare(row):
+    for name in ("out", "out.sock"):
+        pathlib.Path(name).unlink(missing_ok=True)
+    if row[0] == "empty-8T":
+        run("qemu-img", "create", "-q", "-f", "qcow2", "out", "8T")
+    os.sync()
+
+
+def timed(row, command, sync):
+    prepare(row)
+    start = time.monotonic()
+    run(*command)
+    if sync:
+        fd = os.open("out", os.O_RDONLY)
+        os.fsync(fd)
+        os.close(fd)
+    return time.monotonic() - start
+
+
+def programs(row):
+    """Name, command, whether a sync follows."""
+    _, options, source_format, source, fmt = row
+    tail = (*options, "-f", source_format, "-O", fmt, source, "out")
+    best = ("qemu-img", "convert", "-W", "-m", "16", *tail)
+    found = [("oxbow", (OXBOW, "convert", *tail), False), ("qemu-img", best, False),
+             ("qemu-img, synced", best, True)]
+    if fmt == "raw" and source_format == "raw" and shutil.which("nbdcopy"):
+        found.append(("nbdcopy --flush", ("nbdcopy", "--flush", source, "out"), False))
+    return found
+
+
+def main():
+    quick = "--quick" in sys.argv[1:]
+    wanted = [a for a in sys.argv[1:] if not a.startswith("--")]
+    size, turns = (128, 3) if quick else (768, 5)
+    with tempfile.TemporaryDirectory(dir=os.environ.get("TMPDIR", "/var/tmp")) as folder:
+        os.chdir(folder)
+        make_full(size)
+        make_fragmented(size)
+        make_compressed()
+        run("qemu-img", "create", "-q", "-f", "qcow2", "empty.qcow2", "8T")
+        for row in ROWS:
+            if wanted and row[0] not in wanted:
+                continue
+            times = {}
+            for _ in range(turns):
+                for name, command, sync in programs(row):
+                    times.setdefault(name, []).append(timed(row, command, sync))
+            ours = statistics.median(times["oxbow"])
+            print(f"{row[0]:12}  " + "  ".join(
+                f"{name} {statistics.median(t):.2f} s ({statistics.median(t) / ours:.2f})"
+                for name, t in times.items()), flush=True)
+        os.chdir("/")
+
+
+main()
