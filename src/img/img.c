@@ -378,17 +378,53 @@ int ox_img_holes_co(struct ox_image *img, uint64_t offset, uint64_t length, stru
 	return extent_co(img, offset, length, true, ret);
 }
 
+/* Of the image's own layer, and how many of them say where the bytes are. */
+static int own_extents_co(struct ox_image *img, uint64_t offset, uint64_t length,
+			  struct ox_extent *ret, int max, int *ret_told)
+{
+	struct watch w = begin(img, offset, length, false);
+	int told = 0;
+	int r;
+
+	if (img->ops->extents_co) {
+		r = img->ops->extents_co(img, offset, length, ret, max);
+	} else {
+		r = img->ops->extent_co(img, offset, length, true, ret);
+		r = r < 0 ? r : 1;
+	}
+	while (told < r && ret[told].flags & (OX_EXTENT_DATA | OX_EXTENT_ZERO))
+		told++;
+	*ret_told = img->backing ? told : r;
+	return ended(img, &w, r);
+}
+
 int ox_img_extents_co(struct ox_image *img, uint64_t offset, uint64_t length, struct ox_extent *ret,
 		      int max)
 {
-	struct watch w = begin(img, offset, length, false);
+	unsigned depth = 0;
+	int told;
 	int r;
 
-	if (!img->ops->extents_co) {
-		r = ox_img_holes_co(img, offset, length, ret);
-		return r < 0 ? r : 1;
-	}
 	if (length == 0 || !ox_range_within(offset, length, img->size_bytes))
 		return -EINVAL;
-	return ended(img, &w, img->ops->extents_co(img, offset, length, ret, max));
+	for (;;) {
+		r = own_extents_co(img, offset, length, ret, max, &told);
+		if (r < 0)
+			return r;
+		if (told > 0)
+			break;
+		img = img->backing;
+		depth++;
+		length = ret[0].length;
+		if (offset >= img->size_bytes) {
+			ret[0] = (struct ox_extent){
+				.offset = offset, .length = length, .flags = OX_EXTENT_ZERO};
+			told = 1;
+			break;
+		}
+		length = ox_min_u64(length, img->size_bytes - offset);
+	}
+	for (int i = 0; i < told; i++)
+		ret[i].depth = depth;
+	return told;
 }

@@ -39,8 +39,9 @@ struct ox_img_ops {
 	 * the store is asked what is a hole under the image's clusters, be that likely or not. */
 	int (*extent_co)(struct ox_image *img, uint64_t offset, uint64_t length, bool holes,
 			 struct ox_extent *ret);
-	/* Up to max of them, one behind the other, for who is going to ask for all: how many, at
-	 * least one, or a negative errno. NULL: one at a time. */
+	/* Up to max of them, one behind the other, with holes, for who is going to ask for all: how
+	 * many, at least one, or a negative errno. One that means "ask the backing file" is the
+	 * last. NULL: one at a time. */
 	int (*extents_co)(struct ox_image *img, uint64_t offset, uint64_t length,
 			  struct ox_extent *ret, int max);
 	/* how: to the byte, and what else is asked for; NULL: by the format's unit, and no more. */

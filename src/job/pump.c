@@ -72,14 +72,24 @@ static void wait_for_rate_co(struct ox_pump *pump, uint64_t cost_bytes)
 			(uint64_t)((double)cost_bytes / (double)pump->rate_bytes * NS_PER_S);
 }
 
-static int give_buffer(struct buffer *buffer, struct ox_piece *piece)
+/* What a task may keep from piece to piece. */
+static uint64_t share_bytes(const struct ox_pump *pump)
 {
+	return pump->memory_bytes / pump->tasks;
+}
+
+/* As long as the task may keep at once: pages that no piece touches cost nothing, and those that
+ * were touched are not given back to be touched again. */
+static int give_buffer(const struct ox_pump *pump, struct buffer *buffer, struct ox_piece *piece)
+{
+	uint64_t length = ox_max_u64(piece->memory_bytes, share_bytes(pump));
+
 	if (piece->memory_bytes == 0)
 		return 0;
 	if (buffer->length < piece->memory_bytes) {
 		free(buffer->bytes);
-		buffer->bytes = ox_io_buffer(piece->memory_bytes);
-		buffer->length = buffer->bytes ? piece->memory_bytes : 0;
+		buffer->bytes = ox_io_buffer(length);
+		buffer->length = buffer->bytes ? length : 0;
 	}
 	piece->buffer = buffer->bytes;
 	return piece->buffer ? 0 : -ENOMEM;
@@ -88,7 +98,7 @@ static int give_buffer(struct buffer *buffer, struct ox_piece *piece)
 /* All tasks together stay within the bound, with what they keep. */
 static void keep_buffer(const struct ox_pump *pump, struct buffer *buffer)
 {
-	if (buffer->length <= pump->memory_bytes / pump->tasks)
+	if (buffer->length <= share_bytes(pump))
 		return;
 	free(buffer->bytes);
 	*buffer = (struct buffer){0};
@@ -104,7 +114,7 @@ static int wait_for_memory_co(struct ox_pump *pump, struct buffer *buffer, struc
 		ox_waitq_wait_co(&pump->room);
 	if (pump->result < 0)
 		return pump->result;
-	r = give_buffer(buffer, piece);
+	r = give_buffer(pump, buffer, piece);
 	if (r == 0)
 		pump->used_bytes += piece->memory_bytes;
 	return r;

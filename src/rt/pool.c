@@ -101,33 +101,50 @@ void ox_pool_kick(struct ox_pool *pool)
 		ox_assert(write(pool->pipe_fds[1], "", 1) == 1);
 }
 
+/* Called with the lock held. NULL: there is none. */
+static struct ox_aio *take(struct ox_pool *pool)
+{
+	struct ox_aio *aio;
+
+	if (ox_list_empty(&pool->queue))
+		return NULL;
+	aio = ox_list_first(&pool->queue, struct ox_aio, link);
+	ox_list_del(&aio->link);
+	pool->queued--;
+	return aio;
+}
+
+/* NULL: the pool stops. */
+static struct ox_aio *wait_for_work(struct ox_pool *pool)
+{
+	struct ox_aio *aio;
+
+	lock(pool);
+	while (!(aio = take(pool)) && !pool->stop) {
+		pool->idle++;
+		ox_assert(pthread_cond_wait(&pool->work, &pool->lock) == 0);
+		pool->idle--;
+	}
+	unlock(pool);
+	return aio;
+}
+
 static void *worker(void *opaque)
 {
 	struct ox_pool *pool = opaque;
+	struct ox_aio *next = wait_for_work(pool);
+	struct ox_aio *aio;
 
-	lock(pool);
-	for (;;) {
-		struct ox_aio *aio;
-
-		while (ox_list_empty(&pool->queue) && !pool->stop) {
-			pool->idle++;
-			ox_assert(pthread_cond_wait(&pool->work, &pool->lock) == 0);
-			pool->idle--;
-		}
-		if (ox_list_empty(&pool->queue))
-			break;
-		aio = ox_list_first(&pool->queue, struct ox_aio, link);
-		ox_list_del(&aio->link);
-		pool->queued--;
-		unlock(pool);
+	while ((aio = next)) {
 		ox_aio_execute(aio);
 		lock(pool);
 		ox_list_push_back(&pool->done, &aio->link);
+		next = take(pool); /* within the same lock, which is fought for */
 		unlock(pool);
 		ox_pool_kick(pool);
-		lock(pool);
+		if (!next)
+			next = wait_for_work(pool);
 	}
-	unlock(pool);
 	return NULL;
 }
 

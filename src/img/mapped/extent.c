@@ -11,6 +11,20 @@
 
 /* Runs looked at for one answer: an answer is bounded work, the caller asks again for the rest. */
 #define RUNS_MAX 64u
+/* Extents of the file that one question asks for, at the least and at the most, and how far. */
+#define AHEAD_MIN 8
+#define AHEAD_MAX 64
+#define AHEAD_BYTES (UINT64_C(16) << 20)
+
+/* What lies next in the file, for an answer of several extents: clusters that follow each other
+ * there cost one question together. Believed within that answer alone. */
+struct ahead {
+	struct ox_io_extent extents[AHEAD_MAX];
+	uint64_t start; /* of extents[next] in the file */
+	int count;
+	int next;
+	int ask; /* so many were asked for last */
+};
 
 static unsigned flags_of(const struct ox_map_run *run)
 {
@@ -41,12 +55,49 @@ static bool is_sparse_co(struct ox_mapped *m)
 	return m->sparse;
 }
 
+/* Asks for more where the questions follow the file, and for few where they jump about in it. */
+static int ask_ahead_co(struct ox_mapped *m, struct ahead *ahead, uint64_t host)
+{
+	bool follows = ahead->count > 0 && ahead->next == ahead->count && host == ahead->start;
+	int r;
+
+	ahead->ask = follows ? (int)ox_min_u64((uint64_t)ahead->ask * 2, AHEAD_MAX) : AHEAD_MIN;
+	ahead->next = 0;
+	ahead->count = 0;
+	ahead->start = host;
+	r = ox_io_extents_co(m->io, host, AHEAD_BYTES, ahead->extents, ahead->ask);
+	if (r > 0)
+		ahead->count = r;
+	return r;
+}
+
+/* ahead NULL: this extent alone is wanted. */
+static int file_extent_co(struct ox_mapped *m, struct ahead *ahead, uint64_t host,
+			  struct ox_io_extent *ret)
+{
+	int r;
+
+	if (!ahead)
+		return ox_io_extent_co(m->io, host, ret);
+	while (ahead->next < ahead->count &&
+	       host >= ahead->start + ahead->extents[ahead->next].length)
+		ahead->start += ahead->extents[ahead->next++].length;
+	if (ahead->next == ahead->count || host < ahead->start) {
+		r = ask_ahead_co(m, ahead, host);
+		if (r < 0)
+			return r;
+	}
+	*ret = ahead->extents[ahead->next];
+	ret->length -= host - ahead->start;
+	return 0;
+}
+
 /* Only that much of the run is alike in the file. What cannot be told is taken for data. */
-static void look_into_file_co(struct ox_mapped *m, struct ox_extent *e)
+static void look_into_file_co(struct ox_mapped *m, struct ahead *ahead, struct ox_extent *e)
 {
 	struct ox_io_extent file;
 
-	if (ox_io_extent_co(m->io, e->host_offset, &file) < 0)
+	if (file_extent_co(m, ahead, e->host_offset, &file) < 0)
 		return;
 	e->length = ox_min_u64(e->length, file.length);
 	if (file.zero)
@@ -55,7 +106,7 @@ static void look_into_file_co(struct ox_mapped *m, struct ox_extent *e)
 
 /* One run, as its guest sees it. */
 static int look_co(struct ox_mapped *m, uint64_t at, uint64_t length, bool holes,
-		   struct ox_extent *ret)
+		   struct ahead *ahead, struct ox_extent *ret)
 {
 	const struct ox_image *backing = m->img->backing;
 	struct ox_map_run run;
@@ -67,7 +118,7 @@ static int look_co(struct ox_mapped *m, uint64_t at, uint64_t length, bool holes
 	if (ret->flags & OX_EXTENT_HAS_OFFSET)
 		ret->host_offset = run.host.bytes;
 	if (run.kind == OX_MAP_DATA && holes)
-		look_into_file_co(m, ret);
+		look_into_file_co(m, ahead, ret);
 	if (ret->flags == 0 && !ox_mapped_is_backed(m, at))
 		ret->flags = OX_EXTENT_ZERO;
 	if (ret->flags == 0 && backing) /* zero from the backing file's end on */
@@ -85,14 +136,14 @@ static bool joins(const struct ox_extent *have, const struct ox_extent *next)
 }
 
 static int extent_locked_co(struct ox_mapped *m, uint64_t offset, uint64_t length, bool holes,
-			    struct ox_extent *ret)
+			    struct ahead *ahead, struct ox_extent *ret)
 {
 	struct ox_extent e = {0};
 	struct ox_extent next;
 	int r;
 
 	for (unsigned i = 0; i < RUNS_MAX && e.length < length; i++) {
-		r = look_co(m, offset + e.length, length - e.length, holes, &next);
+		r = look_co(m, offset + e.length, length - e.length, holes, ahead, &next);
 		if (r < 0 && e.length > 0)
 			break; /* what came before is known; the next request gets the error */
 		if (r < 0)
@@ -118,7 +169,40 @@ int ox_mapped_extent_co(struct ox_image *img, uint64_t offset, uint64_t length, 
 	int r;
 
 	ox_mapped_lock_co(m, &range, offset, length, false);
-	r = extent_locked_co(m, offset, length, holes || is_sparse_co(m), ret);
+	r = extent_locked_co(m, offset, length, holes || is_sparse_co(m), NULL, ret);
+	ox_rangelock_release(&m->guest, &range);
+	return r;
+}
+
+/* The range stays locked over all of them, so that they are as they were at one moment. */
+static int extents_locked_co(struct ox_mapped *m, uint64_t offset, uint64_t length,
+			     struct ox_extent *ret, int max)
+{
+	struct ahead ahead = {.count = 0};
+	int n = 0;
+	int r;
+
+	while (n < max && length > 0) {
+		r = extent_locked_co(m, offset, length, true, &ahead, &ret[n]);
+		if (r < 0)
+			return n > 0 ? n : r;
+		offset += ret[n].length;
+		length -= ret[n].length;
+		if (ret[n++].flags == 0)
+			break; /* the backing file is asked next */
+	}
+	return n;
+}
+
+int ox_mapped_extents_co(struct ox_image *img, uint64_t offset, uint64_t length,
+			 struct ox_extent *ret, int max)
+{
+	struct ox_mapped *m = ox_mapped_of(img);
+	struct ox_range range;
+	int r;
+
+	ox_mapped_lock_co(m, &range, offset, length, false);
+	r = extents_locked_co(m, offset, length, ret, max);
 	ox_rangelock_release(&m->guest, &range);
 	return r;
 }

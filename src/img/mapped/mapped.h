@@ -421,6 +421,8 @@ int ox_mapped_zero_co(struct ox_image *img, uint64_t offset, uint64_t length, un
 int ox_mapped_discard_co(struct ox_image *img, uint64_t offset, uint64_t length);
 int ox_mapped_extent_co(struct ox_image *img, uint64_t offset, uint64_t length, bool holes,
 			struct ox_extent *ret);
+int ox_mapped_extents_co(struct ox_image *img, uint64_t offset, uint64_t length,
+			 struct ox_extent *ret, int max);
 int ox_mapped_resize_co(struct ox_image *img, uint64_t new_bytes,
 			const struct ox_resize_options *how, struct ox_error **err);
 /* Of struct ox_img_ops: backing.c, empty.c. */

@@ -385,6 +385,7 @@ static const struct ox_img_ops qcow2_ops = {
 	.discard_co = ox_mapped_discard_co,
 	.flush_co = ox_mapped_flush_co,
 	.extent_co = ox_mapped_extent_co,
+	.extents_co = ox_mapped_extents_co,
 	.resize_co = ox_qcow2_resize_co,
 	.set_backing_co = ox_mapped_set_backing_co,
 	.empty_co = ox_mapped_empty_co,
