@@ -433,10 +433,9 @@ static int take_option(struct check *check, int c, char **argv)
 		return parse_repair(check, optarg);
 	case 'T':
 	case 't':
-		if (ox_cache_mode_parse(optarg, &check->source.open.cache) == 0)
-			return 0;
-		ox_cli_error("Invalid source cache option: %s", optarg);
-		return STATUS_FAILED;
+		return ox_cli_cache_parse("source ", optarg, &check->source.open.cache) < 0
+			       ? STATUS_FAILED
+			       : 0;
 	case 'p':
 		check->progress_asked = true;
 		return 0;

@@ -39,7 +39,6 @@ enum {
 
 struct checksum {
 	struct ox_cli_source source;
-	const char *cache;
 	enum ox_checksum_algorithm algorithm;
 	enum ox_cli_output output;
 	bool progress;
@@ -70,8 +69,9 @@ static void print_digest(const struct checksum *checksum, const struct ox_image 
 	ox_cli_json_print(object);
 }
 
-static int sum(struct checksum *checksum, struct ox_image *image)
+static int sum(struct ox_image *image, void *arg)
 {
+	struct checksum *checksum = arg;
 	struct ox_checksum_options opts = OX_CHECKSUM_OPTIONS_INIT;
 	struct ox_cli_progress progress;
 	struct ox_error *err = NULL;
@@ -91,23 +91,6 @@ static int sum(struct checksum *checksum, struct ox_image *image)
 		ox_cli_error("%s", ox_error_message(err));
 	ox_error_free(err);
 	return r;
-}
-
-static int run(struct checksum *checksum)
-{
-	struct ox_context *ctx;
-	struct ox_image *image;
-	int r = ox_cli_context_new(checksum->source.engine, &ctx);
-
-	if (r < 0)
-		return 1;
-	r = ox_cli_source_open(ctx, &checksum->source, &image);
-	if (r == 0) {
-		r = sum(checksum, image);
-		(void)ox_image_close(image, NULL); /* nothing was written */
-	}
-	ox_context_free(ctx);
-	return r < 0;
 }
 
 static int parse_algorithm(const char *text, enum ox_checksum_algorithm *ret)
@@ -132,8 +115,7 @@ static int take_option(struct checksum *checksum, int c, char **argv)
 		checksum->source.open.format = optarg;
 		return 0;
 	case 'T':
-		checksum->cache = optarg;
-		return 0;
+		return ox_cli_cache_parse("source ", optarg, &checksum->source.open.cache) < 0;
 	case 'p':
 		checksum->progress = true;
 		return 0;
@@ -152,25 +134,6 @@ static int take_option(struct checksum *checksum, int c, char **argv)
 	default:
 		return ox_cli_option_error("checksum", c, argv);
 	}
-}
-
-static int run_source(struct checksum *checksum, const char *name)
-{
-	int status = 1;
-
-	if (checksum->cache &&
-	    ox_cache_mode_parse(checksum->cache, &checksum->source.open.cache) < 0) {
-		ox_cli_error("Invalid source cache option: %s", checksum->cache);
-		return 1;
-	}
-	if (checksum->source.image_opts && checksum->source.open.format) {
-		ox_cli_error("--image-opts and --format are mutually exclusive");
-		return 1;
-	}
-	if (ox_cli_source_set(&checksum->source, name) == 0)
-		status = run(checksum);
-	ox_cli_source_free(&checksum->source);
-	return status;
 }
 
 int ox_cli_checksum(int argc, char **argv)
@@ -199,7 +162,6 @@ int ox_cli_checksum(int argc, char **argv)
 		return ox_cli_finish_output(status < 0 ? 0 : status);
 	if (optind + 1 != argc)
 		return ox_cli_usage_error("checksum", "Expecting one image file name");
-	status = run_source(&checksum, argv[optind]);
-	ox_cli_signals_die();
+	status = ox_cli_work_on(&checksum.source, argv[optind], sum, &checksum) < 0 ? 1 : 0;
 	return ox_cli_finish_output(status);
 }

@@ -97,16 +97,6 @@ void ox_cli_progress_begin_json(struct ox_cli_progress *progress, const char *un
 void ox_cli_progress_report(void *opaque, uint64_t done, uint64_t total);
 void ox_cli_progress_end(struct ox_cli_progress *progress, bool completed);
 
-/* ---- interrupt.c ---- */
-
-/* The first SIGINT, SIGTERM or SIGHUP lets the library put things in order; a second one ends the
- * process. */
-void ox_cli_catch_signals(void);
-/* For the interrupted callbacks of oxbow.h; opaque is not used. */
-int ox_cli_was_interrupted(void *opaque);
-/* Where a signal came ends the process as that would have. */
-void ox_cli_die_of_signal(void);
-
 /* ---- recover.c ---- */
 
 /* The argument of --recover. -EINVAL for another text than auto, wait, never. */
@@ -248,6 +238,9 @@ struct ox_cli_source {
  * what is wrong with it. */
 int ox_cli_source_option(struct ox_cli_source *source, const char *key,
 			 const char *value) OX_CHECKED;
+/* A cache mode as -t and -T name it; what: of which, for the message ("source "). Prints what is
+ * wrong. */
+int ox_cli_cache_parse(const char *what, const char *text, enum ox_cache_mode *ret) OX_CHECKED;
 /* Completes source from the file argument. Prints what is wrong. */
 int ox_cli_source_set(struct ox_cli_source *source, const char *text) OX_CHECKED;
 /* After an option of one that was completed has changed. */
@@ -274,6 +267,14 @@ int ox_cli_source_check(struct ox_context *ctx, const struct ox_cli_source *sour
 /* Opens read-only or as source->open says; prints "Could not open ..." on failure. */
 int ox_cli_source_open(struct ox_context *ctx, struct ox_cli_source *source,
 		       struct ox_image **ret_image) OX_CHECKED;
+
+/* ---- work.c ---- */
+
+/* Opens the image of a command line, has work do something with it, and closes it: success is told
+ * after that, as what was written is durable then. Prints every message; ends the process where a
+ * signal asked for it. 0, or what work returned, or a negative errno. */
+int ox_cli_work_on(struct ox_cli_source *source, const char *text,
+		   int (*work)(struct ox_image *image, void *arg), void *arg) OX_CHECKED;
 
 /* ---- temporary.c ---- */
 

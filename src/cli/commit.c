@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "cli/cli.h"
+#include "cli/signals.h"
 
 static const char help[] =
 	"usage: oxbow commit [-f FMT] [-b BASE] [-d] [-t CACHE] [-r RATE] [-p] [-q]\n"
@@ -72,8 +73,9 @@ static void say_plan(const struct commit *commit, const struct ox_commit_result 
 		       result->new_base_bytes);
 }
 
-static int commit_image(struct ox_image *image, struct commit *commit)
+static int commit_image(struct ox_image *image, void *arg)
 {
+	struct commit *commit = arg;
 	struct ox_commit_result result = {0};
 	struct ox_cli_progress progress;
 	struct ox_error *err = NULL;
@@ -81,8 +83,8 @@ static int commit_image(struct ox_image *image, struct commit *commit)
 
 	commit->options.progress = ox_cli_progress_report;
 	commit->options.opaque = &progress;
-	commit->options.interrupted = ox_cli_was_interrupted;
-	ox_cli_catch_signals();
+	commit->options.interrupted = ox_cli_signals_interrupted;
+	ox_cli_signals_catch();
 	ox_cli_progress_begin(&progress, commit->progress && !commit->quiet, stdout);
 	ox_cli_progress_report(&progress, 0, 1);
 	r = ox_commit(image, &commit->options, &result, &err);
@@ -98,48 +100,12 @@ static int commit_image(struct ox_image *image, struct commit *commit)
 	return r;
 }
 
-static int run(struct commit *commit)
-{
-	struct ox_context *ctx;
-	struct ox_image *image;
-	struct ox_error *err = NULL;
-	int r = ox_cli_context_new(commit->source.engine, &ctx);
-
-	if (r < 0)
-		return 1;
-	r = ox_cli_source_open(ctx, &commit->source, &image);
-	if (r == 0) {
-		int closed;
-
-		r = commit_image(image, commit);
-		closed = ox_image_close(image, &err);
-		if (closed < 0 && r == 0) {
-			ox_cli_error("%s", ox_error_message(err));
-			r = closed;
-		}
-		ox_error_free(err);
-	}
-	ox_context_free(ctx);
-	ox_cli_die_of_signal();
-	if (r == 0 && !commit->quiet && !commit->options.dry_run)
-		printf("Image committed.\n");
-	return r < 0 ? 1 : 0;
-}
-
 static int parse_rate(const char *text, uint64_t *ret)
 {
 	if (ox_cli_size_parse(text, ret) == 0)
 		return 0;
 	ox_cli_error("Invalid rate limit specified. You may use k, M, G, T, P or E suffixes for");
 	ox_cli_error("kilobytes, megabytes, gigabytes, terabytes, petabytes and exabytes.");
-	return 1;
-}
-
-static int parse_cache(const char *text, enum ox_cache_mode *ret)
-{
-	if (ox_cache_mode_parse(text, ret) == 0)
-		return 0;
-	ox_cli_error("Invalid cache option: %s", text);
 	return 1;
 }
 
@@ -161,7 +127,7 @@ static int take_option(struct commit *commit, int c, char **argv)
 		commit->options.keep = true;
 		return 0;
 	case 't':
-		return parse_cache(optarg, &commit->source.open.cache);
+		return ox_cli_cache_parse("", optarg, &commit->source.open.cache) < 0;
 	case 'r':
 		return parse_rate(optarg, &commit->options.rate_bytes);
 	case 'p':
@@ -199,20 +165,16 @@ static const struct option longs[] = {
 	{0},
 };
 
-static int run_source(struct commit *commit, const char *name)
+static int run(struct commit *commit, const char *name)
 {
-	int status = 1;
+	int r;
 
-	if (commit->source.image_opts && commit->source.open.format) {
-		ox_cli_error("--image-opts and --format are mutually exclusive");
-		return 1;
-	}
 	if (commit->options.dry_run)
 		commit->source.open.flags |= OX_OPEN_READ_ONLY;
-	if (ox_cli_source_set(&commit->source, name) == 0)
-		status = run(commit);
-	ox_cli_source_free(&commit->source);
-	return status;
+	r = ox_cli_work_on(&commit->source, name, commit_image, commit);
+	if (r == 0 && !commit->quiet && !commit->options.dry_run)
+		printf("Image committed.\n");
+	return r < 0 ? 1 : 0;
 }
 
 int ox_cli_commit(int argc, char **argv)
@@ -226,6 +188,6 @@ int ox_cli_commit(int argc, char **argv)
 	if (status == 0 && optind + 1 != argc)
 		status = ox_cli_usage_error("commit", "Expecting one image file name");
 	else if (status == 0)
-		status = run_source(&commit, argv[optind]);
+		status = run(&commit, argv[optind]);
 	return ox_cli_finish_output(status < 0 ? 0 : status);
 }

@@ -194,10 +194,8 @@ static int run_sources(struct compare *compare, char **names)
 		struct ox_cli_source *source = &compare->sources[i];
 
 		if (compare->cache &&
-		    ox_cache_mode_parse(compare->cache, &source->open.cache) < 0) {
-			ox_cli_error("Invalid source cache option: %s", compare->cache);
+		    ox_cli_cache_parse("source ", compare->cache, &source->open.cache) < 0)
 			return STATUS_NOT_OPENED;
-		}
 		if (source->image_opts && source->open.format) {
 			ox_cli_error("--image-opts and --format are mutually exclusive");
 			return STATUS_NOT_OPENED;

@@ -7,6 +7,7 @@
 #include <sys/stat.h>
 
 #include "cli/create_options.h"
+#include "cli/signals.h"
 
 static const char help[] =
 	"usage: oxbow create [-q] [-f FMT] [-b BACKING_FILE -F BACKING_FMT] [-u] [-o OPTIONS]\n"
@@ -264,16 +265,16 @@ static int make_image(struct ox_context *ctx, struct create *create)
 	options.backing_format = ox_cli_create_get(&create->values, "backing_fmt");
 	options.progress = ox_cli_progress_report;
 	options.opaque = &progress;
-	options.interrupted = ox_cli_was_interrupted;
+	options.interrupted = ox_cli_signals_interrupted;
 	options.flags = create->name.flags;
-	ox_cli_catch_signals();
+	ox_cli_signals_catch();
 	ox_cli_progress_begin(&progress, false, NULL);
 	r = ox_image_create(ctx, create->name.path, &options, &err);
 	ox_cli_progress_end(&progress, r == 0);
 	if (r < 0)
 		ox_cli_error("%s: %s", create->file, err ? ox_error_message(err) : strerror(-r));
 	ox_error_free(err);
-	ox_cli_die_of_signal();
+	ox_cli_signals_die();
 	return r;
 }
 

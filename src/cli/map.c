@@ -142,28 +142,13 @@ static int print_map(struct map *map, struct ox_image *image)
 	return r;
 }
 
-static int run(struct map *map)
+static int list(struct ox_image *image, void *arg)
 {
-	struct ox_context *ctx;
-	struct ox_image *image;
-	struct ox_error *err = NULL;
-	int r = ox_cli_context_new(map->source.engine, &ctx);
+	struct map *map = arg;
 
-	if (r < 0)
-		return 1;
-	r = ox_cli_source_open(ctx, &map->source, &image);
-	if (r == 0) {
-		if (map->output == OX_CLI_HUMAN)
-			printf("%-16s%-16s%-16s%s\n", "Offset", "Length", "Mapped to", "File");
-		r = print_map(map, image);
-		if (ox_image_close(image, &err) < 0 && r == 0) {
-			ox_cli_error("%s", ox_error_message(err));
-			r = -EIO;
-		}
-		ox_error_free(err);
-	}
-	ox_context_free(ctx);
-	return r < 0 ? 1 : 0;
+	if (map->output == OX_CLI_HUMAN)
+		printf("%-16s%-16s%-16s%s\n", "Offset", "Length", "Mapped to", "File");
+	return print_map(map, image);
 }
 
 static int parse_position(const char *what, const char *text, uint64_t *ret)
@@ -226,17 +211,22 @@ static int refuse_options(const struct map *map)
 	return 0;
 }
 
-static int run_source(struct map *map, const char *name)
+static int draw(struct map *map, const char *name)
 {
 	int status = 1;
 
 	map->picture.output = map->output;
 	if (ox_cli_source_set(&map->source, name) == 0)
-		status = map->picture.text || map->picture.svg
-				 ? ox_cli_map_picture(&map->source, &map->picture)
-				 : run(map);
+		status = ox_cli_map_picture(&map->source, &map->picture);
 	ox_cli_source_free(&map->source);
 	return status;
+}
+
+static int run(struct map *map, const char *name)
+{
+	if (map->picture.text || map->picture.svg)
+		return draw(map, name);
+	return ox_cli_work_on(&map->source, name, list, map) < 0 ? 1 : 0;
 }
 
 int ox_cli_map(int argc, char **argv)
@@ -267,6 +257,6 @@ int ox_cli_map(int argc, char **argv)
 		return ox_cli_usage_error("map", "Expecting one image file name");
 	status = refuse_options(&map);
 	if (status == 0)
-		status = run_source(&map, argv[optind]);
+		status = run(&map, argv[optind]);
 	return ox_cli_finish_output(status);
 }

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "cli/cli.h"
+#include "cli/signals.h"
 
 static const char help[] =
 	"usage: oxbow rebase [-f FMT] [-u] -b BACKING [-F FMT] [-t CACHE] [-T CACHE] [-c] [-p]\n"
@@ -74,8 +75,9 @@ static void say_effects(const struct rebase *rebase, const struct ox_rebase_resu
 		     rebase->options.dry_run ? "would be read" : "is now read");
 }
 
-static int rebase_image(struct ox_image *image, struct rebase *rebase)
+static int rebase_image(struct ox_image *image, void *arg)
 {
+	struct rebase *rebase = arg;
 	struct ox_rebase_result result = {0};
 	struct ox_cli_progress progress;
 	struct ox_error *err = NULL;
@@ -83,8 +85,8 @@ static int rebase_image(struct ox_image *image, struct rebase *rebase)
 
 	rebase->options.progress = ox_cli_progress_report;
 	rebase->options.opaque = &progress;
-	rebase->options.interrupted = ox_cli_was_interrupted;
-	ox_cli_catch_signals();
+	rebase->options.interrupted = ox_cli_signals_interrupted;
+	ox_cli_signals_catch();
 	ox_cli_progress_begin(&progress, rebase->progress && !rebase->quiet, stdout);
 	ox_cli_progress_report(&progress, 0, 1);
 	r = ox_rebase(image, &rebase->options, &result, &err);
@@ -98,40 +100,6 @@ static int rebase_image(struct ox_image *image, struct rebase *rebase)
 	}
 	ox_error_free(err);
 	return r;
-}
-
-static int run(struct rebase *rebase)
-{
-	struct ox_context *ctx;
-	struct ox_image *image;
-	struct ox_error *err = NULL;
-	int r = ox_cli_context_new(rebase->source.engine, &ctx);
-
-	if (r < 0)
-		return 1;
-	r = ox_cli_source_open(ctx, &rebase->source, &image);
-	if (r == 0) {
-		int closed;
-
-		r = rebase_image(image, rebase);
-		closed = ox_image_close(image, &err);
-		if (closed < 0 && r == 0) {
-			ox_cli_error("%s", ox_error_message(err));
-			r = closed;
-		}
-		ox_error_free(err);
-	}
-	ox_context_free(ctx);
-	ox_cli_die_of_signal();
-	return r < 0 ? 1 : 0;
-}
-
-static int parse_cache(const char *what, const char *text, enum ox_cache_mode *ret)
-{
-	if (ox_cache_mode_parse(text, ret) == 0)
-		return 0;
-	ox_cli_error("Invalid %s option: %s", what, text);
-	return 1;
 }
 
 /* One option. 0 to go on, -1 after --help, else the exit status. */
@@ -154,9 +122,9 @@ static int take_option(struct rebase *rebase, int c, char **argv)
 		rebase->options.unsafe = true;
 		return 0;
 	case 't':
-		return parse_cache("cache", optarg, &rebase->source.open.cache);
+		return ox_cli_cache_parse("", optarg, &rebase->source.open.cache) < 0;
 	case 'T':
-		return parse_cache("source cache", optarg, &rebase->options.cache);
+		return ox_cli_cache_parse("source ", optarg, &rebase->options.cache) < 0;
 	case 'c':
 		rebase->options.compress = true;
 		return 0;
@@ -201,22 +169,13 @@ static const struct option longs[] = {
 	{0},
 };
 
-static int run_source(struct rebase *rebase, const char *name)
+static int run(struct rebase *rebase, const char *name)
 {
-	int status = 1;
-
-	if (rebase->source.image_opts && rebase->source.open.format) {
-		ox_cli_error("--image-opts and --format are mutually exclusive");
-		return 1;
-	}
 	if (rebase->options.dry_run)
 		rebase->source.open.flags |= OX_OPEN_READ_ONLY;
 	if (rebase->options.unsafe) /* the old one may be gone, which is what it is for */
 		rebase->source.open.flags |= OX_OPEN_NO_BACKING;
-	if (ox_cli_source_set(&rebase->source, name) == 0)
-		status = run(rebase);
-	ox_cli_source_free(&rebase->source);
-	return status;
+	return ox_cli_work_on(&rebase->source, name, rebase_image, rebase) < 0 ? 1 : 0;
 }
 
 int ox_cli_rebase(int argc, char **argv)
@@ -233,6 +192,6 @@ int ox_cli_rebase(int argc, char **argv)
 		status = ox_cli_usage_error(
 			"rebase", "Must specify backing file (-b) or use unsafe mode (-u)");
 	else if (status == 0)
-		status = run_source(&rebase, argv[optind]);
+		status = run(&rebase, argv[optind]);
 	return ox_cli_finish_output(status < 0 ? 0 : status);
 }

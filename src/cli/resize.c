@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "cli/cli.h"
+#include "cli/signals.h"
 
 static const char help[] =
 	"usage: oxbow resize [-f FMT] [--preallocation=MODE] [--shrink] [--dry-run] [-q]\n"
@@ -137,8 +138,8 @@ static int change(struct ox_image *image, struct resize *resize, uint64_t new_by
 
 	resize->options.progress = ox_cli_progress_report;
 	resize->options.opaque = &progress;
-	resize->options.interrupted = ox_cli_was_interrupted;
-	ox_cli_catch_signals();
+	resize->options.interrupted = ox_cli_signals_interrupted;
+	ox_cli_signals_catch();
 	ox_cli_progress_begin(&progress, false, NULL);
 	r = ox_resize_with(image, new_bytes, &resize->options, &err);
 	ox_cli_progress_end(&progress, r == 0);
@@ -148,8 +149,9 @@ static int change(struct ox_image *image, struct resize *resize, uint64_t new_by
 	return r;
 }
 
-static int resize_image(struct ox_image *image, struct resize *resize)
+static int resize_image(struct ox_image *image, void *arg)
 {
+	struct resize *resize = arg;
 	uint64_t new_bytes;
 	int r = parse_size(resize->size_text, ox_image_size(image), &new_bytes);
 
@@ -160,34 +162,6 @@ static int resize_image(struct ox_image *image, struct resize *resize)
 	if (resize->dry_run)
 		return say_plan(image, resize, new_bytes);
 	return change(image, resize, new_bytes);
-}
-
-static int run(struct resize *resize)
-{
-	struct ox_context *ctx;
-	struct ox_image *image;
-	struct ox_error *err = NULL;
-	int r = ox_cli_context_new(resize->source.engine, &ctx);
-
-	if (r < 0)
-		return 1;
-	r = ox_cli_source_open(ctx, &resize->source, &image);
-	if (r == 0) {
-		int closed;
-
-		r = resize_image(image, resize);
-		closed = ox_image_close(image, &err); /* durable, before success is told */
-		if (closed < 0 && r == 0) {
-			ox_cli_error("%s", ox_error_message(err));
-			r = closed;
-		}
-		ox_error_free(err);
-	}
-	ox_context_free(ctx);
-	ox_cli_die_of_signal();
-	if (r == 0 && !resize->quiet && !resize->dry_run)
-		printf("Image resized.\n");
-	return r < 0 ? 1 : 0;
 }
 
 static int parse_preallocation(const char *text, enum ox_preallocation *ret)
@@ -235,20 +209,16 @@ static int take_option(struct resize *resize, int c, char **argv)
 	}
 }
 
-static int run_source(struct resize *resize, const char *name)
+static int run(struct resize *resize, const char *name)
 {
-	int status = 1;
+	int r;
 
-	if (resize->source.image_opts && resize->source.open.format) {
-		ox_cli_error("--image-opts and --format are mutually exclusive");
-		return 1;
-	}
 	if (resize->dry_run)
 		resize->source.open.flags = OX_OPEN_READ_ONLY;
-	if (ox_cli_source_set(&resize->source, name) == 0)
-		status = run(resize);
-	ox_cli_source_free(&resize->source);
-	return status;
+	r = ox_cli_work_on(&resize->source, name, resize_image, resize);
+	if (r == 0 && !resize->quiet && !resize->dry_run)
+		printf("Image resized.\n");
+	return r < 0 ? 1 : 0;
 }
 
 static const struct option longs[] = {
@@ -280,6 +250,6 @@ int ox_cli_resize(int argc, char **argv)
 	if (status == 0 && optind + 1 != argc)
 		status = ox_cli_usage_error("resize", "Expecting image file name and size");
 	else if (status == 0)
-		status = run_source(&resize, argv[optind]);
+		status = run(&resize, argv[optind]);
 	return ox_cli_finish_output(status < 0 ? 0 : status);
 }

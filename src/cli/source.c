@@ -347,6 +347,15 @@ void ox_cli_source_settle(struct ox_cli_source *source)
 	source->open.cache = combined_cache(source);
 }
 
+int ox_cli_cache_parse(const char *what, const char *text, enum ox_cache_mode *ret)
+{
+	int r = ox_cache_mode_parse(strcmp(text, "off") == 0 ? "none" : text, ret);
+
+	if (r < 0)
+		ox_cli_error("Invalid %scache option: %s", what, text);
+	return r;
+}
+
 int ox_cli_source_set(struct ox_cli_source *source, const char *text)
 {
 	int r = 0;

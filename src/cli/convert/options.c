@@ -139,14 +139,6 @@ static int parse_tasks(struct ox_cli_convert *convert, const char *text)
 	return 1;
 }
 
-static int parse_cache(const char *what, const char *text, enum ox_cache_mode *ret)
-{
-	if (ox_cache_mode_parse(strcmp(text, "off") == 0 ? "none" : text, ret) == 0)
-		return 0;
-	ox_cli_error("Invalid %scache option: %s", what, text);
-	return 1;
-}
-
 static int parse_progress(struct ox_cli_convert *convert, const char *text)
 {
 	convert->show_progress = true;
@@ -224,9 +216,9 @@ static int take_option(struct ox_cli_convert *c, int option, char **argv)
 		return parse_size("rate limit", optarg, &c->rate_bytes);
 	case 't':
 		c->cache_set = true;
-		return parse_cache("", optarg, &c->cache);
+		return ox_cli_cache_parse("", optarg, &c->cache) < 0;
 	case 'T':
-		return parse_cache("source ", optarg, &c->source_cache);
+		return ox_cli_cache_parse("source ", optarg, &c->source_cache) < 0;
 	case OPTION_MEMORY:
 		return parse_size("memory size", optarg, &c->memory_bytes);
 	case OPTION_OBJECT:
