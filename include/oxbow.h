@@ -600,6 +600,9 @@ struct ox_create_options {
 	int (*interrupted)(void *opaque);
 	uint32_t table_clusters; /* QED only: of L1 and L2 tables. 1 2 4 8 16; 0: 4 */
 	unsigned flags;		 /* of enum ox_open_flags: URI */
+	/* qcow2: how long the file is going to be, as ox_measure says it. The refcount table is
+	 * laid out for that, and need not move. 0: not known. Preallocation knows it. */
+	uint64_t expected_bytes;
 };
 
 #define OX_CREATE_OPTIONS_INIT                                                                     \

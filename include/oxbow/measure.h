@@ -8,7 +8,9 @@
 struct ox_measure_result {
 	/*
 	 * Bytes of the file of a new image with what the source's map calls data, or of an empty
-	 * one. A copy that looks for zeroes in the data, or compresses it, makes no larger one.
+	 * one. A copy that looks for zeroes in the data, or compresses it, makes no larger one, if
+	 * the image is created to become so long (expected_bytes). One with clusters of less than
+	 * 4 KiB that is not may move its refcount table, and leave gaps.
 	 */
 	uint64_t required;
 	uint64_t fully_allocated; /* with all of the disk in it */

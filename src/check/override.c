@@ -124,7 +124,7 @@ static int parse_new(struct ox_qcow2_header *h, const char *text, struct ox_erro
 	if (h->cluster_bits < OX_QCOW2_MIN_CLUSTER_BITS ||
 	    h->cluster_bits > OX_QCOW2_MAX_CLUSTER_BITS || h->refcount_order > 6)
 		return 0;
-	(void)ox_qcow2_layout_of(h);
+	(void)ox_qcow2_layout_of(h, 0);
 	return parse(h, text, err);
 }
 

@@ -145,8 +145,11 @@ struct ox_qcow2_layout {
 };
 
 /* Sets the places and lengths of a new image's tables, by its disk's, cluster's and counts' sizes.
- */
-struct ox_qcow2_layout ox_qcow2_layout_of(struct ox_qcow2_header *h);
+ * expected_clusters: the refcount table gets room for a file of so many; 0: for what is there. */
+struct ox_qcow2_layout ox_qcow2_layout_of(struct ox_qcow2_header *h, uint64_t expected_clusters);
+/* The clusters of a file that has so many data clusters and L2 tables, and a refcount table that
+ * was laid out for it. Looks at the same of h as the layout does. */
+uint64_t ox_qcow2_file_clusters(const struct ox_qcow2_header *h, uint64_t others);
 
 /* "this is qcow2": looks at the magic alone. */
 bool ox_qcow2_probe(const uint8_t *bytes, size_t count);

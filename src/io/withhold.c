@@ -228,11 +228,12 @@ static int write_held_co(const struct ox_withheld *w, uint32_t from, uint32_t to
 
 int ox_withhold_publish_co(struct ox_withheld *w)
 {
-	int r = write_held_co(w, SECTOR_BYTES, w->length);
+	uint32_t length = (uint32_t)ox_min_u64(w->length, w->below->length);
+	int r = write_held_co(w, SECTOR_BYTES, length);
 
 	if (r == 0)
 		r = ox_io_sync_co(w->below);
-	if (r < 0 || w->length == 0)
+	if (r < 0 || length == 0)
 		return r;
 	r = write_held_co(w, 0, SECTOR_BYTES); /* from here on it is an image */
 	return r < 0 ? r : ox_io_sync_co(w->below);

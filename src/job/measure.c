@@ -118,56 +118,10 @@ int ox_measure_count_co(struct ox_image *source, const struct ox_create_options 
 
 /* ---- qcow2 ---- */
 
-/* The table that follows one which is full: it lies where that one's reach ended, with the blocks
- * that count it, and is half as large again as it has to be there. */
-static uint64_t next_table_clusters(const struct ox_qcow2_header *h, uint64_t table)
+static uint64_t qcow2_bytes(const struct ox_qcow2_header *h, const struct ox_measured *found)
 {
-	uint64_t per_block = ox_qcow2_refblock_entries(h);
-	uint64_t per_cluster = ox_qcow2_cluster_bytes(h) / 8;
-	uint64_t blocks = 1;
-	uint64_t next;
-
-	for (;;) {
-		uint64_t entries = table * per_cluster + blocks;
-
-		next = ox_div_up(entries + entries / 2, per_cluster);
-		if (ox_div_up(next + blocks, per_block) <= blocks)
-			return next;
-		blocks++;
-	}
-}
-
-/*
- * The clusters of a file whose data and L2 tables are so many. Refcount blocks are made as they are
- * needed. The places of tables that have moved may be taken by what comes after them, or by
- * nothing: they are counted.
- */
-static uint64_t file_clusters(struct ox_qcow2_header *h, uint64_t others)
-{
-	struct ox_qcow2_layout layout = ox_qcow2_layout_of(h);
-	uint64_t per_block = ox_qcow2_refblock_entries(h);
-	uint64_t per_cluster = ox_qcow2_cluster_bytes(h) / 8;
-	uint64_t table = layout.reftable_clusters;
-	uint64_t rest = 1 + layout.l1_clusters + others; /* and old tables */
-	uint64_t blocks = layout.refblocks;
-	uint64_t total;
-
-	for (;;) {
-		total = rest + table + blocks;
-		if (ox_div_up(total, per_block) > blocks) {
-			blocks = ox_div_up(total, per_block);
-			continue;
-		}
-		if (blocks <= table * per_cluster)
-			return total;
-		rest += table;
-		table = next_table_clusters(h, table);
-	}
-}
-
-static uint64_t qcow2_bytes(struct ox_qcow2_header *h, const struct ox_measured *found)
-{
-	return file_clusters(h, found->data_clusters + found->l2_tables) << h->cluster_bits;
+	return ox_qcow2_file_clusters(h, found->data_clusters + found->l2_tables)
+	       << h->cluster_bits;
 }
 
 static struct ox_measured all_of(const struct ox_qcow2_header *h)

@@ -29,7 +29,6 @@
 #include "lib/job.h"
 #include "lib/options.h"
 
-#define FILE_ALIGN_BYTES 4096u
 #define SECTOR_BYTES 512u
 #define QED_FEATURES_OFFSET 16u
 
@@ -489,13 +488,9 @@ struct finish {
 
 static int publish_co(struct ox_build *b, struct ox_error **err)
 {
-	uint64_t whole = ox_align_up(b->below->length, FILE_ALIGN_BYTES);
 	int r = 0;
 
-	/* Whoever reads the file past the page cache reads whole blocks. */
-	if (!is_raw(b) && b->below->can_grow)
-		r = ox_io_set_length_co(b->below, whole);
-	if (r == 0 && resumes(b)) {
+	if (resumes(b)) {
 		r = ox_io_sync_co(b->below);
 		b->state.phase = OX_BUILD_PUBLISHING;
 		b->state.mark = UINT64_MAX;
@@ -503,7 +498,8 @@ static int publish_co(struct ox_build *b, struct ox_error **err)
 			r = save(b);
 	}
 	if (r == 0 && (b->opts.flags & OX_BUILD_UNSAFE))
-		r = ox_io_pwrite_co(b->below, b->held.bytes, b->held.length, 0, 0);
+		r = ox_io_pwrite_co(b->below, b->held.bytes,
+				    ox_min_u64(b->held.length, b->below->length), 0, 0);
 	else if (r == 0)
 		r = ox_withhold_publish_co(&b->held);
 	return r < 0 ? ox_error_set_errno(err, r, "Could not write '%s'", b->path) : 0;

@@ -50,7 +50,6 @@ def test_options_give_what_qemu_img_gives():
         oxbow("convert", *options, "-O", "qcow2", source, "ours")
         same(source, "ours")
         qemu_img("check", "-q", "ours")
-        check_equal(os.stat("ours").st_size % 4096, 0, f"length with {options}, modulo 4096")
     check_equal(sorted(os.listdir()), ["ours", source], "files that are left")
 
 

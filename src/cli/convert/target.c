@@ -40,6 +40,60 @@ static int find_identity(struct ox_cli_convert *c, char *text, size_t size)
 	return r;
 }
 
+/* What the first cluster of a refcount table covers. */
+static uint64_t table_reach(const struct ox_create_options *create)
+{
+	uint64_t cluster = create->cluster_bytes ? create->cluster_bytes : 65536;
+	unsigned bits = create->refcount_bits ? create->refcount_bits : 16;
+
+	return cluster * cluster * cluster / bits;
+}
+
+/* Of the data of all sources, and at most what a full disk takes. */
+static int measure_sources(struct ox_cli_convert *c, const struct ox_create_options *create,
+			   uint64_t *ret, struct ox_error **err)
+{
+	struct ox_create_options target = *create;
+	struct ox_measure_result each;
+	uint64_t sum = 0;
+	int r = 0;
+
+	if (c->source_count > 1)
+		target.virtual_bytes = 0;
+	for (size_t i = 0; r == 0 && i < c->source_count; i++) {
+		r = ox_measure(c->images[i], &target, &each, err);
+		sum += each.required;
+	}
+	if (r == 0 && sum < *ret)
+		*ret = sum;
+	return r;
+}
+
+/* The refcount table gets room for all that comes, so that the file becomes no longer than measured
+ * (docs/jobs.md). The sources are measured only where a table could be too short. */
+static int expect(struct ox_cli_convert *c, struct ox_create_options *create)
+{
+	struct ox_measure_result full;
+	struct ox_error *err = NULL;
+	uint64_t bytes;
+	int r;
+
+	if (strcmp(create->format, "qcow2") != 0 || c->from_stdin)
+		return 0;
+	r = ox_measure(NULL, create, &full, &err);
+	bytes = full.fully_allocated;
+	if (r == 0 && bytes > table_reach(create) && !(c->sparse_set && c->sparse_bytes == 0))
+		r = measure_sources(c, create, &bytes, &err);
+	if (r == 0)
+		create->expected_bytes = bytes > table_reach(create) ? bytes : 0;
+	else if (c->salvage)
+		r = 0; /* a map that is damaged: what there is decides */
+	else
+		ox_cli_error("%s", err ? ox_error_message(err) : strerror(-r));
+	ox_error_free(err);
+	return r;
+}
+
 static int fill_create(struct ox_cli_convert *c, struct ox_create_options *create)
 {
 	int r = ox_cli_create_apply(&c->values, c->target, create);
@@ -52,7 +106,7 @@ static int fill_create(struct ox_cli_convert *c, struct ox_create_options *creat
 	create->backing_format = ox_cli_create_get(&c->values, "backing_fmt");
 	create->interrupted = ox_cli_signals_interrupted;
 	create->opaque = &c->progress;
-	return 0;
+	return expect(c, create);
 }
 
 static void tell_failure(const struct ox_cli_convert *c, const struct ox_error *err, int r)

@@ -144,6 +144,18 @@ static int write_image_co(struct ox_io *io, const struct ox_qcow2_header *h,
 	return ox_create_finish_co(io, first_cluster, ox_qcow2_cluster_bytes(h), "qcow2", err);
 }
 
+/* How many clusters the file is going to have, as far as that is known. */
+static uint64_t expected_clusters(const struct ox_create_options *opts,
+				  const struct ox_qcow2_header *h)
+{
+	uint64_t cluster = ox_qcow2_cluster_bytes(h);
+	uint64_t data = ox_div_up(h->size_bytes, cluster);
+
+	if (opts->preallocation != OX_PREALLOC_OFF)
+		return ox_qcow2_file_clusters(h, data + ox_div_up(data, cluster / 8));
+	return ox_div_up(opts->expected_bytes, cluster);
+}
+
 /* Header, layout and first cluster, which is to be freed. */
 static int plan(const struct ox_create_options *opts, struct ox_qcow2_header *h,
 		struct ox_qcow2_layout *l, uint8_t **ret_first_cluster, struct ox_error **err)
@@ -153,7 +165,7 @@ static int plan(const struct ox_create_options *opts, struct ox_qcow2_header *h,
 
 	if (r < 0)
 		return r;
-	*l = ox_qcow2_layout_of(h);
+	*l = ox_qcow2_layout_of(h, expected_clusters(opts, h));
 	first_cluster = ox_io_buffer(ox_qcow2_cluster_bytes(h));
 	if (!first_cluster)
 		return ox_error_set(err, -ENOMEM, "Out of memory");
