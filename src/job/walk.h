@@ -9,12 +9,17 @@
 
 #include "img/img.h"
 
+#define OX_WALK_AHEAD 64
+
 struct ox_walk {
 	struct ox_image *image;
 	unsigned kinds; /* of enum ox_extent_flags: those in which unlike neighbours differ */
 	bool as_told;	/* what the image tells others: else holes are looked for everywhere */
-	/* The walk's: what was seen last. */
-	struct ox_extent seen;
+	/* The walk's: what was asked for last, from the extent on that was looked at. A question to
+	 * a file goes to a worker thread, and takes longer than many answers. */
+	struct ox_extent seen[OX_WALK_AHEAD];
+	int count;
+	int next;
 };
 
 static inline struct ox_walk ox_walk_over(struct ox_image *image, unsigned kinds)
