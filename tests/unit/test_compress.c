@@ -411,6 +411,71 @@ static void requests_at_random_keep_bytes_and_counts_co(void *arg)
 	finish_co();
 }
 
+/* ---- read ahead ---- */
+
+/* A sector of the cluster, of count that were written with seed 1; returns how many reads of the
+ * store it took. */
+static uint64_t read_a_part_co(uint64_t cluster, uint64_t count)
+{
+	struct iovec v = {back, 512};
+	uint64_t before = store->counts[OX_IO_COUNT_READS];
+
+	fill(buf, count * CLUSTER, 1);
+	assert_int_equal(ox_img_preadv_co(image, &v, 1, cluster * CLUSTER + 1024), 0);
+	assert_memory_equal(back, buf + cluster * CLUSTER + 1024, 512);
+	return store->counts[OX_IO_COUNT_READS] - before;
+}
+
+static void who_reads_in_order_finds_the_next_clusters_read_co(void *arg)
+{
+	unsigned ahead = ox_aio_workers(reactor) - 1;
+
+	(void)arg;
+	make_image_co(false, 16);
+	compress_co(0, 16, 1);
+	assert_in_range(ahead, 2, 4);
+	assert_int_equal(read_a_part_co(0, 16), 1);
+	assert_int_equal(read_a_part_co(1, 16), 1);
+	assert_int_equal(read_a_part_co(2, 16), 1 + ahead);
+	for (unsigned i = 0; i < ahead; i++)
+		assert_int_equal(read_a_part_co(3 + i, 16), 0);
+	assert_int_equal(read_a_part_co(3 + ahead, 16), 1 + ahead);
+	/* who jumps about does not */
+	for (unsigned i = 0; i < 16; i += 2)
+		(void)read_a_part_co(i, 16);
+	assert_int_equal(read_a_part_co(1, 16), 1);
+	finish_co();
+}
+
+static void nothing_is_read_ahead_past_the_last_stream_co(void *arg)
+{
+	(void)arg;
+	make_image_co(false, 16);
+	compress_co(0, 4, 1);
+	for (unsigned i = 0; i < 4; i++)
+		assert_int_equal(read_a_part_co(i, 4), i == 2 ? 2 : i < 2);
+	finish_co();
+}
+
+static void damage_is_met_where_it_is_asked_for_co(void *arg)
+{
+	struct iovec v = {back, 512};
+	struct ox_map_run run;
+
+	(void)arg;
+	make_image_co(false, 16);
+	compress_co(0, 16, 1);
+	run = run_of_co(4);
+	assert_int_equal(ox_img_flush_co(image), 0);
+	memset(ox_io_memory_bytes(store) + run.host.bytes, 0xff, 64);
+	for (unsigned i = 0; i < 4; i++)
+		(void)read_a_part_co(i, 16);
+	assert_int_equal(image->notices.count, 0);
+	assert_int_equal(ox_img_preadv_co(image, &v, 1, UINT64_C(4) * CLUSTER), -EIO);
+	assert_int_equal(image->notices.count, 1);
+	finish_co();
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -424,6 +489,9 @@ int main(void)
 		TASK_TEST(a_cluster_may_lie_in_many_pieces_of_memory),
 		TASK_TEST(ranges_that_are_not_whole_clusters_are_refused),
 		TASK_TEST(many_at_once_lie_in_the_order_in_which_they_began),
+		TASK_TEST(who_reads_in_order_finds_the_next_clusters_read),
+		TASK_TEST(nothing_is_read_ahead_past_the_last_stream),
+		TASK_TEST(damage_is_met_where_it_is_asked_for),
 		TASK_TEST(requests_at_random_keep_bytes_and_counts),
 	};
 

@@ -203,11 +203,10 @@ struct ox_mapped_ops {
 		      uint64_t *ret_done);
 	/* Notes every table that is named, by ox_tables_add. */
 	int (*load_tables_co)(struct ox_mapped *m);
-	/* Reads run->length bytes, of a COMPRESSED run alone; in_cluster is where they begin. NULL:
-	 * there are none. */
+	/* Reads run->length bytes, of a COMPRESSED run alone, which begin at offset of the disk.
+	 * NULL: there are none. */
 	int (*read_compressed_co)(struct ox_mapped *m, const struct ox_map_run *run,
-				  const struct iovec *iov, int n, uint64_t skip,
-				  uint64_t in_cluster);
+				  const struct iovec *iov, int n, uint64_t skip, uint64_t offset);
 	/* The same of that run and of COMPRESSED ones behind it, within length bytes from offset
 	 * on: many at once. *ret_done: bytes of all of them. */
 	int (*read_streams_co)(struct ox_mapped *m, const struct ox_map_run *run,

@@ -37,8 +37,7 @@ static int read_run_co(struct ox_mapped *m, const struct ox_map_run *run, const 
 		ox_iov_zero(iov, n, skip, run->length);
 		return 0;
 	case OX_MAP_COMPRESSED:
-		return m->ops->read_compressed_co(m, run, iov, n, skip,
-						  offset & (m->cluster_bytes - 1));
+		return m->ops->read_compressed_co(m, run, iov, n, skip, offset);
 	}
 	return -EIO;
 }

@@ -2,7 +2,9 @@
 /*
  * Compressed clusters, as they are read. Those of one request are decompressed many at once, and
  * into the caller's memory where that has room for a whole one. Of which only a part is asked for
- * is kept: the next request is for the next part, mostly.
+ * is kept: the next request is for the next part, mostly. A guest that reads one cluster after the
+ * other, and waits for each, has the next ones decompressed together with the one that it asks for:
+ * on as many CPUs that takes as long as one.
  *
  * An L2 entry names the stream, and streams are never written over while they are named: so what is
  * kept is known by its entry, until a new stream is placed where it was.
@@ -18,6 +20,9 @@
 /* Of one request, decompressed at once. */
 #define STREAMS_AT_ONCE 32u
 #define JOBS_BESIDE 1u /* a job more than CPUs, so that none of these waits for the reactor */
+/* Clusters that were read one after the other until the next ones are read ahead. */
+#define IN_ORDER_MIN 2u
+#define AHEAD_MAX (OX_UNPACKED_KEPT / 2)
 
 struct unpack_job {
 	enum ox_codec codec;
@@ -44,7 +49,9 @@ static uint64_t stream_bytes_co(struct ox_qcow2 *q, const struct ox_map_run *run
 	return ox_min_u64(run->compressed_bytes, left);
 }
 
-static int unpack_stream_co(struct ox_qcow2 *q, const struct ox_map_run *run, uint8_t *cluster)
+/* asked: somebody waits for it, so that damage is met. */
+static int unpack_stream_co(struct ox_qcow2 *q, const struct ox_map_run *run, uint8_t *cluster,
+			    bool asked)
 {
 	bool zstd = ox_qcow2_hdr(q)->compression_type == OX_QCOW2_ZSTD;
 	struct unpack_job job = {
@@ -63,7 +70,7 @@ static int unpack_stream_co(struct ox_qcow2 *q, const struct ox_map_run *run, ui
 	r = ox_io_pread_co(q->m.io, src, bytes, run->host.bytes);
 	if (r == 0) {
 		r = ox_aio_work_co(unpack_job, &job);
-		if (r == -EIO)
+		if (r == -EIO && asked)
 			ox_corrupt_stream(q, run->host, bytes);
 	}
 	free(src);
@@ -71,7 +78,7 @@ static int unpack_stream_co(struct ox_qcow2 *q, const struct ox_map_run *run, ui
 }
 
 /* No more at once than threads are worth having, whatever number of requests there are. */
-static int unpack_co(struct ox_qcow2 *q, const struct ox_map_run *run, uint8_t *cluster)
+static int unpack_co(struct ox_qcow2 *q, const struct ox_map_run *run, uint8_t *cluster, bool asked)
 {
 	struct ox_unpacking *u = &q->unpack;
 	int r;
@@ -79,7 +86,7 @@ static int unpack_co(struct ox_qcow2 *q, const struct ox_map_run *run, uint8_t *
 	while (u->jobs > ox_aio_workers(q->m.img->reactor) + JOBS_BESIDE)
 		ox_waitq_wait_co(&u->ended);
 	u->jobs++;
-	r = unpack_stream_co(q, run, cluster);
+	r = unpack_stream_co(q, run, cluster, asked);
 	u->jobs--;
 	ox_waitq_wake_one(&u->ended);
 	return r;
@@ -138,7 +145,8 @@ static struct ox_unpacked *find_oldest(struct ox_qcow2 *q)
 	return oldest;
 }
 
-static int load_co(struct ox_qcow2 *q, struct ox_unpacked *k, const struct ox_map_run *run)
+static int load_co(struct ox_qcow2 *q, struct ox_unpacked *k, const struct ox_map_run *run,
+		   bool asked)
 {
 	int r = 0;
 
@@ -149,7 +157,7 @@ static int load_co(struct ox_qcow2 *q, struct ox_unpacked *k, const struct ox_ma
 	if (!k->data)
 		r = -ENOMEM;
 	if (r == 0)
-		r = unpack_co(q, run, k->data);
+		r = unpack_co(q, run, k->data, asked);
 	k->loading = false;
 	if (r < 0)
 		k->entry = 0;
@@ -158,7 +166,8 @@ static int load_co(struct ox_qcow2 *q, struct ox_unpacked *k, const struct ox_ma
 }
 
 /* The cluster's bytes, to be used before the caller suspends again. */
-static int keep_co(struct ox_qcow2 *q, const struct ox_map_run *run, const uint8_t **ret)
+static int keep_co(struct ox_qcow2 *q, const struct ox_map_run *run, bool asked,
+		   const uint8_t **ret)
 {
 	struct ox_unpacked *k;
 	int r;
@@ -170,7 +179,7 @@ static int keep_co(struct ox_qcow2 *q, const struct ox_map_run *run, const uint8
 		if (!k)
 			k = find_oldest(q);
 		if (k && !k->loading) {
-			r = load_co(q, k, run);
+			r = load_co(q, k, run, asked);
 			if (r < 0)
 				return r;
 			break;
@@ -196,21 +205,109 @@ static uint8_t *find_piece(const struct iovec *iov, int n, uint64_t skip, uint64
 	return NULL;
 }
 
-int ox_qcow2_read_compressed_co(struct ox_mapped *m, const struct ox_map_run *run,
-				const struct iovec *iov, int n, uint64_t skip, uint64_t in_cluster)
+static int read_cluster_co(struct ox_qcow2 *q, const struct ox_map_run *run,
+			   const struct iovec *iov, int n, uint64_t skip, uint64_t in_cluster)
 {
-	struct ox_qcow2 *q = ox_qcow2_of_mapped(m);
 	uint8_t *piece = NULL;
 	const uint8_t *bytes;
 	int r;
 
-	if (run->length == m->cluster_bytes && !find_kept(q, run->entry))
+	if (run->length == q->m.cluster_bytes && !find_kept(q, run->entry))
 		piece = find_piece(iov, n, skip, run->length);
 	if (piece)
-		return unpack_co(q, run, piece);
-	r = keep_co(q, run, &bytes);
+		return unpack_co(q, run, piece, true);
+	r = keep_co(q, run, true, &bytes);
 	if (r == 0)
 		ox_iov_from_buf(iov, n, skip, bytes + in_cluster, run->length);
+	return r;
+}
+
+/* ---- the clusters behind it ---- */
+
+struct ahead {
+	struct ox_qcow2 *q;
+	struct ox_map_run runs[AHEAD_MAX];
+	unsigned count;
+	unsigned next; /* that no task has begun with */
+	struct ox_range range;
+	bool locked;
+	struct ox_latch running;
+};
+
+/* Whether the guest reads in order, at this cluster, and nothing else is decompressed meanwhile. */
+static bool reads_on(struct ox_unpacking *u, uint64_t cluster)
+{
+	if (cluster == u->last + 1)
+		u->in_order++;
+	else if (cluster != u->last)
+		u->in_order = 0;
+	u->last = cluster;
+	return u->in_order >= IN_ORDER_MIN && u->jobs == 0;
+}
+
+/* What cannot be read ahead is read, and told of, when it is asked for. */
+static void ahead_task_co(void *arg)
+{
+	struct ahead *a = arg;
+	const uint8_t *bytes;
+
+	(void)keep_co(a->q, &a->runs[a->next++], false, &bytes);
+	ox_latch_done(&a->running);
+}
+
+/* Those from offset on, as long as they are compressed, and one CPU is left for each. */
+static void gather_ahead_co(struct ahead *a, uint64_t offset, uint64_t end)
+{
+	while (offset < end) {
+		struct ox_map_run *run = &a->runs[a->count];
+
+		if (ox_mapped_lookup_co(&a->q->m, ox_guest(offset), end - offset, run) < 0 ||
+		    run->kind != OX_MAP_COMPRESSED)
+			return;
+		offset += run->length;
+		if (!find_kept(a->q, run->entry))
+			a->count++;
+	}
+}
+
+/* Their range is locked as that of a request is (H4): in use by a writer, it is not waited for. */
+static void begin_ahead_co(struct ahead *a, uint64_t offset)
+{
+	struct ox_mapped *m = &a->q->m;
+	uint64_t most = ox_min_u64(ox_aio_workers(m->img->reactor) - 1, AHEAD_MAX);
+	uint64_t end = ox_min_u64(offset + most * m->cluster_bytes, m->img->size_bytes);
+
+	a->locked = offset < end &&
+		    ox_rangelock_try_acquire(&m->guest, &a->range, offset, end - offset, false);
+	if (a->locked)
+		gather_ahead_co(a, offset, end);
+	for (unsigned i = 0; i < a->count; i++) {
+		ox_latch_add(&a->running);
+		if (ox_co_spawn(m->img->reactor, ahead_task_co, a) < 0)
+			ox_latch_done(&a->running);
+	}
+}
+
+static void end_ahead_co(struct ahead *a)
+{
+	ox_latch_wait_co(&a->running);
+	if (a->locked)
+		ox_rangelock_release(&a->q->m.guest, &a->range);
+}
+
+int ox_qcow2_read_compressed_co(struct ox_mapped *m, const struct ox_map_run *run,
+				const struct iovec *iov, int n, uint64_t skip, uint64_t offset)
+{
+	struct ox_qcow2 *q = ox_qcow2_of_mapped(m);
+	uint64_t cluster = offset >> m->cluster_bits;
+	struct ahead a = {.q = q};
+	int r;
+
+	ox_latch_init(&a.running);
+	if (reads_on(&q->unpack, cluster) && !find_kept(q, run->entry))
+		begin_ahead_co(&a, (cluster + 1) << m->cluster_bits);
+	r = read_cluster_co(q, run, iov, n, skip, offset & (m->cluster_bytes - 1));
+	end_ahead_co(&a);
 	return r;
 }
 
@@ -233,8 +330,8 @@ static void read_runs_co(struct crew *c)
 {
 	while (c->next < c->count && c->result == 0) {
 		unsigned i = c->next++;
-		int r = ox_qcow2_read_compressed_co(c->m, &c->runs[i], c->iov, c->n, c->skips[i],
-						    i == 0 ? c->in_cluster : 0);
+		int r = read_cluster_co(ox_qcow2_of_mapped(c->m), &c->runs[i], c->iov, c->n,
+					c->skips[i], i == 0 ? c->in_cluster : 0);
 
 		if (r < 0)
 			c->result = r;

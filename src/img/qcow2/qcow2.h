@@ -67,7 +67,9 @@ struct ox_unpacked {
 struct ox_unpacking {
 	struct ox_unpacked kept[OX_UNPACKED_KEPT];
 	uint64_t uses;
-	unsigned jobs; /* under way */
+	unsigned jobs;	   /* under way */
+	uint64_t last;	   /* cluster of the disk that was read a part of, */
+	unsigned in_order; /* and how many in order before it */
 	struct ox_waitq loaded;
 	struct ox_waitq ended;
 };
@@ -316,7 +318,7 @@ int ox_qcow2_write_corrupt_co(struct ox_mapped *m);
 /* ---- compressed.c ---- */
 
 int ox_qcow2_read_compressed_co(struct ox_mapped *m, const struct ox_map_run *run,
-				const struct iovec *iov, int n, uint64_t skip, uint64_t in_cluster);
+				const struct iovec *iov, int n, uint64_t skip, uint64_t offset);
 
 /* The same of that run and of COMPRESSED ones behind it, within length bytes from offset on: many
  * at once. *ret_done: bytes of all of them. */
