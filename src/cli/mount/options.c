@@ -47,7 +47,7 @@ const char ox_cli_mount_help[] =
 	"whatever\n"
 	"else reads files. The command returns once it is there; `umount DIR` ends it.\n"
 	"\n"
-	"  -f, --format FMT           qcow2 (the default), raw, or qed (with -r); never guessed\n"
+	"  -f, --format FMT           qcow2 (the default), qed or raw; never guessed\n"
 	"  -r, --read-only            the file cannot be written to\n"
 	"  -t, --cache MODE           writeback (default), writethrough, none, directsync, unsafe\n"
 	"  -o, --options OPT[,OPT...] allow_other: other users may use it, as its mode lets them;\n"

@@ -145,7 +145,7 @@ const char ox_cli_serve_help[] =
 	"  --block-size N             its logical blocks: 512 (default), 1024, 2048 or 4096 bytes\n"
 	"  --serial TEXT              what the guest is told as its serial number, at most 20 "
 	"bytes\n"
-	"  -f, --format FMT           qcow2 (the default), raw, or qed (with -r); never guessed\n"
+	"  -f, --format FMT           qcow2 (the default), qed or raw; never guessed\n"
 	"  -t, --cache MODE           writeback (default), writethrough, none, directsync, unsafe\n"
 	"  -r, --read-only            clients cannot write\n"
 	"  --discard=unmap|ignore     whether trims give space back to the host (default: unmap)\n"
