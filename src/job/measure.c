@@ -12,6 +12,7 @@
 #include "rt/co.h"
 
 #define SECTOR_BYTES 512u
+#define FILE_ALIGN_BYTES 4096u /* a copy ends at such a block (lib/build.c) */
 #define DEFAULT_CLUSTER_BYTES 65536u
 #define DEFAULT_REFCOUNT_BITS 16u
 #define BITMAP_ENTRY_BYTES 24u /* of the directory, without the name */
@@ -167,7 +168,9 @@ static uint64_t file_clusters(struct ox_qcow2_header *h, uint64_t others)
 
 static uint64_t qcow2_bytes(struct ox_qcow2_header *h, const struct ox_measured *found)
 {
-	return file_clusters(h, found->data_clusters + found->l2_tables) << h->cluster_bits;
+	uint64_t clusters = file_clusters(h, found->data_clusters + found->l2_tables);
+
+	return ox_align_up(clusters << h->cluster_bits, FILE_ALIGN_BYTES);
 }
 
 static struct ox_measured all_of(const struct ox_qcow2_header *h)
