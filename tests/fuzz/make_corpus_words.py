@@ -15,6 +15,7 @@ WORDS = {
     "uri-socket": "nnbd+unix:///x?socket=/s&open-timeout=3",
     "uri-old": "nnbd:unix:/s:exportname=x",
     "path": "nfile:a:b",
+    "path-empty": "nfile:",
     "qcow2": "qcluster_size=64k,preallocation=metadata,compat=0.10,refcount_bits=8,nolazy_refcounts,size=1.5G",
     "qed": "ecluster_size=1M,table_size=4,backing_file=a,,b,backing_fmt=raw",
     "raw": "rsize=0x10,preallocation=full,nocow=on",
