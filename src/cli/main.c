@@ -1,8 +1,11 @@
 /* SPDX-License-Identifier: MIT */
 /* The command: the table of verbs, and what it says of itself. */
+#include <errno.h>
+#include <fcntl.h>
 #include <getopt.h>
 #include <signal.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "cli/cli.h"
 #include "cli/compat/called.h"
@@ -95,6 +98,20 @@ static void ignore_signals_of_limits(void)
 	(void)signal(SIGPIPE, SIG_IGN);
 }
 
+/* A standard descriptor that came closed would be the number of what is opened next, and texts
+ * would be written there. What takes its place can neither be read as input nor written as output:
+ * who tries gets the error that a closed one gives. */
+static int occupy_standard_descriptors(void)
+{
+	for (int fd = STDIN_FILENO; fd <= STDERR_FILENO; fd++) {
+		if (fcntl(fd, F_GETFD) >= 0 || errno != EBADF)
+			continue;
+		if (open("/dev/null", fd == STDIN_FILENO ? O_WRONLY : O_RDONLY) != fd)
+			return -1;
+	}
+	return 0;
+}
+
 static int run_as_oxbow(int argc, char **argv)
 {
 	static char help_verb[] = "help";
@@ -118,6 +135,8 @@ static int run_as_oxbow(int argc, char **argv)
 
 int main(int argc, char **argv)
 {
+	if (occupy_standard_descriptors() < 0)
+		return 1;
 	ignore_signals_of_limits();
 	if (argc > 0)
 		ox_called_set(argv[0]);

@@ -288,15 +288,15 @@ static int set_place(struct ox_cli_source *source)
 		ox_cli_error("Invalid parameter '%s'", source->nbd.first_key);
 		return -EINVAL;
 	}
-	if (!source->path || !*source->path) {
-		ox_cli_error("Could not open '%s': no file name is given", source->text);
-		return -EINVAL;
-	}
-	r = ox_cli_name_parse(source->path, &name);
+	r = ox_cli_name_parse(source->path ? source->path : "", &name);
 	if (r < 0) {
 		ox_cli_error("Could not open '%s': Unknown protocol '%s'", source->text,
 			     name.protocol);
 		return r;
+	}
+	if (!*name.path) {
+		ox_cli_error("Could not open '%s': no file name is given", source->text);
+		return -EINVAL;
 	}
 	source->path = name.path;
 	source->open.flags |= name.flags;

@@ -47,6 +47,7 @@ struct copy {
 	uint64_t at; /* what next_co has come to */
 	uint64_t align_bytes;
 	uint64_t piece_bytes;
+	uint64_t unit_bytes;	/* what the target allocates: a cluster, or a block of a file */
 	uint64_t granule_bytes; /* of zeroes within data */
 	bool reads_zero;	/* the target, wherever nothing was written */
 	const uint8_t *zeroes;	/* piece_bytes of them, for ALLOCATE */
@@ -88,6 +89,16 @@ static int look_co(struct copy *c, uint64_t offset, struct ox_joined_extent *ret
 	return 0;
 }
 
+/* Whether a hole may be read with the data around it: it is found again among them, or nothing of
+ * the target is saved by it. */
+static bool is_passed_over(const struct copy *c, uint64_t at, uint64_t length)
+{
+	if (length > SHORT_HOLE_BYTES)
+		return false;
+	return c->granule_bytes <= c->unit_bytes || c->opts->flags & OX_COPY_ALLOCATE ||
+	       ox_align_up(at, c->unit_bytes) + c->unit_bytes > at + length;
+}
+
 /* The end of the piece of data that begins at start: past short holes, at a boundary. */
 static int data_end_co(struct copy *c, uint64_t start, uint64_t *ret)
 {
@@ -105,7 +116,7 @@ static int data_end_co(struct copy *c, uint64_t start, uint64_t *ret)
 		if (r < 0)
 			return r;
 		if (e.kind == OX_JOINED_BELOW ||
-		    (e.kind == OX_JOINED_ZERO && e.length > SHORT_HOLE_BYTES))
+		    (e.kind == OX_JOINED_ZERO && !is_passed_over(c, at, e.length)))
 			break;
 		at += e.length;
 		if (e.kind == OX_JOINED_DATA)
@@ -457,6 +468,7 @@ static void choose_sizes(struct copy *c)
 	if (opts->memory_bytes)
 		c->pump.memory_bytes = opts->memory_bytes;
 	c->align_bytes = ox_min_u64(ox_max_u64(cluster, SPARSE_BYTES), PIECE_MAX_BYTES);
+	c->unit_bytes = cluster ? cluster : SPARSE_BYTES;
 	c->piece_bytes = ox_max_u64(PIECE_BYTES, c->align_bytes);
 	if (c->piece_bytes > ox_pump_half_bytes(&c->pump))
 		c->piece_bytes =
@@ -468,7 +480,7 @@ static void choose_sizes(struct copy *c)
 	/* Zeroes in a part of a cluster cost as much as bytes, unless they are there already. */
 	c->granule_bytes = c->reads_zero ? sparse : ox_max_u64(sparse, cluster);
 	if (opts->flags & OX_COPY_COMPRESS)
-		c->granule_bytes = c->align_bytes;
+		c->granule_bytes = c->unit_bytes;
 	c->granule_bytes = ox_min_u64(c->granule_bytes, c->piece_bytes);
 }
 

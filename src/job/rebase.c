@@ -299,11 +299,14 @@ static int on_interrupted(void *opaque)
 static int copy_co(struct rebase *r)
 {
 	static const struct ox_pump_ops ops = {next_co, work_co};
+	uint64_t part_bytes = PIECE_BYTES;
 	int result;
 
 	ox_pump_init(&r->pump, &ops, r);
+	if (r->opts->compress) /* takes no part of a cluster */
+		part_bytes = ox_max_u64(part_bytes, r->cluster_bytes);
 	if (r->opts->memory_bytes > 0)
-		r->pump.memory_bytes = ox_max_u64(r->opts->memory_bytes, 4 * PIECE_BYTES);
+		r->pump.memory_bytes = ox_max_u64(r->opts->memory_bytes, 4 * part_bytes);
 	r->pump.total = r->img->size_bytes;
 	r->pump.progress = on_progress;
 	r->pump.interrupted = on_interrupted;

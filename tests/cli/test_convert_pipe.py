@@ -57,6 +57,19 @@ def test_a_full_device_is_an_error():
     check_in("No space left on device", result.stderr)
 
 
+def test_a_closed_descriptor_is_an_error_whatever_is_opened_next():
+    """Threads were woken by what had taken the place of standard output: the bytes went there."""
+    make()
+    for engine in ("threads", "uring"):
+        for words, closed, message in (("source -", "<&- >&-", "Could not write to standard output"),
+                                       ("-f raw - target", "<&-", "Could not read standard input")):
+            result = run("sh", "-c", f'"$0" convert {words} {closed}', oxbow_path(), check=False, timeout=60,
+                         env={**os.environ, "OXBOW_IO": engine})
+            check_equal(result.returncode, 1, f"exit code of {words}, {engine}")
+            check_equal(result.stderr, f"oxbow: {message}: Bad file descriptor\n", f"stderr of {words}, {engine}")
+    check_equal(sorted(os.listdir()), ["source", "source.raw"], "files")
+
+
 def test_what_does_not_go_with_a_pipe_is_refused():
     make()
     for options in (("-O", "qcow2"), ("-n",), ("--resume",), ("--verify",), ("-W",),

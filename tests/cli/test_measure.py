@@ -130,4 +130,16 @@ def test_a_snapshot_is_measured_in_the_size_that_its_image_has():
         same_as_qemu_img("measure", "-l", words, "disk")
 
 
+def test_a_copy_is_no_larger_than_measured_whatever_its_clusters_and_its_runs_of_zeroes():
+    qemu_img("create", "-q", "-f", "qcow2", "-o", "cluster_size=512", "source", "512k")
+    commands = [word for at in range(0, 524288, 4096) for word in ("-c", f"write -q {at} 512")]
+    qemu_io("-f", "qcow2", *commands, "source")
+    for cluster, words in ((512, ()), (512, ("-c",)), (1024, ("-S", "512")), (4096, ("-S", "100k"))):
+        options = ("-O", "qcow2", "-o", f"cluster_size={cluster},refcount_bits=64")
+        said = measured(*options, "source")["required"]
+        oxbow("convert", *options, *words, "source", "copy")
+        made = pathlib.Path("copy").stat().st_size
+        check_equal(made <= said, True, f"{made} of {said} ({options} {words})")
+
+
 run_tests(globals())

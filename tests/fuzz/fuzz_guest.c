@@ -298,7 +298,7 @@ static bool is_too_large(const uint8_t *bytes, size_t length, bool is_qed)
 		return length < OX_QED_HEADER_BYTES || ox_qed_header_decode(bytes, &q) ||
 		       ox_qed_cluster_bytes(&q) > MAX_CLUSTER_BYTES ||
 		       q.size_bytes > MAX_DISK_BYTES;
-	return ox_qcow2_header_load(bytes, length, &h, NULL) < 0 ||
+	return ox_qcow2_header_load(bytes, length, &h, NULL) < 0 || h.cluster_bits >= 64 ||
 	       ox_qcow2_cluster_bytes(&h) > MAX_CLUSTER_BYTES || h.size_bytes > MAX_DISK_BYTES;
 }
 

@@ -166,7 +166,7 @@ size_t ox_queue_reap(struct ox_queue *queue, struct ox_request **ret_requests, s
 	while (!held && waiting_count > 0 && count < max) {
 		struct ox_request *request = waiting[--waiting_count];
 
-		if (request->op == OX_OP_READ)
+		if (request->op == OX_OP_READ && request->iov[0].iov_len > 0)
 			memset(request->iov[0].iov_base, 0xab, request->iov[0].iov_len);
 		request->result = is_full && request->op == OX_OP_WRITE ? -ENOSPC : 0;
 		ret_requests[count++] = request;

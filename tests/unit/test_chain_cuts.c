@@ -56,8 +56,10 @@ static uint8_t expected[TOP_BYTES];
 static void make_file(char *path, unsigned clusters, unsigned seed)
 {
 	uint8_t cluster[CLUSTER];
-	int fd = mkstemp(path);
+	int fd;
 
+	memset(path + strlen(path) - 6, 'X', 6); /* of an earlier test */
+	fd = mkstemp(path);
 	assert_true(fd >= 0);
 	for (unsigned i = 0; i < clusters; i++) {
 		/* Alike in some, different in others, zeroes in some. */
@@ -117,19 +119,20 @@ static struct bytes take_bytes(struct ox_io *io)
 
 /* ---- images ---- */
 
-static struct bytes create_co(const char *format, uint64_t size, const char *backing)
+static struct bytes create_clusters_co(const char *format, uint64_t size, const char *backing,
+				       uint32_t cluster_bytes)
 {
 	struct ox_create_options opts = OX_CREATE_OPTIONS_INIT;
 	struct bytes none = {NULL, 0};
 	struct ox_io *io;
 
-	cut = (struct cut){.sparse = true};
+	cut = (struct cut){.sparse = true, .room_bytes = ox_max_u64(1 << 20, 16 * cluster_bytes)};
 	io = open_store(&none);
 	opts.format = format;
 	opts.virtual_bytes = size;
 	opts.version = shape->version;
 	opts.lazy_refcounts = shape->lazy;
-	opts.cluster_bytes = CLUSTER;
+	opts.cluster_bytes = cluster_bytes;
 	opts.backing_file = backing;
 	opts.backing_format = backing ? "raw" : NULL;
 	if (strcmp(format, "qcow2") == 0)
@@ -139,6 +142,11 @@ static struct bytes create_co(const char *format, uint64_t size, const char *bac
 	else
 		assert_int_equal(ox_io_set_length_co(io, size), 0);
 	return take_bytes(io);
+}
+
+static struct bytes create_co(const char *format, uint64_t size, const char *backing)
+{
+	return create_clusters_co(format, size, backing, CLUSTER);
 }
 
 /* base: the one below; NULL: the chain that the image names is opened by its path. */
@@ -281,8 +289,10 @@ static int commit_co(struct ox_io *top_io, struct ox_io *base_io)
 	struct ox_image *base = open_co(base_io, shape->base_format, false, NULL);
 	struct ox_image *top = open_co(top_io, shape->format, true, base);
 	struct ox_error *err = NULL;
-	int r = ox_job_commit_co(top, &opts, &result, &err);
+	int r;
 
+	opts.memory_bytes = 1; /* as little as it takes: more is cleared each time */
+	r = ox_job_commit_co(top, &opts, &result, &err);
 	if (r == 0)
 		r = ox_img_close_co(top, NULL);
 	else
@@ -409,6 +419,7 @@ static int rebase_co(struct ox_io *io, const char *path)
 
 	opts.backing_file = path;
 	opts.backing_format = "raw";
+	opts.memory_bytes = 1; /* as little as it takes: more is cleared each time */
 	r = ox_job_rebase_co(top, &opts, &result, NULL);
 	if (r == 0) {
 		check_reads_co(top, TOP_BYTES, "still open");
@@ -468,6 +479,34 @@ static void a_rebase_that_is_cut_leaves_an_image_that_reads_the_same_co(void *ar
 	}
 	unlink(old_path);
 	unlink(new_path);
+}
+
+/* Whole clusters are compressed, so that one of each chain is in memory, whatever its bound. */
+static void a_rebase_compresses_clusters_that_are_larger_than_its_memory_co(void *arg)
+{
+	const uint32_t large = 2u << 20;
+	struct ox_rebase_options opts = OX_REBASE_OPTIONS_INIT;
+	struct ox_rebase_result result;
+	struct ox_image *top;
+	struct bytes bytes;
+	struct ox_io *io;
+
+	(void)arg;
+	make_file(old_path, 18, 1);
+	shape = &shapes[0];
+	bytes = create_clusters_co("qcow2", 2 * large, old_path, large);
+	io = open_store(&bytes);
+	top = open_co(io, "qcow2", true, NULL);
+	read_expected_co(top);
+	opts.compress = true;
+	opts.memory_bytes = 1;
+	assert_int_equal(ox_job_rebase_co(top, &opts, &result, NULL), 0);
+	assert_int_equal(result.data_bytes, large);
+	check_reads_co(top, TOP_BYTES, "rebased");
+	assert_int_equal(ox_img_close_co(top, NULL), 0);
+	close_store(io);
+	free(bytes.bytes);
+	unlink(old_path);
 }
 
 /* ---- resize ---- */
@@ -552,6 +591,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		TASK_TEST(a_commit_that_is_cut_leaves_a_chain_that_reads_the_same),
 		TASK_TEST(a_rebase_that_is_cut_leaves_an_image_that_reads_the_same),
+		TASK_TEST(a_rebase_compresses_clusters_that_are_larger_than_its_memory),
 		TASK_TEST(a_shrinking_that_is_cut_loses_nothing_but_what_it_shall),
 	};
 
