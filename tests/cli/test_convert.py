@@ -125,6 +125,25 @@ def test_small_compressed_clusters_of_zeroes_are_left_out_each():
         check_equal(map_of("oxbow"), map_of("qemu_img"), f"the map with -S {sparse}")
 
 
+def test_a_disk_that_holds_nothing_is_read_and_written():
+    description = "json:{'driver': 'null-co', 'size': 1048576, 'read-zeroes': true}"
+    for options, taken in ((("-S", "512"), False), (("-S", "0"), True)):
+        oxbow("convert", "-O", "qcow2", *options, description, "new")
+        check_equal([row[2] for row in map_of("new")], [taken], f"what is data with {options}")
+    info = json.loads(output(oxbow_path(), "info", "--output=json", "null-co://"))
+    check_equal(info["virtual-size"], 1 << 30, "size without a word")
+    oxbow("io", "-c", "write -P 7 0 64k", "-c", "read -P 0 0 64k", "--image-opts", "driver=raw,file.driver=null-co,file.size=64k")
+    oxbow("convert", "-n", "-O", "raw", make_source(), "null-co://")
+    oxbow("compare", "null-co://?size=1048576", "new")
+    for bad, why in (("null-co://x", "is not of the form"), ("null-co://?size=1x", "is not of the form"),
+                     ("driver=null-co,size=x", "expects a size"), ("driver=qcow2,file.filename=new,size=1", "Invalid parameter 'size'"),
+                     ("driver=null-co,host=x", "Invalid parameter 'host'")):
+        expect_failure(oxbow_path(), "info", *(["--image-opts"] if "=" in bad[:7] else []), bad, message=why)
+    # What an image names is a file's path always.
+    qemu_img("create", "-q", "-u", "-f", "qcow2", "-b", "null-co://", "-F", "raw", "over", "1M")
+    expect_failure(oxbow_path(), "io", "-r", "-c", "read 0 512", "over", message="No such file")
+
+
 def test_sources_are_joined_at_sectors():
     for name, length, byte in (("x", 1000, b"x"), ("y", 70000, b"y")):
         pathlib.Path(name).write_bytes(byte * length)
