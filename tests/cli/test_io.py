@@ -222,6 +222,22 @@ def test_image_opts_name_the_image():
                       disk=f"driver={fmt},file.locking=off,file.filename=disk")
 
 
+def test_zeroes_are_looked_for_where_that_is_asked_for():
+    writes = ("write -P 0 1M 64k", "write -r -P 0 0 64k", "writev -P 0 1M 32k 32k", "aio_write -P 0 1M 32k 32k")
+    for mode, options in (("off", ""), ("on", ""), ("unmap", ",discard=unmap")):
+        for command in writes:
+            make_disk()
+            oxbow("io", "--image-opts", "-c", command, "-c", "aio_flush", f"driver=qcow2,file.filename=disk,detect-zeroes={mode}{options}")
+            at = 0 if "-r" in command else 1 << 20
+            row = next(row for row in json.loads(output("qemu-img", "map", "--output=json", "disk"))
+                       if row["start"] <= at < row["start"] + row["length"])
+            check_equal(row["zero"], mode != "off", f"zeroes by name with {mode} after {command}")
+    expect_failure(oxbow_path(), "io", "-c", "length", "--image-opts", "driver=qcow2,file.filename=disk,detect-zeroes=x",
+                   message="does not accept value 'x'")
+    expect_failure(oxbow_path(), "io", "-d", "ignore", "-c", "length", "--image-opts",
+                   "driver=qcow2,file.filename=disk,detect-zeroes=unmap", message="without setting discard operation to unmap")
+
+
 def test_raw_files_are_told_and_done_alike():
     pathlib.Path("disk").write_bytes(pattern(1, 3 << 20))
     for command in ("write -P 1 1000 5000", "write -z 0 64k", "discard 0 1M", "map", "alloc 0 4k",
