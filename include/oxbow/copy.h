@@ -16,6 +16,8 @@ enum ox_copy_flags {
 	OX_COPY_TOP_ONLY = 1 << 5,   /* what the source has from its backing file is passed over:
 					the target has the same one */
 	OX_COPY_COMPRESS = 1 << 6,   /* data is written compressed, where the target can */
+	OX_COPY_COUNT = 1 << 7,	     /* the extents of the source are asked for in advance, so that
+					progress counts the bytes that are copied alone */
 };
 
 struct ox_copy_options {

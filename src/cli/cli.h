@@ -185,6 +185,20 @@ int ox_cli_nbd_option(struct ox_cli_nbd *nbd, const char *key, const char *value
 /* To be freed. Prints what is wrong. */
 int ox_cli_nbd_uri(const struct ox_cli_nbd *nbd, char **ret) OX_CHECKED;
 
+/* ---- source_null.c ---- */
+
+/* The keys of a disk that holds nothing (driver=null-co), as they were given. */
+struct ox_cli_null {
+	const char *first_key; /* for messages */
+	const char *size;
+	const char *read_zeroes;
+};
+
+/* -ENOENT: it is none of these keys. */
+int ox_cli_null_option(struct ox_cli_null *null, const char *key, const char *value) OX_CHECKED;
+/* To be freed. Prints what is wrong. */
+int ox_cli_null_uri(const struct ox_cli_null *null, char **ret) OX_CHECKED;
+
 /* ---- object.c ---- */
 
 /* The argument of --object; prints what is wrong with it. */
@@ -217,13 +231,16 @@ struct ox_cli_source {
 	bool direct;
 	bool no_flush;
 	bool locking_off;
-	unsigned caches_stated;	 /* of l2-cache-size and refcount-cache-size */
-	bool all_caches_stated;	 /* cache-size */
-	uint64_t cache_bytes;	 /* its value */
-	uint64_t l2_entry_bytes; /* l2-cache-entry-size; 0: not stated */
-	const char *fault;	 /* why it cannot be opened; NULL: nothing is known yet */
-	bool is_nbd;		 /* driver=nbd: nbd says where */
+	unsigned caches_stated;	   /* of l2-cache-size and refcount-cache-size */
+	bool all_caches_stated;	   /* cache-size */
+	uint64_t cache_bytes;	   /* its value */
+	uint64_t l2_entry_bytes;   /* l2-cache-entry-size; 0: not stated */
+	const char *fault;	   /* why it cannot be opened; NULL: nothing is known yet */
+	bool is_nbd;		   /* driver=nbd: nbd says where */
+	const char *detect_zeroes; /* "on", "unmap" or NULL: of io's writes, and of a server's */
+	bool is_null;		   /* driver=null-co: null says how large */
 	struct ox_cli_nbd nbd;
+	struct ox_cli_null null;
 	char *uri; /* made of it */
 	struct ox_cli_progress progress;
 	struct ox_cli_options options; /* owns what path and open point at under --image-opts */

@@ -10,7 +10,7 @@
 
 int ox_cli_name_parse(const char *text, struct ox_cli_name *ret)
 {
-	static const char *const uris[] = {"nbd", "nbd+unix", "nbds", "nbds+unix"};
+	static const char *const uris[] = {"nbd", "nbd+unix", "nbds", "nbds+unix", "null-co"};
 	size_t n = strcspn(text, ":/");
 	size_t shown = n < sizeof(ret->protocol) ? n : sizeof(ret->protocol) - 1;
 
@@ -34,8 +34,12 @@ bool ox_cli_name_refuse_uri(const char *text, const char *done)
 
 	if (ox_cli_name_parse(text, &name) < 0 || !name.flags || !strstr(text, "://"))
 		return false;
-	ox_cli_error("'%s' is an export of an NBD server and cannot be %s: that takes a file or a "
-		     "block device",
-		     text, done);
+	if (strcmp(name.protocol, "null-co") == 0)
+		ox_cli_error("'%s' holds nothing and cannot be %s", text, done);
+	else
+		ox_cli_error("'%s' is an export of an NBD server and cannot be %s: that takes a "
+			     "file or a "
+			     "block device",
+			     text, done);
 	return true;
 }

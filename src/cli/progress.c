@@ -147,6 +147,7 @@ void ox_cli_progress_end(struct ox_cli_progress *progress, bool completed)
 			show_json(progress);
 		}
 	} else if (progress->asked && progress->stream) {
+		progress->hundredths = -1; /* the end is told again, as by qemu-img */
 		if (completed)
 			ox_cli_progress_report(progress, 1, 1);
 		if (progress->shown)

@@ -25,8 +25,10 @@ static int set_format(struct ox_cli_source *source, const char *key, const char 
 {
 	(void)key;
 	source->is_nbd = source->is_nbd || strcmp(value, "nbd") == 0;
+	source->is_null = source->is_null || strcmp(value, "null-co") == 0;
 	/* The file itself, with no format over it, is what raw means here. */
-	if (strcmp(value, "file") == 0 || strcmp(value, "nbd") == 0)
+	if (strcmp(value, "file") == 0 || strcmp(value, "nbd") == 0 ||
+	    strcmp(value, "null-co") == 0)
 		value = "raw";
 	source->open.format = value;
 	return 0;
@@ -35,7 +37,9 @@ static int set_format(struct ox_cli_source *source, const char *key, const char 
 static int set_protocol(struct ox_cli_source *source, const char *key, const char *value)
 {
 	source->is_nbd = strcmp(value, "nbd") == 0;
-	if (source->is_nbd || strcmp(value, "file") == 0 || strcmp(value, "host_device") == 0)
+	source->is_null = strcmp(value, "null-co") == 0;
+	if (source->is_nbd || source->is_null || strcmp(value, "file") == 0 ||
+	    strcmp(value, "host_device") == 0)
 		return 0;
 	return bad_value(key, value);
 }
@@ -107,6 +111,18 @@ static int set_discard(struct ox_cli_source *source, const char *key, const char
 	else
 		return bad_value(key, value);
 	return 0;
+}
+
+static int set_detect_zeroes(struct ox_cli_source *source, const char *key, const char *value)
+{
+	static const char *const modes[] = {"on", "unmap"};
+
+	source->detect_zeroes = NULL;
+	for (size_t i = 0; i < sizeof(modes) / sizeof(modes[0]); i++) {
+		if (strcmp(modes[i], value) == 0)
+			source->detect_zeroes = modes[i];
+	}
+	return source->detect_zeroes || strcmp(value, "off") == 0 ? 0 : bad_value(key, value);
 }
 
 static int set_cache_size(struct ox_cli_source *source, const char *key, const char *value)
@@ -201,6 +217,7 @@ static const struct {
 	{"force-share", set_flag},
 	{"discard", set_discard},
 	{"file.discard", set_discard},
+	{"detect-zeroes", set_detect_zeroes},
 	{"l2-cache-size", set_cache_size},
 	{"refcount-cache-size", set_cache_size},
 	{"cache-size", set_all_caches},
@@ -229,7 +246,8 @@ int ox_cli_source_option(struct ox_cli_source *source, const char *key, const ch
 		if (strcmp(settings[i].key, key) == 0)
 			return settings[i].set(source, key, value ? value : "on");
 	}
-	if (ox_cli_nbd_option(&source->nbd, key, value ? value : "on") == 0)
+	if (ox_cli_nbd_option(&source->nbd, key, value ? value : "on") == 0 ||
+	    ox_cli_null_option(&source->null, key, value ? value : "on") == 0)
 		return 0;
 	ox_cli_error("Invalid parameter '%s'", key);
 	return -EINVAL;
@@ -270,22 +288,34 @@ static int guard_colon(struct ox_cli_source *source)
 	return 0;
 }
 
+/* A key of a driver that is not the one, or that has been given a name. */
+static const char *stray_key(const struct ox_cli_source *source)
+{
+	if (source->nbd.first_key && (source->path || !source->is_nbd))
+		return source->nbd.first_key;
+	if (source->null.first_key && (source->path || !source->is_null))
+		return source->null.first_key;
+	return NULL;
+}
+
 /* Where the image is: what the description says, or what the argument or its filename names. */
 static int set_place(struct ox_cli_source *source)
 {
 	struct ox_cli_name name;
+	const char *stray = stray_key(source);
 	int r;
 
-	if (source->is_nbd && !source->path) {
-		r = ox_cli_nbd_uri(&source->nbd, &source->uri);
+	if (!stray && (source->is_nbd || source->is_null) && !source->path) {
+		r = source->is_nbd ? ox_cli_nbd_uri(&source->nbd, &source->uri)
+				   : ox_cli_null_uri(&source->null, &source->uri);
 		if (r < 0)
 			return r;
 		source->path = source->uri;
 		source->open.flags |= OX_OPEN_URI;
 		return 0;
 	}
-	if (source->nbd.first_key) {
-		ox_cli_error("Invalid parameter '%s'", source->nbd.first_key);
+	if (stray) {
+		ox_cli_error("Invalid parameter '%s'", stray);
 		return -EINVAL;
 	}
 	r = ox_cli_name_parse(source->path ? source->path : "", &name);
@@ -343,6 +373,10 @@ static int set_image_opts(struct ox_cli_source *source, const char *text)
 
 void ox_cli_source_settle(struct ox_cli_source *source)
 {
+	if (source->detect_zeroes && strcmp(source->detect_zeroes, "unmap") == 0 &&
+	    source->open.flags & OX_OPEN_NO_DISCARD)
+		source->fault = "setting detect-zeroes to unmap is not allowed without setting "
+				"discard operation to unmap";
 	share_caches(source);
 	source->open.cache = combined_cache(source);
 }

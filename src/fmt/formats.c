@@ -227,11 +227,24 @@ const char *ox_formats_probe(const struct ox_formats_sample *s)
 
 const char *ox_formats_find(const char *name)
 {
+	static const char *const raw[] = {"raw", "file", "host_device"};
+
 	for (size_t i = 0; i < OX_ARRAY_SIZE(rows); i++) {
 		if (strcmp(rows[i].name, name) == 0)
 			return rows[i].name;
 	}
-	return strcmp(name, "raw") == 0 ? "raw" : NULL;
+	for (size_t i = 0; i < OX_ARRAY_SIZE(raw); i++) {
+		if (strcmp(raw[i], name) == 0)
+			return "raw";
+	}
+	return NULL;
+}
+
+bool ox_formats_is_raw(const char *name)
+{
+	const char *found = ox_formats_find(name);
+
+	return found && strcmp(found, "raw") == 0;
 }
 
 bool ox_formats_disk_bytes(const struct ox_formats_sample *s, uint64_t *ret_bytes)

@@ -28,8 +28,10 @@ static inline uint64_t ox_formats_tail_offset(uint64_t file_bytes)
 
 /* The format's name as qemu-img has it; "raw": none was recognised. */
 const char *ox_formats_probe(const struct ox_formats_sample *s);
-/* Whether there is a format of that name, "raw" included; then as a string that stays. */
+/* Whether there is a format of that name, "raw" included; then as a string that stays. QEMU's names
+ * of a file or a device with no format over it, which images state of backing files, are raw. */
 const char *ox_formats_find(const char *name);
+bool ox_formats_is_raw(const char *name);
 /* The size of the disk, of a sample of a format that is neither raw nor qcow2. False: the sample
  * does not tell. */
 bool ox_formats_disk_bytes(const struct ox_formats_sample *s, uint64_t *ret_bytes);

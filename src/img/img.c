@@ -31,9 +31,11 @@ static void warn_of_guess(const struct ox_io *io, const struct ox_open_options *
 static int choose_format_co(struct ox_io *io, const struct ox_open_options *opts, open_fn *ret,
 			    struct ox_error **err)
 {
-	const char *format = opts->format;
+	const char *format = opts->format ? ox_formats_find(opts->format) : NULL;
 	int r;
 
+	if (opts->format && !format)
+		return ox_error_set(err, -EINVAL, "Unknown driver '%s'", opts->format);
 	if (!format && !(opts->flags & OX_OPEN_PROBE))
 		return ox_error_set(err, -EINVAL, "The format of '%s' must be stated", io->name);
 	if (!format) {
@@ -47,10 +49,8 @@ static int choose_format_co(struct ox_io *io, const struct ox_open_options *opts
 		*ret = ox_qed_open_image_co;
 	else if (strcmp(format, "raw") == 0)
 		*ret = ox_raw_open_co;
-	else if (ox_formats_find(format))
-		return ox_img_refuse_format(io, format, err);
 	else
-		return ox_error_set(err, -EINVAL, "Unknown driver '%s'", format);
+		return ox_img_refuse_format(io, format, err);
 	if (*ret != ox_qcow2_open_co &&
 	    (opts->snapshot || opts->snapshot_id || opts->snapshot_name))
 		return ox_error_set(

@@ -285,6 +285,12 @@ int ox_io_file_lock_fd(int fd, const char *name, struct ox_file_lock have, struc
 int ox_io_nbd_open(struct ox_reactor *r, const char *uri, unsigned flags, struct ox_io **ret,
 		   struct ox_error **err) __attribute__((warn_unused_result));
 
+/* A disk that holds nothing (null.c): where a program has stated a URI, never where an image has.
+ */
+bool ox_io_null_is_uri(const char *uri);
+int ox_io_null_open(struct ox_reactor *r, const char *uri, unsigned flags, struct ox_io **ret,
+		    struct ox_error **err) __attribute__((warn_unused_result));
+
 /* A growing store in memory, zero-filled. */
 int ox_io_memory_open(struct ox_reactor *r, uint64_t length, struct ox_io **ret)
 	__attribute__((warn_unused_result));

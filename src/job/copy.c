@@ -133,6 +133,7 @@ static int next_co(void *arg, struct ox_piece *ret)
 {
 	struct copy *c = arg;
 	struct ox_joined_extent e;
+	bool is_allocated;
 	uint64_t end;
 	int r;
 
@@ -141,6 +142,9 @@ static int next_co(void *arg, struct ox_piece *ret)
 	r = look_co(c, c->at, &e);
 	if (r < 0)
 		return r;
+	is_allocated = e.kind == OX_JOINED_ZERO && c->opts->flags & OX_COPY_ALLOCATE;
+	if (is_allocated) /* as much work as data */
+		e.length = ox_min_u64(e.length, c->piece_bytes - c->at % c->piece_bytes);
 	ret->kind = e.kind;
 	ret->offset = c->at;
 	end = c->at + e.length;
@@ -159,10 +163,10 @@ static int next_co(void *arg, struct ox_piece *ret)
 		}
 	}
 	ret->length = end - ret->offset;
-	if (ret->kind == OX_JOINED_DATA) {
+	if (ret->kind == OX_JOINED_DATA)
 		ret->memory_bytes = ret->length;
+	if (ret->kind == OX_JOINED_DATA || is_allocated)
 		ret->cost_bytes = ret->length;
-	}
 	c->at = end;
 	return 1;
 }
@@ -218,20 +222,6 @@ static int write_co(struct copy *c, const uint8_t *bytes, uint64_t length, uint6
 	if (r < 0)
 		return write_failed(c, offset, r);
 	c->result->data_bytes += length;
-	return 0;
-}
-
-static int write_allocated_zeroes_co(struct copy *c, uint64_t offset, uint64_t length)
-{
-	while (length > 0) {
-		uint64_t n = ox_min_u64(length, c->piece_bytes - offset % c->piece_bytes);
-		int r = ox_co_is_cancelled() ? -ECANCELED : write_co(c, c->zeroes, n, offset);
-
-		if (r < 0)
-			return r;
-		offset += n;
-		length -= n;
-	}
 	return 0;
 }
 
@@ -327,7 +317,7 @@ static int write_piece_co(struct copy *c, const struct ox_piece *piece)
 		return write_data_co(c, piece);
 	case OX_JOINED_ZERO:
 		if (c->opts->flags & OX_COPY_ALLOCATE)
-			return write_allocated_zeroes_co(c, piece->offset, piece->length);
+			return write_co(c, c->zeroes, piece->length, piece->offset);
 		return write_zeroes_co(c, piece->offset, piece->length);
 	case OX_JOINED_BELOW:
 		c->result->skipped_bytes += piece->length;
@@ -360,6 +350,35 @@ static int work_co(void *arg, struct ox_piece *piece)
 		return r;
 	r = ox_copy_behind_co(c->source, c->target);
 	return r < 0 ? write_failed(c, piece->offset, r) : 0;
+}
+
+/* What of all pieces is going to be copied, and what of that lies before the start. No extent of
+ * what cannot be looked at: it counts as data. */
+static void count_co(struct copy *c)
+{
+	uint64_t cost_bytes = 0;
+	int r = 1;
+
+	c->pump.counts_cost = true;
+	c->pump.done = 0;
+	c->at = 0;
+	while (r == 1 && !ox_pump_is_interrupted(&c->pump)) {
+		struct ox_piece piece = {0};
+		uint64_t at = c->at;
+
+		r = next_co(c, &piece);
+		cost_bytes += r < 0 ? c->end - at : piece.cost_bytes;
+		if (at < c->opts->start)
+			c->pump.done = cost_bytes;
+	}
+	ox_error_free(*c->err); /* who copies there gets it again */
+	*c->err = NULL;
+	c->pump.total = cost_bytes;
+	c->at = c->opts->start;
+	c->seen = (struct ox_joined_extent){0};
+	c->ahead = (struct ox_joined_ahead){0};
+	if (c->pump.progress)
+		c->pump.progress(c->pump.opaque, c->pump.done, c->pump.total);
 }
 
 static const struct ox_pump_ops copy_ops = {.next_co = next_co, .work_co = work_co};
@@ -525,6 +544,8 @@ int ox_copy_run_co(const struct ox_joined *source, struct ox_image *target,
 	ox_latch_init(&c.marker);
 	r = prepare_co(&c);
 	ox_copy_behind_begin(source, target);
+	if (r == 0 && opts->flags & OX_COPY_COUNT)
+		count_co(&c);
 	if (r == 0)
 		r = opts->mark ? run_marked_co(&c) : ox_pump_run_co(&c.pump);
 	if (r == 0) {

@@ -50,7 +50,7 @@ void ox_pump_stop(struct ox_pump *pump, int error)
 	ox_waitq_wake_all(&pump->turn);
 }
 
-static bool is_interrupted(const struct ox_pump *pump)
+bool ox_pump_is_interrupted(const struct ox_pump *pump)
 {
 	return ox_co_is_cancelled() || (pump->interrupted && pump->interrupted(pump->opaque));
 }
@@ -65,7 +65,7 @@ static void wait_for_rate_co(struct ox_pump *pump, uint64_t cost_bytes)
 	while (pump->paid_ns > now && pump->result == 0) {
 		ox_reactor_sleep_co(ox_min_u64(pump->paid_ns - now, SLEEP_MAX_NS));
 		now = ox_reactor_now_ns(r);
-		if (is_interrupted(pump))
+		if (ox_pump_is_interrupted(pump))
 			ox_pump_stop(pump, -ECANCELED);
 	}
 	pump->paid_ns = ox_max_u64(pump->paid_ns, now) +
@@ -127,7 +127,7 @@ static struct ox_piece *take_co(struct ox_pump *pump, struct buffer *buffer)
 	int r;
 
 	ox_mutex_lock_co(&pump->taking);
-	if (!pump->exhausted && is_interrupted(pump))
+	if (!pump->exhausted && ox_pump_is_interrupted(pump))
 		ox_pump_stop(pump, -ECANCELED);
 	if (pump->exhausted)
 		goto out;
@@ -193,7 +193,7 @@ static void finish(struct ox_pump *pump, struct ox_piece *piece)
 {
 	piece->buffer = NULL;
 	pump->used_bytes -= piece->memory_bytes;
-	pump->done += piece->length;
+	pump->done += pump->counts_cost ? piece->cost_bytes : piece->length;
 	piece->done = true;
 	ox_pump_pass(pump, piece);
 	retire(pump);

@@ -50,6 +50,7 @@ struct ox_pump {
 	uint64_t memory_bytes; /* of all buffers */
 	uint64_t rate_bytes;   /* a second; 0: as fast as it goes */
 	uint64_t total;	       /* for progress: what done counts up to */
+	bool counts_cost;      /* for progress a piece is as much as it costs, not its length */
 	void (*progress)(void *opaque, uint64_t done, uint64_t total); /* NULL: not told */
 	int (*interrupted)(void *opaque); /* not 0: give up, with -ECANCELED. NULL: never */
 	void *opaque;
@@ -77,6 +78,8 @@ void ox_pump_init(struct ox_pump *pump, const struct ox_pump_ops *ops, void *arg
 uint64_t ox_pump_half_bytes(const struct ox_pump *pump);
 /* Carries out all of it. 0, or the first error. */
 int ox_pump_run_co(struct ox_pump *pump);
+/* Whether to give up, before it runs as well. */
+bool ox_pump_is_interrupted(const struct ox_pump *pump);
 /* From another task: as if a piece had failed with that error. */
 void ox_pump_stop(struct ox_pump *pump, int error);
 /* Within work_co: waits until every earlier piece has passed, or is done. -ECANCELED: one of them

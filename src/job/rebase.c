@@ -323,12 +323,6 @@ static int copy_co(struct rebase *r)
 
 /* ---- all of it ---- */
 
-static bool is_format(const char *name)
-{
-	return strcmp(name, "qcow2") == 0 || strcmp(name, "raw") == 0 || strcmp(name, "qed") == 0 ||
-	       ox_formats_find(name);
-}
-
 static int cannot_change(struct rebase *r, int error, const char *why)
 {
 	return ox_error_set(&r->why, error, "Could not change the backing file to '%s': %s",
@@ -339,7 +333,7 @@ static int refuse(struct rebase *r)
 {
 	const struct ox_rebase_options *opts = r->opts;
 
-	if (opts->backing_format && !is_format(opts->backing_format))
+	if (opts->backing_format && !ox_formats_find(opts->backing_format))
 		return ox_error_set(&r->why, -EINVAL, "Invalid format name: '%s'",
 				    opts->backing_format);
 	if (opts->compress && !r->img->ops->pwritev_compressed_co)

@@ -47,9 +47,6 @@ static int check_options(const struct ox_copy_options *opts, struct ox_error **e
 		return ox_error_set(err, -EINVAL, "No further sources were given");
 	if (opts->sparse_bytes % 512 != 0)
 		return ox_error_set(err, -EINVAL, "The sparse size must be a multiple of 512");
-	if ((opts->flags & OX_COPY_ALLOCATE) && (opts->flags & OX_COPY_COMPRESS))
-		return ox_error_set(err, -EINVAL,
-				    "Zeroes are not both compressed and given their space");
 	return 0;
 }
 

@@ -51,6 +51,8 @@ int ox_source_open(struct ox_context *ctx, const struct ox_source *source, unsig
 
 	if (!source->name)
 		return ox_error_set(err, -EINVAL, "No name of an image was given");
+	if (source->is_uri && ox_io_null_is_uri(source->path))
+		return ox_io_null_open(ctx->reactor, source->path, flags, ret, err);
 	if (source->is_uri)
 		return ox_io_nbd_open(ctx->reactor, source->path, flags, ret, err);
 	if (source->path && (flags & OX_IO_NO_LOCK))

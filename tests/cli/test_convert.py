@@ -86,6 +86,63 @@ def test_progress_is_as_of_qemu_img():
     check_equal(lines[-1]["done"], lines[-1]["total"], "what is done at the end")
 
 
+def test_progress_counts_what_is_copied():
+    qemu_img("create", "-q", "-f", "qcow2", "a.qcow2", "128M")
+    for at in (0, 2, 4, 32):
+        qemu_io("-f", "qcow2", "-c", f"write -q {at}M 1M", "a.qcow2")
+    theirs = qemu_img("convert", "-p", "-O", "qcow2", "a.qcow2", "theirs").stdout
+    check_equal(oxbow("convert", "-p", "-O", "qcow2", "a.qcow2", "ours").stdout, theirs, "progress")
+    last = json.loads(oxbow("convert", "--progress=json", "a.qcow2", "b").stdout.splitlines()[-1])
+    check_equal((last["done"], last["total"]), (4 << 20, 4 << 20), "what is done, and in all")
+    # Zeroes that are written as bytes are work as well.
+    last = json.loads(oxbow("convert", "--progress=json", "-S", "0", "a.qcow2", "b").stdout.splitlines()[-1])
+    check_equal((last["done"], last["total"]), (128 << 20, 128 << 20), "what is done, and in all, with -S 0")
+
+
+def map_of(name):
+    return [(row["start"], row["length"], row["data"], row.get("compressed"))
+            for row in json.loads(output("qemu-img", "map", "--output=json", name))]
+
+
+def test_no_zeroes_are_left_out_of_a_compressed_target_where_none_are_to_be():
+    source = make_source()
+    qemu_io("-f", "qcow2", "-c", "write -q -P 0 1M 1M", source)
+    for options in ((), ("-o", "cluster_size=512"), ("-o", "cluster_size=2M")):
+        oxbow("convert", "-c", "-S", "0", *options, "-O", "qcow2", source, "ours")
+        same(source, "ours")
+        qemu_img("check", "-q", "ours")
+        check_equal([row for row in map_of("ours") if not row[2]], [], f"what is not allocated with {options}")
+
+
+def test_small_compressed_clusters_of_zeroes_are_left_out_each():
+    qemu_img("create", "-q", "-f", "qcow2", "-o", "cluster_size=1k", "a.qcow2", "4M")
+    for command in ("write -P 0 0 64k", "write 0 1k", "write 8k 1k", "write 17k 1k"):
+        qemu_io("-f", "qcow2", "-c", command, "a.qcow2")
+    for sparse in ("4k", "8k"):
+        for who in (oxbow, qemu_img):
+            who("convert", "-c", "-S", sparse, "-o", "cluster_size=1k", "-O", "qcow2", "a.qcow2", who.__name__)
+        check_equal(map_of("oxbow"), map_of("qemu_img"), f"the map with -S {sparse}")
+
+
+def test_a_disk_that_holds_nothing_is_read_and_written():
+    description = "json:{'driver': 'null-co', 'size': 1048576, 'read-zeroes': true}"
+    for options, taken in ((("-S", "512"), False), (("-S", "0"), True)):
+        oxbow("convert", "-O", "qcow2", *options, description, "new")
+        check_equal([row[2] for row in map_of("new")], [taken], f"what is data with {options}")
+    info = json.loads(output(oxbow_path(), "info", "--output=json", "null-co://"))
+    check_equal(info["virtual-size"], 1 << 30, "size without a word")
+    oxbow("io", "-c", "write -P 7 0 64k", "-c", "read -P 0 0 64k", "--image-opts", "driver=raw,file.driver=null-co,file.size=64k")
+    oxbow("convert", "-n", "-O", "raw", make_source(), "null-co://")
+    oxbow("compare", "null-co://?size=1048576", "new")
+    for bad, why in (("null-co://x", "is not of the form"), ("null-co://?size=1x", "is not of the form"),
+                     ("driver=null-co,size=x", "expects a size"), ("driver=qcow2,file.filename=new,size=1", "Invalid parameter 'size'"),
+                     ("driver=null-co,host=x", "Invalid parameter 'host'")):
+        expect_failure(oxbow_path(), "info", *(["--image-opts"] if "=" in bad[:7] else []), bad, message=why)
+    # What an image names is a file's path always.
+    qemu_img("create", "-q", "-u", "-f", "qcow2", "-b", "null-co://", "-F", "raw", "over", "1M")
+    expect_failure(oxbow_path(), "io", "-r", "-c", "read 0 512", "over", message="No such file")
+
+
 def test_sources_are_joined_at_sectors():
     for name, length, byte in (("x", 1000, b"x"), ("y", 70000, b"y")):
         pathlib.Path(name).write_bytes(byte * length)

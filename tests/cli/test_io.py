@@ -57,6 +57,30 @@ def test_zeroes_and_discards_are_told_and_done_alike():
     qemu_io("-r", "-f", "qed", "-c", "read -P 0 1M 64k", "-c", "read -P 8 1088k 36k", "disk")
 
 
+def test_a_part_of_a_cluster_that_reads_as_zeroes_becomes_a_zero_cluster():
+    for zeroes in ("0 4k", "10k 2k", "60k 8k", "3M 4k", "3080k 4k", "3076k 4k", "516k 8k", "520k 4k", "4090k 6k"):
+        maps = []
+        for tool in ("oxbow", "qemu-io"):
+            qemu_img("create", "-q", "-f", "qcow2", "-o", "cluster_size=512", "base", "4096k")
+            qemu_io("-f", "qcow2", "-c", "write -q -P 6 3076k 4k", "-c", "write -q -P 6 512k 8k", "base")
+            qemu_img("create", "-q", "-f", "qcow2", "-b", "base", "-F", "qcow2", "disk", "4100k")
+            run(*([oxbow_path(), "io"] if tool == "oxbow" else [tool]), "-f", "qcow2", "-c", f"write -q -z {zeroes}",
+                "disk")
+            qemu_img("convert", "-O", "raw", "disk", f"{tool}.raw")
+            maps.append([{key: value for key, value in row.items() if key != "offset"}
+                         for row in json.loads(output("qemu-img", "map", "--output=json", "disk"))])
+            qemu_img("check", "-q", "disk")
+        check_equal(maps[0], maps[1], f"map after write -z {zeroes}")
+        qemu_img("compare", "-f", "raw", "-F", "raw", "oxbow.raw", "qemu-io.raw")
+    # A data cluster of the image's own stays one, and a version 2 has no other.
+    for options, own in (((), True), (("-o", "compat=0.10"), False)):
+        qemu_img("create", "-q", "-f", "qcow2", *options, "-b", "base", "-F", "qcow2", "disk")
+        if own:
+            qemu_io("-f", "qcow2", "-c", "write -q -P 5 0 64k", "disk")
+        oxbow("io", "-f", "qcow2", "-c", "write -q -z 0 4k", "disk")
+        check_equal(json.loads(output("qemu-img", "map", "--output=json", "disk"))[0]["data"], True, "data at 0")
+
+
 def test_compressed_writes_are_told_and_done_alike():
     sessions_alike("write -c 2M 64k", "write -q -c -P 3 4M 1M", "write -C -c 5M 64k", "write -c 4k 64k",
                    "write -c 2M 4k", "write -c -f 2M 64k", "write -c -z 2M 64k", "write -c 0 0",
@@ -196,6 +220,22 @@ def test_image_opts_name_the_image():
                       disk=f"driver={fmt},file.filename=disk")
         io_as_qemu_io("write 0 512", options=["-r", "--image-opts"], files=["base", "disk"],
                       disk=f"driver={fmt},file.locking=off,file.filename=disk")
+
+
+def test_zeroes_are_looked_for_where_that_is_asked_for():
+    writes = ("write -P 0 1M 64k", "write -r -P 0 0 64k", "writev -P 0 1M 32k 32k", "aio_write -P 0 1M 32k 32k")
+    for mode, options in (("off", ""), ("on", ""), ("unmap", ",discard=unmap")):
+        for command in writes:
+            make_disk()
+            oxbow("io", "--image-opts", "-c", command, "-c", "aio_flush", f"driver=qcow2,file.filename=disk,detect-zeroes={mode}{options}")
+            at = 0 if "-r" in command else 1 << 20
+            row = next(row for row in json.loads(output("qemu-img", "map", "--output=json", "disk"))
+                       if row["start"] <= at < row["start"] + row["length"])
+            check_equal(row["zero"], mode != "off", f"zeroes by name with {mode} after {command}")
+    expect_failure(oxbow_path(), "io", "-c", "length", "--image-opts", "driver=qcow2,file.filename=disk,detect-zeroes=x",
+                   message="does not accept value 'x'")
+    expect_failure(oxbow_path(), "io", "-d", "ignore", "-c", "length", "--image-opts",
+                   "driver=qcow2,file.filename=disk,detect-zeroes=unmap", message="without setting discard operation to unmap")
 
 
 def test_raw_files_are_told_and_done_alike():

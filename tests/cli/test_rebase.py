@@ -54,6 +54,21 @@ def test_an_image_reads_the_same_over_another_backing_file():
             check_equal(bytes_of(at / "top") == before, True, f"rebase {args} of {options} keeps the bytes")
 
 
+def test_names_of_a_file_with_no_format_over_it_are_raw():
+    qemu_img("create", "-q", "-f", "raw", "base", "1M")
+    qemu_io("-f", "raw", "-c", "write -q -P 6 0 64k", "base")
+    for fmt in ("qcow2", "qed"):
+        oxbow("create", "-q", "-f", fmt, "-b", "base", "-F", "file", "top")
+        oxbow("io", "-f", fmt, "-c", "read -q -P 6 0 64k", "top")
+        qemu_io("-r", "-f", fmt, "-c", "read -q -P 6 0 64k", "top")
+        for name in ("host_device", "file"):
+            oxbow("rebase", "-u", "-f", fmt, "-b", "base", "-F", name, "top")
+            oxbow("io", "-f", fmt, "-c", "read -q -P 6 0 64k", "top")
+            check_equal(names_of("top"), ("base", name if fmt == "qcow2" else "raw"), "what the image states")
+            output(oxbow_path(), "info", "--backing-chain", "-f", fmt, "top")
+    expect_failure(oxbow_path(), "rebase", "-u", "-b", "base", "-F", "host_cdrom", "top", message="Invalid format name")
+
+
 def test_from_no_backing_file_to_one():
     make_chain()
     qemu_img("create", "-q", "-f", "qcow2", "top", "2000k")

@@ -556,6 +556,8 @@ static int run(struct ox_compat_nbd *nbd, const char *file)
 	if (ox_cli_source_set(&nbd->source, file) < 0 ||
 	    ox_cli_name_refuse_uri(nbd->source.path, "served"))
 		return 1;
+	if (!nbd->detect_zeroes)
+		nbd->detect_zeroes = nbd->source.detect_zeroes;
 	if (nbd->fork) {
 		status = ox_compat_nbd_fork(nbd);
 		if (status >= 0)

@@ -148,11 +148,13 @@ static unsigned copy_flags(const struct ox_cli_convert *c)
 {
 	unsigned flags = c->any_order ? OX_COPY_ANY_ORDER : 0;
 
+	if (c->progress.stream) /* else nobody sees what is counted */
+		flags |= OX_COPY_COUNT;
 	if (ox_build_is_new(c->build) && !c->backing)
 		flags |= OX_COPY_TARGET_IS_NEW;
 	if (c->target_is_zero)
 		flags |= OX_COPY_TARGET_IS_ZERO;
-	if (c->sparse_set && c->sparse_bytes == 0 && !c->compress)
+	if (c->sparse_set && c->sparse_bytes == 0)
 		flags |= OX_COPY_ALLOCATE;
 	if (c->backing || (c->values.count > 0 && ox_cli_create_get(&c->values, "backing_file")))
 		flags |= OX_COPY_TOP_ONLY;
@@ -222,7 +224,8 @@ static int copy(struct ox_cli_convert *c)
 	if (r < 0 || c->copy_bytes == 0)
 		return r;
 	set_options(c, &opts);
-	ox_cli_progress_report(&c->progress, opts.start, c->copy_bytes);
+	if (!c->progress_json)
+		ox_cli_progress_report(&c->progress, 0, 1);
 	r = ox_copy(c->images[0], ox_build_image(c->build), &opts, NULL, &err);
 	if (r < 0 && r != -ECANCELED)
 		ox_cli_error("%s", ox_error_message(err));

@@ -229,8 +229,14 @@ static int prepare_write(struct ox_cli_io *io, struct aio *aio, int argc, char *
 		return ox_cli_io_parse_length(argv[optind + 1], &aio->report.length);
 	r = ox_cli_io_vector_new(io, argv + optind + 1, argc - optind - 1,
 				 aio->pattern < 0 ? FILL_WRITE : aio->pattern, &aio->vector);
+	if (r < 0)
+		return r;
 	aio->report.length = aio->vector.buffer.size;
-	return r;
+	if (ox_cli_io_is_zeroes(io, aio->vector.iov, aio->vector.count, &aio->request.flags)) {
+		aio->request.op = OX_OP_WRITE_ZEROES;
+		ox_cli_io_vector_free(&aio->vector);
+	}
+	return 0;
 }
 
 /* prepare says 0 to submit, positive where there is nothing to submit. */

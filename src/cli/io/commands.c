@@ -65,19 +65,19 @@ static const struct ox_cli_io_command commands[] = {
 	 "  -o  options as of --image-opts: driver=qcow2,...\n",
 	 ox_cli_io_open},
 	{"quit", "q", 0, -1, false, false, "", "end the session", NULL, ox_cli_io_quit},
-	{"read", "r", 2, -1, true, false, "[-bCqv] [-P pattern [-s off] [-l len]] off len",
+	{"read", "r", 2, -1, true, false, "[-bCqrv] [-P pattern [-s off] [-l len]] off len",
 	 "read a range",
 	 "  -P  every byte must be this one\n"
 	 "  -s  with -P: first byte to compare, counted from off\n"
 	 "  -l  with -P: how many bytes to compare\n"
 	 "  -v  print the bytes\n"
 	 "  -b  from the saved machine state: not supported\n"
-	 "  -p  ignored\n" HELP_MACHINE HELP_QUIET,
+	 "  -p, -r  ignored\n" HELP_MACHINE HELP_QUIET,
 	 ox_cli_io_read},
-	{"readv", NULL, 2, -1, true, false, "[-Cqv] [-P pattern] off len [len..]",
+	{"readv", NULL, 2, -1, true, false, "[-Cqrv] [-P pattern] off len [len..]",
 	 "read a range into several buffers",
 	 "  -P  every byte must be this one\n"
-	 "  -v  print the bytes\n" HELP_MACHINE HELP_QUIET,
+	 "  -v  print the bytes\n  -r  ignored\n" HELP_MACHINE HELP_QUIET,
 	 ox_cli_io_readv},
 	{"reopen", NULL, 0, -1, true, false, "[(-r|-w)] [-c cache] [-o options]",
 	 "open the same file in another way",
@@ -98,7 +98,7 @@ static const struct ox_cli_io_command commands[] = {
 	 "  -m  preallocation of what is added: off\n", ox_cli_io_truncate},
 	{"wait_break", NULL, 1, 1, false, false, "tag", "not supported: it needs blkdebug", NULL,
 	 ox_cli_io_no_blkdebug},
-	{"write", "w", 2, -1, true, true, "[-bcCfnquz] [-P pattern | -s source_file] off len",
+	{"write", "w", 2, -1, true, true, "[-bcCfnqruz] [-P pattern | -s source_file] off len",
 	 "write a range",
 	 HELP_FILL "  -s  fill with this file's bytes, over and over\n"
 		   "  -z  write zeroes\n"
@@ -107,11 +107,11 @@ static const struct ox_cli_io_command commands[] = {
 		   "  -f  durable before it is done (FUA)\n"
 		   "  -b  to the saved machine state: not supported\n"
 		   "  -c  compressed: whole clusters, or up to the disk's end\n"
-		   "  -p  ignored\n" HELP_MACHINE HELP_QUIET,
+		   "  -p, -r  ignored\n" HELP_MACHINE HELP_QUIET,
 	 ox_cli_io_write},
-	{"writev", NULL, 2, -1, true, true, "[-Cfq] [-P pattern] off len [len..]",
+	{"writev", NULL, 2, -1, true, true, "[-Cfqr] [-P pattern] off len [len..]",
 	 "write a range from several buffers",
-	 HELP_FILL "  -f  durable before it is done (FUA)\n" HELP_MACHINE HELP_QUIET,
+	 HELP_FILL "  -f  durable before it is done (FUA)\n  -r  ignored\n" HELP_MACHINE HELP_QUIET,
 	 ox_cli_io_writev},
 };
 

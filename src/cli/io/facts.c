@@ -44,6 +44,12 @@ int ox_cli_io_info(struct ox_cli_io *io, int argc, char **argv)
 		ox_error_free(err);
 		return r;
 	}
+	if (io->source.is_null) {
+		/* Of the format and of the protocol, as by qemu-io. */
+		printf("format name: null-co\nformat name: null-co\n");
+		ox_image_info_free(info);
+		return 0;
+	}
 	printf("format name: %s\ncluster size: %s\nvm state offset: %s\n", info->format,
 	       ox_cli_io_count_text(info->cluster_bytes, cluster),
 	       ox_cli_io_count_text((double)vm_state_offset(info), state));

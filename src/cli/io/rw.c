@@ -39,7 +39,8 @@ static int take_option(struct request *request, int c, const char *command)
 		request->dump = true;
 		return 0;
 	case 'p':
-		return 0; /* once chose an interface; still typed by some */
+	case 'r':
+		return 0; /* an interface that was; buffers that the kernel is told of */
 	case 'b':
 		request->vm_state = true;
 		return 0;
@@ -159,7 +160,7 @@ int ox_cli_io_read(struct ox_cli_io *io, int argc, char **argv)
 {
 	struct ox_cli_io_buffer buffer;
 	struct request request;
-	int r = parse_options(&request, argc, argv, "bCl:pP:qs:v");
+	int r = parse_options(&request, argc, argv, "bCl:pP:qrs:v");
 
 	if (r < 0)
 		return r;
@@ -229,6 +230,33 @@ static int check_write_options(const struct request *request)
 	return -EINVAL;
 }
 
+bool ox_cli_io_is_zeroes(const struct ox_cli_io *io, const struct iovec *iov, int count,
+			 unsigned *flags)
+{
+	const char *detect = io->source.detect_zeroes;
+
+	for (int i = 0; detect && i < count; i++) {
+		if (!all_bytes_are(iov[i].iov_base, iov[i].iov_len, 0))
+			return false;
+	}
+	if (detect && strcmp(detect, "unmap") == 0)
+		*flags |= OX_REQ_MAY_UNMAP;
+	return detect;
+}
+
+static int put(struct ox_cli_io *io, const struct iovec *iov, int count,
+	       const struct request *request)
+{
+	const uint64_t offset = request->report.offset;
+	unsigned flags = request->flags;
+
+	if (request->compressed)
+		return ox_pwritev(io->image, iov, count, offset, flags | OX_REQ_COMPRESSED);
+	if (ox_cli_io_is_zeroes(io, iov, count, &flags))
+		return ox_write_zeroes(io->image, offset, request->report.length, flags);
+	return ox_pwritev(io->image, iov, count, offset, flags);
+}
+
 static int write_bytes(struct ox_cli_io *io, struct request *request)
 {
 	struct ox_cli_io_buffer buffer;
@@ -245,8 +273,7 @@ static int write_bytes(struct ox_cli_io *io, struct request *request)
 	start_clock(request);
 	r = -EIO;
 	if (ox_cli_io_in_bounds(io, request->report.offset, buffer.size))
-		r = ox_pwrite(io->image, buffer.data, buffer.size, request->report.offset,
-			      request->flags | (request->compressed ? OX_REQ_COMPRESSED : 0));
+		r = put(io, &(struct iovec){buffer.data, buffer.size}, 1, request);
 	ox_cli_io_buffer_free(&buffer);
 	return r < 0 ? failed("write", r) : finish(request, "wrote");
 }
@@ -254,7 +281,7 @@ static int write_bytes(struct ox_cli_io *io, struct request *request)
 int ox_cli_io_write(struct ox_cli_io *io, int argc, char **argv)
 {
 	struct request request;
-	int r = parse_options(&request, argc, argv, "bcCfnpP:qs:uz");
+	int r = parse_options(&request, argc, argv, "bcCfnpP:qrs:uz");
 
 	if (r < 0)
 		return r;
@@ -297,7 +324,7 @@ int ox_cli_io_readv(struct ox_cli_io *io, int argc, char **argv)
 {
 	struct ox_cli_io_vector vector;
 	struct request request;
-	int r = parse_options(&request, argc, argv, "CP:qv");
+	int r = parse_options(&request, argc, argv, "CP:qrv");
 
 	if (r == 0)
 		r = parse_vector(io, &request, argc, argv, FILL_READ, &vector);
@@ -325,7 +352,7 @@ int ox_cli_io_writev(struct ox_cli_io *io, int argc, char **argv)
 {
 	struct ox_cli_io_vector vector;
 	struct request request;
-	int fill, r = parse_options(&request, argc, argv, "CfqP:");
+	int fill, r = parse_options(&request, argc, argv, "CfqrP:");
 
 	if (r < 0)
 		return r;
@@ -336,8 +363,7 @@ int ox_cli_io_writev(struct ox_cli_io *io, int argc, char **argv)
 	start_clock(&request);
 	r = -EIO;
 	if (ox_cli_io_in_bounds(io, request.report.offset, vector.buffer.size))
-		r = ox_pwritev(io->image, vector.iov, vector.count, request.report.offset,
-			       request.flags);
+		r = put(io, vector.iov, vector.count, &request);
 	ox_cli_io_vector_free(&vector);
 	return r < 0 ? failed("writev", r) : finish(&request, "wrote");
 }

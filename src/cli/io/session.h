@@ -95,6 +95,10 @@ bool ox_cli_io_in_bounds(const struct ox_cli_io *io, uint64_t offset, uint64_t c
 
 int ox_cli_io_read(struct ox_cli_io *io, int argc, char **argv);
 int ox_cli_io_write(struct ox_cli_io *io, int argc, char **argv);
+/* Whether what is to be written is to become zeroes by name, as the image is to be searched for
+ * them (detect-zeroes); then with what further flags. */
+bool ox_cli_io_is_zeroes(const struct ox_cli_io *io, const struct iovec *iov, int count,
+			 unsigned *flags);
 int ox_cli_io_readv(struct ox_cli_io *io, int argc, char **argv);
 int ox_cli_io_writev(struct ox_cli_io *io, int argc, char **argv);
 int ox_cli_io_discard(struct ox_cli_io *io, int argc, char **argv);

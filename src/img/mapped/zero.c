@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * Write-zeroes and discard. Whole clusters change their entries, under an exclusive lock; what was
- * named is freed once that is durable (D4). Parts of clusters are written as zero bytes.
+ * named is freed once that is durable (D4). Parts of clusters are written as zero bytes, unless the
+ * rest of the cluster reads as zeroes too: then all of it is ZERO.
  *
  *   entry before        zero, may unmap     zero, keep space       discard
  *   DATA, own           ZERO, freed         ZERO_ALLOC, kept       as "zero, may unmap"
@@ -48,12 +49,39 @@ static void spend(uint64_t *steps, uint64_t n)
 	*steps -= ox_min_u64(*steps, n);
 }
 
-/* Zero bytes for the part of a cluster; skipped where it reads as zeroes anyway. */
+/* Whether the backing file is known to have nothing but zeroes there. */
+static bool backing_is_zero_co(const struct ox_mapped *m, uint64_t offset, uint64_t end)
+{
+	struct ox_image *backing = m->img->backing;
+	struct ox_extent e;
+
+	if (!backing)
+		return !ox_mapped_is_backed(m, offset); /* it is, by a chain that was left closed */
+	for (end = ox_min_u64(end, backing->size_bytes); offset < end; offset += e.length) {
+		if (ox_img_extent_co(backing, offset, end - offset, &e) < 0)
+			return false; /* whoever reads there gets the error */
+		if (!(e.flags & OX_EXTENT_ZERO))
+			return false;
+	}
+	return true;
+}
+
+/* Of an unallocated cluster a part is to be zeroes: whether all of it is then. */
+static bool rest_is_zero_co(const struct ox_mapped *m, uint64_t offset, uint64_t length)
+{
+	uint64_t start = ox_align_down(offset, m->cluster_bytes);
+
+	return backing_is_zero_co(m, start, offset) &&
+	       backing_is_zero_co(m, offset + length, start + m->cluster_bytes);
+}
+
+/* Zeroes for the part of a cluster; skipped where it reads as zeroes anyway. */
 static int zero_part_co(struct ox_mapped *m, uint64_t offset, uint64_t length, bool fast)
 {
+	const struct ox_guest cluster = ox_guest(ox_align_down(offset, m->cluster_bytes));
 	struct ox_map_run run;
 	struct iovec v;
-	uint64_t done = 0; /* all or nothing: it is of one cluster */
+	uint64_t done = 0; /* all or nothing: it is of one cluster; or clusters that were set */
 	int r;
 
 	r = ox_mapped_lookup_co(m, ox_guest(offset), length, &run);
@@ -63,6 +91,9 @@ static int zero_part_co(struct ox_mapped *m, uint64_t offset, uint64_t length, b
 		return 0;
 	if (run.kind == OX_MAP_UNALLOCATED && !shows_through(m, offset))
 		return 0;
+	if (run.kind == OX_MAP_UNALLOCATED && m->has_zero && rest_is_zero_co(m, offset, length))
+		return ox_mapped_set_co(m, cluster, 1, OX_MAP_ZERO, run.host, OX_TICKET_NONE,
+					&done);
 	if (fast)
 		return -ENOTSUP;
 	v = (struct iovec){ox_io_buffer(length), length};

@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "fmt/formats.h"
 #include "img/qed/qed.h"
 
 /* Where a name of so many bytes lies, which is in the one sector that names it, or where the old
@@ -65,7 +66,7 @@ int ox_qed_write_backing_co(struct ox_mapped *m, const char *name, const char *f
 	h.backing_bytes = (uint32_t)bytes;
 	if (name)
 		h.features |= OX_QED_BACKING;
-	if (name && format && strcmp(format, "raw") == 0)
+	if (name && format && ox_formats_is_raw(format))
 		h.features |= OX_QED_BACKING_RAW;
 	if (name && ox_qed_judge_backing(&h))
 		r = ox_error_set(err, -ENOSPC, "No space left in the file header");

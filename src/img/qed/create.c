@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "base/arith.h"
+#include "fmt/formats.h"
 #include "img/create.h"
 #include "img/qed/qed.h"
 
@@ -60,7 +61,7 @@ static int take_backing(const struct ox_create_options *opts, struct ox_qed_head
 		return ox_error_set(err, -EINVAL, "Backing file name is longer than %u bytes",
 				    OX_QED_BACKING_BYTES_MAX);
 	h->features = OX_QED_BACKING;
-	if (strcmp(opts->backing_format, "raw") == 0)
+	if (ox_formats_is_raw(opts->backing_format))
 		h->features |= OX_QED_BACKING_RAW;
 	h->backing_offset = OX_QED_HEADER_BYTES;
 	h->backing_bytes = (uint32_t)count;
