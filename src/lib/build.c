@@ -124,14 +124,24 @@ static int open_store(struct ox_build *b, unsigned flags, struct ox_error **err)
 	return r;
 }
 
+static int check_new(const struct ox_build *b, struct ox_error **err)
+{
+	struct ox_source source = ox_source_path(b->work_path);
+
+	ox_source_take_flags(&source, b->open.flags);
+	return ox_source_check_new(&source, err);
+}
+
 /* A new file, or the one that is there as it is. */
 static int open_fresh(struct ox_build *b, struct ox_error **err)
 {
 	struct ox_error *why = NULL;
 	int r;
 
-	if (b->open.flags & OX_OPEN_URI)
-		return open_store(b, 0, err);
+	if (b->open.flags & OX_OPEN_URI) {
+		r = check_new(b, err);
+		return r < 0 ? r : open_store(b, 0, err);
+	}
 	r = open_store(b, OX_IO_NEW, &why);
 	b->made = r == 0;
 	if (r != -EEXIST) {

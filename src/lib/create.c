@@ -209,7 +209,7 @@ static int create_source(struct ox_context *ctx, const struct ox_source *source,
 	struct create_job job = {.opts = &opts, .err = err};
 	struct ox_source where = *source;
 	struct file_id id = {0};
-	bool is_new;
+	bool is_new = false;
 	int r;
 
 	r = ox_options_take(&ox_create_options_type, given, &opts, err);
@@ -219,7 +219,9 @@ static int create_source(struct ox_context *ctx, const struct ox_source *source,
 	if (r < 0)
 		return r;
 	ox_source_take_flags(&where, opts.flags);
-	r = open_store(ctx, &where, &is_new, &job.io, err);
+	r = ox_source_check_new(&where, err);
+	if (r == 0)
+		r = open_store(ctx, &where, &is_new, &job.io, err);
 	if (r < 0)
 		return r;
 	is_new = is_new && ox_io_file_identity(job.io, &id.dev, &id.ino);

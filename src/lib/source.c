@@ -43,6 +43,14 @@ OX_EXPORT int ox_open_wanted(const struct ox_file_wanted *wanted,
 	return ox_chain_open_file(wanted, &opts, err);
 }
 
+int ox_source_check_new(const struct ox_source *source, struct ox_error **err)
+{
+	if (source->is_uri && ox_io_null_is_uri(source->path))
+		return ox_error_set(err, -ENOTSUP,
+				    "Protocol driver 'null-co' does not support image creation");
+	return 0;
+}
+
 int ox_source_open(struct ox_context *ctx, const struct ox_source *source, unsigned flags,
 		   struct ox_io **ret, struct ox_error **err)
 {

@@ -35,6 +35,8 @@ static inline struct ox_source ox_source_fd(int fd, const char *name)
 int ox_source_ask(struct ox_source *source, const struct ox_open_options *opts,
 		  struct ox_error **err) OX_CHECKED;
 
+/* -ENOTSUP where no image can be made there. */
+int ox_source_check_new(const struct ox_source *source, struct ox_error **err) OX_CHECKED;
 /* flags: enum ox_io_open_flags; NO_LOCK is for descriptors alone. -EINVAL where neither path nor
  * name is given. */
 int ox_source_open(struct ox_context *ctx, const struct ox_source *source, unsigned flags,

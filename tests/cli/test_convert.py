@@ -138,6 +138,8 @@ def test_a_disk_that_holds_nothing_is_read_and_written():
                      ("driver=null-co,size=x", "expects a size"), ("driver=qcow2,file.filename=new,size=1", "Invalid parameter 'size'"),
                      ("driver=null-co,host=x", "Invalid parameter 'host'")):
         expect_failure(oxbow_path(), "info", *(["--image-opts"] if "=" in bad[:7] else []), bad, message=why)
+    for words in (("create", "-f", "qcow2", "null-co://", "1M"), ("convert", "-O", "qcow2", "new", "null-co://")):
+        expect_failure(oxbow_path(), *words, message="'null-co' does not support image creation")
     # What an image names is a file's path always.
     qemu_img("create", "-q", "-u", "-f", "qcow2", "-b", "null-co://", "-F", "raw", "over", "1M")
     expect_failure(oxbow_path(), "io", "-r", "-c", "read 0 512", "over", message="No such file")
