@@ -181,7 +181,7 @@ static int plan(const struct ox_create_options *opts, struct ox_qcow2_header *h,
 int ox_qcow2_create_check(const struct ox_create_options *opts, struct ox_error **err)
 {
 	struct ox_qcow2_header h;
-	uint8_t *first_cluster;
+	uint8_t *first_cluster = NULL;
 	struct ox_qcow2_layout l;
 	int r = plan(opts, &h, &l, &first_cluster, err);
 
@@ -194,7 +194,7 @@ int ox_qcow2_create_co(struct ox_io *io, const struct ox_create_options *opts,
 		       struct ox_error **err)
 {
 	struct ox_qcow2_header h;
-	uint8_t *first_cluster;
+	uint8_t *first_cluster = NULL;
 	struct ox_qcow2_layout l;
 	int r = plan(opts, &h, &l, &first_cluster, err);
 
