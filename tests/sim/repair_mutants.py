@@ -31,8 +31,8 @@ REPAIR_MUTANTS = [
      "a disk loses its end before it is smaller", "chain_cuts"),
     # ---- io/withhold.c, job/copy.c: images under construction (docs/jobs.md) ----
     ("published_before_synced", "J2", "io/withhold.c",
-     [("\tif (r == 0)\n\t\tr = ox_io_sync_co(w->below);\n\tif (r < 0 || w->length == 0)",
-       "\tif (r < 0 || w->length == 0)")],
+     [("\tif (r == 0)\n\t\tr = ox_io_sync_co(w->below);\n\tif (r < 0 || length == 0)",
+       "\tif (r < 0 || length == 0)")],
      "the sector that makes an image of a file is written before the rest is durable", "withhold"),
     ("mark_before_its_flush", "J2", "job/copy.c",
      [("\tint r = ox_img_flush_co(c->target);\n\n\tif (r < 0)\n\t\treturn write_failed(c, below, r);\n"
