@@ -457,6 +457,22 @@ static void nothing_is_read_ahead_past_the_last_stream_co(void *arg)
 	finish_co();
 }
 
+/* Its entry may change, and the stream be freed (H4). Who waited for it would wait for a request
+ * that has nothing to do with its own. */
+static void what_a_writer_has_is_not_read_ahead_co(void *arg)
+{
+	struct ox_range range;
+
+	(void)arg;
+	make_image_co(false, 16);
+	compress_co(0, 16, 1);
+	ox_mapped_lock_co(&q->m, &range, UINT64_C(3) * CLUSTER, CLUSTER, true);
+	for (unsigned i = 0; i < 3; i++)
+		assert_int_equal(read_a_part_co(i, 16), 1);
+	ox_rangelock_release(&q->m.guest, &range);
+	finish_co();
+}
+
 static void damage_is_met_where_it_is_asked_for_co(void *arg)
 {
 	struct iovec v = {back, 512};
@@ -491,6 +507,7 @@ int main(void)
 		TASK_TEST(many_at_once_lie_in_the_order_in_which_they_began),
 		TASK_TEST(who_reads_in_order_finds_the_next_clusters_read),
 		TASK_TEST(nothing_is_read_ahead_past_the_last_stream),
+		TASK_TEST(what_a_writer_has_is_not_read_ahead),
 		TASK_TEST(damage_is_met_where_it_is_asked_for),
 		TASK_TEST(requests_at_random_keep_bytes_and_counts),
 	};

@@ -54,7 +54,7 @@ static int measure_sources(struct ox_cli_convert *c, const struct ox_create_opti
 			   uint64_t *ret, struct ox_error **err)
 {
 	struct ox_create_options target = *create;
-	struct ox_measure_result each;
+	struct ox_measure_result each = {0};
 	uint64_t sum = 0;
 	int r = 0;
 
@@ -73,7 +73,7 @@ static int measure_sources(struct ox_cli_convert *c, const struct ox_create_opti
  * (docs/jobs.md). The sources are measured only where a table could be too short. */
 static int expect(struct ox_cli_convert *c, struct ox_create_options *create)
 {
-	struct ox_measure_result full;
+	struct ox_measure_result full = {0};
 	struct ox_error *err = NULL;
 	uint64_t bytes;
 	int r;
