@@ -6,90 +6,93 @@
  * The ranges that are touched make up a lot. Once a lot has LOT_BYTES its write-out begins; when
  * the next lot is that large it is waited for, and its pages are given up. So the dirty pages of a
  * conversion have a bound (J5), and the pages of requests in flight are let be.
+ *
+ * A lot knows its ranges rather exactly: a source that is read here and there is not to lose the
+ * pages between, which are read later. At the end all that was touched goes once more, in coarse
+ * ranges: pages that the kernel has read ahead lie beside those that were asked for.
  */
 #include <errno.h>
 #include <stdlib.h>
-#include <string.h>
 
 #include "base/arith.h"
 #include "base/assert.h"
 #include "io/io.h"
 
 #define LOT_BYTES (UINT64_C(8) << 20)
-/* Between two ranges that count as one: those of requests that end out of their order. */
-#define GAP_BYTES (UINT64_C(2) << 20)
-#define RANGES 16
 
-struct range {
-	uint64_t start;
-	uint64_t end;
-};
+/* Ranges so close to each other count as one. There are never more than so many. */
+#define LOT_GAP_BYTES (UINT64_C(64) << 10)
+#define LOT_RANGES 256
+#define ALL_GAP_BYTES (UINT64_C(2) << 20)
+#define ALL_RANGES 16
 
 struct lot {
-	struct range ranges[RANGES];
 	int count;
 	uint64_t bytes;
 	bool written;
+	struct ox_io_range ranges[LOT_RANGES];
 };
 
 struct ox_io_behind {
-	struct lot now;
-	struct lot last; /* on its way to the medium */
-	bool cannot;	 /* the store */
+	struct lot *now;
+	struct lot *last; /* on its way to the medium */
+	int all_count;
+	struct ox_io_range all[ALL_RANGES];
+	bool written;
+	bool cannot; /* the store */
 };
 
 /* ---- what was touched ---- */
 
-static uint64_t distance(const struct range *a, const struct range *b)
+static uint64_t distance(const struct ox_io_range *a, const struct ox_io_range *b)
 {
 	if (a->start > b->end)
 		return a->start - b->end;
 	return b->start > a->end ? b->start - a->end : 0;
 }
 
-static void touch(struct lot *lot, struct range range)
+static void touch(struct ox_io_range *ranges, int *count, int max, uint64_t gap_bytes,
+		  const struct ox_io_range *range)
 {
-	struct range *nearest = NULL;
+	struct ox_io_range *nearest = NULL;
 	uint64_t least = UINT64_MAX;
 
-	for (int i = 0; i < lot->count; i++) {
-		uint64_t d = distance(&lot->ranges[i], &range);
+	for (int i = *count - 1; i >= 0 && least > 0; i--) {
+		uint64_t d = distance(&ranges[i], range);
 
 		if (!nearest || d < least) {
-			nearest = &lot->ranges[i];
+			nearest = &ranges[i];
 			least = d;
 		}
 	}
-	if (!nearest || (least > GAP_BYTES && lot->count < RANGES)) {
-		lot->ranges[lot->count++] = range;
+	if (!nearest || (least > gap_bytes && *count < max)) {
+		ranges[(*count)++] = *range;
 		return;
 	}
-	nearest->start = ox_min_u64(nearest->start, range.start);
-	nearest->end = ox_max_u64(nearest->end, range.end);
+	nearest->start = ox_min_u64(nearest->start, range->start);
+	nearest->end = ox_max_u64(nearest->end, range->end);
 }
 
 void ox_io_behind_touched(struct ox_io *io, uint64_t offset, uint64_t length, bool written)
 {
-	struct lot *lot = &io->behind->now;
+	struct ox_io_behind *b = io->behind;
+	const struct ox_io_range range = {offset, offset + length};
 
 	if (length == 0)
 		return;
-	touch(lot, (struct range){offset, offset + length});
-	lot->bytes += length;
-	lot->written |= written;
+	touch(b->now->ranges, &b->now->count, LOT_RANGES, LOT_GAP_BYTES, &range);
+	b->now->bytes += length;
+	b->now->written |= written;
+	touch(b->all, &b->all_count, ALL_RANGES, ALL_GAP_BYTES, &range);
+	b->written |= written;
 }
 
 /* ---- letting go of it ---- */
 
-static int let_go_co(struct ox_io *io, const struct lot *lot, unsigned how)
+static int let_go_co(struct ox_io *io, const struct ox_io_range *ranges, int count, unsigned how)
 {
-	int r = 0;
+	int r = count > 0 ? ox_io_let_go_co(io, ranges, count, how) : 0;
 
-	for (int i = 0; r == 0 && i < lot->count; i++) {
-		const struct range *range = &lot->ranges[i];
-
-		r = ox_io_let_go_co(io, range->start, range->end - range->start, how);
-	}
 	if (r == -EOPNOTSUPP) {
 		io->behind->cannot = true;
 		return 0;
@@ -97,36 +100,51 @@ static int let_go_co(struct ox_io *io, const struct lot *lot, unsigned how)
 	return r;
 }
 
-static int drop_co(struct ox_io *io, const struct lot *lot)
+static unsigned drop_flags(bool written)
 {
-	return let_go_co(io, lot, OX_IO_LET_GO_DROP | (lot->written ? OX_IO_LET_GO_WAIT : 0));
+	return OX_IO_LET_GO_DROP | (written ? OX_IO_LET_GO_WAIT : 0);
 }
 
 void ox_io_behind_begin(struct ox_io *io)
 {
-	if (!io->behind && io->ops->let_go_co)
-		io->behind = calloc(1, sizeof(*io->behind)); /* without it, pages stay */
+	struct ox_io_behind *b;
+
+	if (io->behind || !io->ops->let_go_co)
+		return;
+	b = calloc(1, sizeof(*b));
+	if (b)
+		b->now = calloc(1, sizeof(*b->now));
+	if (b && b->now)
+		io->behind = b;
+	else /* without it, pages stay */
+		free(b);
 }
 
 int ox_io_behind_co(struct ox_io *io)
 {
 	struct ox_io_behind *b = io->behind;
-	struct lot last;
-	struct lot now;
+	struct lot *now;
+	struct lot *next;
+	struct lot *last;
 	int r = 0;
 
-	if (!b || b->now.bytes < LOT_BYTES)
+	if (!b || b->now->bytes < LOT_BYTES)
 		return 0;
-	/* Others touch, and come here, while this one waits. */
+	next = calloc(1, sizeof(*next));
+	if (!next)
+		return 0; /* the lot grows */
+	/* Others touch, and come here, while this one waits: from then on the lot of now is theirs
+	 * to drop. */
 	last = b->last;
 	now = b->now;
 	b->last = now;
-	memset(&b->now, 0, sizeof(b->now));
-	if (b->cannot)
-		return 0;
-	if (now.written)
-		r = let_go_co(io, &now, OX_IO_LET_GO_START);
-	return r < 0 ? r : drop_co(io, &last);
+	b->now = next;
+	if (now->written && !b->cannot)
+		r = let_go_co(io, now->ranges, now->count, OX_IO_LET_GO_START);
+	if (r == 0 && last && !b->cannot)
+		r = let_go_co(io, last->ranges, last->count, drop_flags(last->written));
+	free(last);
+	return r;
 }
 
 int ox_io_behind_end_co(struct ox_io *io)
@@ -137,17 +155,17 @@ int ox_io_behind_end_co(struct ox_io *io)
 	if (!b)
 		return 0;
 	if (!b->cannot)
-		r = drop_co(io, &b->last);
-	if (r == 0 && !b->cannot)
-		r = drop_co(io, &b->now);
+		r = let_go_co(io, b->all, b->all_count, drop_flags(b->written));
 	io->behind = NULL;
+	free(b->now);
+	free(b->last);
 	free(b);
 	return r;
 }
 
-int ox_io_let_go_co(struct ox_io *io, uint64_t offset, uint64_t length, unsigned how)
+int ox_io_let_go_co(struct ox_io *io, const struct ox_io_range *ranges, int count, unsigned how)
 {
-	int r = io->ops->let_go_co ? io->ops->let_go_co(io, offset, length, how) : -EOPNOTSUPP;
+	int r = io->ops->let_go_co ? io->ops->let_go_co(io, ranges, count, how) : -EOPNOTSUPP;
 
 	/* Linux tells an error of write-out once for each description: no sync would tell this one
 	 * (docs/process-death.md). */

@@ -27,6 +27,7 @@
 #define SPACE_MAX_BYTES 4096u
 /* The largest piece that Linux reads ahead into; it drops none that a range covers in part. */
 #define FOLIO_BYTES (UINT64_C(2) << 20)
+#define PAGE_BYTES 4096u
 
 struct file_store {
 	struct ox_io io;
@@ -204,13 +205,12 @@ static int file_measure_co(struct ox_io *io, uint64_t *ret_length)
 struct let_go_work {
 	int fd;
 	unsigned how;
-	off_t offset;
-	off_t length;
+	int count;
+	struct ox_io_range ranges[];
 };
 
-static int let_go_work(void *arg)
+static int let_go(const struct let_go_work *w, off_t offset, off_t length)
 {
-	const struct let_go_work *w = arg;
 	int flags = 0;
 
 	if (w->how & OX_IO_LET_GO_WAIT)
@@ -218,22 +218,49 @@ static int let_go_work(void *arg)
 			SYNC_FILE_RANGE_WAIT_AFTER;
 	else if (w->how & OX_IO_LET_GO_START)
 		flags = SYNC_FILE_RANGE_WRITE;
-	if (flags && sync_file_range(w->fd, w->offset, w->length, (unsigned)flags) < 0)
+	if (flags && sync_file_range(w->fd, offset, length, (unsigned)flags) < 0)
 		return errno == EINVAL || errno == ENOSYS || errno == ESPIPE ? -EOPNOTSUPP : -errno;
 	if (w->how & OX_IO_LET_GO_DROP)
-		posix_fadvise(w->fd, w->offset, w->length, POSIX_FADV_DONTNEED);
+		posix_fadvise(w->fd, offset, length, POSIX_FADV_DONTNEED);
 	return 0;
 }
 
+/* Of a long range the pieces at its ends go as well; beside a short one they may yet be needed. */
+static int let_go_work(void *arg)
+{
+	const struct let_go_work *w = arg;
+	int r = 0;
+
+	for (int i = 0; r == 0 && i < w->count; i++) {
+		const struct ox_io_range *range = &w->ranges[i];
+		uint64_t align = range->end - range->start < FOLIO_BYTES ? PAGE_BYTES : FOLIO_BYTES;
+		uint64_t start = ox_align_down(range->start, align);
+
+		r = let_go(w, (off_t)start, (off_t)(ox_align_up(range->end, align) - start));
+	}
+	return r;
+}
+
 /* Write-out waits where the device is busy, and dropping takes time by the page. */
-static int file_let_go_co(struct ox_io *io, uint64_t offset, uint64_t length, unsigned how)
+static int file_let_go_co(struct ox_io *io, const struct ox_io_range *ranges, int count,
+			  unsigned how)
 {
 	const struct file_store *f = file_of(io);
-	uint64_t start = ox_align_down(offset, FOLIO_BYTES);
-	struct let_go_work w = {f->fd, how, (off_t)start,
-				(off_t)(ox_align_up(offset + length, FOLIO_BYTES) - start)};
+	struct let_go_work *w;
+	int r;
 
-	return f->direct ? -EOPNOTSUPP : ox_aio_work_co(let_go_work, &w);
+	if (f->direct)
+		return -EOPNOTSUPP;
+	w = malloc(sizeof(*w) + (size_t)count * sizeof(w->ranges[0]));
+	if (!w)
+		return 0; /* the pages stay */
+	w->fd = f->fd;
+	w->how = how;
+	w->count = count;
+	memcpy(w->ranges, ranges, (size_t)count * sizeof(w->ranges[0]));
+	r = ox_aio_work_co(let_go_work, w);
+	free(w);
+	return r;
 }
 
 struct extents_work {

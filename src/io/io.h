@@ -36,6 +36,12 @@ struct ox_io_extent {
 	bool zero;	 /* reads as zeroes (a hole) */
 };
 
+/* Bytes from start on, up to end. */
+struct ox_io_range {
+	uint64_t start;
+	uint64_t end;
+};
+
 struct ox_io_ops {
 	const char *name;
 	/* Aligned as align_bytes and mem_align_bytes say. Byte count or negative errno; a read at
@@ -68,8 +74,10 @@ struct ox_io_ops {
 	int (*actual_bytes)(const struct ox_io *io, uint64_t *ret);
 	/* Of ox_io_read_cached. NULL: never. */
 	bool (*read_cached)(const struct ox_io *io, void *buf, size_t count, uint64_t offset);
-	/* Of ox_io_let_go_co. NULL: it keeps no pages. */
-	int (*let_go_co)(struct ox_io *io, uint64_t offset, uint64_t length, unsigned how);
+	/* Of ox_io_let_go_co. It needs the ranges no more once it suspends. NULL: it keeps no
+	 * pages. */
+	int (*let_go_co)(struct ox_io *io, const struct ox_io_range *ranges, int count,
+			 unsigned how);
 	/* Of ox_io_reopen. NULL: the store stays what it is. */
 	int (*reopen)(struct ox_io *io, bool read_only, struct ox_error **err);
 	void (*close)(struct ox_io *io);
@@ -205,7 +213,7 @@ int ox_io_behind_end_co(struct ox_io *io);
 /* For io.c, where io->behind is set. */
 void ox_io_behind_touched(struct ox_io *io, uint64_t offset, uint64_t length, bool written);
 /* how: enum ox_io_let_go. -EOPNOTSUPP where there is nothing to let go of. */
-int ox_io_let_go_co(struct ox_io *io, uint64_t offset, uint64_t length, unsigned how);
+int ox_io_let_go_co(struct ox_io *io, const struct ox_io_range *ranges, int count, unsigned how);
 /*
  * Others may lengthen a device, and a file that is open read-only. For who has met the end as it
  * was known: whether it has moved since. A file that is open for writing is as long as we have made

@@ -161,9 +161,10 @@ static int withhold_actual_bytes(const struct ox_io *io, uint64_t *ret)
 	return ox_io_actual_bytes(held(io)->below, ret);
 }
 
-static int withhold_let_go_co(struct ox_io *io, uint64_t offset, uint64_t length, unsigned how)
+static int withhold_let_go_co(struct ox_io *io, const struct ox_io_range *ranges, int count,
+			      unsigned how)
 {
-	return ox_io_let_go_co(held(io)->below, offset, length, how);
+	return ox_io_let_go_co(held(io)->below, ranges, count, how);
 }
 
 static void withhold_close(struct ox_io *io)

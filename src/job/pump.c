@@ -7,7 +7,7 @@
 
 #include "base/arith.h"
 #include "base/assert.h"
-#include "io/io.h"
+#include "io/arena.h"
 #include "rt/co.h"
 #include "rt/reactor.h"
 
@@ -16,12 +16,6 @@
 /* Sleeps for the rate are cut, so that giving up is noticed. */
 #define SLEEP_MAX_NS UINT64_C(100000000)
 #define NS_PER_S UINT64_C(1000000000)
-
-/* A task's own, for one piece after the other: memory that is touched already is worth keeping. */
-struct buffer {
-	uint8_t *bytes;
-	uint64_t length;
-};
 
 void ox_pump_init(struct ox_pump *pump, const struct ox_pump_ops *ops, void *arg)
 {
@@ -72,56 +66,32 @@ static void wait_for_rate_co(struct ox_pump *pump, uint64_t cost_bytes)
 			(uint64_t)((double)cost_bytes / (double)pump->rate_bytes * NS_PER_S);
 }
 
-/* What a task may keep from piece to piece. */
-static uint64_t share_bytes(const struct ox_pump *pump)
-{
-	return pump->memory_bytes / pump->tasks;
-}
-
-/* As long as the task may keep at once: pages that no piece touches cost nothing, and those that
- * were touched are not given back to be touched again. */
-static int give_buffer(const struct ox_pump *pump, struct buffer *buffer, struct ox_piece *piece)
-{
-	uint64_t length = ox_max_u64(piece->memory_bytes, share_bytes(pump));
-
-	if (piece->memory_bytes == 0)
-		return 0;
-	if (buffer->length < piece->memory_bytes) {
-		free(buffer->bytes);
-		buffer->bytes = ox_io_buffer(length);
-		buffer->length = buffer->bytes ? length : 0;
-	}
-	piece->buffer = buffer->bytes;
-	return piece->buffer ? 0 : -ENOMEM;
-}
-
-/* All tasks together stay within the bound, with what they keep. */
-static void keep_buffer(const struct ox_pump *pump, struct buffer *buffer)
-{
-	if (buffer->length <= share_bytes(pump))
-		return;
-	free(buffer->bytes);
-	*buffer = (struct buffer){0};
-}
-
 /* A piece alone always has room: half of the bound is the most that it may ask for. */
-static int wait_for_memory_co(struct ox_pump *pump, struct buffer *buffer, struct ox_piece *piece)
+static int wait_for_memory_co(struct ox_pump *pump, struct ox_piece *piece)
 {
-	int r;
-
 	ox_assert(piece->memory_bytes <= ox_pump_half_bytes(pump));
 	while (pump->result == 0 && pump->used_bytes + piece->memory_bytes > pump->memory_bytes)
 		ox_waitq_wait_co(&pump->room);
 	if (pump->result < 0)
 		return pump->result;
-	r = give_buffer(pump, buffer, piece);
-	if (r == 0)
-		pump->used_bytes += piece->memory_bytes;
-	return r;
+	if (piece->memory_bytes > 0) {
+		piece->buffer = ox_arena_take(pump->arena, piece->memory_bytes);
+		if (!piece->buffer)
+			return -ENOMEM;
+	}
+	pump->used_bytes += piece->memory_bytes;
+	return 0;
+}
+
+static void give_memory(struct ox_pump *pump, struct ox_piece *piece)
+{
+	ox_arena_give(pump->arena, piece->buffer);
+	piece->buffer = NULL;
+	pump->used_bytes -= piece->memory_bytes;
 }
 
 /* NULL: there is none, or the work has ended. */
-static struct ox_piece *take_co(struct ox_pump *pump, struct buffer *buffer)
+static struct ox_piece *take_co(struct ox_pump *pump)
 {
 	struct ox_piece *piece = NULL;
 	int r;
@@ -136,7 +106,7 @@ static struct ox_piece *take_co(struct ox_pump *pump, struct buffer *buffer)
 	if (r > 0) {
 		ox_assert(piece->length > 0);
 		wait_for_rate_co(pump, piece->cost_bytes);
-		r = wait_for_memory_co(pump, buffer, piece);
+		r = wait_for_memory_co(pump, piece);
 		r = r == 0 ? 1 : r;
 	}
 	if (r <= 0) {
@@ -191,8 +161,7 @@ static void retire(struct ox_pump *pump)
 
 static void finish(struct ox_pump *pump, struct ox_piece *piece)
 {
-	piece->buffer = NULL;
-	pump->used_bytes -= piece->memory_bytes;
+	give_memory(pump, piece);
 	pump->done += pump->counts_cost ? piece->cost_bytes : piece->length;
 	piece->done = true;
 	ox_pump_pass(pump, piece);
@@ -205,28 +174,24 @@ static void finish(struct ox_pump *pump, struct ox_piece *piece)
 /* A piece that failed stays in the list: what comes after it is not done without a gap. */
 static void abandon(struct ox_pump *pump, struct ox_piece *piece, int error)
 {
-	piece->buffer = NULL;
-	pump->used_bytes -= piece->memory_bytes;
+	give_memory(pump, piece);
 	ox_pump_stop(pump, error);
 }
 
 static void task_co(void *arg)
 {
 	struct ox_pump *pump = arg;
-	struct buffer buffer = {0};
 	struct ox_piece *piece;
 
 	ox_co_watch_cancel(pump->cancelled);
-	while ((piece = take_co(pump, &buffer))) {
+	while ((piece = take_co(pump))) {
 		int r = pump->ops->work_co(pump->arg, piece);
 
 		if (r < 0)
 			abandon(pump, piece, r);
 		else
 			finish(pump, piece);
-		keep_buffer(pump, &buffer);
 	}
-	free(buffer.bytes);
 	ox_latch_done(&pump->running);
 }
 
@@ -246,6 +211,9 @@ int ox_pump_run_co(struct ox_pump *pump)
 	int r = 0;
 
 	ox_assert(pump->tasks > 0 && pump->memory_bytes > 0);
+	pump->arena = ox_arena_new(pump->memory_bytes);
+	if (!pump->arena)
+		return -ENOMEM;
 	pump->cancelled = ox_co_cancel_flag();
 	while (started < pump->tasks && r == 0) {
 		ox_latch_add(&pump->running);
@@ -255,9 +223,8 @@ int ox_pump_run_co(struct ox_pump *pump)
 		else
 			started++;
 	}
-	if (started == 0)
-		return r;
 	ox_latch_wait_co(&pump->running);
 	free_pieces(pump);
-	return pump->result;
+	ox_arena_free(pump->arena);
+	return started == 0 ? r : pump->result;
 }

@@ -62,7 +62,8 @@ struct ox_pump {
 	struct ox_waitq room;
 	struct ox_waitq turn;
 	struct ox_latch running;
-	const bool *cancelled; /* the flag of whoever runs it (ox_co_watch_cancel); NULL: none */
+	struct ox_arena *arena; /* while it runs */
+	const bool *cancelled;	/* the flag of whoever runs it (ox_co_watch_cancel); NULL: none */
 	uint64_t taken;
 	uint64_t passed; /* pieces below that number have passed */
 	uint64_t used_bytes;

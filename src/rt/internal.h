@@ -101,6 +101,8 @@ void ox_pool_end(struct ox_pool *pool, struct ox_aio *aio);
 void ox_pool_collect(struct ox_pool *pool, struct ox_reactor *r);
 /* Whether every request was collected. */
 bool ox_pool_is_idle(const struct ox_pool *pool);
+/* Whether one of those that were not is a write to the page cache. */
+bool ox_pool_is_writing(const struct ox_pool *pool);
 /* Readable when ox_pool_collect has something to do. */
 int ox_pool_fd(const struct ox_pool *pool);
 /* Makes it readable. */

@@ -302,11 +302,13 @@ static void prepare(struct io_uring_sqe *sqe, const struct ox_aio *aio)
 }
 
 /* Work is not io_uring's. Slow writes are, but one after the other: of several in flight, the
- * pool carries all but one. (Alone in the ring is faster than alone in the pool, and several in
- * the pool are up to four times as fast as several in the ring.) */
+ * pool carries all but one, and then all that come until it is done with them. (Alone in the ring
+ * is faster than alone in the pool. Several in the pool are up to four times as fast as several in
+ * the ring, and a thread of the ring would fight with the pool's for the file's lock.) */
 static bool goes_to_pool(const struct uring *u, const struct ox_aio *aio)
 {
-	return aio->kind == OX_AIO_WORK || (is_slow_write(aio) && u->slow_writes > 0);
+	return aio->kind == OX_AIO_WORK ||
+	       (is_slow_write(aio) && (u->slow_writes > 0 || ox_pool_is_writing(u->pool)));
 }
 
 static void uring_start(struct ox_reactor *r, struct ox_aio *aio)
