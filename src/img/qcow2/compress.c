@@ -17,15 +17,20 @@
 
 #include "base/iov.h"
 #include "img/qcow2/qcow2.h"
+#include "io/arena.h"
 #include "rt/reactor.h"
 
 /* Of a request, packed before it is placed; as much memory is taken. */
 #define BATCH_BYTES (UINT64_C(4) << 20)
-/* What one call of a worker thread packs: a handover costs some 10 microseconds. */
-#define CHUNK_BYTES (UINT64_C(64) << 10)
-#define PACKERS_BESIDE                                                                             \
-	1u /* a packer more than CPUs, so that none of these waits for the reactor                 \
-	    */
+/* Of all batches; what many at once need beyond it is no worse than memory of any other kind. */
+#define ARENA_BYTES (UINT64_C(16) << 20)
+/* What one call of a worker thread packs. A handover costs some 10 microseconds, and a part of a
+ * batch that is packed last keeps the other threads waiting. */
+#define CHUNK_MIN_BYTES (UINT64_C(64) << 10)
+#define CHUNK_MAX_BYTES (UINT64_C(256) << 10)
+#define CHUNKS_A_WORKER 2u
+/* A packer more than CPUs, so that none of these waits for the reactor. */
+#define PACKERS_BESIDE 1u
 
 struct request {
 	const struct iovec *iov;
@@ -129,10 +134,18 @@ static int pack_job(void *arg)
 	return 0;
 }
 
+static uint64_t chunk_bytes(const struct batch *b)
+{
+	unsigned workers = ox_aio_workers(b->q->m.img->reactor);
+	uint64_t share = b->count * b->q->m.cluster_bytes / (CHUNKS_A_WORKER * workers);
+
+	return ox_min_u64(ox_max_u64(share, CHUNK_MIN_BYTES), CHUNK_MAX_BYTES);
+}
+
 static int pack_chunks_co(struct batch *b)
 {
 	struct ox_qcow2 *q = b->q;
-	uint64_t chunk = ox_max_u64(CHUNK_BYTES / q->m.cluster_bytes, 1);
+	uint64_t chunk = ox_max_u64(chunk_bytes(b) / q->m.cluster_bytes, 1);
 	struct pack_job job = {.b = b, .copy = malloc(q->m.cluster_bytes)};
 	int r = 0;
 
@@ -169,7 +182,7 @@ static void pack_task_co(void *arg)
 static int pack_co(struct batch *b)
 {
 	unsigned workers = ox_aio_workers(b->q->m.img->reactor);
-	uint64_t chunks = ox_div_up(b->count * b->q->m.cluster_bytes, CHUNK_BYTES);
+	uint64_t chunks = ox_div_up(b->count * b->q->m.cluster_bytes, chunk_bytes(b));
 	int r;
 
 	for (unsigned i = 1; i < workers && i < chunks; i++) {
@@ -394,13 +407,16 @@ static int write_next_co(struct ox_qcow2 *q, struct request *w)
 
 	ox_latch_init(&b.running);
 	b.streams = calloc(b.count, sizeof(*b.streams));
-	b.packed = malloc(b.count * q->m.cluster_bytes);
+	if (!q->pack.arena)
+		q->pack.arena = ox_arena_new(ARENA_BYTES);
+	if (q->pack.arena)
+		b.packed = ox_arena_take(q->pack.arena, b.count * q->m.cluster_bytes);
 	if (b.streams && b.packed)
 		r = write_batch_co(&b, w);
 	if (r == 0)
 		w->done = ox_min_u64(w->done + b.count * q->m.cluster_bytes, w->length);
 	free(b.streams);
-	free(b.packed);
+	ox_arena_give(q->pack.arena, b.packed);
 	return r;
 }
 
@@ -472,4 +488,5 @@ void ox_pack_fini(struct ox_qcow2 *q)
 {
 	for (unsigned i = 0; i < q->pack.idle_count; i++)
 		ox_codec_packer_free(q->pack.idle[i]);
+	ox_arena_free(q->pack.arena);
 }

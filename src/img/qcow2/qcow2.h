@@ -88,6 +88,7 @@ struct ox_packing {
 	struct ox_waitq turn;
 	int level;
 	struct ox_codec_packer *idle[OX_PACKERS_MAX];
+	struct ox_arena *arena; /* for streams, until they are stored; NULL: not needed yet */
 	unsigned idle_count;
 	unsigned packers; /* made, idle or at work */
 	struct ox_waitq free_packer;
