@@ -492,6 +492,53 @@ static void damage_is_met_where_it_is_asked_for_co(void *arg)
 	finish_co();
 }
 
+/* A group is one read and one visit to a worker thread. */
+static void neighbours_are_read_together_co(void *arg)
+{
+	struct iovec v = {back, UINT64_C(32) * CLUSTER};
+	uint64_t before;
+	uint64_t each = 32 / (2 * ox_aio_workers(reactor));
+
+	(void)arg;
+	make_image_co(false, 16);
+	compress_co(0, 32, 1);
+	check_reads_co(0, 1, 1);
+	before = store->counts[OX_IO_COUNT_READS];
+	check_reads_co(0, 32, 1);
+	assert_in_range(store->counts[OX_IO_COUNT_READS] - before, 1, 32 / each);
+	/* one that lies elsewhere parts them */
+	compress_co(9, 1, 1);
+	assert_int_equal(ox_img_preadv_co(image, &v, 1, 0), 0);
+	fill(buf, CLUSTER, 1);
+	assert_memory_equal(back + UINT64_C(9) * CLUSTER, buf, CLUSTER);
+	fill(buf, UINT64_C(32) * CLUSTER, 1);
+	assert_memory_equal(back, buf, UINT64_C(9) * CLUSTER);
+	assert_memory_equal(back + UINT64_C(10) * CLUSTER, buf + UINT64_C(10) * CLUSTER,
+			    UINT64_C(22) * CLUSTER);
+	finish_co();
+}
+
+static void of_neighbours_the_damaged_one_is_met_co(void *arg)
+{
+	struct iovec v = {back, UINT64_C(32) * CLUSTER};
+	struct ox_map_run run;
+
+	(void)arg;
+	make_image_co(false, 16);
+	compress_co(0, 32, 1);
+	run = run_of_co(5);
+	assert_int_equal(ox_img_flush_co(image), 0);
+	memset(ox_io_memory_bytes(store) + run.host.bytes, 0xff, 64);
+	assert_int_equal(ox_img_preadv_co(image, &v, 1, 0), -EIO);
+	assert_int_equal(image->notices.count, 1);
+	for (unsigned i = 0; i < 32; i++) {
+		v.iov_len = CLUSTER;
+		assert_int_equal(ox_img_preadv_co(image, &v, 1, UINT64_C(1) * i * CLUSTER),
+				 i == 5 ? -EIO : 0);
+	}
+	finish_co();
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -509,6 +556,8 @@ int main(void)
 		TASK_TEST(nothing_is_read_ahead_past_the_last_stream),
 		TASK_TEST(what_a_writer_has_is_not_read_ahead),
 		TASK_TEST(damage_is_met_where_it_is_asked_for),
+		TASK_TEST(neighbours_are_read_together),
+		TASK_TEST(of_neighbours_the_damaged_one_is_met),
 		TASK_TEST(requests_at_random_keep_bytes_and_counts),
 	};
 

@@ -15,10 +15,15 @@
 #include "base/iov.h"
 #include "codec/codec.h"
 #include "img/qcow2/qcow2.h"
+#include "io/arena.h"
 #include "rt/reactor.h"
 
 /* Of one request, decompressed at once. */
 #define STREAMS_AT_ONCE 32u
+/* Of these, by one call of a worker thread. */
+#define GROUP_BYTES (UINT64_C(256) << 10)
+#define GROUPS_A_WORKER 2u
+#define ARENA_BYTES (UINT64_C(2) << 20)
 #define JOBS_BESIDE 1u /* a job more than CPUs, so that none of these waits for the reactor */
 /* Clusters that were read one after the other until the next ones are read ahead. */
 #define IN_ORDER_MIN 2u
@@ -49,13 +54,18 @@ static uint64_t stream_bytes_co(struct ox_qcow2 *q, const struct ox_map_run *run
 	return ox_min_u64(run->compressed_bytes, left);
 }
 
+static enum ox_codec codec_of(const struct ox_qcow2 *q)
+{
+	return ox_qcow2_hdr(q)->compression_type == OX_QCOW2_ZSTD ? OX_CODEC_ZSTD
+								  : OX_CODEC_DEFLATE;
+}
+
 /* asked: somebody waits for it, so that damage is met. */
 static int unpack_stream_co(struct ox_qcow2 *q, const struct ox_map_run *run, uint8_t *cluster,
 			    bool asked)
 {
-	bool zstd = ox_qcow2_hdr(q)->compression_type == OX_QCOW2_ZSTD;
 	struct unpack_job job = {
-		.codec = zstd ? OX_CODEC_ZSTD : OX_CODEC_DEFLATE,
+		.codec = codec_of(q),
 		.dst = cluster,
 		.dst_bytes = q->m.cluster_bytes,
 	};
@@ -78,17 +88,28 @@ static int unpack_stream_co(struct ox_qcow2 *q, const struct ox_map_run *run, ui
 }
 
 /* No more at once than threads are worth having, whatever number of requests there are. */
-static int unpack_co(struct ox_qcow2 *q, const struct ox_map_run *run, uint8_t *cluster, bool asked)
+static void begin_job_co(struct ox_qcow2 *q)
 {
 	struct ox_unpacking *u = &q->unpack;
-	int r;
 
 	while (u->jobs > ox_aio_workers(q->m.img->reactor) + JOBS_BESIDE)
 		ox_waitq_wait_co(&u->ended);
 	u->jobs++;
+}
+
+static void end_job(struct ox_qcow2 *q)
+{
+	q->unpack.jobs--;
+	ox_waitq_wake_one(&q->unpack.ended);
+}
+
+static int unpack_co(struct ox_qcow2 *q, const struct ox_map_run *run, uint8_t *cluster, bool asked)
+{
+	int r;
+
+	begin_job_co(q);
 	r = unpack_stream_co(q, run, cluster, asked);
-	u->jobs--;
-	ox_waitq_wake_one(&u->ended);
+	end_job(q);
 	return r;
 }
 
@@ -120,6 +141,7 @@ void ox_unpack_fini(struct ox_qcow2 *q)
 {
 	for (unsigned i = 0; i < OX_UNPACKED_KEPT; i++)
 		free(q->unpack.kept[i].data);
+	ox_arena_free(q->unpack.arena);
 }
 
 static struct ox_unpacked *find_kept(struct ox_qcow2 *q, uint64_t entry)
@@ -326,13 +348,114 @@ struct crew {
 	int result;
 };
 
+/* Streams that are neighbours in the file, read at once and decompressed by one call of a worker
+ * thread: a handover of each would take as long as a fourth of the work. */
+struct neighbours {
+	const struct crew *c;
+	unsigned first;
+	unsigned count;
+	uint8_t *src;
+	uint64_t src_bytes;
+};
+
+static uint64_t stream_start(const struct neighbours *g, unsigned i)
+{
+	return g->c->runs[i].host.bytes - g->c->runs[g->first].host.bytes;
+}
+
+static int unpack_neighbours(void *arg)
+{
+	const struct neighbours *g = arg;
+	const struct crew *c = g->c;
+	struct ox_qcow2 *q = ox_qcow2_of_mapped(c->m);
+	int r = 0;
+
+	for (unsigned i = g->first; r == 0 && i < g->first + g->count; i++) {
+		uint64_t start = stream_start(g, i);
+		uint8_t *dst = find_piece(c->iov, c->n, c->skips[i], c->runs[i].length);
+
+		r = ox_codec_decompress(
+			codec_of(q), dst, c->runs[i].length, g->src + start,
+			ox_min_u64(c->runs[i].compressed_bytes, g->src_bytes - start));
+	}
+	return r;
+}
+
+static bool is_whole(const struct crew *c, unsigned i)
+{
+	const struct ox_map_run *run = &c->runs[i];
+
+	return run->length == c->m->cluster_bytes &&
+	       find_piece(c->iov, c->n, c->skips[i], run->length) &&
+	       !find_kept(ox_qcow2_of_mapped(c->m), run->entry);
+}
+
+/* How many of the streams from one on lie one behind the other, up to what one call is to do. */
+static unsigned count_neighbours(const struct crew *c, unsigned first)
+{
+	uint64_t workers = ox_aio_workers(c->m->img->reactor);
+	uint64_t most = ox_min_u64(c->count / (GROUPS_A_WORKER * workers),
+				   GROUP_BYTES >> c->m->cluster_bits);
+	unsigned count = 0;
+
+	while (first + count < c->count && count < most && is_whole(c, first + count)) {
+		const struct ox_map_run *last = &c->runs[first + count - (count > 0)];
+		const struct ox_map_run *run = &c->runs[first + count];
+
+		if (run->host.bytes < last->host.bytes ||
+		    run->host.bytes - last->host.bytes > last->compressed_bytes)
+			break;
+		count++;
+	}
+	return count;
+}
+
+/* -EIO: one of them is damaged, and it is not known which. */
+static int read_neighbours_co(struct crew *c, unsigned first, unsigned count)
+{
+	struct ox_qcow2 *q = ox_qcow2_of_mapped(c->m);
+	struct neighbours g = {.c = c, .first = first, .count = count};
+	const struct ox_map_run *last = &c->runs[first + count - 1];
+	int r;
+
+	begin_job_co(q);
+	g.src_bytes = stream_start(&g, first + count - 1) + stream_bytes_co(q, last);
+	if (!q->unpack.arena)
+		q->unpack.arena = ox_arena_new(ARENA_BYTES);
+	if (q->unpack.arena)
+		g.src = ox_arena_take(q->unpack.arena, g.src_bytes);
+	r = g.src ? ox_io_pread_co(q->m.io, g.src, g.src_bytes, c->runs[first].host.bytes)
+		  : -ENOMEM;
+	if (r == 0)
+		r = ox_aio_work_co(unpack_neighbours, &g);
+	ox_arena_give(q->unpack.arena, g.src);
+	end_job(q);
+	return r;
+}
+
+/* Alone, so that the damaged one is known. */
+static int read_each_co(struct crew *c, unsigned first, unsigned count)
+{
+	int r = 0;
+
+	for (unsigned i = first; r == 0 && i < first + count; i++)
+		r = read_cluster_co(ox_qcow2_of_mapped(c->m), &c->runs[i], c->iov, c->n,
+				    c->skips[i], i == 0 ? c->in_cluster : 0);
+	return r;
+}
+
 static void read_runs_co(struct crew *c)
 {
 	while (c->next < c->count && c->result == 0) {
-		unsigned i = c->next++;
-		int r = read_cluster_co(ox_qcow2_of_mapped(c->m), &c->runs[i], c->iov, c->n,
-					c->skips[i], i == 0 ? c->in_cluster : 0);
+		unsigned first = c->next;
+		unsigned count = (unsigned)ox_max_u64(count_neighbours(c, first), 1);
+		int r = -EIO;
 
+		c->next += count;
+		if (count > 1)
+			r = read_neighbours_co(c, first, count);
+		if (r == -EIO)
+			r = read_each_co(c, first, count);
 		if (r < 0)
 			c->result = r;
 	}

@@ -72,6 +72,7 @@ struct ox_unpacking {
 	unsigned in_order; /* and how many in order before it */
 	struct ox_waitq loaded;
 	struct ox_waitq ended;
+	struct ox_arena *arena; /* for streams that are read together; NULL: not needed yet */
 };
 
 /* ---- compress.c: compressed clusters, as they are written ---- */
