@@ -123,6 +123,7 @@ static int set_parameter(struct ox_nbd_address *a, const char *key, const char *
 		{"tls-certificates", offsetof(struct ox_nbd_address, tls_certificates)},
 		{"tls-psk-file", offsetof(struct ox_nbd_address, tls_psk_file)},
 		{"tls-username", offsetof(struct ox_nbd_address, tls_username)},
+		{"tls-hostname", offsetof(struct ox_nbd_address, tls_hostname)},
 	};
 
 	for (size_t i = 0; i < OX_ARRAY_SIZE(texts); i++) {
@@ -237,10 +238,11 @@ static int parse_uri(struct ox_nbd_address *a, const char *text, const char *res
 		return malformed(err, text, "a socket is for nbd+unix");
 	/* libnbd compares a certificate with a host's name, and takes it as it is where there is
 	 * none: without a word, so that the user is to say it. */
-	if (is_unix && a->tls && !a->tls_psk_file && !a->tls_unverified)
+	if (is_unix && a->tls && !a->tls_psk_file && !a->tls_unverified && !a->tls_hostname)
 		return malformed(err, text,
 				 "the certificate of a server at a unix socket cannot be verified; "
-				 "tls-verify-peer=0 takes it as it is");
+				 "tls-verify-peer=0 takes it as it is, and tls-hostname says what "
+				 "name it bears");
 	return 0;
 }
 
@@ -339,5 +341,6 @@ void ox_nbd_address_free(struct ox_nbd_address *a)
 	free(a->tls_certificates);
 	free(a->tls_psk_file);
 	free(a->tls_username);
+	free(a->tls_hostname);
 	*a = (struct ox_nbd_address){0};
 }

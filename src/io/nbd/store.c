@@ -484,6 +484,8 @@ int ox_io_nbd_open(struct ox_reactor *reactor, const char *uri, unsigned flags, 
 	if (r == 0)
 		r = ox_nbd_api_load(&s->api, err);
 	if (r == 0)
+		r = ox_nbd_api_check(s->api, &s->address, err);
+	if (r == 0)
 		r = connect_store(s, err);
 	if (r < 0) {
 		store_free(s);
