@@ -93,9 +93,10 @@ static int set_number(struct ox_nbd_address *a, const char *key, const char *val
 		return r;
 	if (strcmp(key, "reconnect-delay") == 0)
 		a->reconnect_ms = n * 1000;
-	else if (strcmp(key, "open-timeout") == 0)
+	else if (strcmp(key, "open-timeout") == 0) {
 		a->open_ms = n * 1000;
-	else if (n == 0 || n > OX_NBD_LINKS_MAX)
+		a->answer_ms = n ? n * 1000 : OX_NBD_OPEN_SECONDS * 1000;
+	} else if (n == 0 || n > OX_NBD_LINKS_MAX)
 		return -EINVAL;
 	else
 		a->connections = (unsigned)n;
@@ -317,7 +318,7 @@ int ox_nbd_address_parse(const char *text, struct ox_nbd_address *ret, struct ox
 {
 	struct ox_nbd_address a = {
 		.reconnect_ms = OX_NBD_RECONNECT_SECONDS * 1000,
-		.open_ms = OX_NBD_OPEN_SECONDS * 1000,
+		.answer_ms = OX_NBD_OPEN_SECONDS * 1000,
 		.connections = OX_NBD_LINKS_DEFAULT,
 	};
 	int r = parse(&a, text, err);

@@ -25,7 +25,8 @@ struct ox_nbd_address {
 	char *tls_username;
 	char *tls_hostname;    /* that the server's certificate is to name; NULL: host */
 	uint64_t reconnect_ms; /* how long a lost server is looked for; 0: not at all */
-	uint64_t open_ms;      /* how long a server may take to answer at the opening */
+	uint64_t open_ms;      /* how long one that cannot be reached is tried again; 0: not */
+	uint64_t answer_ms;    /* how long a server may take to answer at the opening; > 0 */
 	unsigned connections;  /* at the most */
 };
 

@@ -17,6 +17,7 @@
 #define EXPORTS_MAX 10000u
 #define CONTEXTS_MAX 1000u
 #define HAS_FLAGS 1u
+#define GOODBYE_MS 1000
 
 struct exports {
 	struct ox_exports public; /* what the caller holds */
@@ -128,20 +129,32 @@ static int took_context(void *opaque, const char *name)
 
 /* ---- turns ---- */
 
-/* Lets libnbd work until is_over is true, for as long as the address allows. */
-static int await(struct asking *a, bool (*is_over)(const struct asking *a))
+static bool is_over(const struct asking *a)
 {
-	const uint64_t deadline = now_ms() + a->address->open_ms;
+	return a->api->aio_is_dead(a->nbd) || a->api->aio_is_closed(a->nbd);
+}
 
-	while (!is_over(a)) {
+/* libnbd tells of its last call alone, and not always where something went wrong. */
+static int fail_with_words(struct asking *a, int error, const char *otherwise)
+{
+	return a->api->get_error() ? ox_nbd_handle_words(a->api, a->words)
+				   : fail(a, error, otherwise);
+}
+
+/* Lets libnbd work until is_done is true, for as long as the address allows. */
+static int await(struct asking *a, bool (*is_done)(const struct asking *a))
+{
+	const uint64_t deadline = now_ms() + a->address->answer_ms;
+
+	while (!is_done(a)) {
 		const uint64_t now = now_ms();
 
 		if (now >= deadline)
 			return fail(a, -ETIMEDOUT, "the server does not answer");
 		if (a->api->poll(a->nbd, (int)ox_min_u64(deadline - now, 60000)) < 0)
 			return ox_nbd_handle_words(a->api, a->words);
-		if (a->api->aio_is_dead(a->nbd) || a->api->aio_is_closed(a->nbd))
-			return fail(a, -ECONNRESET, "the server ends the connection");
+		if (is_over(a))
+			return fail_with_words(a, -ECONNRESET, "the server ends the connection");
 	}
 	return 0;
 }
@@ -164,7 +177,7 @@ static int await_answer(struct asking *a, int begun)
 	if (r == 0 && a->error == 0)
 		return 0;
 	if (r == 0 && !*a->words)
-		fail(a, a->error, strerror(-a->error));
+		(void)fail_with_words(a, a->error, strerror(-a->error));
 	return r < 0 ? r : a->error;
 }
 
@@ -285,11 +298,17 @@ static int ask_all(struct asking *a)
 	return r;
 }
 
-/* So that the server hears a goodbye; whether it answers is of no concern. */
+/* So that the server hears a goodbye; it is given a while to end the connection. */
 static void say_goodbye(struct asking *a)
 {
-	if (a->nbd && a->api->aio_is_negotiating(a->nbd) && a->api->aio_opt_abort(a->nbd) == 0)
-		(void)a->api->poll(a->nbd, 0);
+	const uint64_t until = now_ms() + GOODBYE_MS;
+
+	if (!a->nbd || !a->api->aio_is_negotiating(a->nbd) || a->api->aio_opt_abort(a->nbd) < 0)
+		return;
+	while (!is_over(a) && now_ms() < until) {
+		if (a->api->poll(a->nbd, GOODBYE_MS) < 0)
+			return;
+	}
 }
 
 static int read_from(struct asking *a, struct ox_error **err)

@@ -42,8 +42,7 @@ int ox_nbd_handle_words(const struct ox_nbd_api *api, char words[OX_NBD_WORDS_MA
 	return error > 0 ? -error : -EIO;
 }
 
-/* Errors that come about before a server has said a word, and that have words of their own. */
-static bool is_unreachable(int error)
+bool ox_nbd_handle_is_unreachable(int error)
 {
 	switch (-error) {
 	case ENOENT:
@@ -64,5 +63,5 @@ int ox_nbd_handle_tell(const struct ox_nbd_address *a, int error, const char *wo
 	return ox_error_set(err, error, "Failed to connect to '%s%s%s': %s",
 			    a->socket ? a->socket : a->host, a->socket ? "" : ":",
 			    a->socket ? "" : a->port,
-			    is_unreachable(error) ? strerror(-error) : words);
+			    ox_nbd_handle_is_unreachable(error) ? strerror(-error) : words);
 }
