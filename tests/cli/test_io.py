@@ -225,7 +225,8 @@ def test_image_opts_name_the_image():
 def test_a_file_that_is_only_read_makes_its_image_read_only():
     make_disk()
     description = "driver=qcow2,file.filename=disk,file.read-only"
-    for stated, code in (("=off", 0), ("=on", 1), ("=off,read-only=on", 1)):
+    for stated, code in (("=off", 0), ("=on", 1), ("=off,read-only=on", 1),
+                         ("=off,overlap-check.template=all,overlap-check.inactive-l2=off", 0)):
         result = run(oxbow_path(), "io", "--image-opts", "-c", "write 0 512", description + stated, check=False)
         check_equal(result.returncode, code, f"exit code with {stated}")
     expect_failure(oxbow_path(), "io", "--image-opts", "-c", "length", description + "=x",
