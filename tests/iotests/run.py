@@ -40,6 +40,22 @@ CONFIGURATIONS = (
     ("-qcow2", "-c", "none"),
 )
 
+# What oxbow has not, and the tests of 10.0 that fail for it: docs/iotests.md has the same table.
+LACKS = {
+    "blkdebug": "026 033 046 066 074 098 162 177 179 204 217 251 268 271 289",
+    "copy-on-read, subclusters": "197 215",
+    "an image within an image": "072 089 214",
+    "data files": "270 289",
+    "encryption": "049 134 158 178 188 189 198",
+    "snapshot": "014 015 029 058 061 062 066 080 103 112 137 217 261 271",
+    "amend": "061 080 082 112 261 271",
+    "bitmap": "190 303 qemu-img-bitmaps qemu-img-close-errors",
+    "the place of a machine's state": "022 026 029",
+    "authorization, bitmaps of a client": "233 nbd-qemu-allocation",
+    "character devices, CD drives": "226",
+}
+LACKING = {name for names in LACKS.values() for name in names.split()}
+
 # ---- the suite ----
 
 
@@ -299,11 +315,14 @@ def run_configuration(arguments, words):
 
 
 def report(words, outcome, logs):
-    ran = len(outcome.passed) + len(outcome.failed)
+    failed = [name for name, _ in outcome.failed]
+    differs = [name for name in failed if name not in LACKING]
+    ran = len(outcome.passed) + len(differs)
     print(f"\n== {' '.join(words)}")
     print("passed: " + " ".join(outcome.passed))
     print("not run: " + " ".join(name for name, _ in outcome.not_run))
-    print("failed: " + " ".join(name for name, _ in outcome.failed))
+    print("failed for what is missing: " + " ".join(name for name in failed if name in LACKING))
+    print("failed: " + " ".join(differs))
     endless = [name for name, text in outcome.failed if f"\n{NO_END} after " in text]
     if endless:
         print("of these, without an end: " + " ".join(endless))
