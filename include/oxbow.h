@@ -627,6 +627,7 @@ int ox_image_create_fd(struct ox_context *ctx, int fd, const char *name,
 #include "oxbow/checksum.h"
 #include "oxbow/compare.h"
 #include "oxbow/copy.h"
+#include "oxbow/exports.h"
 #include "oxbow/measure.h"
 
 #ifdef __cplusplus

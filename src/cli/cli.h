@@ -160,6 +160,8 @@ int ox_cli_name_parse(const char *text, struct ox_cli_name *ret) OX_CHECKED;
 /* Whether the argument is the URI of an export (of which "nbd:" without slashes is none, as it may
  * be a file); then says that it cannot be done, as "served". */
 bool ox_cli_name_refuse_uri(const char *text, const char *done);
+/* Whether it is the URI of a disk that holds nothing. */
+bool ox_cli_name_is_null(const char *text);
 
 /* ---- source_nbd.c ---- */
 
@@ -175,6 +177,7 @@ struct ox_cli_nbd {
 	const char *tls_certificates;
 	const char *tls_psk_file;
 	const char *tls_username;
+	const char *tls_hostname;
 	const char *tls_verify_peer;
 	const char *reconnect_delay;
 	const char *open_timeout;

@@ -28,13 +28,21 @@ int ox_cli_name_parse(const char *text, struct ox_cli_name *ret)
 	return ret->flags ? 0 : -EPROTONOSUPPORT;
 }
 
+bool ox_cli_name_is_null(const char *text)
+{
+	struct ox_cli_name name;
+
+	return ox_cli_name_parse(text, &name) == 0 && name.flags && strstr(text, "://") &&
+	       strcmp(name.protocol, "null-co") == 0;
+}
+
 bool ox_cli_name_refuse_uri(const char *text, const char *done)
 {
 	struct ox_cli_name name;
 
 	if (ox_cli_name_parse(text, &name) < 0 || !name.flags || !strstr(text, "://"))
 		return false;
-	if (strcmp(name.protocol, "null-co") == 0)
+	if (ox_cli_name_is_null(text))
 		ox_cli_error("'%s' holds nothing and cannot be %s", text, done);
 	else
 		ox_cli_error("'%s' is an export of an NBD server and cannot be %s: that takes a "

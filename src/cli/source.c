@@ -102,6 +102,18 @@ static int set_flag(struct ox_cli_source *source, const char *key, const char *v
 	return 0;
 }
 
+/* Of the file below the image. One that cannot be written makes the image so; the other way round
+ * it is of no concern. */
+static int set_file_read_only(struct ox_cli_source *source, const char *key, const char *value)
+{
+	bool on;
+	int r = parse_bool(key, value, &on);
+
+	if (r == 0 && on)
+		source->open.flags |= OX_OPEN_READ_ONLY;
+	return r;
+}
+
 static int set_discard(struct ox_cli_source *source, const char *key, const char *value)
 {
 	if (strcmp(value, "unmap") == 0 || strcmp(value, "on") == 0)
@@ -214,6 +226,7 @@ static const struct {
 	{"cache.no-flush", set_no_flush},
 	{"file.cache.no-flush", set_no_flush},
 	{"read-only", set_flag},
+	{"file.read-only", set_file_read_only},
 	{"force-share", set_flag},
 	{"discard", set_discard},
 	{"file.discard", set_discard},
@@ -227,6 +240,16 @@ static const struct {
 	{"backing.node-name", ignore},
 	{"cache-clean-interval", ignore},
 	{"overlap-check", ignore},
+	{"overlap-check.template", ignore},
+	{"overlap-check.main-header", ignore_bool},
+	{"overlap-check.active-l1", ignore_bool},
+	{"overlap-check.active-l2", ignore_bool},
+	{"overlap-check.refcount-table", ignore_bool},
+	{"overlap-check.refcount-block", ignore_bool},
+	{"overlap-check.snapshot-table", ignore_bool},
+	{"overlap-check.inactive-l1", ignore_bool},
+	{"overlap-check.inactive-l2", ignore_bool},
+	{"overlap-check.bitmap-directory", ignore_bool},
 	{"auto-read-only", ignore_bool},
 	{"lazy-refcounts", ignore_bool},
 	{"pass-discard-request", ignore_bool},

@@ -23,6 +23,7 @@ static const struct {
 	{"tls-certificates", offsetof(struct ox_cli_nbd, tls_certificates)},
 	{"tls-psk-file", offsetof(struct ox_cli_nbd, tls_psk_file)},
 	{"tls-username", offsetof(struct ox_cli_nbd, tls_username)},
+	{"tls-hostname", offsetof(struct ox_cli_nbd, tls_hostname)},
 	{"tls-verify-peer", offsetof(struct ox_cli_nbd, tls_verify_peer)},
 	{"reconnect-delay", offsetof(struct ox_cli_nbd, reconnect_delay)},
 	{"open-timeout", offsetof(struct ox_cli_nbd, open_timeout)},
@@ -150,12 +151,15 @@ static int make_uri(const struct ox_cli_nbd *nbd, char **ret)
 		fputs(nbd->host, to);
 		fprintf(to, "%s:%s", v6 ? "]" : "", nbd->port ? nbd->port : "10809");
 	}
-	fputc('/', to);
-	put_encoded(to, nbd->export_name ? nbd->export_name : "");
+	if (nbd->export_name && *nbd->export_name) {
+		fputc('/', to);
+		put_encoded(to, nbd->export_name);
+	}
 	put_parameter(to, &separator, "socket", nbd->path);
 	put_parameter(to, &separator, "tls-certificates", nbd->tls_certificates);
 	put_parameter(to, &separator, "tls-psk-file", nbd->tls_psk_file);
 	put_parameter(to, &separator, "tls-username", nbd->tls_username);
+	put_parameter(to, &separator, "tls-hostname", nbd->tls_hostname);
 	if (nbd->tls_verify_peer && ox_cli_bool_parse(nbd->tls_verify_peer, &verify) == 0)
 		put_parameter(to, &separator, "tls-verify-peer", verify ? "1" : "0");
 	put_parameter(to, &separator, "reconnect-delay", nbd->reconnect_delay);

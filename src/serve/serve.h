@@ -83,6 +83,7 @@ struct ox_serve_nbd_options {
 	bool is_insecure; /* may be reached from other hosts without TLS */
 	uint64_t offset;  /* of the disk, at which the export begins */
 	enum ox_serve_detect_zeroes detect_zeroes;
+	bool allocation_depth; /* clients can ask in which layer of the chain what is */
 	/* The server ends when a client that chose the export has left, and nobody else is there.
 	 */
 	bool ends_with_clients;

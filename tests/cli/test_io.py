@@ -222,6 +222,17 @@ def test_image_opts_name_the_image():
                       disk=f"driver={fmt},file.locking=off,file.filename=disk")
 
 
+def test_a_file_that_is_only_read_makes_its_image_read_only():
+    make_disk()
+    description = "driver=qcow2,file.filename=disk,file.read-only"
+    for stated, code in (("=off", 0), ("=on", 1), ("=off,read-only=on", 1),
+                         ("=off,overlap-check.template=all,overlap-check.inactive-l2=off", 0)):
+        result = run(oxbow_path(), "io", "--image-opts", "-c", "write 0 512", description + stated, check=False)
+        check_equal(result.returncode, code, f"exit code with {stated}")
+    expect_failure(oxbow_path(), "io", "--image-opts", "-c", "length", description + "=x",
+                   message="Parameter 'file.read-only' expects 'on' or 'off'")
+
+
 def test_zeroes_are_looked_for_where_that_is_asked_for():
     writes = ("write -P 0 1M 64k", "write -r -P 0 0 64k", "writev -P 0 1M 32k 32k", "aio_write -P 0 1M 32k 32k")
     for mode, options in (("off", ""), ("on", ""), ("unmap", ",discard=unmap")):

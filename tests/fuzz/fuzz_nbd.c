@@ -220,7 +220,7 @@ static void secure(struct ox_nbd_conn *conn)
 {
 	assert(submitted_count == 0 && conn->request_count == 0);
 	ox_nbd_conn_secured(conn);
-	assert(conn->style == NBD_STYLE_SIMPLE && !conn->allocation_selected);
+	assert(conn->style == NBD_STYLE_SIMPLE && !conn->contexts);
 }
 
 static void converse(struct ox_nbd_conn *conn, const uint8_t *data, size_t size, uint8_t world)
@@ -273,6 +273,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		.description = "a disk",
 		.size_bytes = DISK_BYTES,
 		.read_only = world & READ_ONLY,
+		.multi_conn = true,
+		.tells_depth = true,
 		.limit = &limit,
 		.full = &full,
 		.changed = nobody_asks,

@@ -99,12 +99,14 @@ class Reply:
         self.data = None
         self.chunks = []  # (type, offset, length) of content
         self.extents = None  # [(length, status)]
+        self.by_context = {}  # the same, of each context
 
 
 class Client:
     """style: simple, structured, extended; None: not even greeted."""
 
     def __init__(self, server, style="simple", export="", meta=False, flags=C_FIXED | C_NO_ZEROES):
+        self.contexts = ()  # where several are negotiated, their ids
         self.link = connect(server)
         on_exit(self.link.close)
         self.style = style
@@ -240,19 +242,23 @@ class Client:
             reply.chunks.append((kind, at, len(content)))
         elif kind == CHUNK_STATUS:
             check_equal(self.style, "structured", "style of the status chunk")
-            check_equal(struct.unpack(">I", data[:4])[0], self.context, "context")
-            reply.extents = list(struct.iter_unpack(">II", data[4:]))
+            self._status(reply, struct.unpack(">I", data[:4])[0], list(struct.iter_unpack(">II", data[4:])))
         elif kind == CHUNK_STATUS_EXT:
             check_equal(self.style, "extended", "style of the status chunk")
             context, count = struct.unpack(">II", data[:8])
-            reply.extents = list(struct.iter_unpack(">QQ", data[8:]))
-            check_equal((context, count), (self.context, len(reply.extents)), "context and count")
+            self._status(reply, context, list(struct.iter_unpack(">QQ", data[8:])))
+            check_equal(count, len(reply.extents), "count of extents")
         elif kind == CHUNK_ERROR:
             reply.error, length = struct.unpack(">IH", data[:6])
             reply.message = data[6:].decode()
             check_equal(len(data), 6 + length, "length of an error chunk")
         else:
             check_equal((kind, data), (CHUNK_NONE, b""), "chunk")
+
+    def _status(self, reply, context, extents):
+        check_in(context, self.contexts or (self.context,), "contexts that are negotiated")
+        check_equal(context in reply.by_context, False, "a context that is told twice")
+        reply.extents = reply.by_context[context] = extents
 
     def call(self, kind, offset=0, length=0, flags=0, data=b"", **kwargs):
         cookie = self.request(kind, offset, length, flags, data, **kwargs)

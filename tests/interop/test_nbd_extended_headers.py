@@ -66,6 +66,53 @@ def test_a_status_filter_selects_contexts_and_length():
         check_equal(reply.extents, [(512, HOLE | ZERO)], "extents")
 
 
+def with_both_contexts(server, style):
+    """A client that has chosen base:allocation and qemu:allocation-depth."""
+    client = Client(server, None)
+    client.greet()
+    client.style = style
+    client.option(OPT_EXTENDED if style == "extended" else OPT_STRUCTURED)
+    answer = client.option(OPT_SET_META, meta_bytes("", "qemu:allocation-depth", "base:allocation"))
+    check_equal([data[4:] for kind, data in answer if kind == REP_META],
+                [b"base:allocation", b"qemu:allocation-depth"], "contexts")
+    client.contexts = tuple(struct.unpack(">I", data[:4])[0] for kind, data in answer if kind == REP_META)
+    client.go()
+    return client
+
+
+def test_several_contexts_are_told_each_in_a_chunk_of_its_own():
+    make_disk(MIB, "base.qcow2")
+    qemu_io("-f", "qcow2", "-c", "write 128k 64k", "base.qcow2")
+    qemu_img("create", "-q", "-f", "qcow2", "-b", "base.qcow2", "-F", "qcow2", "over.qcow2")
+    qemu_io("-f", "qcow2", "-c", "write 64k 64k", "-c", "write -z 192k 64k", "over.qcow2")
+    states = [(65536, HOLE | ZERO), (131072, 0), (MIB - 196608, HOLE | ZERO)]
+    depths = [(65536, 0), (65536, 1), (65536, 2), (65536, 1), (MIB - 262144, 0)]
+    with Server("--allocation-depth", "--allow-backing", "over.qcow2") as server:
+        for style in ("structured", "extended"):
+            client = with_both_contexts(server, style)
+            state, depth = client.contexts
+            check_equal(client.ok(STATUS, 0, MIB).by_context, {state: states, depth: depths}, "status")
+            one = client.ok(STATUS, 0, 65536 + 512, REQ_ONE).by_context
+            check_equal(one, {state: [(65536, HOLE | ZERO)], depth: [(65536, 0)]}, "one extent each")
+        for contexts in ((state,), (depth,), (depth, state)):
+            data = struct.pack(f">Q{len(contexts)}I", MIB, *contexts)
+            told = client.ok(STATUS, 0, len(data), PAYLOAD, data).by_context
+            check_equal(told, {context: states if context == state else depths for context in contexts},
+                        f"status of {contexts}")
+        for contexts in ((), (state, state), (3,), (0,), (state, depth, state), (1 << 31,)):
+            data = struct.pack(f">Q{len(contexts)}I", MIB, *contexts)
+            client.fails(EINVAL, STATUS, 0, len(data), PAYLOAD, data)
+
+
+def test_a_context_that_nobody_has_asked_for_is_none():
+    with serve(MIB) as server:
+        client = Client(server, None)
+        client.greet()
+        client.option(OPT_STRUCTURED)
+        for option in (OPT_LIST_META, OPT_SET_META):
+            check_equal(client.option(option, meta_bytes("", "qemu:allocation-depth")), [(REP_ACK, b"")], "answer")
+
+
 def test_payloads_that_a_command_does_not_take_are_skipped():
     with serve(MIB) as server:
         client = Client(server, "extended", meta=True)

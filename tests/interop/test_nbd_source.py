@@ -252,6 +252,23 @@ def test_several_connections_serve_one_image():
         check_equal(len(connections), 1, "connections")
 
 
+def test_a_server_that_is_about_to_start_is_waited_for():
+    disk = raw_file(1 << 20, (0, b"x" * 512))
+    server = qemu_nbd("-f", "raw", disk)
+    name = f"driver=nbd,path={server.socket},open-timeout=60"
+    client = subprocess.Popen([oxbow_path(), "io", "--image-opts", "-c", "read -P 120 0 512", name],
+                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    on_exit(client.kill)
+    time.sleep(0.3)
+    check_equal(client.poll(), None, "the end of a client that has no server yet")
+    with server:
+        check_in("read 512/512 bytes", client.communicate()[0], "what the client says")
+    check_equal(client.returncode, 0, "its exit code")
+    for stated in ("", ",open-timeout=0"):
+        expect_failure(oxbow_path(), "info", "--image-opts", f"driver=nbd,path={tmpdir()}/none{stated}",
+                       message="No such file or directory")
+
+
 def test_a_server_for_one_client_is_enough():
     with qemu_nbd("-e", "1", "-f", "raw", raw_file(4 << 20)) as server:
         io(server.uri(), "write -P 1 0 1M", "read -P 1 0 1M", "info")

@@ -170,7 +170,7 @@ def test_a_pid_file_of_before_is_overwritten():
 def test_what_is_not_there_is_refused_by_name():
     disk()
     for words in (["-c", "/dev/nbd0", "disk.qcow2"], ["-d", "/dev/nbd0"], ["-B", "b0", "disk.qcow2"],
-                  ["-l", "s", "disk.qcow2"], ["-L"], ["--tls-authz=x", "disk.qcow2"], ["--selinux-label=x", "disk.qcow2"]):
+                  ["--tls-authz=x", "disk.qcow2"], ["--selinux-label=x", "disk.qcow2"]):
         said = expect_failure(called("qemu-nbd"), *words).stderr
         check_in(f"qemu-nbd: {words[0].split('=')[0]}", said, "the message")
         check_in("is not supported", said, "the message")
@@ -327,6 +327,78 @@ def test_zeroes_that_are_detected_read_as_zeroes_over_a_backing_file():
         said = qemu_io("-f", "qcow2", "-r", "-c", "read -P 0 0 64k", "-c", "read -P 7 128k 64k", path).stdout
         check_equal("failed" in said, False, f"what {mode} left reads right")
         check_equal(mapped(path)["data"], mode == "off", f"whether {mode} stored the zeroes")
+
+
+# ---- what clients are told ----
+
+
+def test_the_depth_of_allocation_is_told_as_qemus_server_tells_it():
+    base, over = disk("4M", "base.qcow2"), tmpdir() / "over.qcow2"
+    qemu_io("-f", "qcow2", "-c", "write 0 2M", base)
+    qemu_img("create", "-q", "-f", "qcow2", "-b", base, "-F", "qcow2", over)
+    qemu_io("-f", "qcow2", "-c", "write 1M 2M", "-c", "write -z 3M 256k", over)
+    told = []
+    for program in (called("qemu-nbd"), "qemu-nbd"):
+        for words in (["-A"], []):
+            listing = tmpdir() / "s"
+            server = subprocess.Popen([program, "-t", "-r", "-f", "qcow2", *words, "-k", listing, over])
+            on_exit(server.kill)
+            eventually("the socket", listing.exists)
+            uri = unix().uri
+            told.append([run("nbdinfo", f"--map={context}", uri, check=False).stdout
+                         for context in ("qemu:allocation-depth", "base:allocation")])
+            server.terminate()
+            server.wait()
+            listing.unlink(missing_ok=True)
+    check_equal(told[0], told[2], "maps with -A")
+    check_equal(told[1], told[3], "maps without")
+    check_in("local", told[0][0], "the map of depths")
+    check_in("backing depth 2", told[0][0], "the map of depths")
+    check_equal(told[1][0], "", "a map of depths that nobody has asked for")
+
+
+def test_a_client_that_is_alone_is_told_that_more_connections_are_of_no_use():
+    for words, expected in (([], False), (["-e", "2"], True), (["-e", "0"], True)):
+        pid = start("-f", "qcow2", *words, disk())
+        info = json.loads(run("nbdinfo", "--json", unix().uri).stdout)
+        check_equal(info["exports"][0]["can_multi_conn"], expected, f"what is told with {words}")
+        await_end(pid)
+
+
+def test_an_internal_snapshot_is_served_read_only_also_after_a_death():
+    path = disk("4M")
+    qemu_io("-f", "qcow2", "-c", "write -P 1 0 4M", path)
+    qemu_img("snapshot", "-c", "first", path)
+    qemu_io("-f", "qcow2", "-c", "write -P 2 0 4M", path)
+    for name in ("first", "1", "snapshot.id=1,snapshot.name=first"):
+        pid = start("-t", "-f", "qcow2", "-l", name, path)
+        for _ in range(2):
+            wire = Client(unix())
+            check_equal(wire.read(MIB, 512) == b"\1" * 512, True, f"what {name} has")
+            wire.fails(EPERM, WRITE, 0, 512, data=bytes(512))
+            wire.close()
+            os.kill(serving_pid(pid), signal.SIGKILL)
+        end(pid)
+        await_end(pid)
+    said = expect_failure(called("qemu-nbd"), "-f", "qcow2", "-k", tmpdir() / "s", "-l", "second", path)
+    check_in("Failed to load snapshot: Can't find snapshot", said.stderr, "the message")
+    said = expect_failure(called("qemu-nbd"), "-f", "qcow2", "-k", tmpdir() / "s", "-l", "snapshot.x=1", path)
+    check_in("Failed in parsing snapshot param 'snapshot.x=1'", said.stderr, "the message")
+
+
+def test_a_disk_that_holds_nothing_is_served():
+    for words, size in ((["null-co://"], 1 << 30), (["-f", "raw", "null-co://?size=1048576"], MIB),
+                        (["-t", "json:{'driver': 'null-co', 'size': 4096}"], 4096)):
+        pid = start(*words)
+        wire = Client(unix())
+        check_equal(wire.size, size, f"size of {words}")
+        wire.write(0, b"x" * 512)
+        check_equal(wire.read(0, 512) == bytes(512), True, "what is read")
+        wire.close()
+        end(pid)
+        await_end(pid)
+    expect_failure(oxbow_path(), "serve", "-f", "raw", "--nbd", tmpdir() / "s", "null-co://",
+                   message="no file that a keeper could hold; say --no-keeper")
 
 
 def test_a_temporary_snapshot_takes_what_is_written():

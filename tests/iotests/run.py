@@ -16,12 +16,14 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 WORK = ROOT / "build" / "iotests"
 TOOLS = ("qemu-img", "qemu-io", "qemu-nbd")
+NO_END = "no end"
 
 # The names of the suites: Debian's source packages, by the QEMU that they are of.
 SUITES = {
@@ -37,6 +39,22 @@ CONFIGURATIONS = (
     ("-qcow2", "-c", "writethrough"),
     ("-qcow2", "-c", "none"),
 )
+
+# What oxbow has not, and the tests of 10.0 that fail for it: docs/iotests.md has the same table.
+LACKS = {
+    "blkdebug": "026 033 046 066 074 098 162 177 179 204 217 251 268 271 289",
+    "copy-on-read, subclusters": "197 215",
+    "an image within an image": "072 089 214",
+    "data files": "270 289",
+    "encryption": "049 134 158 178 188 189 198",
+    "snapshot": "014 015 029 058 061 062 066 080 103 112 137 217 261 271",
+    "amend": "061 080 082 112 261 271",
+    "bitmap": "190 303 qemu-img-bitmaps qemu-img-close-errors",
+    "the place of a machine's state": "022 026 029",
+    "authorization, bitmaps of a client": "233 nbd-qemu-allocation",
+    "character devices, CD drives": "226",
+}
+LACKING = {name for names in LACKS.values() for name in names.split()}
 
 # ---- the suite ----
 
@@ -197,16 +215,44 @@ def environment(arguments, scratch):
     return env
 
 
-def leftovers(scratch):
-    """Processes that still have something in the test's folder: a test that failed leaves its
-    servers."""
-    for process in Path("/proc").glob("[0-9]*"):
-        try:
-            text = (process / "cmdline").read_bytes()
-        except OSError:
-            continue
-        if os.fsencode(scratch) in text and int(process.name) != os.getpid():
-            yield int(process.name)
+def belongs_to(process, scratch):
+    """Whether the process was started for the test of that folder, by whatever ways."""
+    mark = b"TEST_DIR=" + os.fsencode(scratch) + b"/"
+    try:
+        state = (process / "stat").read_text().rsplit(")", 1)[1].split()[0]
+        return state != "Z" and mark in (process / "environ").read_bytes()
+    except OSError:
+        return False
+
+
+def end_all(scratch):
+    """A test that failed leaves its servers, and one that is killed starts others meanwhile."""
+    while True:
+        found = [
+            int(process.name)
+            for process in Path("/proc").glob("[0-9]*")
+            if int(process.name) != os.getpid() and belongs_to(process, scratch)
+        ]
+        if not found:
+            return
+        for pid in found:
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
+        time.sleep(0.01)
+
+
+def await_end(process, scratch, name, limit):
+    """What the test says; of one that does not end, what it has said so far."""
+    try:
+        return process.communicate(timeout=limit)[0]
+    except subprocess.TimeoutExpired:
+        end_all(scratch)
+        output, _ = process.communicate()
+    bad = list(scratch.glob(f"**/{name}.out.bad"))
+    said = bad[0].read_text(errors="replace") if bad else ""
+    return f"{output}\n{NO_END} after {limit:g} seconds\n{said}"
 
 
 def run_test(arguments, folder, path, words):
@@ -215,10 +261,9 @@ def run_test(arguments, folder, path, words):
     (scratch / "images").mkdir()
     check = scratch / "check"
     check.symlink_to(folder / "check")
-    command = [sys.executable, str(check), *words, path.name]
     try:
         process = subprocess.Popen(
-            command,
+            [sys.executable, str(check), *words, path.name],
             cwd=scratch,
             env=environment(arguments, scratch),
             stdin=subprocess.DEVNULL,
@@ -228,21 +273,9 @@ def run_test(arguments, folder, path, words):
             text=True,
             errors="replace",
         )
-        try:
-            output, _ = process.communicate(timeout=arguments.timeout)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            output, _ = process.communicate()
-            bad = list(scratch.glob(f"**/{path.name}.out.bad"))
-            output += f"\nno end after {arguments.timeout} seconds\n"
-            output += bad[0].read_text(errors="replace") if bad else ""
-        return judge(path.name, output)
+        return judge(path.name, await_end(process, scratch, path.name, arguments.timeout))
     finally:
-        for pid in leftovers(scratch):
-            try:
-                os.kill(pid, signal.SIGKILL)
-            except ProcessLookupError:
-                pass
+        end_all(scratch)
         if not arguments.keep:
             shutil.rmtree(scratch, ignore_errors=True)
 
@@ -262,8 +295,9 @@ def run_configuration(arguments, words):
     tests = select(folder, arguments.tests)
     outcome = Outcome()
     logs = WORK / "logs" / ("-".join(word.strip("-") for word in words).replace("/", "_"))
-    shutil.rmtree(logs, ignore_errors=True)
-    logs.mkdir(parents=True)
+    if not arguments.tests:
+        shutil.rmtree(logs, ignore_errors=True)
+    logs.mkdir(parents=True, exist_ok=True)
     with concurrent.futures.ThreadPoolExecutor(arguments.jobs) as pool:
         futures = [
             (path.name, pool.submit(run_test, arguments, folder, path, words)) for path in tests
@@ -281,11 +315,17 @@ def run_configuration(arguments, words):
 
 
 def report(words, outcome, logs):
-    ran = len(outcome.passed) + len(outcome.failed)
+    failed = [name for name, _ in outcome.failed]
+    differs = [name for name in failed if name not in LACKING]
+    ran = len(outcome.passed) + len(differs)
     print(f"\n== {' '.join(words)}")
     print("passed: " + " ".join(outcome.passed))
     print("not run: " + " ".join(name for name, _ in outcome.not_run))
-    print("failed: " + " ".join(name for name, _ in outcome.failed))
+    print("failed for what is missing: " + " ".join(name for name in failed if name in LACKING))
+    print("failed: " + " ".join(differs))
+    endless = [name for name, text in outcome.failed if f"\n{NO_END} after " in text]
+    if endless:
+        print("of these, without an end: " + " ".join(endless))
     if outcome.failed:
         print(f"what the failed ones said is in {logs.relative_to(ROOT)}")
     print(f"{' '.join(words)}: {len(outcome.passed)} of {ran} passed", flush=True)

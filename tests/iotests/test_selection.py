@@ -36,6 +36,26 @@ def test_a_test_of_the_three_tools_is_chosen():
         check_equal(needs_more(text), False, f"of {text!r}")
 
 
+def test_the_page_has_the_tests_that_need_what_is_missing():
+    page = (ROOT / "docs" / "iotests.md").read_text()
+    table = page.split("| missing | tests of 10.0 that need it |\n|---|---|\n")[1].split("\n\n")[0]
+    rows = [row.split("|")[2].split(", a part of")[0] for row in table.splitlines()]
+    check_equal([row.split() for row in rows], [names.split() for names in iotests.LACKS.values()], "the table")
+
+
+def test_a_test_without_an_end_is_ended_with_all_that_it_has_started():
+    scratch = tmpdir() / "scratch"
+    (scratch / "images").mkdir(parents=True)
+    script = "setsid sleep 1000 & echo begun; while true; do sleep 0.01; done"
+    process = subprocess.Popen(["bash", "-c", script], stdout=subprocess.PIPE, text=True,
+                               env=dict(os.environ, TEST_DIR=f"{scratch}/images"), start_new_session=True)
+    text = iotests.await_end(process, scratch, "031", 1)
+    check_in("begun\n\nno end after 1 seconds\n", text, "what is told")
+    check_equal(iotests.judge("031", text)[0], "fail", "the end")
+    left = [process.name for process in pathlib.Path("/proc").glob("[0-9]*") if iotests.belongs_to(process, scratch)]
+    check_equal(left, [], "processes that are left")
+
+
 def test_the_end_of_a_test_is_read():
     line = "{}      {}       [12:00:00] [12:00:01]  0.7s                 {}\n"
     head = "QEMU_IMG -- \"x\"\n\n"

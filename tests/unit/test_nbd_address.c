@@ -80,6 +80,7 @@ static void parameters_are_read(void **state)
 	assert_string_equal(a.tls_psk_file, "/k");
 	assert_int_equal(a.reconnect_ms, 3000);
 	assert_int_equal(a.open_ms, 4000);
+	assert_int_equal(a.answer_ms, 4000);
 	assert_int_equal(a.connections, 2);
 	parse("nbds+unix:///x?socket=/s&tls-certificates=/c%26d&tls-verify-peer=0");
 	assert_string_equal(a.tls_certificates, "/c&d");

@@ -42,8 +42,12 @@ enum {
 
 static const char help[] =
 	"usage: qemu-nbd [OPTIONS] FILE\n"
+	"       qemu-nbd -L [OPTIONS]\n"
 	"Serve an image to NBD clients; by oxbow under the name of QEMU's tool.\n"
 	"\n"
+	"  -L, --list                print what a server exports, which -p, -b or -k names, with\n"
+	"                            --object and --tls-creds for a client\n"
+	"  --tls-hostname=NAME       with -L: what the server's certificate is to name\n"
 	"  -p, --port=PORT           the port to listen on (10809)\n"
 	"  -b, --bind=HOST           the address to listen on (0.0.0.0, which is every network)\n"
 	"  -k, --socket=PATH         listen on a unix socket instead; its absolute path\n"
@@ -52,12 +56,16 @@ static const char help[] =
 	"  -v, --verbose             tell who comes and goes; with --fork, also later\n"
 	"  -x, --export-name=NAME    the export's name (the empty one)\n"
 	"  -D, --description=TEXT    what clients are told of the export\n"
+	"  -A, --allocation-depth    clients can ask in which layer of the chain what is "
+	"allocated\n"
 	"  -o, --offset=OFFSET       the export begins at that byte\n"
 	"  --fork                    return once clients can connect; the server goes on\n"
 	"  --pid-file=PATH           PATH holds the server's process id while clients can connect\n"
 	"  --handshake-limit=N       accepted and ignored\n"
 	"  -f, --format=FORMAT       qcow2, qed or raw; without it, the file tells its format\n"
 	"  -r, --read-only           clients cannot write\n"
+	"  -l, --load-snapshot=S     serve that internal snapshot, read-only: ID, NAME or\n"
+	"                            snapshot.id=ID,snapshot.name=NAME\n"
 	"  -s, --snapshot            keep what is written in a temporary file\n"
 	"  -n, --nocache             the same as --cache=none\n"
 	"  --cache=MODE              writeback (the default), writethrough, none, directsync, "
@@ -73,7 +81,7 @@ static const char help[] =
 	"  -h, --help                print this text\n"
 	"  -V, --version             print the version\n"
 	"\n"
-	"Not there: -c and -d (say nbd-client), -B, -A, -l, -L, --tls-authz, --selinux-label.\n";
+	"Not there: -c and -d (say nbd-client), -B, --tls-authz, --selinux-label.\n";
 
 static const struct option longs[] = {
 	{"help", no_argument, NULL, 'h'},
@@ -219,18 +227,10 @@ static int take_missing(int c)
 		return refuse("-c: a device of the kernel (say nbd-client)");
 	case 'd':
 		return refuse("-d: a device of the kernel (say nbd-client -d)");
-	case 'A':
-		return refuse("-A: telling the depth of allocation");
 	case 'B':
 		return refuse("-B: exporting a dirty bitmap");
-	case 'L':
-		return refuse("-L: listing what another server exports (say nbdinfo --list)");
-	case 'l':
-		return refuse("-l: loading an internal snapshot");
 	case OPTION_TLS_AUTHZ:
 		return refuse("--tls-authz: a list of who may connect");
-	case OPTION_TLS_HOSTNAME:
-		return refuse("--tls-hostname: a client");
 	default:
 		return refuse("--selinux-label");
 	}
@@ -242,6 +242,9 @@ static int take_image_option(struct ox_compat_nbd *nbd, int c)
 	case 'f':
 		nbd->source.open.format = optarg;
 		return 0;
+	case 'l':
+		nbd->source.open.flags |= OX_OPEN_READ_ONLY;
+		return ox_cli_snapshot_set(&nbd->source.open, optarg) < 0;
 	case 'r':
 		nbd->source.open.flags |= OX_OPEN_READ_ONLY;
 		return 0;
@@ -262,6 +265,9 @@ static int take_image_option(struct ox_compat_nbd *nbd, int c)
 		return ox_cli_object_take(optarg) < 0;
 	case OPTION_TLS_CREDS:
 		nbd->tls_creds = optarg;
+		return 0;
+	case OPTION_TLS_HOSTNAME:
+		nbd->tls_hostname = optarg;
 		return 0;
 	case OPTION_IMAGE_OPTS:
 		nbd->source.image_opts = true;
@@ -306,6 +312,12 @@ static int take_option(struct ox_compat_nbd *nbd, int c, char **argv)
 		return 0;
 	case 'o':
 		return take_offset(nbd, optarg);
+	case 'L':
+		nbd->list = true;
+		return 0;
+	case 'A':
+		nbd->allocation_depth = true;
+		return 0;
 	case 'T':
 	case OPTION_HANDSHAKE_LIMIT:
 		return 0;
@@ -399,6 +411,8 @@ static int check_arguments(struct ox_compat_nbd *nbd)
 	else if (nbd->detect_zeroes && strcmp(nbd->detect_zeroes, "unmap") == 0 && !nbd->unmap)
 		ox_cli_error("setting detect-zeroes to unmap is not allowed without setting "
 			     "discard operation to unmap");
+	else if (nbd->tls_hostname)
+		ox_cli_error("TLS hostname is only supported with export list");
 	else if (nbd->socket && nbd->socket[0] != '/')
 		ox_cli_error("socket path must be absolute");
 	else if (strlen(nbd->export_name) > 4096)
@@ -480,12 +494,24 @@ static void add_number(struct ox_compat_nbd *nbd, const char *option, uint64_t n
 	add_value(nbd, option, text);
 }
 
+static void add_snapshot(struct ox_compat_nbd *nbd)
+{
+	const struct ox_open_options *open = &nbd->source.open;
+
+	if (open->snapshot)
+		add_value(nbd, "snapshot", open->snapshot);
+	if (open->snapshot_id)
+		add_value(nbd, "snapshot=snapshot.id", open->snapshot_id);
+	if (open->snapshot_name)
+		add_value(nbd, "snapshot=snapshot.name", open->snapshot_name);
+}
+
 static void make_words(struct ox_compat_nbd *nbd, const char *address)
 {
 	const struct ox_open_options *open = &nbd->source.open;
 
 	add(nbd, "serve");
-	if (!nbd->persistent || nbd->temporary)
+	if (!nbd->persistent || nbd->temporary || nbd->is_null)
 		add(nbd, "--no-keeper");
 	add_value(nbd, "nbd", address);
 	add_value(nbd, "format", open->format);
@@ -502,6 +528,9 @@ static void make_words(struct ox_compat_nbd *nbd, const char *address)
 		add_value(nbd, "description", nbd->description);
 	if (nbd->detect_zeroes)
 		add_value(nbd, "detect-zeroes", nbd->detect_zeroes);
+	if (nbd->allocation_depth)
+		add(nbd, "--allocation-depth");
+	add_snapshot(nbd);
 	if (nbd->offset)
 		add_number(nbd, "offset", nbd->offset);
 	if (open->flags & OX_OPEN_READ_ONLY)
@@ -553,8 +582,10 @@ static int run(struct ox_compat_nbd *nbd, const char *file)
 {
 	int status = 1;
 
-	if (ox_cli_source_set(&nbd->source, file) < 0 ||
-	    ox_cli_name_refuse_uri(nbd->source.path, "served"))
+	if (ox_cli_source_set(&nbd->source, file) < 0)
+		return 1;
+	nbd->is_null = ox_cli_name_is_null(nbd->source.path);
+	if (!nbd->is_null && ox_cli_name_refuse_uri(nbd->source.path, "served"))
 		return 1;
 	if (!nbd->detect_zeroes)
 		nbd->detect_zeroes = nbd->source.detect_zeroes;
@@ -583,6 +614,8 @@ int ox_compat_nbd(int argc, char **argv)
 	while (status == 0 && (c = getopt_long(argc, argv, ":hVb:o:p:k:e:f:tl:x:T:D:AB:LrsnP:c:dv",
 					       longs, NULL)) != -1)
 		status = take_option(&nbd, c, argv);
+	if (status == 0 && nbd.list)
+		status = ox_compat_nbd_list(&nbd, argc - optind) ? 1 : -1;
 	if (status == 0 && argc - optind != 1)
 		status = ox_cli_usage_error(NULL, "Invalid number of arguments");
 	if (status == 0)

@@ -3,6 +3,7 @@
  * qemu-nbd, by what a file is about:
  *
  *	nbd.c        the command line, as words of `oxbow serve`
+ *	nbd_list.c   --list: what another server exports
  *	nbd_life.c   the process: --fork, the format of the image, a temporary overlay
  */
 #ifndef OX_CLI_COMPAT_NBD_H
@@ -28,14 +29,18 @@ struct ox_compat_nbd {
 	const char *detect_zeroes;
 	const char *tls_creds; /* the id of an object */
 	const char *tls_directory;
+	const char *tls_hostname;
 	bool tls_verify_peer;
 	unsigned shared;
 	uint64_t offset;
+	bool allocation_depth;
+	bool list;
 	bool persistent;
 	bool verbose;
 	bool fork;
 	bool unmap;
 	bool temporary;			      /* -s */
+	bool is_null;			      /* the source is a disk that holds nothing */
 	bool activated;			      /* a service manager listens */
 	char *overlay;			      /* of -s; NULL: none */
 	int ready_fd;			      /* to the parent of --fork; -1: none */
@@ -45,6 +50,9 @@ struct ox_compat_nbd {
 
 /* In the parent the exit status, once the child is ready or has failed; in the child -1. */
 int ox_compat_nbd_fork(struct ox_compat_nbd *nbd);
+/* Prints what the server exports that the options name; arguments: what follows them. Returns the
+ * exit status. */
+int ox_compat_nbd_list(const struct ox_compat_nbd *nbd, int arguments);
 /* Clients can connect; opaque is the struct. */
 void ox_compat_nbd_listening(void *opaque);
 /* Looks at the image where its format is not stated. Prints what is wrong. */

@@ -15,7 +15,8 @@
 enum long_option {
 	OPTION_CACHE = 't',
 	OPTION_EXPORT = 'x',
-	OPTION_ALLOW_BACKING = 256,
+	OPTION_ALLOCATION_DEPTH = 256,
+	OPTION_ALLOW_BACKING,
 	OPTION_BACKING_FORMAT,
 	OPTION_CONTROL,
 	OPTION_CONFIG,
@@ -58,6 +59,7 @@ enum long_option {
 };
 
 const struct option ox_cli_serve_options[] = {
+	{"allocation-depth", no_argument, NULL, OPTION_ALLOCATION_DEPTH},
 	{"allow-backing", optional_argument, NULL, OPTION_ALLOW_BACKING},
 	{"backing-format", required_argument, NULL, OPTION_BACKING_FORMAT},
 	{"block-size", required_argument, NULL, OPTION_BLOCK_SIZE},
@@ -102,6 +104,7 @@ const struct option ox_cli_serve_options[] = {
 	{"socket-mode", required_argument, NULL, OPTION_SOCKET_MODE},
 	{"socket-owner", required_argument, NULL, OPTION_SOCKET_OWNER},
 	{"user", required_argument, NULL, OPTION_USER},
+	{"snapshot", required_argument, NULL, 'l'},
 	{"state", required_argument, NULL, OPTION_STATE},
 	{"tls-creds", required_argument, NULL, OPTION_TLS_CREDS},
 	{"tls-verify-peer", no_argument, NULL, OPTION_TLS_VERIFY_PEER},
@@ -148,12 +151,16 @@ const char ox_cli_serve_help[] =
 	"  -f, --format FMT           qcow2 (the default), qed or raw; never guessed\n"
 	"  -t, --cache MODE           writeback (default), writethrough, none, directsync, unsafe\n"
 	"  -r, --read-only            clients cannot write\n"
+	"  -l, --snapshot SNAPSHOT    serve that internal snapshot, read-only: ID, NAME,\n"
+	"                             snapshot.id=ID or snapshot.name=NAME\n"
 	"  --discard=unmap|ignore     whether trims give space back to the host (default: unmap)\n"
 	"  --detect-zeroes=off|on|unmap\n"
 	"                             whether a write of nothing but zeroes makes its range zero\n"
 	"                             instead, and with unmap gives its space back to the host\n"
 	"                             (default: off; unmap not with --discard=ignore)\n"
 	"  --offset SIZE              the export begins at that byte of the disk; NBD alone\n"
+	"  --allocation-depth         let clients ask in which layer of the backing chain what is\n"
+	"                             allocated, as qemu:allocation-depth; NBD alone\n"
 	"  -x, --export NAME          the export's name (default: the empty one)\n"
 	"  -D, --description TEXT     what clients are told of the export\n"
 	"  --allow-backing[=DIR]      open the backing file that the image names (only if it lies\n"
@@ -313,6 +320,24 @@ static int take_detect_zeroes(const char *value, enum ox_serve_detect_zeroes *re
 	return 0;
 }
 
+/* Of the exact form each part is an option of its own. */
+static int take_snapshot(const char *value, struct ox_open_options *open)
+{
+	static const char id[] = "snapshot.id=", name[] = "snapshot.name=";
+
+	open->flags |= OX_OPEN_READ_ONLY;
+	if (strncmp(value, "snapshot.", 9) != 0)
+		open->snapshot = value;
+	else if (!strchr(value, ',') && strncmp(value, id, strlen(id)) == 0)
+		open->snapshot_id = value + strlen(id);
+	else if (!strchr(value, ',') && strncmp(value, name, strlen(name)) == 0)
+		open->snapshot_name = value + strlen(name);
+	else
+		return bad_value("--snapshot", value,
+				 "an ID, a name, snapshot.id=ID or snapshot.name=NAME");
+	return 0;
+}
+
 static int take_queue_size(const char *value, unsigned *ret_size)
 {
 	uint64_t size;
@@ -383,6 +408,11 @@ static int take_host_option(struct ox_cli_serve_arguments *arguments, int option
 		return take_limits(value, &arguments->serve.limits);
 	case OPTION_DETECT_ZEROES:
 		return take_detect_zeroes(value, &arguments->serve.nbd.detect_zeroes);
+	case OPTION_ALLOCATION_DEPTH:
+		arguments->serve.nbd.allocation_depth = true;
+		return 0;
+	case 'l':
+		return take_snapshot(value, &arguments->open);
 	case OPTION_OFFSET:
 		return take_size("--offset", value, &arguments->serve.nbd.offset);
 	case OPTION_LOW_SPACE:
@@ -610,7 +640,25 @@ static int check_tls(const struct ox_cli_serve_arguments *arguments)
 	return -EINVAL;
 }
 
-static int check_arguments(const struct ox_cli_serve_arguments *arguments, int images)
+/* The process that serves under a keeper has a disk as a descriptor, and no right to connect. Nor
+ * would what an answer of another server is worth outlive it. */
+static int check_place(struct ox_cli_serve_arguments *arguments)
+{
+	if (arguments->fd >= 0)
+		return 0;
+	if (!ox_cli_name_is_null(arguments->image))
+		return ox_cli_name_refuse_uri(arguments->image, "served") ? -ENOTSUP : 0;
+	if (arguments->keeper) {
+		ox_cli_usage_error("serve",
+				   "'%s' is no file that a keeper could hold; say --no-keeper",
+				   arguments->image);
+		return -EINVAL;
+	}
+	arguments->open.flags |= OX_OPEN_URI;
+	return 0;
+}
+
+static int check_arguments(struct ox_cli_serve_arguments *arguments, int images)
 {
 	if (arguments->config && (arguments->says_disk || images > 0)) {
 		ox_cli_usage_error("serve", "--config: what is said of a disk stands in that file");
@@ -623,10 +671,8 @@ static int check_arguments(const struct ox_cli_serve_arguments *arguments, int i
 							: "Only one image can be served");
 		return -EINVAL;
 	}
-	/* The process that serves has a disk as a descriptor, and no right to connect. Nor would
-	 * what an answer of another server is worth outlive it. */
-	if (arguments->fd < 0 && ox_cli_name_refuse_uri(arguments->image, "served"))
-		return -ENOTSUP;
+	if (check_place(arguments) < 0)
+		return -EINVAL;
 	if (!arguments->serve.nbd.address && !arguments->serve.vhost.path) {
 		ox_cli_usage_error("serve",
 				   "No address: say --nbd PATH (a unix socket) or --nbd HOST:PORT");
@@ -686,7 +732,7 @@ int ox_cli_serve_parse(int argc, char **argv, struct ox_cli_serve_arguments *arg
 
 	opterr = 0;
 	optind = 0; /* from the beginning, whatever was parsed before */
-	while ((option = getopt_long(argc, argv, ":f:t:rx:D:Uqvh", ox_cli_serve_options, NULL)) !=
+	while ((option = getopt_long(argc, argv, ":f:t:l:rx:D:Uqvh", ox_cli_serve_options, NULL)) !=
 	       -1) {
 		if (option == '?' || option == ':') {
 			ox_cli_option_error("serve", option, argv);

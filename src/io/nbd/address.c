@@ -93,9 +93,10 @@ static int set_number(struct ox_nbd_address *a, const char *key, const char *val
 		return r;
 	if (strcmp(key, "reconnect-delay") == 0)
 		a->reconnect_ms = n * 1000;
-	else if (strcmp(key, "open-timeout") == 0)
+	else if (strcmp(key, "open-timeout") == 0) {
 		a->open_ms = n * 1000;
-	else if (n == 0 || n > OX_NBD_LINKS_MAX)
+		a->answer_ms = n ? n * 1000 : OX_NBD_OPEN_SECONDS * 1000;
+	} else if (n == 0 || n > OX_NBD_LINKS_MAX)
 		return -EINVAL;
 	else
 		a->connections = (unsigned)n;
@@ -123,6 +124,7 @@ static int set_parameter(struct ox_nbd_address *a, const char *key, const char *
 		{"tls-certificates", offsetof(struct ox_nbd_address, tls_certificates)},
 		{"tls-psk-file", offsetof(struct ox_nbd_address, tls_psk_file)},
 		{"tls-username", offsetof(struct ox_nbd_address, tls_username)},
+		{"tls-hostname", offsetof(struct ox_nbd_address, tls_hostname)},
 	};
 
 	for (size_t i = 0; i < OX_ARRAY_SIZE(texts); i++) {
@@ -237,10 +239,11 @@ static int parse_uri(struct ox_nbd_address *a, const char *text, const char *res
 		return malformed(err, text, "a socket is for nbd+unix");
 	/* libnbd compares a certificate with a host's name, and takes it as it is where there is
 	 * none: without a word, so that the user is to say it. */
-	if (is_unix && a->tls && !a->tls_psk_file && !a->tls_unverified)
+	if (is_unix && a->tls && !a->tls_psk_file && !a->tls_unverified && !a->tls_hostname)
 		return malformed(err, text,
 				 "the certificate of a server at a unix socket cannot be verified; "
-				 "tls-verify-peer=0 takes it as it is");
+				 "tls-verify-peer=0 takes it as it is, and tls-hostname says what "
+				 "name it bears");
 	return 0;
 }
 
@@ -315,7 +318,7 @@ int ox_nbd_address_parse(const char *text, struct ox_nbd_address *ret, struct ox
 {
 	struct ox_nbd_address a = {
 		.reconnect_ms = OX_NBD_RECONNECT_SECONDS * 1000,
-		.open_ms = OX_NBD_OPEN_SECONDS * 1000,
+		.answer_ms = OX_NBD_OPEN_SECONDS * 1000,
 		.connections = OX_NBD_LINKS_DEFAULT,
 	};
 	int r = parse(&a, text, err);
@@ -339,5 +342,6 @@ void ox_nbd_address_free(struct ox_nbd_address *a)
 	free(a->tls_certificates);
 	free(a->tls_psk_file);
 	free(a->tls_username);
+	free(a->tls_hostname);
 	*a = (struct ox_nbd_address){0};
 }

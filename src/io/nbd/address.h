@@ -23,8 +23,10 @@ struct ox_nbd_address {
 	char *tls_certificates;
 	char *tls_psk_file;
 	char *tls_username;
+	char *tls_hostname;    /* that the server's certificate is to name; NULL: host */
 	uint64_t reconnect_ms; /* how long a lost server is looked for; 0: not at all */
-	uint64_t open_ms;      /* how long a server may take to answer at the opening */
+	uint64_t open_ms;      /* how long one that cannot be reached is tried again; 0: not */
+	uint64_t answer_ms;    /* how long a server may take to answer at the opening; > 0 */
 	unsigned connections;  /* at the most */
 };
 
@@ -33,7 +35,7 @@ struct ox_nbd_address {
  *	nbds://...			nbds+unix://...			by TLS
  *	nbd:HOST:PORT[:exportname=EXPORT]	nbd:unix:PATH[:exportname=EXPORT]
  *
- * Parameters behind the '?': socket, tls-certificates, tls-psk-file, tls-username,
+ * Parameters behind the '?': socket, tls-certificates, tls-psk-file, tls-username, tls-hostname,
  * tls-verify-peer, reconnect-delay and open-timeout (seconds), connections.
  */
 int ox_nbd_address_parse(const char *text, struct ox_nbd_address *ret, struct ox_error **err)

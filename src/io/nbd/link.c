@@ -14,6 +14,7 @@
 
 #include "base/arith.h"
 #include "base/assert.h"
+#include "io/nbd/handle.h"
 
 #define CONTEXT LIBNBD_CONTEXT_BASE_ALLOCATION
 #define GOODBYE_MS 1000u
@@ -45,7 +46,7 @@ struct ox_nbd_link {
 	struct ox_nbd_facts facts;
 	int error;
 	bool known;
-	char why[256];
+	char why[OX_NBD_WORDS_MAX];
 
 	/* The thread's. */
 	struct nbd_handle *nbd;
@@ -120,17 +121,9 @@ static int turn(struct ox_nbd_link *l, int timeout_ms)
 
 /* ---- the handshake ---- */
 
-/* libnbd's words, without the name of its function at their front. */
 static void take_words(struct ox_nbd_link *l)
 {
-	const char *words = l->api->get_error();
-	const char *colon = words ? strstr(words, ": ") : NULL;
-
-	if (words && strncmp(words, "nbd_", 4) == 0 && colon)
-		words = colon + 2;
-	l->error = l->api->get_errno();
-	l->error = l->error > 0 ? -l->error : -EIO;
-	strncpy(l->why, words ? words : "no reason is known", sizeof(l->why) - 1);
+	l->error = ox_nbd_handle_words(l->api, l->why);
 }
 
 static int fail(struct ox_nbd_link *l, int error, bool known, const char *why)
@@ -141,33 +134,16 @@ static int fail(struct ox_nbd_link *l, int error, bool known, const char *why)
 	return error;
 }
 
-static int configure_tls(struct ox_nbd_link *l)
-{
-	const struct ox_nbd_address *a = l->address;
-
-	if (!a->tls)
-		return 0;
-	if (l->api->set_tls(l->nbd, LIBNBD_TLS_REQUIRE) < 0)
-		return -1;
-	if (a->tls_certificates && l->api->set_tls_certificates(l->nbd, a->tls_certificates) < 0)
-		return -1;
-	if (a->tls_psk_file && l->api->set_tls_psk_file(l->nbd, a->tls_psk_file) < 0)
-		return -1;
-	if (a->tls_username && l->api->set_tls_username(l->nbd, a->tls_username) < 0)
-		return -1;
-	return a->tls_unverified ? l->api->set_tls_verify_peer(l->nbd, false) : 0;
-}
-
 static int begin_to_connect(struct ox_nbd_link *l)
 {
 	const struct ox_nbd_address *a = l->address;
 
 	if (l->api->set_export_name(l->nbd, a->export_name) < 0 ||
 	    l->api->add_meta_context(l->nbd, CONTEXT) < 0 ||
-	    l->api->set_pread_initialize(l->nbd, false) < 0 || configure_tls(l) < 0)
+	    l->api->set_pread_initialize(l->nbd, false) < 0 ||
+	    ox_nbd_handle_secure(l->api, l->nbd, a) < 0)
 		return -1;
-	return a->socket ? l->api->aio_connect_unix(l->nbd, a->socket)
-			 : l->api->aio_connect_tcp(l->nbd, a->host, a->port);
+	return ox_nbd_handle_connect(l->api, l->nbd, a);
 }
 
 static int shake_hands(struct ox_nbd_link *l)
@@ -517,37 +493,6 @@ int ox_nbd_link_start(const struct ox_nbd_api *api, const struct ox_nbd_address 
 	return 0;
 }
 
-/* Errors that come about before a server has said a word. */
-static bool is_unreachable(int error)
-{
-	switch (-error) {
-	case ENOENT:
-	case EACCES:
-	case ECONNREFUSED:
-	case EHOSTUNREACH:
-	case ENETUNREACH:
-	case ENETDOWN:
-	case ETIMEDOUT:
-		return true;
-	default:
-		return false;
-	}
-}
-
-static int tell(const struct ox_nbd_link *l, struct ox_error **err)
-{
-	const struct ox_nbd_address *a = l->address;
-	const char *separator = a->socket ? "" : ":";
-
-	if (is_unreachable(l->error) && l->error != -ETIMEDOUT)
-		return ox_error_set(err, l->error, "Failed to connect to '%s%s%s': %s",
-				    a->socket ? a->socket : a->host, separator,
-				    a->socket ? "" : a->port, strerror(-l->error));
-	return ox_error_set(err, l->error, "Failed to connect to '%s%s%s': %s",
-			    a->socket ? a->socket : a->host, separator, a->socket ? "" : a->port,
-			    l->why);
-}
-
 int ox_nbd_link_await(struct ox_nbd_link *l, bool *ret_known, struct ox_error **err)
 {
 	int r;
@@ -561,7 +506,7 @@ int ox_nbd_link_await(struct ox_nbd_link *l, bool *ret_known, struct ox_error **
 		return 0;
 	*ret_known = l->known;
 	if (l->error)
-		return tell(l, err);
+		return ox_nbd_handle_tell(l->address, l->error, l->why, err);
 	return ox_error_set_errno(err, r, "The connection has ended");
 }
 

@@ -2,10 +2,12 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include "base/arith.h"
 #include "base/assert.h"
 #include "base/iov.h"
+#include "io/nbd/handle.h"
 #include "io/nbd/nbd.h"
 
 /* A request of the store at the most: what is longer is the caller's to go on with. */
@@ -16,6 +18,8 @@
 #define SPACE_BYTES 4096u
 /* What is to be assumed of a server that states no size of blocks. */
 #define BLOCK_BYTES 512u
+/* Between two attempts to reach a server that is not there yet. */
+#define RETRY_MS 50
 
 static struct ox_nbd_store *store_of(const struct ox_io *io)
 {
@@ -456,10 +460,37 @@ static struct ox_nbd_store *store_new(struct ox_reactor *r, const char *uri, uns
 	return NULL;
 }
 
+static uint64_t now_ms(void)
+{
+	struct timespec now;
+
+	ox_assert(clock_gettime(CLOCK_MONOTONIC, &now) == 0);
+	return (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000;
+}
+
+/* A server that is about to be started is waited for as long as the address says. */
+static int reach(struct ox_nbd_store *s, struct ox_error **err)
+{
+	const uint64_t end = now_ms() + s->address.open_ms;
+	const struct timespec pause = {.tv_nsec = RETRY_MS * 1000000};
+
+	for (;;) {
+		bool known;
+		int r = ox_nbd_links_open(s, s->address.answer_ms, &s->facts, &known, err);
+
+		if (r == 0 || !ox_nbd_handle_is_unreachable(r) || now_ms() >= end)
+			return r;
+		if (err) {
+			ox_error_free(*err);
+			*err = NULL;
+		}
+		(void)nanosleep(&pause, NULL);
+	}
+}
+
 static int connect_store(struct ox_nbd_store *s, struct ox_error **err)
 {
-	bool known;
-	int r = ox_nbd_links_open(s, s->address.open_ms, &s->facts, &known, err);
+	int r = reach(s, err);
 
 	if (r < 0)
 		return r;
@@ -483,6 +514,8 @@ int ox_io_nbd_open(struct ox_reactor *reactor, const char *uri, unsigned flags, 
 	r = ox_nbd_address_parse(uri, &s->address, err);
 	if (r == 0)
 		r = ox_nbd_api_load(&s->api, err);
+	if (r == 0)
+		r = ox_nbd_api_check(s->api, &s->address, err);
 	if (r == 0)
 		r = connect_store(s, err);
 	if (r < 0) {

@@ -65,7 +65,7 @@ void ox_nbd_conn_secured(struct ox_nbd_conn *conn)
 	assert(conn->state == NBD_CONN_STARTTLS && conn->receive_start == conn->receive_end);
 	conn->is_secure = true;
 	conn->style = NBD_STYLE_SIMPLE;
-	conn->allocation_selected = false;
+	conn->contexts = 0;
 	conn->state = NBD_CONN_OPTION;
 }
 

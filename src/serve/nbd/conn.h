@@ -52,8 +52,11 @@
 #define NBD_CONN_BYTES (NBD_RECEIVE_BYTES + (16u << 10))
 /* What a request takes beside its payload: itself, and the stack of the library's task. */
 #define NBD_REQUEST_COST_BYTES (8u << 10)
-/* The id by which clients know base:allocation. */
+/* The ids by which clients know the metadata contexts, from 1 on. */
 #define NBD_CONTEXT_ALLOCATION 1u
+#define NBD_CONTEXT_DEPTH 2u
+#define NBD_CONTEXT_LAST NBD_CONTEXT_DEPTH
+#define NBD_CONTEXT_BIT(id) (1u << (id))
 
 struct ox_nbd_conn;
 
@@ -65,6 +68,8 @@ struct ox_nbd_export {
 	uint64_t base; /* of the disk, where the export's first byte is */
 	enum ox_serve_detect_zeroes detect_zeroes;
 	bool read_only;
+	bool multi_conn;  /* there may be several clients at once */
+	bool tells_depth; /* of allocation: qemu:allocation-depth */
 	struct ox_queue *queue;
 	struct ox_nbd_pool pool;
 	struct ox_nbd_budget budget;
@@ -88,6 +93,7 @@ struct ox_nbd_export {
 struct ox_nbd_extent {
 	uint64_t length;
 	uint32_t status; /* NBD_STATE_ */
+	uint32_t depth;	 /* 0: nowhere in the chain; 1: in the image itself; 2: below it; ... */
 };
 
 struct ox_nbd_extents {
@@ -96,6 +102,7 @@ struct ox_nbd_extents {
 	size_t capacity;
 	size_t max;	      /* the walk ends when it would need more */
 	uint32_t status_mask; /* extents that differ elsewhere only are merged */
+	bool by_depth;	      /* but for those of another depth */
 	unsigned looks_left;  /* the walk ends as well when these are used up */
 	uint64_t position;    /* of the walk */
 	uint64_t end;
@@ -129,11 +136,12 @@ struct ox_nbd_request {
 	size_t charged_bytes;
 	struct iovec data_iov;
 	struct ox_extent found;
+	unsigned contexts; /* NBD_CONTEXT_BIT of those that a block status is to tell */
 	struct ox_nbd_extents extents;
 	/* the reply: iov_count of iov, which is inline_iov or allocated */
 	uint8_t reply_head[NBD_REPLY_HEAD_BYTES];
 	uint8_t *reply_more; /* allocated; NULL: none */
-	struct iovec inline_iov[2];
+	struct iovec inline_iov[2 * NBD_CONTEXT_LAST];
 	struct iovec *iov;
 	int iov_count;
 };
@@ -153,8 +161,8 @@ struct ox_nbd_conn {
 	bool fixed_newstyle;
 	bool no_zeroes;
 	bool is_secure;
-	bool allocation_selected; /* base:allocation is negotiated */
-	bool chose;		  /* the export: the handshake is over */
+	unsigned contexts; /* NBD_CONTEXT_BIT of those that are negotiated */
+	bool chose;	   /* the export: the handshake is over */
 	bool input_ended;
 	bool leaving; /* the client has sent all it will: nothing waits for room */
 	bool aborted;
@@ -278,7 +286,7 @@ void ox_nbd_request_submit(struct ox_nbd_request *request, enum ox_nbd_stage sta
 size_t ox_nbd_extents_bytes(uint64_t length, size_t max);
 /* Begins to look up [offset, offset + length), in at most max pieces. */
 void ox_nbd_extents_start(struct ox_nbd_request *request, uint64_t offset, uint64_t length,
-			  size_t max, uint32_t status_mask);
+			  size_t max, uint32_t status_mask, bool by_depth);
 /* Takes in one look. True: the walk is over. A negative *ret_error: it failed. */
 bool ox_nbd_extents_step(struct ox_nbd_request *request, int *ret_error);
 

@@ -40,11 +40,12 @@ size_t ox_nbd_extents_bytes(uint64_t length, size_t max)
 }
 
 void ox_nbd_extents_start(struct ox_nbd_request *request, uint64_t offset, uint64_t length,
-			  size_t max, uint32_t status_mask)
+			  size_t max, uint32_t status_mask, bool by_depth)
 {
 	request->extents = (struct ox_nbd_extents){
 		.max = max,
 		.status_mask = status_mask,
+		.by_depth = by_depth,
 		.looks_left = LOOKS_MAX,
 		.position = offset,
 		.end = offset + length,
@@ -64,13 +65,25 @@ static uint32_t status_of(const struct ox_extent *extent)
 	return status;
 }
 
+static uint32_t depth_of(const struct ox_extent *extent)
+{
+	return extent->flags & OX_EXTENT_PRESENT ? extent->depth + 1 : 0;
+}
+
+static bool is_like(const struct ox_nbd_extents *extents, const struct ox_nbd_extent *a,
+		    const struct ox_nbd_extent *b)
+{
+	return ((a->status ^ b->status) & extents->status_mask) == 0 &&
+	       (!extents->by_depth || a->depth == b->depth);
+}
+
 /* 1: taken in; 0: there is no room for another; -ENOMEM. */
-static int append(struct ox_nbd_extents *extents, uint64_t length, uint32_t status)
+static int append(struct ox_nbd_extents *extents, struct ox_nbd_extent extent)
 {
 	struct ox_nbd_extent *last = extents->count ? &extents->list[extents->count - 1] : NULL;
 
-	if (last && ((last->status ^ status) & extents->status_mask) == 0) {
-		last->length += length;
+	if (last && is_like(extents, last, &extent)) {
+		last->length += extent.length;
 		return 1;
 	}
 	if (extents->count == extents->max)
@@ -84,7 +97,7 @@ static int append(struct ox_nbd_extents *extents, uint64_t length, uint32_t stat
 		extents->list = list;
 		extents->capacity = capacity;
 	}
-	extents->list[extents->count++] = (struct ox_nbd_extent){length, status};
+	extents->list[extents->count++] = extent;
 	return 1;
 }
 
@@ -96,7 +109,11 @@ bool ox_nbd_extents_step(struct ox_nbd_request *request, int *ret_error)
 	int ret;
 
 	assert(length > 0);
-	ret = append(extents, length, status_of(&request->found));
+	ret = append(extents, (struct ox_nbd_extent){
+				      .length = length,
+				      .status = status_of(&request->found),
+				      .depth = depth_of(&request->found),
+			      });
 	if (ret < 0) {
 		*ret_error = ret;
 		return true;

@@ -4,7 +4,6 @@
 
 #include "serve/nbd/conn.h"
 
-#define ALLOCATION_NAME "base:allocation"
 #define PREFERRED_BLOCK_BYTES 4096u
 
 /* One reply to an option, with room for length bytes of data; NULL: the connection is aborted. */
@@ -46,16 +45,18 @@ static bool is_export_name(const struct ox_nbd_conn *conn, const uint8_t *name, 
 
 static uint16_t transmission_flags(const struct ox_nbd_conn *conn)
 {
-	unsigned flags = NBD_FLAG_HAS_FLAGS | NBD_FLAG_SEND_FLUSH | NBD_FLAG_SEND_FUA |
-			 NBD_FLAG_CAN_MULTI_CONN | NBD_FLAG_SEND_CACHE;
+	unsigned flags =
+		NBD_FLAG_HAS_FLAGS | NBD_FLAG_SEND_FLUSH | NBD_FLAG_SEND_FUA | NBD_FLAG_SEND_CACHE;
 
+	if (conn->export->multi_conn)
+		flags |= NBD_FLAG_CAN_MULTI_CONN;
 	if (conn->export->read_only)
 		flags |= NBD_FLAG_READ_ONLY;
 	else
 		flags |= NBD_FLAG_SEND_TRIM | NBD_FLAG_SEND_WRITE_ZEROES | NBD_FLAG_SEND_FAST_ZERO;
 	if (conn->style != NBD_STYLE_SIMPLE)
 		flags |= NBD_FLAG_SEND_DF;
-	if (conn->style == NBD_STYLE_EXTENDED && conn->allocation_selected)
+	if (conn->style == NBD_STYLE_EXTENDED && conn->contexts)
 		flags |= NBD_FLAG_BLOCK_STATUS_PAYLOAD;
 	return (uint16_t)flags;
 }
@@ -177,20 +178,44 @@ static void run_list(struct ox_nbd_conn *conn, const struct ox_nbd_option_head *
 
 /* ---- metadata contexts ---- */
 
-static bool query_matches(const uint8_t *query, size_t length, bool wildcards)
-{
-	static const char all[] = "base:";
+/* By their ids. */
+static const struct context {
+	const char *space;
+	const char *name;
+} contexts[NBD_CONTEXT_LAST + 1] = {
+	[NBD_CONTEXT_ALLOCATION] = {"base:", "base:allocation"},
+	[NBD_CONTEXT_DEPTH] = {"qemu:", "qemu:allocation-depth"},
+};
 
-	if (length == strlen(ALLOCATION_NAME) && memcmp(query, ALLOCATION_NAME, length) == 0)
-		return true;
-	return wildcards && length == strlen(all) && memcmp(query, all, length) == 0;
+static unsigned known_contexts(const struct ox_nbd_export *export)
+{
+	return NBD_CONTEXT_BIT(NBD_CONTEXT_ALLOCATION) |
+	       (export->tells_depth ? NBD_CONTEXT_BIT(NBD_CONTEXT_DEPTH) : 0);
 }
 
-/* Whether base:allocation is among what is asked for. Sets cursor->failed where malformed. */
-static bool take_queries(struct ox_nbd_cursor *cursor, bool list)
+static bool is_text(const char *text, const uint8_t *query, size_t length)
+{
+	return length == strlen(text) && memcmp(query, text, length) == 0;
+}
+
+/* A namespace alone stands for all in it where it is asked what there is. */
+static unsigned query_matches(unsigned known, const uint8_t *query, size_t length, bool wildcards)
+{
+	unsigned found = 0;
+
+	for (unsigned id = 1; id <= NBD_CONTEXT_LAST; id++) {
+		if (is_text(contexts[id].name, query, length) ||
+		    (wildcards && is_text(contexts[id].space, query, length)))
+			found |= NBD_CONTEXT_BIT(id);
+	}
+	return found & known;
+}
+
+/* Those among the known that are asked for. Sets cursor->failed where malformed. */
+static unsigned take_queries(struct ox_nbd_cursor *cursor, unsigned known, bool list)
 {
 	uint32_t count = ox_nbd_take32(cursor);
-	bool matched = list && count == 0; /* no query: all there are */
+	unsigned found = list && count == 0 ? known : 0; /* no query: all there are */
 
 	for (uint32_t i = 0; i < count && !cursor->failed; i++) {
 		uint32_t length = ox_nbd_take32(cursor);
@@ -199,9 +224,22 @@ static bool take_queries(struct ox_nbd_cursor *cursor, bool list)
 		if (length > NBD_STRING_MAX_BYTES)
 			cursor->failed = true;
 		if (!cursor->failed)
-			matched |= query_matches(query, length, list);
+			found |= query_matches(known, query, length, list);
 	}
-	return matched;
+	return found;
+}
+
+/* False: the connection is aborted. */
+static bool tell_context(struct ox_nbd_conn *conn, uint32_t option, unsigned id, bool list)
+{
+	const char *name = contexts[id].name;
+	uint8_t *at = reply(conn, option, NBD_REP_META_CONTEXT, 4 + strlen(name));
+
+	if (!at)
+		return false;
+	at = ox_nbd_put32(at, list ? 0 : id);
+	ox_nbd_put_bytes(at, name, strlen(name));
+	return true;
 }
 
 static void run_meta_context(struct ox_nbd_conn *conn, const struct ox_nbd_option_head *head,
@@ -210,11 +248,11 @@ static void run_meta_context(struct ox_nbd_conn *conn, const struct ox_nbd_optio
 	const bool list = head->type == NBD_OPT_LIST_META_CONTEXT;
 	uint32_t name_length;
 	const uint8_t *name;
-	bool matched;
+	unsigned found;
 
 	/* Whatever comes of it, an earlier choice is forgotten. */
 	if (!list)
-		conn->allocation_selected = false;
+		conn->contexts = 0;
 	if (conn->style == NBD_STYLE_SIMPLE) {
 		reply_error(conn, head->type, NBD_REP_ERR_INVALID,
 			    "metadata contexts need structured replies");
@@ -222,7 +260,7 @@ static void run_meta_context(struct ox_nbd_conn *conn, const struct ox_nbd_optio
 	}
 	name_length = ox_nbd_take32(cursor);
 	name = ox_nbd_take(cursor, name_length);
-	matched = take_queries(cursor, list);
+	found = take_queries(cursor, known_contexts(conn->export), list);
 	if (!ox_nbd_cursor_done(cursor) || name_length > NBD_STRING_MAX_BYTES) {
 		reply_malformed(conn, head->type);
 		return;
@@ -231,17 +269,12 @@ static void run_meta_context(struct ox_nbd_conn *conn, const struct ox_nbd_optio
 		reply_error(conn, head->type, NBD_REP_ERR_UNKNOWN, "no such export");
 		return;
 	}
-	if (matched) {
-		uint8_t *at =
-			reply(conn, head->type, NBD_REP_META_CONTEXT, 4 + strlen(ALLOCATION_NAME));
-
-		if (!at)
+	for (unsigned id = 1; id <= NBD_CONTEXT_LAST; id++) {
+		if ((found & NBD_CONTEXT_BIT(id)) && !tell_context(conn, head->type, id, list))
 			return;
-		at = ox_nbd_put32(at, list ? 0 : NBD_CONTEXT_ALLOCATION);
-		ox_nbd_put_bytes(at, ALLOCATION_NAME, strlen(ALLOCATION_NAME));
-		if (!list)
-			conn->allocation_selected = true;
 	}
+	if (!list)
+		conn->contexts = found;
 	reply_ack(conn, head->type);
 }
 

@@ -197,12 +197,73 @@ void ox_nbd_reply_read_sparse(struct ox_nbd_request *request, uint64_t data_offs
 
 /* ---- block status ---- */
 
+static uint8_t *put_extent(uint8_t *at, bool extended, uint64_t length, uint32_t value)
+{
+	if (extended) {
+		at = ox_nbd_put64(at, length);
+		return ox_nbd_put64(at, value);
+	}
+	/* No more was asked for than 32 bits can say. */
+	at = ox_nbd_put32(at, (uint32_t)length);
+	return ox_nbd_put32(at, value);
+}
+
+static uint32_t value_in(unsigned context, const struct ox_nbd_extent *extent)
+{
+	return context == NBD_CONTEXT_DEPTH ? extent->depth : extent->status;
+}
+
+/* What one context says, with neighbours of one value as one. */
+static uint8_t *put_extents(uint8_t *at, bool extended, const struct ox_nbd_extents *extents,
+			    unsigned context, uint32_t *ret_count)
+{
+	uint64_t length = 0;
+
+	*ret_count = 0;
+	for (size_t i = 0; i < extents->count; i++) {
+		const struct ox_nbd_extent *extent = &extents->list[i];
+		const uint32_t value = value_in(context, extent);
+
+		length += extent->length;
+		if (i + 1 < extents->count && value_in(context, extent + 1) == value)
+			continue;
+		at = put_extent(at, extended, length, value);
+		length = 0;
+		(*ret_count)++;
+	}
+	return at;
+}
+
+/* A chunk: its head at *head, its list at at. Both are moved on. */
+static uint8_t *put_status_chunk(struct ox_nbd_request *request, unsigned context, uint8_t **head,
+				 uint8_t *at)
+{
+	const bool extended = request->conn->style == NBD_STYLE_EXTENDED;
+	const bool last = request->contexts >> (context + 1) == 0;
+	struct iovec *iov = &request->iov[request->iov_count];
+	uint8_t *const begin = *head, *const list = at;
+	uint32_t count;
+
+	at = put_extents(at, extended, &request->extents, context, &count);
+	*head = ox_nbd_put_chunk_head(
+		*head, request->conn->style, &request->head, last ? NBD_REPLY_FLAG_DONE : 0,
+		extended ? NBD_REPLY_TYPE_BLOCK_STATUS_EXT : NBD_REPLY_TYPE_BLOCK_STATUS,
+		(uint32_t)((size_t)(at - list) + (extended ? 8 : 4)));
+	*head = ox_nbd_put32(*head, context);
+	if (extended)
+		*head = ox_nbd_put32(*head, count);
+	iov[0] = (struct iovec){begin, (size_t)(*head - begin)};
+	iov[1] = (struct iovec){list, (size_t)(at - list)};
+	request->iov_count += 2;
+	return at;
+}
+
 void ox_nbd_reply_block_status(struct ox_nbd_request *request)
 {
 	const bool extended = request->conn->style == NBD_STYLE_EXTENDED;
-	const struct ox_nbd_extents *extents = &request->extents;
-	const size_t list_bytes = extents->count * (extended ? 16 : 8);
-	uint8_t *at = malloc(list_bytes);
+	const size_t most_bytes = request->extents.count * (extended ? 16 : 8) *
+				  (size_t)__builtin_popcount(request->contexts);
+	uint8_t *at = malloc(most_bytes);
 	uint8_t *head = request->reply_head;
 
 	if (!at) {
@@ -210,31 +271,14 @@ void ox_nbd_reply_block_status(struct ox_nbd_request *request)
 		return;
 	}
 	request->reply_more = at;
-	for (size_t i = 0; i < extents->count; i++) {
-		const struct ox_nbd_extent *extent = &extents->list[i];
-
-		if (extended) {
-			at = ox_nbd_put64(at, extent->length);
-			at = ox_nbd_put64(at, extent->status);
-		} else {
-			/* No more was asked for than 32 bits can say. */
-			at = ox_nbd_put32(at, (uint32_t)extent->length);
-			at = ox_nbd_put32(at, extent->status);
-		}
+	request->iov_count = 0;
+	for (unsigned context = 1; context <= NBD_CONTEXT_LAST; context++) {
+		if (request->contexts & NBD_CONTEXT_BIT(context))
+			at = put_status_chunk(request, context, &head, at);
 	}
-	head = ox_nbd_put_chunk_head(
-		head, request->conn->style, &request->head, NBD_REPLY_FLAG_DONE,
-		extended ? NBD_REPLY_TYPE_BLOCK_STATUS_EXT : NBD_REPLY_TYPE_BLOCK_STATUS,
-		(uint32_t)(list_bytes + (extended ? 8 : 4)));
-	head = ox_nbd_put32(head, NBD_CONTEXT_ALLOCATION);
-	if (extended)
-		head = ox_nbd_put32(head, (uint32_t)extents->count);
-	request->inline_iov[0] =
-		(struct iovec){request->reply_head, (size_t)(head - request->reply_head)};
-	request->inline_iov[1] = (struct iovec){request->reply_more, list_bytes};
-	request->iov_count = 2;
+	assert(head <= request->reply_head + sizeof(request->reply_head));
 	free(request->extents.list);
 	request->extents = (struct ox_nbd_extents){0};
-	ox_nbd_request_settle(request, list_bytes);
+	ox_nbd_request_settle(request, most_bytes);
 	enqueue(request);
 }

@@ -14,8 +14,6 @@
 #define SPARSE_READ_MAX_EXTENTS 64u
 /* The protocol asks for no more than 2^20 in one reply. */
 #define BLOCK_STATUS_MAX_EXTENTS (1u << 15)
-/* Effect length and one context id: all that a filter can sensibly hold here. */
-#define STATUS_FILTER_BYTES 12u
 
 /* ---- judging a header ---- */
 
@@ -66,14 +64,22 @@ static bool is_inside(const struct ox_nbd_conn *conn, uint64_t offset, uint64_t 
 	return offset <= size_bytes && length <= size_bytes - offset;
 }
 
+/* A length to ask about, and ids of contexts. */
+static bool is_filter_length(const struct ox_nbd_conn *conn, uint64_t length)
+{
+	const uint64_t most = 8 + 4 * (uint64_t)__builtin_popcount(conn->contexts);
+
+	return length >= 12 && length <= most && length % 4 == 0;
+}
+
 static struct verdict judge_status(const struct ox_nbd_conn *conn,
 				   const struct ox_nbd_request_head *head)
 {
-	if (!conn->allocation_selected)
+	if (!conn->contexts)
 		return REFUSE(-EINVAL, "no metadata context is negotiated");
 	if (head->flags & NBD_CMD_FLAG_PAYLOAD_LEN) {
-		if (head->length != STATUS_FILTER_BYTES)
-			return REFUSE(-EINVAL, "the filter must name the one negotiated context");
+		if (!is_filter_length(conn, head->length))
+			return REFUSE(-EINVAL, "the filter must name negotiated contexts");
 		return ACCEPT; /* its effect length is judged once it is there */
 	}
 	if (head->length == 0)
@@ -146,7 +152,7 @@ static size_t buffer_bytes(const struct ox_nbd_request_head *head)
 	case NBD_CMD_CACHE:
 		return head->length <= NBD_PAYLOAD_MAX_BYTES ? head->length : 0;
 	case NBD_CMD_BLOCK_STATUS:
-		return head->flags & NBD_CMD_FLAG_PAYLOAD_LEN ? STATUS_FILTER_BYTES : 0;
+		return head->flags & NBD_CMD_FLAG_PAYLOAD_LEN ? head->length : 0;
 	default:
 		return 0;
 	}
@@ -354,32 +360,52 @@ static void start_read(struct ox_nbd_request *request)
 
 	if (is_sparse_read(request->conn, head)) {
 		ox_nbd_extents_start(request, head->offset, head->length, SPARSE_READ_MAX_EXTENTS,
-				     NBD_STATE_ZERO);
+				     NBD_STATE_ZERO, false);
 		return;
 	}
 	if (allocate_data(request, head->length))
 		submit_transfer(request, OX_OP_READ, head->offset, 0);
 }
 
-static void start_status(struct ox_nbd_request *request, uint64_t length)
+static void start_status(struct ox_nbd_request *request, uint64_t length, unsigned contexts)
 {
 	const struct ox_nbd_request_head *head = &request->head;
+	const bool by_state = contexts & NBD_CONTEXT_BIT(NBD_CONTEXT_ALLOCATION);
 
+	request->contexts = contexts;
 	ox_nbd_extents_start(request, head->offset, length, status_max(head),
-			     NBD_STATE_HOLE | NBD_STATE_ZERO);
+			     by_state ? NBD_STATE_HOLE | NBD_STATE_ZERO : 0,
+			     contexts & NBD_CONTEXT_BIT(NBD_CONTEXT_DEPTH));
+}
+
+/* The contexts that a filter names; 0: one that is not negotiated, or one twice. */
+static unsigned filtered_contexts(const struct ox_nbd_request *request)
+{
+	unsigned contexts = 0;
+
+	for (size_t at = 8; at < request->data_bytes; at += 4) {
+		const uint32_t id = ox_nbd_get32(request->data + at);
+		const unsigned bit = id <= NBD_CONTEXT_LAST ? NBD_CONTEXT_BIT(id) : 0;
+
+		if (!(request->conn->contexts & bit) || (contexts & bit))
+			return 0;
+		contexts |= bit;
+	}
+	return contexts;
 }
 
 /* A filter: which contexts, and for how much of the disk. */
 static void start_filtered_status(struct ox_nbd_request *request)
 {
 	const uint64_t length = ox_nbd_get64(request->data);
+	const unsigned contexts = filtered_contexts(request);
 
-	if (ox_nbd_get32(request->data + 8) != NBD_CONTEXT_ALLOCATION)
+	if (!contexts)
 		ox_nbd_reply_error(request, -EINVAL, "the filter names an unknown context");
 	else if (length == 0 || !is_inside(request->conn, request->head.offset, length))
 		ox_nbd_reply_error(request, -EINVAL, "the request goes past the end of the disk");
 	else
-		start_status(request, length);
+		start_status(request, length, contexts);
 }
 
 static bool is_zero(const struct ox_nbd_request *request)
@@ -445,7 +471,7 @@ static void carry_out(struct ox_nbd_request *request)
 		if (head->flags & NBD_CMD_FLAG_PAYLOAD_LEN)
 			start_filtered_status(request);
 		else
-			start_status(request, head->length);
+			start_status(request, head->length, request->conn->contexts);
 		return;
 	}
 }

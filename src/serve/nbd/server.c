@@ -523,6 +523,8 @@ int ox_nbd_server_new(struct ox_serve_loop *loop, struct ox_serve_part **ret_par
 	server->export.base = options->offset;
 	server->export.detect_zeroes = options->detect_zeroes;
 	server->export.size_bytes = export_size(server);
+	server->export.multi_conn = options->max_clients > 1;
+	server->export.tells_depth = options->allocation_depth;
 	server->export.read_only = ox_image_is_read_only(loop->image);
 	server->export.limit = &loop->limit;
 	server->export.full = &loop->full;

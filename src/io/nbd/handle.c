@@ -1,0 +1,67 @@
+/* SPDX-License-Identifier: MIT */
+#include "io/nbd/handle.h"
+
+#include <errno.h>
+#include <string.h>
+
+int ox_nbd_handle_secure(const struct ox_nbd_api *api, struct nbd_handle *nbd,
+			 const struct ox_nbd_address *a)
+{
+	if (!a->tls)
+		return 0;
+	if (api->set_tls(nbd, LIBNBD_TLS_REQUIRE) < 0)
+		return -1;
+	if (a->tls_certificates && api->set_tls_certificates(nbd, a->tls_certificates) < 0)
+		return -1;
+	if (a->tls_psk_file && api->set_tls_psk_file(nbd, a->tls_psk_file) < 0)
+		return -1;
+	if (a->tls_username && api->set_tls_username(nbd, a->tls_username) < 0)
+		return -1;
+	if (a->tls_hostname && api->set_tls_hostname(nbd, a->tls_hostname) < 0)
+		return -1;
+	return a->tls_unverified ? api->set_tls_verify_peer(nbd, false) : 0;
+}
+
+int ox_nbd_handle_connect(const struct ox_nbd_api *api, struct nbd_handle *nbd,
+			  const struct ox_nbd_address *a)
+{
+	return a->socket ? api->aio_connect_unix(nbd, a->socket)
+			 : api->aio_connect_tcp(nbd, a->host, a->port);
+}
+
+int ox_nbd_handle_words(const struct ox_nbd_api *api, char words[OX_NBD_WORDS_MAX])
+{
+	const char *said = api->get_error();
+	const char *colon = said ? strstr(said, ": ") : NULL;
+	int error = api->get_errno();
+
+	if (said && strncmp(said, "nbd_", 4) == 0 && colon)
+		said = colon + 2;
+	strncpy(words, said ? said : "no reason is known", OX_NBD_WORDS_MAX - 1);
+	words[OX_NBD_WORDS_MAX - 1] = 0;
+	return error > 0 ? -error : -EIO;
+}
+
+bool ox_nbd_handle_is_unreachable(int error)
+{
+	switch (-error) {
+	case ENOENT:
+	case EACCES:
+	case ECONNREFUSED:
+	case EHOSTUNREACH:
+	case ENETUNREACH:
+	case ENETDOWN:
+		return true;
+	default:
+		return false;
+	}
+}
+
+int ox_nbd_handle_tell(const struct ox_nbd_address *a, int error, const char *words,
+		       struct ox_error **err)
+{
+	return ox_error_set(err, error, "Failed to connect to '%s%s%s': %s",
+			    a->socket ? a->socket : a->host, a->socket ? "" : ":",
+			    a->socket ? "" : a->port,
+			    ox_nbd_handle_is_unreachable(error) ? strerror(-error) : words);
+}
