@@ -212,7 +212,9 @@ const char ox_cli_serve_help[] =
 	"  -v, --verbose              report on stderr which clients come and go, and why\n"
 	"  -h, --help                 print this text\n"
 	"\n"
-	"Sizes take the suffixes k, M, G, T. A second SIGTERM ends the wait for clients that do\n"
+	"IMAGE may be another NBD server's export (nbd://HOST/EXPORT), which is served without a\n"
+	"keeper. Sizes take the suffixes k, M, G, T. A second SIGTERM ends the wait for clients "
+	"that do\n"
 	"not read their last replies.\n";
 
 /* ---- the command line ---- */
@@ -534,7 +536,7 @@ static int take_option(struct ox_cli_serve_arguments *arguments, int option, con
 		arguments->serve.vhost.path = value;
 		break;
 	case OPTION_KEEPER:
-		arguments->keeper = true;
+		arguments->keeper = arguments->keeper_stated = true;
 		break;
 	case OPTION_NO_KEEPER:
 		arguments->keeper = false;
@@ -610,8 +612,10 @@ static int check_tls(const struct ox_cli_serve_arguments *arguments)
 	return -EINVAL;
 }
 
-static int check_arguments(const struct ox_cli_serve_arguments *arguments, int images)
+static int check_arguments(struct ox_cli_serve_arguments *arguments, int images)
 {
+	int ret;
+
 	if (arguments->config && (arguments->says_disk || images > 0)) {
 		ox_cli_usage_error("serve", "--config: what is said of a disk stands in that file");
 		return -EINVAL;
@@ -623,10 +627,9 @@ static int check_arguments(const struct ox_cli_serve_arguments *arguments, int i
 							: "Only one image can be served");
 		return -EINVAL;
 	}
-	/* The process that serves has a disk as a descriptor, and no right to connect. Nor would
-	 * what an answer of another server is worth outlive it. */
-	if (arguments->fd < 0 && ox_cli_name_refuse_uri(arguments->image, "served"))
-		return -ENOTSUP;
+	ret = ox_cli_serve_take_export(arguments);
+	if (ret < 0)
+		return ret;
 	if (!arguments->serve.nbd.address && !arguments->serve.vhost.path) {
 		ox_cli_usage_error("serve",
 				   "No address: say --nbd PATH (a unix socket) or --nbd HOST:PORT");

@@ -13,6 +13,7 @@
 #define OX_NBD_FUNCTIONS(X)                                                                        \
 	X(add_meta_context)                                                                        \
 	X(aio_block_status)                                                                        \
+	X(aio_connect_socket)                                                                      \
 	X(aio_connect_tcp)                                                                         \
 	X(aio_connect_unix)                                                                        \
 	X(aio_disconnect)                                                                          \

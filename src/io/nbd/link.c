@@ -30,6 +30,7 @@ enum state {
 struct ox_nbd_link {
 	const struct ox_nbd_api *api;
 	const struct ox_nbd_address *address;
+	const struct ox_nbd_connector *connector;
 	uint64_t deadline_ns;
 	pthread_t thread;
 	int wake_fd;
@@ -158,24 +159,58 @@ static int configure_tls(struct ox_nbd_link *l)
 	return a->tls_unverified ? l->api->set_tls_verify_peer(l->nbd, false) : 0;
 }
 
+static int configure(struct ox_nbd_link *l)
+{
+	if (l->api->set_export_name(l->nbd, l->address->export_name) < 0 ||
+	    l->api->add_meta_context(l->nbd, CONTEXT) < 0 ||
+	    l->api->set_pread_initialize(l->nbd, false) < 0)
+		return -1;
+	return configure_tls(l);
+}
+
+/* The socket that the program connects, which is libnbd's then. */
+static int ask_for_socket(struct ox_nbd_link *l, int *ret)
+{
+	uint64_t now = now_ns();
+	int fd;
+
+	if (now >= l->deadline_ns)
+		return fail(l, -ETIMEDOUT, false, "the server does not answer");
+	fd = l->connector->connect(l->connector->opaque,
+				   (unsigned)((l->deadline_ns - now) / 1000000 + 1));
+	if (fd < 0)
+		return fail(l, fd, false, strerror(-fd));
+	*ret = fd;
+	return 0;
+}
+
 static int begin_to_connect(struct ox_nbd_link *l)
 {
 	const struct ox_nbd_address *a = l->address;
+	int socket;
+	int r = configure(l);
 
-	if (l->api->set_export_name(l->nbd, a->export_name) < 0 ||
-	    l->api->add_meta_context(l->nbd, CONTEXT) < 0 ||
-	    l->api->set_pread_initialize(l->nbd, false) < 0 || configure_tls(l) < 0)
-		return -1;
-	return a->socket ? l->api->aio_connect_unix(l->nbd, a->socket)
-			 : l->api->aio_connect_tcp(l->nbd, a->host, a->port);
+	if (r == 0 && l->connector->connect) {
+		r = ask_for_socket(l, &socket);
+		if (r < 0)
+			return r;
+		r = l->api->aio_connect_socket(l->nbd, socket);
+	} else if (r == 0) {
+		r = a->socket ? l->api->aio_connect_unix(l->nbd, a->socket)
+			      : l->api->aio_connect_tcp(l->nbd, a->host, a->port);
+	}
+	if (r == 0)
+		return 0;
+	take_words(l);
+	return l->error;
 }
 
 static int shake_hands(struct ox_nbd_link *l)
 {
-	if (begin_to_connect(l) < 0) {
-		take_words(l);
-		return l->error;
-	}
+	int r = begin_to_connect(l);
+
+	if (r < 0)
+		return r;
 	while (l->api->aio_is_connecting(l->nbd)) {
 		uint64_t now = now_ns();
 
@@ -488,7 +523,8 @@ static void link_free(struct ox_nbd_link *l)
 }
 
 int ox_nbd_link_start(const struct ox_nbd_api *api, const struct ox_nbd_address *address,
-		      uint64_t limit_ms, struct ox_nbd_link **ret)
+		      const struct ox_nbd_connector *connector, uint64_t limit_ms,
+		      struct ox_nbd_link **ret)
 {
 	struct ox_nbd_link *l = calloc(1, sizeof(*l));
 	int r;
@@ -503,6 +539,7 @@ int ox_nbd_link_start(const struct ox_nbd_api *api, const struct ox_nbd_address 
 	}
 	l->api = api;
 	l->address = address;
+	l->connector = connector;
 	l->deadline_ns = now_ns() + limit_ms * 1000000;
 	ox_assert(pthread_mutex_init(&l->lock, NULL) == 0);
 	ox_assert(pthread_cond_init(&l->settled, NULL) == 0);
