@@ -111,7 +111,7 @@ class Client:
                 self.option_reply(option, REP_INFO, struct.pack(">HQH", 0, size, self.flags()))
                 if "min_block" in self.how or "max_block" in self.how:
                     self.option_reply(option, REP_INFO, struct.pack(
-                        ">HIII", 3, self.how.get("min_block", 1), 4096,
+                        ">HIII", 3, self.how.get("min_block", 1), max(4096, self.how.get("min_block", 1)),
                         self.how.get("max_block", 1 << 25)))
                 self.option_reply(option, ACK)
                 if option == GO:
