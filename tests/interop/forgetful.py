@@ -141,6 +141,15 @@ class Client:
             self.reply(cookie + 77)
         elif lie == "short":
             self.chunk(cookie, 1, 1, struct.pack(">Q", offset))
+        elif lie == "nothing":
+            self.reply(cookie)
+        elif lie == "half twice":
+            half = struct.pack(">Q", offset) + self.disk.read(offset, length // 2)
+            self.chunk(cookie, 0, 1, half)
+            self.chunk(cookie, 1, 1, half)
+        elif lie == "backwards":
+            for at in range(offset + length - 512, offset - 1, -512):
+                self.chunk(cookie, at == offset, 1, struct.pack(">Q", at) + self.disk.read(at, 512))
         elif lie == "beyond":
             self.chunk(cookie, 0, 1, struct.pack(">Q", offset + length) + b"x" * length)
             self.chunk(cookie, 1, 0)

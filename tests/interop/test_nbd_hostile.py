@@ -52,6 +52,21 @@ def test_answers_to_reads_that_make_no_sense_fail_the_read():
         expect_failure(oxbow_path(), "info", uri)
 
 
+def test_a_read_that_is_answered_with_less_shows_nothing_of_our_memory():
+    env = dict(os.environ, MALLOC_PERTURB_="77")
+    for name, uri in lies("nothing", "short"):
+        result = run(oxbow_path(), "io", "-r", "-f", "raw", "-c", "read -v 0 4k", uri, check=False, env=env)
+        check_in("read failed: Input/output error", result.stdout + result.stderr, f"answer of {name}")
+    for _, uri in lies("half twice"):
+        shown = output(oxbow_path(), "io", "-r", "-f", "raw", "-c", "read -v 0 4k", uri, env=env)
+        check_in("00000800:  00 00 00 00", shown, "the half that did not come")
+
+
+def test_parts_of_an_answer_come_in_any_order():
+    for _, uri in lies("backwards"):
+        oxbow("io", "-r", "-f", "raw", "-c", "read -P 97 0 64k", "-c", "read -P 0 64k 64k", uri)
+
+
 def test_extents_that_make_no_sense_lose_no_data():
     for name, uri in lies("no extents", "empty extents", "long extents", "many extents",
                           "odd extents"):

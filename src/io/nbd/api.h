@@ -25,7 +25,7 @@
 	X(aio_is_dead)                                                                             \
 	X(aio_notify_read)                                                                         \
 	X(aio_notify_write)                                                                        \
-	X(aio_pread)                                                                               \
+	X(aio_pread_structured)                                                                    \
 	X(aio_pwrite)                                                                              \
 	X(aio_trim)                                                                                \
 	X(aio_zero)                                                                                \
@@ -44,7 +44,6 @@
 	X(get_size)                                                                                \
 	X(is_read_only)                                                                            \
 	X(set_export_name)                                                                         \
-	X(set_pread_initialize)                                                                    \
 	X(set_tls)                                                                                 \
 	X(set_tls_certificates)                                                                    \
 	X(set_tls_psk_file)                                                                        \

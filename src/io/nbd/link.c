@@ -162,8 +162,7 @@ static int configure_tls(struct ox_nbd_link *l)
 static int configure(struct ox_nbd_link *l)
 {
 	if (l->api->set_export_name(l->nbd, l->address->export_name) < 0 ||
-	    l->api->add_meta_context(l->nbd, CONTEXT) < 0 ||
-	    l->api->set_pread_initialize(l->nbd, false) < 0)
+	    l->api->add_meta_context(l->nbd, CONTEXT) < 0)
 		return -1;
 	return configure_tls(l);
 }
@@ -317,11 +316,29 @@ static void end(struct ox_nbd_request *req, int result)
 static int completed(void *opaque, int *error)
 {
 	struct ox_nbd_request *req = opaque;
+	int result = *error > 0 ? -*error : 0;
 
+	if (result == 0 && req->kind == OX_NBD_READ && req->told != req->length)
+		result = -EIO; /* it was answered with less, or more, than was asked for */
 	/* Those of a connection that is over are ended by the thread, all with one error. */
 	if (!is_over(req->by))
-		end(req, *error > 0 ? -*error : 0);
+		end(req, result);
 	return 1;
+}
+
+/* libnbd sees to it that it lies within the request, whose buffer it has cleared: so parts that
+ * come twice leave nothing else in it. */
+static int got_part(void *opaque, const void *bytes, size_t count, uint64_t offset, unsigned status,
+		    int *error)
+{
+	struct ox_nbd_request *req = opaque;
+
+	(void)bytes;
+	(void)offset;
+	(void)error;
+	if (status != LIBNBD_READ_ERROR)
+		req->told += count;
+	return 0;
 }
 
 static int got_extents(void *opaque, const char *context, uint64_t offset, uint32_t *entries,
@@ -350,11 +367,14 @@ static int64_t begin(struct ox_nbd_link *l, struct ox_nbd_request *req)
 {
 	const struct ox_nbd_api *api = l->api;
 	nbd_completion_callback done = {.callback = completed, .user_data = req};
+	nbd_chunk_callback part = {.callback = got_part, .user_data = req};
 	nbd_extent_callback extents = {.callback = got_extents, .user_data = req};
 
 	switch (req->kind) {
 	case OX_NBD_READ:
-		return api->aio_pread(l->nbd, req->buf, req->length, req->offset, done, req->flags);
+		req->told = 0;
+		return api->aio_pread_structured(l->nbd, req->buf, req->length, req->offset, part,
+						 done, req->flags);
 	case OX_NBD_WRITE:
 		return api->aio_pwrite(l->nbd, req->buf, req->length, req->offset, done,
 				       req->flags);

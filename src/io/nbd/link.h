@@ -64,6 +64,7 @@ struct ox_nbd_request {
 	void *buf;			/* READ, WRITE */
 	struct ox_nbd_extents *extents; /* EXTENTS: filled */
 	/* the link's */
+	uint64_t told; /* READ: bytes that came so far */
 	struct ox_list link;
 	struct ox_nbd_link *by;
 	struct ox_handed *handed;
