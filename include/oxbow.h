@@ -229,6 +229,14 @@ struct ox_open_options {
 	const char *snapshot;
 	const char *snapshot_id;
 	const char *snapshot_name;
+	/*
+	 * With OX_OPEN_URI, for a process that may not connect: called for each connection to the
+	 * server, at the opening and whenever one was lost. Returns a connected socket, which is
+	 * the library's from then on, or a negative errno, and should not take longer than
+	 * limit_ms. Threads of the library call it, several at once, as long as the image is open.
+	 * An export by TLS is refused with it (-ENOTSUP). NULL: the library connects.
+	 */
+	int (*connect)(void *opaque, unsigned limit_ms);
 };
 
 #define OX_OPEN_OPTIONS_INIT                                                                       \
@@ -266,6 +274,13 @@ int ox_image_reopen(struct ox_image *image, bool read_only, struct ox_error **er
  */
 int ox_open_wanted(const struct ox_file_wanted *wanted, const struct ox_open_options *opts,
 		   struct ox_error **err) OX_CHECKED;
+
+/* For a process that opens no file later: looks at the URI, and loads what exports are opened by.
+ */
+int ox_uri_prepare(const char *uri, struct ox_error **err) OX_CHECKED;
+/* What a connect of the options returns, in a process that may connect: a socket that is connected
+ * to the server of the URI, or a negative errno. Blocks. */
+int ox_uri_connect(const char *uri, unsigned limit_ms, struct ox_error **err) OX_CHECKED;
 
 /* The locks by which programs keep out of each other's way, QEMU's included. */
 enum ox_lock {

@@ -157,6 +157,8 @@ struct ox_cli_name {
  * the caller tells ("Unknown protocol '%s'"); a path with a colon is written ./a:b. */
 int ox_cli_name_parse(const char *text, struct ox_cli_name *ret) OX_CHECKED;
 
+/* Whether the argument is the URI of an export, as below, and of nothing else. */
+bool ox_cli_name_is_export(const char *text);
 /* Whether the argument is the URI of an export (of which "nbd:" without slashes is none, as it may
  * be a file); then says that it cannot be done, as "served". */
 bool ox_cli_name_refuse_uri(const char *text, const char *done);

@@ -36,6 +36,14 @@ bool ox_cli_name_is_null(const char *text)
 	       strcmp(name.protocol, "null-co") == 0;
 }
 
+bool ox_cli_name_is_export(const char *text)
+{
+	struct ox_cli_name name;
+
+	return ox_cli_name_parse(text, &name) == 0 && name.flags && strstr(text, "://") &&
+	       strcmp(name.protocol, "null-co") != 0;
+}
+
 bool ox_cli_name_refuse_uri(const char *text, const char *done)
 {
 	struct ox_cli_name name;

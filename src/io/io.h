@@ -285,13 +285,21 @@ bool ox_io_file_has_fd(const struct ox_io *io, int fd);
 int ox_io_file_lock_fd(int fd, const char *name, struct ox_file_lock have, struct ox_file_lock want,
 		       struct ox_error **err) __attribute__((warn_unused_result));
 
+struct ox_nbd_connector; /* nbd/address.h */
+
 /*
  * An export of an NBD server, by libnbd, which is loaded for it; uri as nbd/address.h says. No
  * locks are taken: the server has them. Blocks until the server has answered; from a task or
  * outside of any, on the reactor's thread or a worker.
  */
-int ox_io_nbd_open(struct ox_reactor *r, const char *uri, unsigned flags, struct ox_io **ret,
+int ox_io_nbd_open(struct ox_reactor *r, const char *uri, unsigned flags,
+		   const struct ox_nbd_connector *connector, struct ox_io **ret,
 		   struct ox_error **err) __attribute__((warn_unused_result));
+/* Looks at the URI and loads libnbd, for a process that opens no file later. */
+int ox_io_nbd_prepare(const char *uri, struct ox_error **err) __attribute__((warn_unused_result));
+/* A connected socket, or a negative errno: for a connector. Blocks. */
+int ox_io_nbd_connect(const char *uri, unsigned limit_ms, struct ox_error **err)
+	__attribute__((warn_unused_result));
 
 /* A disk that holds nothing (null.c): where a program has stated a URI, never where an image has.
  */

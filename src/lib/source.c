@@ -43,6 +43,16 @@ OX_EXPORT int ox_open_wanted(const struct ox_file_wanted *wanted,
 	return ox_chain_open_file(wanted, &opts, err);
 }
 
+OX_EXPORT int ox_uri_prepare(const char *uri, struct ox_error **err)
+{
+	return ox_io_nbd_prepare(uri, err);
+}
+
+OX_EXPORT int ox_uri_connect(const char *uri, unsigned limit_ms, struct ox_error **err)
+{
+	return ox_io_nbd_connect(uri, limit_ms, err);
+}
+
 int ox_source_check_new(const struct ox_source *source, struct ox_error **err)
 {
 	if (source->is_uri && ox_io_null_is_uri(source->path))
@@ -62,7 +72,8 @@ int ox_source_open(struct ox_context *ctx, const struct ox_source *source, unsig
 	if (source->is_uri && ox_io_null_is_uri(source->path))
 		return ox_io_null_open(ctx->reactor, source->path, flags, ret, err);
 	if (source->is_uri)
-		return ox_io_nbd_open(ctx->reactor, source->path, flags, ret, err);
+		return ox_io_nbd_open(ctx->reactor, source->path, flags, &source->connector, ret,
+				      err);
 	if (source->path && (flags & OX_IO_NO_LOCK))
 		return ox_error_set(err, -EINVAL,
 				    "'%s' is to be opened by its path, and the caller can hold "

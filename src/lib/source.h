@@ -4,6 +4,7 @@
 #define OX_LIB_SOURCE_H
 
 #include "io/io.h"
+#include "io/nbd/address.h"
 #include "lib/context.h"
 
 struct ox_source {
@@ -12,6 +13,7 @@ struct ox_source {
 	bool owned;	  /* fd is the library's; else it is duplicated when it is opened */
 	const char *name; /* of fd; relative backing names are resolved beside it */
 	bool is_uri;	  /* path is one, as the options say */
+	struct ox_nbd_connector connector; /* of a URI */
 };
 
 static inline struct ox_source ox_source_path(const char *path)

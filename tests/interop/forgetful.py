@@ -111,7 +111,7 @@ class Client:
                 self.option_reply(option, REP_INFO, struct.pack(">HQH", 0, size, self.flags()))
                 if "min_block" in self.how or "max_block" in self.how:
                     self.option_reply(option, REP_INFO, struct.pack(
-                        ">HIII", 3, self.how.get("min_block", 1), 4096,
+                        ">HIII", 3, self.how.get("min_block", 1), max(4096, self.how.get("min_block", 1)),
                         self.how.get("max_block", 1 << 25)))
                 self.option_reply(option, ACK)
                 if option == GO:
@@ -141,6 +141,15 @@ class Client:
             self.reply(cookie + 77)
         elif lie == "short":
             self.chunk(cookie, 1, 1, struct.pack(">Q", offset))
+        elif lie == "nothing":
+            self.reply(cookie)
+        elif lie == "half twice":
+            half = struct.pack(">Q", offset) + self.disk.read(offset, length // 2)
+            self.chunk(cookie, 0, 1, half)
+            self.chunk(cookie, 1, 1, half)
+        elif lie == "backwards":
+            for at in range(offset + length - 512, offset - 1, -512):
+                self.chunk(cookie, at == offset, 1, struct.pack(">Q", at) + self.disk.read(at, 512))
         elif lie == "beyond":
             self.chunk(cookie, 0, 1, struct.pack(">Q", offset + length) + b"x" * length)
             self.chunk(cookie, 1, 0)
@@ -209,6 +218,8 @@ class Client:
     def serve_one(self):
         _, flags, kind, cookie, offset, length = struct.unpack(">IHHQQI", self.take(28))
         data = self.take(length) if kind == WRITE else bytes(length) if kind in (TRIM, ZEROES) else b""
+        if self.how.get("lie") == "mute":
+            return True
         with self.disk.lock:
             if "log" in self.how:
                 with open(self.how["log"], "a") as log:

@@ -1,6 +1,8 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: MIT
 """NBD servers that lie to oxbow, their client: nothing crashes, nothing hangs, errors are told."""
+import signal
+
 from harness import *
 from nbd_servers import *
 
@@ -50,6 +52,45 @@ def test_answers_to_reads_that_make_no_sense_fail_the_read():
         result = run(oxbow_path(), "io", "-r", "-f", "raw", "-c", "read 0 4k", uri, check=False)
         check_in("read failed", result.stdout + result.stderr, f"answer of {name}")
         expect_failure(oxbow_path(), "info", uri)
+
+
+def test_a_read_that_is_answered_with_less_shows_nothing_of_our_memory():
+    env = dict(os.environ, MALLOC_PERTURB_="77")
+    for name, uri in lies("nothing", "short"):
+        result = run(oxbow_path(), "io", "-r", "-f", "raw", "-c", "read -v 0 4k", uri, check=False, env=env)
+        check_in("read failed: Input/output error", result.stdout + result.stderr, f"answer of {name}")
+    for _, uri in lies("half twice"):
+        shown = output(oxbow_path(), "io", "-r", "-f", "raw", "-c", "read -v 0 4k", uri, env=env)
+        check_in("00000800:  00 00 00 00", shown, "the half that did not come")
+
+
+def test_parts_of_an_answer_come_in_any_order():
+    for _, uri in lies("backwards"):
+        oxbow("io", "-r", "-f", "raw", "-c", "read -P 97 0 64k", "-c", "read -P 0 64k 64k", uri)
+
+
+def test_a_server_that_answers_no_request_keeps_nobody_from_ending():
+    near = tmpdir() / "near.sock"
+    for _, uri in lies("mute"):
+        for words in (("convert", "-f", "raw", "-O", "raw", uri, "out"), ("checksum", "-f", "raw", uri),
+                      ("create", "-f", "qcow2", uri, "1M"), ("dd", f"if={uri}", "of=out"),
+                      ("io", "-f", "raw", "-c", "read 0 4k", uri), ("info", uri)):
+            process = subprocess.Popen([oxbow_path(), *words], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            while process.poll() is None:  # the second one ends what waits for the first
+                process.send_signal(signal.SIGINT)
+                time.sleep(0.1)
+            check_equal(process.returncode, -signal.SIGINT, f"exit code of {words[0]}")
+        server = subprocess.Popen([oxbow_path(), "serve", "-f", "raw", "--drain", "1", "--nbd", near, uri],
+                                  stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        check_in("near.sock", server.stdout.readline().decode())
+        client = subprocess.Popen(["qemu-io", "-r", "-f", "raw", "-c", "read 0 4k", f"nbd+unix:///?socket={near}"],
+                                  stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        time.sleep(0.5)
+        server.terminate()
+        said = server.communicate(timeout=60)[1].decode()
+        check_equal(server.returncode, 1, f"exit code ({said})")
+        client.kill()
+        client.wait()
 
 
 def test_extents_that_make_no_sense_lose_no_data():

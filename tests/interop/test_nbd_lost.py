@@ -175,6 +175,14 @@ def test_a_server_that_is_ending_is_left_for_the_next_one():
         check_bytes(disk, i << 20, i + 1, 65536)
 
 
+def test_a_server_that_comes_back_with_smaller_requests_is_another_one():
+    disk = tmpdir() / "disk.raw"
+    disk.write_bytes(b"a" * SIZE)
+    small = {"min_block": 512, "max_block": 4096}
+    with Forgetful(disk, {"min_block": 65536, "max_block": 1 << 20, "die_after": 1}, small) as server:
+        io_fails(server.uri(), "write -P 1 0 64k", "read -P 97 64k 64k", message="read failed: Input/output error")
+
+
 def test_a_failed_flush_fails_all_that_follows():
     disk = empty_disk()
     with Forgetful(disk, {"flush_error": 28}) as server:

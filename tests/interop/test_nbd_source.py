@@ -284,13 +284,10 @@ def test_a_trim_reaches_the_server_as_one():
 
 def test_what_takes_files_alone_refuses_exports_by_name():
     name = "nbd+unix:///?socket=y"
-    os.mkdir("dir")
     os.symlink(oxbow_path(), "qemu-nbd")
-    for words, message in ((("serve", "--nbd", "x.sock", name), "cannot be served"),
-                           (("mount", name, "dir"), "cannot be mounted"),
-                           (("io", "-s", "-f", "raw", name), "cannot be the base of an overlay")):
-        expect_failure(oxbow_path(), *words, message=message)
-    expect_failure("./qemu-nbd", "-k", tmpdir() / "x.sock", name, message="cannot be served")
+    for words in ((oxbow_path(), "io", "-s", "-f", "raw", name),
+                  ("./qemu-nbd", "-s", "-f", "raw", "-k", tmpdir() / "x.sock", name)):
+        expect_failure(*words, message="cannot be the base of an overlay")
 
 
 def test_without_libnbd_files_are_opened_and_exports_are_refused_with_words():

@@ -397,8 +397,8 @@ def test_a_disk_that_holds_nothing_is_served():
         wire.close()
         end(pid)
         await_end(pid)
-    expect_failure(oxbow_path(), "serve", "-f", "raw", "--nbd", tmpdir() / "s", "null-co://",
-                   message="no file that a keeper could hold; say --no-keeper")
+    expect_failure(oxbow_path(), "serve", "--keeper", "-f", "raw", "--nbd", tmpdir() / "s", "null-co://",
+                   message="--keeper takes a keeper, and what is no file has none")
 
 
 def test_a_temporary_snapshot_takes_what_is_written():

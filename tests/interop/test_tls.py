@@ -363,6 +363,83 @@ def test_a_client_that_leaves_amid_the_handshake_costs_nothing():
         serves(server)
 
 
+class Handshake:
+    """OpenSSL's part of one, with the bytes in our hands: at most `limit` of them reach the server."""
+
+    def __init__(self, server, limit=1 << 30):
+        self.client = Client(server, None)
+        self.client.greet()
+        check_equal(self.client.option(OPT_STARTTLS), [(REP_ACK, b"")], "answer")
+        self.come, self.go = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self.tls = client_context().wrap_bio(self.come, self.go, server_hostname="localhost")
+        self.left, self.sent = limit, 0
+
+    def turn(self):
+        """Whether it goes on."""
+        try:
+            self.tls.do_handshake()
+            done = True
+        except ssl.SSLWantReadError:
+            done = False
+        data = self.go.read()[:self.left]
+        self.left -= len(data)
+        self.sent += len(data)
+        self.client.send(data)
+        if done or self.left == 0:
+            return False
+        self.come.write(self.client.link.recv(65536))
+        return True
+
+
+def test_a_handshake_that_is_cut_at_any_byte_costs_nothing():
+    with tls_server() as server:
+        whole = Handshake(server)
+        while whole.turn():
+            pass
+        worker = server.server_pid()
+        descriptors = len(os.listdir(f"/proc/{worker}/fd"))
+        for limit in range(1, whole.sent):
+            cut = Handshake(server, limit)
+            while cut.turn():
+                pass
+            if limit % 2:
+                cut.client.link.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            cut.client.close()
+        serves(server)
+        deadline = time.monotonic() + 60
+        check_equal(server.server_pid(), worker, "the process that serves")
+        while len(os.listdir(f"/proc/{worker}/fd")) > descriptors:
+            if time.monotonic() > deadline:
+                raise Failure("descriptors of clients that have left stay open")
+            time.sleep(0.01)
+        before = cpu_ticks(server)
+        time.sleep(1)
+        if cpu_ticks(server) - before > 20:
+            raise Failure(f"{cpu_ticks(server) - before} ticks for clients that are gone")
+
+
+def test_credentials_may_change_while_handshakes_are_under_way():
+    with tls_server() as server:
+        for name in ("renewed", "broken", "server"):
+            under_way = [Handshake(server) for _ in range(24)]
+            for i, handshake in enumerate(under_way):
+                if i % 2:
+                    handshake.turn()
+            if name == "broken":
+                (tmpdir() / "credentials" / "server-key.pem").write_text("no key\n")
+            else:
+                replace(name)
+            reload(server, name == "broken")
+            if name != "broken":
+                await_certificate(server, name)
+            for handshake in under_way:
+                while handshake.turn():
+                    pass
+                check_equal(handshake.tls.version() in ("TLSv1.2", "TLSv1.3"), True, "the handshake ends well")
+                handshake.client.close()
+            serves(server)
+
+
 def test_garbage_ends_the_handshake():
     with tls_server("-v") as server:
         for data in (b"GET / HTTP/1.0\r\n\r\n", bytes(100), b"\x16\x03\x01\xff\xff" + bytes(65535),

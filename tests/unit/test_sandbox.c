@@ -58,6 +58,7 @@ static struct ox_sandbox a_sandbox(void)
 enum parts {
 	FILES_ALONE, /* what landlock forbids, a filter would hide */
 	ALL,
+	OF_CLIENT, /* all, of one that has an export for its image */
 };
 
 /* Forks; the child enters the sandbox and exits with what is returned by try. */
@@ -77,7 +78,9 @@ static int status_of(enum parts parts, int (*try)(void))
 		ox_sandbox_begin(&sandbox);
 		if (ox_reactor_create(engine, &reactor, NULL) < 0)
 			_exit(BROKEN);
-		if (parts == ALL && ox_sandbox_enter(&sandbox) < 0)
+		if (parts == OF_CLIENT)
+			sandbox.calls = OX_SANDBOX_CLIENT;
+		if (parts != FILES_ALONE && ox_sandbox_enter(&sandbox) < 0)
 			_exit(BROKEN);
 		_exit(try());
 	}
@@ -183,6 +186,14 @@ static int connect_by_sending(void)
 	};
 
 	return error_of(sendmsg(fresh_socket, &message, MSG_FASTOPEN | MSG_NOSIGNAL));
+}
+
+static int connect_by_sending_to(void)
+{
+	struct sockaddr_in address = some_address();
+
+	return error_of(sendto(fresh_socket, "x", 1, MSG_NOSIGNAL, (struct sockaddr *)&address,
+			       sizeof(address)));
 }
 
 static int signal_its_keeper(void)
@@ -401,6 +412,7 @@ static void calls_that_are_not_on_the_list_are_not_there(void **state)
 		ATTEMPT(remove_a_file, ENOSYS),
 		ATTEMPT(open_a_socket, ENOSYS),
 		ATTEMPT(connect_by_sending, ENOSYS),
+		ATTEMPT(connect_by_sending_to, ENOSYS),
 		ATTEMPT_UNLESS_LENIENT(signal_its_keeper, ENOSYS),
 		ATTEMPT_UNLESS_LENIENT(signal_a_thread_of_its_keeper, ENOSYS),
 		ATTEMPT(let_a_descriptor_signal_its_keeper, ENOSYS),
@@ -525,9 +537,33 @@ static int speak(void)
 	return printf("%s", isatty(STDOUT_FILENO) ? "" : " ") < 0;
 }
 
+static int send_to_whom_it_is_connected(void)
+{
+	return send(stream[0], "x", 1, MSG_NOSIGNAL) == 1 ? 0 : 1;
+}
+
+static int send_by_a_call_that_connects(void)
+{
+	return error_of(send(fresh_socket, "x", 1, MSG_FASTOPEN | MSG_NOSIGNAL));
+}
+
 static int fail_an_assertion(void)
 {
 	abort();
+}
+
+static void one_that_has_an_export_can_send_and_not_connect(void **state)
+{
+	static const struct attempt attempts[] = {
+		ATTEMPT(open_a_socket, ENOSYS),
+		ATTEMPT(connect_by_sending, ENOSYS),
+		ATTEMPT(connect_by_sending_to, ENOSYS),
+		ATTEMPT(send_by_a_call_that_connects, ENOSYS),
+	};
+
+	(void)state;
+	assert_int_equal(status_of(OF_CLIENT, send_to_whom_it_is_connected), 0);
+	check_refused(OF_CLIENT, attempts, OX_ARRAY_SIZE(attempts));
 }
 
 static void a_worker_can_do_its_work(void **state)
@@ -658,6 +694,7 @@ int main(void)
 		cmocka_unit_test(calls_that_are_not_on_the_list_are_not_there),
 		cmocka_unit_test(calls_of_somebody_who_has_taken_it_over_end_it),
 		cmocka_unit_test(its_ring_opens_and_connects_nothing),
+		cmocka_unit_test(one_that_has_an_export_can_send_and_not_connect),
 		cmocka_unit_test(a_worker_can_do_its_work),
 		cmocka_unit_test(an_assertion_ends_it_as_ever),
 		cmocka_unit_test(root_becomes_nobody),

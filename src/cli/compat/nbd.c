@@ -506,15 +506,20 @@ static void add_snapshot(struct ox_compat_nbd *nbd)
 		add_value(nbd, "snapshot=snapshot.name", open->snapshot_name);
 }
 
+static bool is_export(const struct ox_compat_nbd *nbd)
+{
+	return nbd->source.open.flags & OX_OPEN_URI;
+}
+
 static void make_words(struct ox_compat_nbd *nbd, const char *address)
 {
 	const struct ox_open_options *open = &nbd->source.open;
 
 	add(nbd, "serve");
-	if (!nbd->persistent || nbd->temporary || nbd->is_null)
+	if (!nbd->persistent || nbd->temporary || is_export(nbd))
 		add(nbd, "--no-keeper");
 	add_value(nbd, "nbd", address);
-	add_value(nbd, "format", open->format);
+	add_value(nbd, "format", nbd->probes ? "raw" : open->format);
 	add_value(nbd, "cache", ox_cache_mode_name(open->cache));
 	add_value(nbd, "discard", nbd->unmap ? "unmap" : "ignore");
 	add_value(nbd, "recover", "auto");
@@ -555,6 +560,17 @@ static void make_words(struct ox_compat_nbd *nbd, const char *address)
 	add(nbd, nbd->source.path);
 }
 
+/* What no word says: that nbd:HOST:PORT, which could be a path, is none, and that the image tells
+ * its format. */
+static void take_export(const struct ox_compat_nbd *nbd, struct ox_cli_serve_arguments *arguments)
+{
+	arguments->open.flags |= OX_OPEN_URI;
+	if (!nbd->probes)
+		return;
+	arguments->open.flags |= OX_OPEN_PROBE;
+	arguments->open.format = NULL;
+}
+
 static int serve(struct ox_compat_nbd *nbd)
 {
 	struct ox_cli_serve_arguments arguments;
@@ -564,9 +580,12 @@ static int serve(struct ox_compat_nbd *nbd)
 	if (status == 0) {
 		make_words(nbd, address);
 		ox_cli_serve_init(&arguments);
+		arguments.takes_exports = true;
 		if (ox_cli_serve_parse(nbd->word_count, nbd->words, &arguments) < 0)
 			status = 1;
 	}
+	if (status == 0 && is_export(nbd))
+		take_export(nbd, &arguments);
 	if (status == 0) {
 		arguments.serve.nbd.ends_with_clients = !nbd->persistent;
 		arguments.listening = ox_compat_nbd_listening;
@@ -584,9 +603,6 @@ static int run(struct ox_compat_nbd *nbd, const char *file)
 
 	if (ox_cli_source_set(&nbd->source, file) < 0)
 		return 1;
-	nbd->is_null = ox_cli_name_is_null(nbd->source.path);
-	if (!nbd->is_null && ox_cli_name_refuse_uri(nbd->source.path, "served"))
-		return 1;
 	if (!nbd->detect_zeroes)
 		nbd->detect_zeroes = nbd->source.detect_zeroes;
 	if (nbd->fork) {
@@ -594,7 +610,9 @@ static int run(struct ox_compat_nbd *nbd, const char *file)
 		if (status >= 0)
 			return status;
 	}
-	if (ox_compat_nbd_find_format(nbd) < 0)
+	if (is_export(nbd) && !nbd->source.open.format)
+		nbd->probes = true; /* at the opening: some servers end with their first client */
+	else if (ox_compat_nbd_find_format(nbd) < 0)
 		return 1;
 	if (nbd->temporary && ox_cli_temporary_make(&nbd->source, &nbd->overlay) < 0)
 		return 1;

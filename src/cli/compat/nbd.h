@@ -40,7 +40,7 @@ struct ox_compat_nbd {
 	bool fork;
 	bool unmap;
 	bool temporary;			      /* -s */
-	bool is_null;			      /* the source is a disk that holds nothing */
+	bool probes;			      /* the export tells its format */
 	bool activated;			      /* a service manager listens */
 	char *overlay;			      /* of -s; NULL: none */
 	int ready_fd;			      /* to the parent of --fork; -1: none */

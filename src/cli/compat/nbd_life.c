@@ -196,9 +196,7 @@ int ox_compat_nbd_find_format(struct ox_compat_nbd *nbd)
 			     nbd->source.text, format);
 		return -EINVAL;
 	}
-	if (nbd->is_null && !format)
-		nbd->source.open.format = "raw"; /* it cannot look like anything else */
-	if (nbd->source.open.format)
+	if (format)
 		return 0;
 	/* Threads begin and end here, before signals are blocked. */
 	r = ox_cli_context_new(OX_ENGINE_THREAD_POOL, &ctx);

@@ -44,6 +44,9 @@ enum ox_wire_kind {
 	OX_WIRE_READY,
 	OX_WIRE_ENDED, /* of one disk of several; number: what a process of its own would exit with
 			*/
+	/* between the worker of a mount and who connects for it; from the worker: number: within
+	 * how many milliseconds; to it: an error's number, or 0 and a socket */
+	OX_WIRE_CONNECT,
 	OX_WIRE_KINDS
 };
 

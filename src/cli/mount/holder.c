@@ -31,6 +31,8 @@ struct holder {
 	bool is_announced;
 	bool has_failed;
 	bool has_ended; /* the worker */
+	bool is_open;	/* the image */
+	bool gave_up;	/* the worker was killed before it had opened it */
 	unsigned stops;
 	int status;
 	char line[1024]; /* of the worker, so far */
@@ -194,6 +196,7 @@ static void hear(struct holder *holder)
 		holder->mount->socket = -1;
 		return;
 	}
+	holder->is_open |= message.kind == OX_WIRE_OPENED;
 	if (message.kind == OX_WIRE_OPENED && !holder->is_mounted)
 		mount_it(holder);
 	else if (message.kind == OX_WIRE_READY && holder->is_mounted && !holder->is_announced)
@@ -232,7 +235,11 @@ static void unmount(struct holder *holder, bool detach)
 static void stop(struct holder *holder)
 {
 	holder->stops++;
-	if (!holder->is_announced || holder->stops > 2)
+	/* The server of an export may never answer, and nothing was asked of the image yet. */
+	holder->gave_up = !holder->is_open && ox_cli_serve_is_export(&holder->mount->serve);
+	if (holder->gave_up)
+		(void)kill(holder->mount->worker, SIGKILL);
+	else if (!holder->is_announced || holder->stops > 2)
 		tell(holder, OX_WIRE_STOP, 0, NULL);
 	else
 		unmount(holder, holder->stops == 2);
@@ -245,7 +252,7 @@ static void reap(struct holder *holder)
 	if (waitpid(holder->mount->worker, &status, WNOHANG) != holder->mount->worker)
 		return;
 	holder->has_ended = true;
-	if (WIFSIGNALED(status))
+	if (WIFSIGNALED(status) && !holder->gave_up)
 		say(holder, "Process %ld, which served '%s', died of signal %d (%s)",
 		    (long)holder->mount->worker, holder->mount->serve.image, WTERMSIG(status),
 		    strsignal(WTERMSIG(status)));
@@ -286,16 +293,27 @@ static int open_signals(void)
 	return signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
 }
 
+/* Who was interrupted in waiting for the mount does not want it any more. */
+static void starter_is_gone(struct holder *holder)
+{
+	close(holder->mount->told_fd);
+	holder->mount->told_fd = -1;
+	stop(holder);
+}
+
 static void turn(struct holder *holder)
 {
 	struct pollfd polled[] = {
 		{.fd = holder->signals, .events = POLLIN},
 		{.fd = holder->mount->socket, .events = POLLIN},
 		{.fd = holder->mount->lines, .events = POLLIN},
+		{.fd = holder->mount->told_fd},
 	};
 
-	if (poll(polled, 3, -1) < 0)
+	if (poll(polled, 4, -1) < 0)
 		return; /* EINTR */
+	if (polled[3].revents)
+		starter_is_gone(holder);
 	if (polled[2].revents)
 		pass_on_lines(holder);
 	if (polled[1].revents)

@@ -3,6 +3,7 @@
  * `oxbow mount`: a disk as a file, by two processes (docs/mount.md):
  *
  *	holder.c   mounts, waits for signals and for the other's end, unmounts
+ *	connector.c   connects to the server of an export, for the worker
  *	worker.c   opens the image, gives up its rights, serves
  *	options.c  the command line
  *	mount.c    both are started, in the background or not
@@ -35,5 +36,10 @@ extern const char ox_cli_mount_help[];
 int ox_cli_mount_hold(struct ox_cli_mount *mount) OX_CHECKED;
 /* socket: to the holder. Returns the exit status. */
 int ox_cli_mount_work(struct ox_cli_mount *mount, int socket, pid_t holder) OX_CHECKED;
+
+/* connector.c: starts it, before the worker gives up its rights. Says what is wrong. */
+int ox_cli_mount_connector_start(const char *uri) OX_CHECKED;
+/* connect of struct ox_open_options. */
+int ox_cli_mount_connect(void *opaque, unsigned limit_ms) OX_CHECKED;
 
 #endif

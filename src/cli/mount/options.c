@@ -75,6 +75,7 @@ const char ox_cli_mount_help[] =
 	"  -q, --quiet                print neither the path nor warnings\n"
 	"  -h, --help                 print this text\n"
 	"\n"
+	"IMAGE may be an NBD server's export: nbd://HOST/EXPORT, nbd+unix:///EXPORT?socket=PATH.\n"
 	"SIGTERM unmounts, unless the file is in use; a second one detaches it, so that it ends "
 	"with\n"
 	"its last user; a third one takes it from them.\n";
@@ -227,6 +228,15 @@ static int check(const struct ox_cli_mount *mount)
 					    "mounted for writing");
 	else if (mount->serve.user && mount->serve.no_sandbox)
 		ox_cli_usage_error("mount", "--user and --no-sandbox exclude each other");
+	else if ((flags & OX_OPEN_URI) && !mount->serve.no_sandbox &&
+		 mount->serve.open.backing_policy != OX_BACKING_DENY)
+		ox_cli_usage_error("mount",
+				   "A backing file of an export's image is found when the "
+				   "sandbox is closed: --allow-backing takes --no-sandbox");
+	else if ((flags & OX_OPEN_URI) && !mount->serve.no_sandbox &&
+		 strncmp(mount->serve.image, "nbds", 4) == 0)
+		ox_cli_usage_error("mount", "An export by TLS takes --no-sandbox: its credentials "
+					    "are read anew for each connection");
 	else
 		return 0;
 	return -EINVAL;
@@ -255,7 +265,9 @@ int ox_cli_mount_parse(int argc, char **argv, struct ox_cli_mount *mount)
 						    : "One image is mounted on one folder");
 		return -EINVAL;
 	}
-	if (ox_cli_name_refuse_uri(argv[optind], "mounted"))
+	if (ox_cli_name_is_export(argv[optind]))
+		mount->serve.open.flags |= OX_OPEN_URI;
+	else if (ox_cli_name_refuse_uri(argv[optind], "mounted"))
 		return -ENOTSUP;
 	mount->serve.image = argv[optind];
 	mount->serve.serve.name = argv[optind];

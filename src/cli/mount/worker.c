@@ -38,6 +38,35 @@ static int enter_sandbox(struct ox_cli_serve_arguments *arguments, pid_t holder)
 	return ox_cli_serve_begin(arguments);
 }
 
+/* It is opened in the sandbox, by whom libnbd must have been loaded for, and not by its path. */
+static int prepare_export(struct ox_cli_mount *mount)
+{
+	struct ox_cli_serve_arguments *arguments = &mount->serve;
+	struct ox_error *error = NULL;
+	int ret = ox_uri_prepare(arguments->image, &error);
+
+	if (ret < 0)
+		ox_cli_error("Could not open '%s': %s", arguments->image, ox_error_message(error));
+	ox_error_free(error);
+	if (ret < 0 || arguments->no_sandbox)
+		return ret;
+	arguments->sandbox.calls = OX_SANDBOX_CLIENT;
+	arguments->open.connect = ox_cli_mount_connect;
+	return ox_cli_mount_connector_start(arguments->image);
+}
+
+static int prepare_file(struct ox_cli_mount *mount, struct ox_kept *kept)
+{
+	int ret = open_chain(mount, kept);
+
+	if (ret < 0)
+		return ret;
+	if (chdir("/") < 0) /* nothing is opened by a path any more */
+		ox_cli_error("Cannot leave the folder: %s", strerror(errno));
+	ox_cli_serve_by_keeper(&mount->serve);
+	return 0;
+}
+
 static int serve(struct ox_cli_mount *mount, struct ox_kept *kept, pid_t holder)
 {
 	struct ox_cli_serve_arguments *arguments = &mount->serve;
@@ -46,12 +75,9 @@ static int serve(struct ox_cli_mount *mount, struct ox_kept *kept, pid_t holder)
 	arguments->role = OX_KEPT_WORKER;
 	arguments->kept = kept;
 	ox_cli_serve_listen(arguments);
-	ret = open_chain(mount, kept);
+	ret = ox_cli_serve_is_export(arguments) ? prepare_export(mount) : prepare_file(mount, kept);
 	if (ret < 0)
 		return ret;
-	if (chdir("/") < 0) /* nothing is opened by a path any more */
-		ox_cli_error("Cannot leave the folder: %s", strerror(errno));
-	ox_cli_serve_by_keeper(arguments);
 	return enter_sandbox(arguments, holder);
 }
 

@@ -339,6 +339,14 @@ static int add_signals(scmp_filter_ctx filter)
 	return ret < 0 ? ret : add(filter, SCMP_ACT_ALLOW, "tgkill", 1, &to_itself);
 }
 
+/* To whom a socket is connected, and nobody else: by libnbd, which has no other way. */
+static int add_client(scmp_filter_ctx filter)
+{
+	const struct scmp_arg_cmp connected[] = {{4, SCMP_CMP_EQ, 0, 0}, LACKS(3, MSG_FASTOPEN)};
+
+	return add(filter, SCMP_ACT_ALLOW, "sendto", COUNT(connected), connected);
+}
+
 static int set_attributes(scmp_filter_ctx filter)
 {
 	int ret = seccomp_attr_set(filter, SCMP_FLTATR_ACT_BADARCH, SCMP_ACT_KILL_PROCESS);
@@ -358,8 +366,9 @@ static int set_attributes(scmp_filter_ctx filter)
 	return ret;
 }
 
-int ox_sandbox_filter_calls(bool opens_paths)
+int ox_sandbox_filter_calls(enum ox_sandbox_calls calls)
 {
+	const bool opens_paths = calls == OX_SANDBOX_OPENER;
 	scmp_filter_ctx filter = seccomp_init(SCMP_ACT_ERRNO(ENOSYS));
 	int ret;
 
@@ -376,6 +385,8 @@ int ox_sandbox_filter_calls(bool opens_paths)
 		ret = add_conditionals(filter, opens_paths);
 	if (ret == 0 && !ox_sandbox_is_lenient())
 		ret = add_signals(filter);
+	if (ret == 0 && calls == OX_SANDBOX_CLIENT)
+		ret = add_client(filter);
 	if (ret == 0)
 		ret = add_fatal(filter, opens_paths);
 	if (ret == 0)
@@ -387,9 +398,9 @@ int ox_sandbox_filter_calls(bool opens_paths)
 #else
 
 /* Built without libseccomp. */
-int ox_sandbox_filter_calls(bool opens_paths)
+int ox_sandbox_filter_calls(enum ox_sandbox_calls calls)
 {
-	(void)opens_paths;
+	(void)calls;
 	return -ENOSYS;
 }
 

@@ -75,7 +75,7 @@ void ox_sandbox_enter_thread(const struct ox_sandbox *sandbox)
 
 void ox_sandbox_close(const struct ox_sandbox *sandbox)
 {
-	tell(sandbox, "system calls are not restricted", ox_sandbox_filter_calls(false));
+	tell(sandbox, "system calls are not restricted", ox_sandbox_filter_calls(sandbox->calls));
 }
 
 int ox_sandbox_enter(const struct ox_sandbox *sandbox)
@@ -93,5 +93,5 @@ void ox_sandbox_enter_opener(const struct ox_sandbox *sandbox)
 {
 	tell(sandbox, "an execution may gain rights", give_up_gaining());
 	tell(sandbox, "the opener's system calls are not restricted",
-	     ox_sandbox_filter_calls(true));
+	     ox_sandbox_filter_calls(OX_SANDBOX_OPENER));
 }

@@ -21,7 +21,15 @@ struct ox_sandbox_user {
 	gid_t gid;
 };
 
+/* The system calls of a worker are the fewest. */
+enum ox_sandbox_calls {
+	OX_SANDBOX_WORKER,
+	OX_SANDBOX_CLIENT, /* of an export: it sends over sockets that it is handed connected */
+	OX_SANDBOX_OPENER, /* it opens paths */
+};
+
 struct ox_sandbox {
+	enum ox_sandbox_calls calls;
 	struct ox_sandbox_user user;
 	pid_t keeper; /* the parent, whose death is to end this process */
 	/* Says what is missing, in a line. */
@@ -61,7 +69,7 @@ int ox_sandbox_landlock(void) OX_CHECKED;
 void ox_sandbox_drop_bounds(void);
 int ox_sandbox_change_user(const struct ox_sandbox_user *user) OX_CHECKED;
 int ox_sandbox_drop_capabilities(void) OX_CHECKED;
-/* calls.c: the system calls of a worker; or those of an opener, which are more. */
-int ox_sandbox_filter_calls(bool opens_paths) OX_CHECKED;
+/* calls.c */
+int ox_sandbox_filter_calls(enum ox_sandbox_calls calls) OX_CHECKED;
 
 #endif

@@ -207,13 +207,16 @@ static int open_image(struct ox_context *ctx, struct ox_cli_serve_arguments *arg
 		ox_cli_progress_begin(&arguments->progress, false, stderr);
 	if (arguments->fd >= 0)
 		keep_file(arguments, arguments->fd);
-	else if (arguments->role == OX_KEPT_NOT && asks_for_room(arguments))
+	else if (arguments->role == OX_KEPT_NOT && asks_for_room(arguments) &&
+		 !ox_cli_serve_is_export(arguments))
 		arguments->serve.file_fd = open(arguments->image, O_PATH | O_CLOEXEC);
+	ox_cli_serve_offer_signals(arguments, true);
 	if (arguments->fd >= 0)
 		ret = ox_image_open_fd(ctx, arguments->fd, arguments->image, &arguments->open,
 				       ret_image, &error);
 	else
 		ret = ox_image_open(ctx, arguments->image, &arguments->open, ret_image, &error);
+	ox_cli_serve_offer_signals(arguments, false);
 	ox_cli_progress_end(&arguments->progress, ret == 0);
 	arguments->opened = ret == 0;
 	if (ret < 0) {
@@ -293,6 +296,10 @@ static void find_mark(struct ox_cli_serve_arguments *arguments)
 
 	if (arguments->role != OX_KEPT_NOT || !arguments->serve.vhost.path)
 		return;
+	if (ox_cli_serve_is_export(arguments)) { /* which has no folder for one: nobody can tell */
+		arguments->serve.vhost.may_be_lost = true;
+		return;
+	}
 	fd = arguments->fd >= 0 ? fcntl(arguments->fd, F_DUPFD_CLOEXEC, 0)
 				: open(arguments->image, O_PATH | O_CLOEXEC);
 	if (fd < 0)

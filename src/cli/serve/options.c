@@ -219,7 +219,9 @@ const char ox_cli_serve_help[] =
 	"  -v, --verbose              report on stderr which clients come and go, and why\n"
 	"  -h, --help                 print this text\n"
 	"\n"
-	"Sizes take the suffixes k, M, G, T. A second SIGTERM ends the wait for clients that do\n"
+	"IMAGE may be another NBD server's export (nbd://HOST/EXPORT), which is served without a\n"
+	"keeper. Sizes take the suffixes k, M, G, T. A second SIGTERM ends the wait for clients "
+	"that do\n"
 	"not read their last replies.\n";
 
 /* ---- the command line ---- */
@@ -564,7 +566,7 @@ static int take_option(struct ox_cli_serve_arguments *arguments, int option, con
 		arguments->serve.vhost.path = value;
 		break;
 	case OPTION_KEEPER:
-		arguments->keeper = true;
+		arguments->keeper = arguments->keeper_stated = true;
 		break;
 	case OPTION_NO_KEEPER:
 		arguments->keeper = false;
@@ -640,26 +642,10 @@ static int check_tls(const struct ox_cli_serve_arguments *arguments)
 	return -EINVAL;
 }
 
-/* The process that serves under a keeper has a disk as a descriptor, and no right to connect. Nor
- * would what an answer of another server is worth outlive it. */
-static int check_place(struct ox_cli_serve_arguments *arguments)
-{
-	if (arguments->fd >= 0)
-		return 0;
-	if (!ox_cli_name_is_null(arguments->image))
-		return ox_cli_name_refuse_uri(arguments->image, "served") ? -ENOTSUP : 0;
-	if (arguments->keeper) {
-		ox_cli_usage_error("serve",
-				   "'%s' is no file that a keeper could hold; say --no-keeper",
-				   arguments->image);
-		return -EINVAL;
-	}
-	arguments->open.flags |= OX_OPEN_URI;
-	return 0;
-}
-
 static int check_arguments(struct ox_cli_serve_arguments *arguments, int images)
 {
+	int ret;
+
 	if (arguments->config && (arguments->says_disk || images > 0)) {
 		ox_cli_usage_error("serve", "--config: what is said of a disk stands in that file");
 		return -EINVAL;
@@ -671,8 +657,9 @@ static int check_arguments(struct ox_cli_serve_arguments *arguments, int images)
 							: "Only one image can be served");
 		return -EINVAL;
 	}
-	if (check_place(arguments) < 0)
-		return -EINVAL;
+	ret = ox_cli_serve_take_export(arguments);
+	if (ret < 0)
+		return ret;
 	if (!arguments->serve.nbd.address && !arguments->serve.vhost.path) {
 		ox_cli_usage_error("serve",
 				   "No address: say --nbd PATH (a unix socket) or --nbd HOST:PORT");

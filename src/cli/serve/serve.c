@@ -83,7 +83,7 @@ int ox_cli_serve_look_for_saved(const struct ox_cli_serve_arguments *arguments, 
 	char path[PATH_MAX];
 	struct stat st;
 
-	if (arguments->state)
+	if (arguments->state || ox_cli_serve_is_export(arguments))
 		return 0;
 	if ((fd >= 0 ? fstat(fd, &st) : stat(arguments->image, &st)) < 0)
 		return 0; /* the opening tells */
@@ -334,6 +334,7 @@ int ox_cli_serve(int argc, char **argv)
 	struct ox_cli_serve_arguments arguments;
 
 	ox_cli_serve_init(&arguments);
+	arguments.takes_exports = true;
 	if (ox_cli_serve_parse(argc, argv, &arguments) < 0)
 		return 1;
 	if (arguments.help) {

@@ -3,6 +3,7 @@
  * `oxbow serve`, by what a file is about:
  *
  *	options.c  the command line
+ *	export.c   an image that is another server's export
  *	config.c   a configuration file: a command line for each disk
  *	disks.c    its disks, under one keeper
  *	rights.c   whose its sockets are
@@ -52,6 +53,8 @@ struct ox_cli_serve_arguments {
 	bool memory_stated;
 	int fd; /* -1: the image is opened by its name */
 	bool keeper;
+	bool keeper_stated;
+	bool takes_exports; /* it is a command line of its own, with nothing beside it */
 	bool no_sandbox;
 	bool shares;	  /* its process with other disks */
 	const char *user; /* --user; NULL: not stated */
@@ -77,6 +80,14 @@ extern const struct option ox_cli_serve_options[]; /* ended by zeroes */
 
 /* What holds where nothing is said. */
 void ox_cli_serve_init(struct ox_cli_serve_arguments *arguments);
+
+/* Where the image is an export: sees to what cannot be with one, and serves without a keeper.
+ * -EINVAL, -ENOTSUP: it has said why. */
+int ox_cli_serve_take_export(struct ox_cli_serve_arguments *arguments) OX_CHECKED;
+/* While an export is opened, whose server may never answer: nothing is served yet, and the signals
+ * that end a server end the process. */
+void ox_cli_serve_offer_signals(const struct ox_cli_serve_arguments *arguments, bool offered);
+bool ox_cli_serve_is_export(const struct ox_cli_serve_arguments *arguments);
 
 /* -EINVAL: it has said why. */
 int ox_cli_serve_parse(int argc, char **argv, struct ox_cli_serve_arguments *arguments) OX_CHECKED;

@@ -30,6 +30,13 @@ struct ox_nbd_address {
 	unsigned connections;  /* at the most */
 };
 
+/* What connects in the place of the library, in a process that may not. A connected socket, or a
+ * negative errno, within limit_ms. From any thread. */
+struct ox_nbd_connector {
+	int (*connect)(void *opaque, unsigned limit_ms); /* NULL: the library connects */
+	void *opaque;
+};
+
 /*
  *	nbd://HOST[:PORT]/EXPORT	nbd+unix:///EXPORT?socket=PATH
  *	nbds://...			nbds+unix://...			by TLS
@@ -39,6 +46,9 @@ struct ox_nbd_address {
  * tls-verify-peer, reconnect-delay and open-timeout (seconds), connections.
  */
 int ox_nbd_address_parse(const char *text, struct ox_nbd_address *ret, struct ox_error **err)
+	__attribute__((warn_unused_result));
+/* connect.c: a connected socket, or a negative errno. Blocks, for limit_ms a host's address. */
+int ox_nbd_address_connect(const struct ox_nbd_address *address, unsigned limit_ms)
 	__attribute__((warn_unused_result));
 /* What was parsed, or is all zero. */
 void ox_nbd_address_free(struct ox_nbd_address *address);

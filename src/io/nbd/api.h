@@ -14,6 +14,7 @@
 #define OX_NBD_FUNCTIONS(X)                                                                        \
 	X(add_meta_context)                                                                        \
 	X(aio_block_status)                                                                        \
+	X(aio_connect_socket)                                                                      \
 	X(aio_connect_tcp)                                                                         \
 	X(aio_connect_unix)                                                                        \
 	X(aio_disconnect)                                                                          \
@@ -30,7 +31,7 @@
 	X(aio_opt_info)                                                                            \
 	X(aio_opt_list)                                                                            \
 	X(aio_opt_list_meta_context)                                                               \
-	X(aio_pread)                                                                               \
+	X(aio_pread_structured)                                                                    \
 	X(aio_pwrite)                                                                              \
 	X(aio_trim)                                                                                \
 	X(aio_zero)                                                                                \
@@ -56,7 +57,6 @@
 	X(set_export_name)                                                                         \
 	X(set_full_info)                                                                           \
 	X(set_opt_mode)                                                                            \
-	X(set_pread_initialize)                                                                    \
 	X(set_tls)                                                                                 \
 	X(set_tls_certificates)                                                                    \
 	X(set_tls_psk_file)                                                                        \

@@ -31,6 +31,7 @@ enum state {
 struct ox_nbd_link {
 	const struct ox_nbd_api *api;
 	const struct ox_nbd_address *address;
+	const struct ox_nbd_connector *connector;
 	uint64_t deadline_ns;
 	pthread_t thread;
 	int wake_fd;
@@ -134,24 +135,52 @@ static int fail(struct ox_nbd_link *l, int error, bool known, const char *why)
 	return error;
 }
 
+/* The socket that the program connects, which is libnbd's then. */
+static int ask_for_socket(struct ox_nbd_link *l, int *ret)
+{
+	uint64_t now = now_ns();
+	int fd;
+
+	if (now >= l->deadline_ns)
+		return fail(l, -ETIMEDOUT, false, "the server does not answer");
+	fd = l->connector->connect(l->connector->opaque,
+				   (unsigned)((l->deadline_ns - now) / 1000000 + 1));
+	if (fd < 0)
+		return fail(l, fd, false, strerror(-fd));
+	*ret = fd;
+	return 0;
+}
+
 static int begin_to_connect(struct ox_nbd_link *l)
 {
 	const struct ox_nbd_address *a = l->address;
+	int socket;
+	int r = 0;
 
 	if (l->api->set_export_name(l->nbd, a->export_name) < 0 ||
 	    l->api->add_meta_context(l->nbd, CONTEXT) < 0 ||
-	    l->api->set_pread_initialize(l->nbd, false) < 0 ||
 	    ox_nbd_handle_secure(l->api, l->nbd, a) < 0)
-		return -1;
-	return ox_nbd_handle_connect(l->api, l->nbd, a);
+		r = -1;
+	if (r == 0 && l->connector->connect) {
+		r = ask_for_socket(l, &socket);
+		if (r < 0)
+			return r;
+		r = l->api->aio_connect_socket(l->nbd, socket);
+	} else if (r == 0) {
+		r = ox_nbd_handle_connect(l->api, l->nbd, a);
+	}
+	if (r == 0)
+		return 0;
+	take_words(l);
+	return l->error;
 }
 
 static int shake_hands(struct ox_nbd_link *l)
 {
-	if (begin_to_connect(l) < 0) {
-		take_words(l);
-		return l->error;
-	}
+	int r = begin_to_connect(l);
+
+	if (r < 0)
+		return r;
 	while (l->api->aio_is_connecting(l->nbd)) {
 		uint64_t now = now_ns();
 
@@ -258,11 +287,29 @@ static void end(struct ox_nbd_request *req, int result)
 static int completed(void *opaque, int *error)
 {
 	struct ox_nbd_request *req = opaque;
+	int result = *error > 0 ? -*error : 0;
 
+	if (result == 0 && req->kind == OX_NBD_READ && req->told != req->length)
+		result = -EIO; /* it was answered with less, or more, than was asked for */
 	/* Those of a connection that is over are ended by the thread, all with one error. */
 	if (!is_over(req->by))
-		end(req, *error > 0 ? -*error : 0);
+		end(req, result);
 	return 1;
+}
+
+/* libnbd sees to it that it lies within the request, whose buffer it has cleared: so parts that
+ * come twice leave nothing else in it. */
+static int got_part(void *opaque, const void *bytes, size_t count, uint64_t offset, unsigned status,
+		    int *error)
+{
+	struct ox_nbd_request *req = opaque;
+
+	(void)bytes;
+	(void)offset;
+	(void)error;
+	if (status != LIBNBD_READ_ERROR)
+		req->told += count;
+	return 0;
 }
 
 static int got_extents(void *opaque, const char *context, uint64_t offset, uint32_t *entries,
@@ -291,11 +338,14 @@ static int64_t begin(struct ox_nbd_link *l, struct ox_nbd_request *req)
 {
 	const struct ox_nbd_api *api = l->api;
 	nbd_completion_callback done = {.callback = completed, .user_data = req};
+	nbd_chunk_callback part = {.callback = got_part, .user_data = req};
 	nbd_extent_callback extents = {.callback = got_extents, .user_data = req};
 
 	switch (req->kind) {
 	case OX_NBD_READ:
-		return api->aio_pread(l->nbd, req->buf, req->length, req->offset, done, req->flags);
+		req->told = 0;
+		return api->aio_pread_structured(l->nbd, req->buf, req->length, req->offset, part,
+						 done, req->flags);
 	case OX_NBD_WRITE:
 		return api->aio_pwrite(l->nbd, req->buf, req->length, req->offset, done,
 				       req->flags);
@@ -464,7 +514,8 @@ static void link_free(struct ox_nbd_link *l)
 }
 
 int ox_nbd_link_start(const struct ox_nbd_api *api, const struct ox_nbd_address *address,
-		      uint64_t limit_ms, struct ox_nbd_link **ret)
+		      const struct ox_nbd_connector *connector, uint64_t limit_ms,
+		      struct ox_nbd_link **ret)
 {
 	struct ox_nbd_link *l = calloc(1, sizeof(*l));
 	int r;
@@ -479,6 +530,7 @@ int ox_nbd_link_start(const struct ox_nbd_api *api, const struct ox_nbd_address 
 	}
 	l->api = api;
 	l->address = address;
+	l->connector = connector;
 	l->deadline_ns = now_ns() + limit_ms * 1000000;
 	ox_assert(pthread_mutex_init(&l->lock, NULL) == 0);
 	ox_assert(pthread_cond_init(&l->settled, NULL) == 0);

@@ -64,15 +64,16 @@ struct ox_nbd_request {
 	void *buf;			/* READ, WRITE */
 	struct ox_nbd_extents *extents; /* EXTENTS: filled */
 	/* the link's */
+	uint64_t told; /* READ: bytes that came so far */
 	struct ox_list link;
 	struct ox_nbd_link *by;
 	struct ox_handed *handed;
 };
 
-/* Begins to connect, within limit_ms. Both strings and api outlive the link. */
+/* Begins to connect, within limit_ms. Api, address and connector outlive the link. */
 int ox_nbd_link_start(const struct ox_nbd_api *api, const struct ox_nbd_address *address,
-		      uint64_t limit_ms, struct ox_nbd_link **ret)
-	__attribute__((warn_unused_result));
+		      const struct ox_nbd_connector *connector, uint64_t limit_ms,
+		      struct ox_nbd_link **ret) __attribute__((warn_unused_result));
 /* Blocks until the connection stands or not. *ret_known: the server has answered, so that asking it
  * again is of no use. */
 int ox_nbd_link_await(struct ox_nbd_link *link, bool *ret_known, struct ox_error **err)

@@ -16,8 +16,8 @@ static void open_further(struct ox_nbd_store *s, uint64_t limit_ms)
 	bool known;
 
 	while (started < wanted &&
-	       ox_nbd_link_start(s->api, &s->address, ox_min_u64(limit_ms, FURTHER_MS),
-				 &links->link[started]) == 0)
+	       ox_nbd_link_start(s->api, &s->address, &s->connector,
+				 ox_min_u64(limit_ms, FURTHER_MS), &links->link[started]) == 0)
 		started++;
 	for (unsigned i = 1; i < started; i++) {
 		struct ox_nbd_link *link = links->link[i];
@@ -34,7 +34,7 @@ int ox_nbd_links_open(struct ox_nbd_store *s, uint64_t limit_ms, struct ox_nbd_f
 		      bool *ret_known, struct ox_error **err)
 {
 	struct ox_nbd_link *first;
-	int r = ox_nbd_link_start(s->api, &s->address, limit_ms, &first);
+	int r = ox_nbd_link_start(s->api, &s->address, &s->connector, limit_ms, &first);
 
 	*ret_known = false;
 	if (r < 0)

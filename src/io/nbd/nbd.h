@@ -52,6 +52,7 @@ struct ox_nbd_store {
 	struct ox_io io;
 	const struct ox_nbd_api *api;
 	struct ox_nbd_address address;
+	struct ox_nbd_connector connector;
 	struct ox_nbd_facts facts;
 	struct ox_nbd_links links;
 	enum ox_nbd_state state;

@@ -168,7 +168,8 @@ static bool is_same(const struct ox_nbd_store *s, const struct ox_nbd_facts *now
 		return false;
 	if (!s->io.read_only && (now->read_only || now->can_flush != was->can_flush))
 		return false;
-	return now->block_min <= s->io.align_bytes;
+	/* What is kept, and each whole block, is to fit into a request as it did. */
+	return now->block_min <= s->io.align_bytes && now->block_max >= was->block_max;
 }
 
 static uint64_t ms_left(const struct ox_nbd_store *s)

@@ -503,7 +503,45 @@ static int connect_store(struct ox_nbd_store *s, struct ox_error **err)
 	return 0;
 }
 
-int ox_io_nbd_open(struct ox_reactor *reactor, const char *uri, unsigned flags, struct ox_io **ret,
+/* libnbd compares a certificate with the host that it has connected to itself, and reads the
+ * credentials anew for each connection. */
+static int check_connector(const struct ox_nbd_store *s, struct ox_error **err)
+{
+	if (!s->connector.connect || !s->address.tls)
+		return 0;
+	return ox_error_set(err, -ENOTSUP,
+			    "An export by TLS takes a process that may connect and read its "
+			    "credentials itself");
+}
+
+int ox_io_nbd_prepare(const char *uri, struct ox_error **err)
+{
+	struct ox_nbd_address address;
+	const struct ox_nbd_api *api;
+	int r = ox_nbd_address_parse(uri, &address, err);
+
+	if (r < 0)
+		return r;
+	ox_nbd_address_free(&address);
+	return ox_nbd_api_load(&api, err);
+}
+
+int ox_io_nbd_connect(const char *uri, unsigned limit_ms, struct ox_error **err)
+{
+	struct ox_nbd_address address;
+	int r = ox_nbd_address_parse(uri, &address, err);
+
+	if (r < 0)
+		return r;
+	r = ox_nbd_address_connect(&address, limit_ms);
+	if (r < 0)
+		ox_error_set_errno(err, r, "Could not connect to the server of '%s'", uri);
+	ox_nbd_address_free(&address);
+	return r;
+}
+
+int ox_io_nbd_open(struct ox_reactor *reactor, const char *uri, unsigned flags,
+		   const struct ox_nbd_connector *connector, struct ox_io **ret,
 		   struct ox_error **err)
 {
 	struct ox_nbd_store *s = store_new(reactor, uri, flags);
@@ -511,7 +549,10 @@ int ox_io_nbd_open(struct ox_reactor *reactor, const char *uri, unsigned flags, 
 
 	if (!s)
 		return ox_error_set(err, -ENOMEM, "Out of memory");
+	s->connector = *connector;
 	r = ox_nbd_address_parse(uri, &s->address, err);
+	if (r == 0)
+		r = check_connector(s, err);
 	if (r == 0)
 		r = ox_nbd_api_load(&s->api, err);
 	if (r == 0)
