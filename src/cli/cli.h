@@ -263,6 +263,8 @@ int ox_cli_source_option(struct ox_cli_source *source, const char *key,
 /* A cache mode as -t and -T name it; what: of which, for the message ("source "). Prints what is
  * wrong. */
 int ox_cli_cache_parse(const char *what, const char *text, enum ox_cache_mode *ret) OX_CHECKED;
+/* --compression-level; the image judges how high there is. Prints what is wrong. */
+int ox_cli_level_parse(const char *text, int *ret) OX_CHECKED;
 /* Completes source from the file argument. Prints what is wrong. */
 int ox_cli_source_set(struct ox_cli_source *source, const char *text) OX_CHECKED;
 /* After an option of one that was completed has changed. */

@@ -2,6 +2,7 @@
 /* An image as the command line names it: a path, or --image-opts. */
 #include <errno.h>
 #include <stddef.h>
+#include <limits.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -411,6 +412,19 @@ int ox_cli_cache_parse(const char *what, const char *text, enum ox_cache_mode *r
 	if (r < 0)
 		ox_cli_error("Invalid %scache option: %s", what, text);
 	return r;
+}
+
+int ox_cli_level_parse(const char *text, int *ret)
+{
+	char *end;
+	long level = strtol(text, &end, 10);
+
+	if (*text < '0' || *text > '9' || *end || level < 1 || level > INT_MAX) {
+		ox_cli_error("Invalid compression level '%s': 1 to 9, of zstd 1 to 19", text);
+		return -EINVAL;
+	}
+	*ret = (int)level;
+	return 0;
 }
 
 int ox_cli_source_set(struct ox_cli_source *source, const char *text)

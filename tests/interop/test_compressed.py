@@ -51,6 +51,31 @@ def test_qemu_reads_and_checks_what_oxbow_compressed():
         check_in("compressed clusters", qemu_img("check", "disk").stdout, "what QEMU says")
 
 
+def test_a_level_is_a_trade_of_time_for_size():
+    data = (ROOT / "docs" / "durability.md").read_bytes() + (ROOT / "CHANGELOG.md").read_bytes()
+    data = (data * 20)[:MIB].ljust(MIB, b".")
+    pathlib.Path("source").write_bytes(data)
+    for compression, highest in (("zlib", 9), ("zstd", 19)):
+        lengths = []
+        for level in (1, highest):
+            oxbow("convert", "-c", f"--compression-level={level}", "-f", "raw", "-O", "qcow2",
+                  "-o", f"compression_type={compression}", "source", f"disk{level}")
+            same_to_both(f"disk{level}", data, f"{compression}, level {level}")
+            lengths.append(os.path.getsize(f"disk{level}"))
+        check_equal(lengths[0] > lengths[1], True, f"{compression}: {lengths}")
+        expect_failure(oxbow_path(), "convert", "-c", f"--compression-level={highest + 1}", "-O", "qcow2",
+                       "-o", f"compression_type={compression}", "source", "none",
+                       message=f"{compression} has no compression level {highest + 1}: 1 to {highest}")
+    oxbow("create", "-q", "-f", "qcow2", "disk", str(MIB))
+    oxbow("io", "--compression-level", "9", "-c", f"write -q -c -s source 0 {MIB}", "disk")
+    check_equal(os.path.getsize("disk") < os.path.getsize("disk1"), True, "of level 9")
+    for text in ("0", "-1", "fast", "3x", ""):
+        expect_failure(oxbow_path(), "convert", "-c", "--compression-level", text, "source", "none",
+                       message=f"Invalid compression level '{text}'")
+    expect_failure(oxbow_path(), "convert", "--compression-level=3", "-O", "qcow2", "source", "none",
+                   message="--compression-level requires use of -c flag")
+
+
 def test_oxbow_reads_what_qemu_compressed():
     for kind in KINDS:
         data = mixed_bytes(kind, SIZE)

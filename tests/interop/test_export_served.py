@@ -146,7 +146,7 @@ def test_what_a_keeper_is_for_is_refused_by_name():
     far = "nbd+unix:///?socket=none"
     for option in ("--keeper", "--control=c", "--state=s", "--user=nobody"):
         expect_failure(oxbow_path(), "serve", "--nbd", "x", option, far,
-                       message=f"{option.split('=')[0]} takes a keeper, and an export has none")
+                       message=f"{option.split('=')[0]} takes a keeper, and what is no file has none")
     expect_failure(oxbow_path(), "serve", "--nbd", "systemd:x", far, message="takes a keeper")
     expect_failure(oxbow_path(), "serve", "--nbd", "x", "--low-space=1G", far,
                    message="--low-space: nobody can tell")

@@ -27,10 +27,11 @@ struct ox_cli_convert {
 	bool image_opts;
 	bool target_image_opts;
 	bool compress;
-	bool copy_range; /* -C */
-	bool no_create;	 /* -n */
-	bool sparse_set; /* -S */
-	bool any_order;	 /* -W */
+	int compression_level; /* 0: the usual one */
+	bool copy_range;       /* -C */
+	bool no_create;	       /* -n */
+	bool sparse_set;       /* -S */
+	bool any_order;	       /* -W */
 	bool show_progress;
 	bool progress_json;
 	bool quiet;

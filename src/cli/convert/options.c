@@ -30,6 +30,7 @@ static const char help[] =
 	"                               nothing contradicts it\n"
 	"  --target-image-opts          TARGET is a description (with -n)\n"
 	"  -c, --compress               write compressed clusters\n"
+	"  --compression-level NUMBER   with -c: 1, the fastest, to 9 (zlib) or 19 (zstd)\n"
 	"  -S, --sparse-size SIZE       leave out runs of zeroes of this size, 4k without it; 0:\n"
 	"                               none, the target is allocated as a whole\n"
 	"  -C, --copy-range             accepted, for scripts that say it\n"
@@ -56,6 +57,7 @@ enum {
 	OPTION_TARGET_IS_ZERO,
 	OPTION_BITMAPS,
 	OPTION_SKIP_BROKEN,
+	OPTION_COMPRESSION_LEVEL,
 	OPTION_MEMORY,
 	OPTION_RESUME,
 	OPTION_VERIFY,
@@ -90,6 +92,7 @@ static const struct option longs[] = {
 	{"rate-limit", required_argument, NULL, 'r'},
 	{"progress", optional_argument, NULL, OPTION_PROGRESS},
 	{"quiet", no_argument, NULL, 'q'},
+	{"compression-level", required_argument, NULL, OPTION_COMPRESSION_LEVEL},
 	{"memory", required_argument, NULL, OPTION_MEMORY},
 	{"resume", no_argument, NULL, OPTION_RESUME},
 	{"verify", no_argument, NULL, OPTION_VERIFY},
@@ -219,6 +222,8 @@ static int take_option(struct ox_cli_convert *c, int option, char **argv)
 		return ox_cli_cache_parse("", optarg, &c->cache) < 0;
 	case 'T':
 		return ox_cli_cache_parse("source ", optarg, &c->source_cache) < 0;
+	case OPTION_COMPRESSION_LEVEL:
+		return ox_cli_level_parse(optarg, &c->compression_level) < 0;
 	case OPTION_MEMORY:
 		return parse_size("memory size", optarg, &c->memory_bytes);
 	case OPTION_OBJECT:
@@ -245,6 +250,8 @@ static int refuse_options(const struct ox_cli_convert *c)
 		return refuse("Use of --skip-broken-bitmaps requires --bitmaps");
 	if (c->compress && c->copy_range)
 		return refuse("Cannot enable copy offloading when -c is used");
+	if (c->compression_level && !c->compress)
+		return refuse("--compression-level requires use of -c flag");
 	if (c->sparse_set && c->copy_range)
 		return refuse("Cannot enable copy offloading when -S is used");
 	if (c->target_image_opts && !c->no_create)

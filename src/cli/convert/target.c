@@ -28,6 +28,7 @@ static int find_identity(struct ox_cli_convert *c, char *text, size_t size)
 	sum = add_text(add_text(sum, c->at.snapshot), c->at.snapshot_id);
 	sum = add_text(sum, c->at.snapshot_name);
 	sum = add_text(sum, c->compress ? "compress" : "");
+	sum = (sum ^ (uint64_t)c->compression_level) * UINT64_C(1099511628211);
 	for (size_t i = 0; r == 0 && i < c->source_count; i++) {
 		r = ox_image_identity(c->images[i], &identity, &err);
 		sum = (sum ^ identity) * UINT64_C(1099511628211);
@@ -130,6 +131,7 @@ static int set_target_source(struct ox_cli_convert *c)
 	source->open.format = c->target_image_opts ? NULL : c->target_format;
 	source->open.cache = c->cache_set ? c->cache : OX_CACHE_WRITEBACK;
 	source->open.warn = ox_cli_warn;
+	source->open.compression_level = c->compression_level;
 	return ox_cli_source_set(source, c->target);
 }
 

@@ -20,6 +20,7 @@ static const char help[] =
 	"  -i, --aio MODE      how the host's files are accessed: threads or io_uring\n"
 	"  --recover MODE      for an image that was not closed: wait (the default) recovers it\n"
 	"                      first, auto recovers it meanwhile, never refuses it\n"
+	"  --compression-level NUMBER  of 'write -c': 1, the fastest, to 9 (zlib) or 19 (zstd)\n"
 	"  -s, --snapshot      keep what is written in a temporary file, which is removed\n"
 	"  -l, --load-snapshot SNAPSHOT  the disk as an internal snapshot has it: an ID, else a\n"
 	"                      name; or snapshot.id=ID, snapshot.name=NAME; needs -r\n"
@@ -35,6 +36,7 @@ enum {
 	OPTION_IMAGE_OPTS = 256,
 	OPTION_RECOVER,
 	OPTION_OBJECT,
+	OPTION_COMPRESSION_LEVEL,
 };
 
 struct arguments {
@@ -112,6 +114,8 @@ static int take_option(struct arguments *arguments, int c, char **argv)
 			return 0;
 		ox_cli_error("Invalid recover option: %s", optarg);
 		return 1;
+	case OPTION_COMPRESSION_LEVEL:
+		return ox_cli_level_parse(optarg, &source->open.compression_level) < 0;
 	case OPTION_IMAGE_OPTS:
 		source->image_opts = true;
 		return 0;
@@ -205,6 +209,7 @@ static const struct option longs[] = {
 	{"aio", required_argument, NULL, 'i'},
 	{"misalign", no_argument, NULL, 'm'},
 	{"recover", required_argument, NULL, OPTION_RECOVER},
+	{"compression-level", required_argument, NULL, OPTION_COMPRESSION_LEVEL},
 	{"load-snapshot", required_argument, NULL, 'l'},
 	{"force-share", no_argument, NULL, 'U'},
 	{"image-opts", no_argument, NULL, OPTION_IMAGE_OPTS},
