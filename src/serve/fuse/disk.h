@@ -111,5 +111,16 @@ void ox_fuse_open(fuse_req_t asked, fuse_ino_t inode, struct fuse_file_info *fil
 void ox_fuse_readdir(fuse_req_t asked, fuse_ino_t inode, size_t count, off_t offset,
 		     struct fuse_file_info *file);
 void ox_fuse_statfs(fuse_req_t asked, fuse_ino_t inode);
+/* EPERM, or EROFS: there is one file, and it stays what it is. */
+void ox_fuse_refuse_name(fuse_req_t asked, fuse_ino_t parent, const char *name);
+void ox_fuse_refuse_folder(fuse_req_t asked, fuse_ino_t parent, const char *name, mode_t mode);
+void ox_fuse_refuse_node(fuse_req_t asked, fuse_ino_t parent, const char *name, mode_t mode,
+			 dev_t device);
+void ox_fuse_refuse_file(fuse_req_t asked, fuse_ino_t parent, const char *name, mode_t mode,
+			 struct fuse_file_info *file);
+void ox_fuse_refuse_symlink(fuse_req_t asked, const char *to, fuse_ino_t parent, const char *name);
+void ox_fuse_refuse_link(fuse_req_t asked, fuse_ino_t inode, fuse_ino_t parent, const char *name);
+void ox_fuse_refuse_rename(fuse_req_t asked, fuse_ino_t parent, const char *name,
+			   fuse_ino_t new_parent, const char *new_name, unsigned flags);
 
 #endif

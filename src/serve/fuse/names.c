@@ -137,6 +137,61 @@ void ox_fuse_readdir(fuse_req_t asked, fuse_ino_t inode, size_t count, off_t off
 	ox_fuse.reply_buf(asked, bytes, used);
 }
 
+/* ---- what the folder is not for ---- */
+
+static void refuse(fuse_req_t asked)
+{
+	ox_fuse.reply_err(asked, ox_fuse_disk_of(asked)->read_only ? EROFS : EPERM);
+}
+
+void ox_fuse_refuse_name(fuse_req_t asked, fuse_ino_t parent, const char *name)
+{
+	(void)parent;
+	(void)name;
+	refuse(asked);
+}
+
+void ox_fuse_refuse_folder(fuse_req_t asked, fuse_ino_t parent, const char *name, mode_t mode)
+{
+	(void)mode;
+	ox_fuse_refuse_name(asked, parent, name);
+}
+
+void ox_fuse_refuse_node(fuse_req_t asked, fuse_ino_t parent, const char *name, mode_t mode,
+			 dev_t device)
+{
+	(void)device;
+	ox_fuse_refuse_folder(asked, parent, name, mode);
+}
+
+void ox_fuse_refuse_file(fuse_req_t asked, fuse_ino_t parent, const char *name, mode_t mode,
+			 struct fuse_file_info *file)
+{
+	(void)file;
+	ox_fuse_refuse_folder(asked, parent, name, mode);
+}
+
+void ox_fuse_refuse_symlink(fuse_req_t asked, const char *to, fuse_ino_t parent, const char *name)
+{
+	(void)to;
+	ox_fuse_refuse_name(asked, parent, name);
+}
+
+void ox_fuse_refuse_link(fuse_req_t asked, fuse_ino_t inode, fuse_ino_t parent, const char *name)
+{
+	(void)inode;
+	ox_fuse_refuse_name(asked, parent, name);
+}
+
+void ox_fuse_refuse_rename(fuse_req_t asked, fuse_ino_t parent, const char *name,
+			   fuse_ino_t new_parent, const char *new_name, unsigned flags)
+{
+	(void)new_parent;
+	(void)new_name;
+	(void)flags;
+	ox_fuse_refuse_name(asked, parent, name);
+}
+
 void ox_fuse_statfs(fuse_req_t asked, fuse_ino_t inode)
 {
 	const struct ox_fuse_disk *disk = ox_fuse_disk_of(asked);

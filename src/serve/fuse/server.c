@@ -96,6 +96,14 @@ static const struct fuse_lowlevel_ops asked = {
 	.statfs = ox_fuse_statfs,
 	.fallocate = ox_fuse_fallocate,
 	.lseek = ox_fuse_lseek,
+	.create = ox_fuse_refuse_file,
+	.link = ox_fuse_refuse_link,
+	.mkdir = ox_fuse_refuse_folder,
+	.mknod = ox_fuse_refuse_node,
+	.rename = ox_fuse_refuse_rename,
+	.rmdir = ox_fuse_refuse_name,
+	.symlink = ox_fuse_refuse_symlink,
+	.unlink = ox_fuse_refuse_name,
 };
 
 /* Each may hold a buffer, whatever it is; those that are kept for the other kind are given back
