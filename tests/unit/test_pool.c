@@ -3,13 +3,19 @@
 #include "task_test.h"
 
 #include <errno.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
 #include <semaphore.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/uio.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
+#include "base/arith.h"
 #include "base/assert.h"
 #include "rt/sync.h"
 
@@ -144,7 +150,7 @@ static void a_write_has_its_turn_before_all_other_work_is_done_co(void *arg)
 /* ---- all kinds of requests, of many tasks ---- */
 
 #define TASKS 48u
-#define ROUNDS 300u
+#define ROUNDS 150u
 #define PART_BYTES 700u
 
 /* What it writes it reads, whatever else the workers have to do. */
@@ -198,6 +204,61 @@ static void every_request_of_many_tasks_is_answered_co(void *arg)
 	ox_latch_wait_co(&running);
 }
 
+/* ---- a host that refuses threads ---- */
+
+static void refuse_threads(void)
+{
+	struct sock_filter filter[] = {
+		BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+		BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_clone, 1, 0),
+		BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_clone3, 0, 1),
+		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | EAGAIN),
+		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+	};
+	struct sock_fprog program = {OX_ARRAY_SIZE(filter), filter};
+
+	ox_assert(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0);
+	ox_assert(prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) == 0);
+}
+
+static void ask_with_few_workers_co(void *arg)
+{
+	unsigned workers = *(unsigned *)arg;
+
+	ox_latch_init(&gated);
+	hold_workers(&first_gate, workers);
+	let_others_run_co();
+	release_workers(&first_gate, workers);
+	ox_latch_wait_co(&gated);
+	refuse_threads();
+	every_request_of_many_tasks_is_answered_co(NULL);
+}
+
+/* In a process of its own, as nothing takes the refusal back. */
+static void ask_with_few_workers(unsigned workers)
+{
+	pid_t pid = fork();
+	int status;
+
+	assert_true(pid >= 0);
+	if (pid == 0) {
+		ox_assert(open_all(OX_ENGINE_DEFAULT) == 0);
+		ox_assert(ox_reactor_call(reactor, ask_with_few_workers_co, &workers) == 0);
+		ox_reactor_destroy(reactor);
+		_exit(0);
+	}
+	assert_int_equal(waitpid(pid, &status, 0), pid);
+	assert_true(WIFEXITED(status));
+	assert_int_equal(WEXITSTATUS(status), 0);
+}
+
+static void so_it_is_with_the_threads_that_a_host_allows(void **state)
+{
+	(void)state;
+	for (unsigned workers = 0; workers <= 3; workers++)
+		ask_with_few_workers(workers);
+}
+
 #define THREADS_TEST(claim)                                                                        \
 	{                                                                                          \
 #claim, run_task_test, setup_threads, teardown, &(ox_co_fn)                        \
@@ -211,6 +272,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		THREADS_TEST(a_write_has_its_turn_before_all_other_work_is_done),
 		TASK_TEST(every_request_of_many_tasks_is_answered),
+		cmocka_unit_test(so_it_is_with_the_threads_that_a_host_allows),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
