@@ -163,13 +163,53 @@ int ox_io_behind_end_co(struct ox_io *io)
 	return r;
 }
 
+/* On its way, on the stack of the task that waits for it. */
+struct ox_io_letting_go {
+	struct ox_io_letting_go *next; /* began earlier */
+	uint64_t number;
+	struct ox_waitq ended;
+};
+
+static void unlink_letting_go(struct ox_io *io, const struct ox_io_letting_go *own)
+{
+	struct ox_io_letting_go **at = &io->letting_go;
+
+	while (*at != own)
+		at = &(*at)->next;
+	*at = own->next;
+}
+
 int ox_io_let_go_co(struct ox_io *io, const struct ox_io_range *ranges, int count, unsigned how)
 {
-	int r = io->ops->let_go_co ? io->ops->let_go_co(io, ranges, count, how) : -EOPNOTSUPP;
+	struct ox_io_letting_go own = {.next = io->letting_go, .number = io->let_go_count};
+	int r;
 
+	if (!io->ops->let_go_co)
+		return -EOPNOTSUPP;
+	io->let_go_count++;
+	ox_waitq_init(&own.ended);
+	io->letting_go = &own;
+	r = io->ops->let_go_co(io, ranges, count, how);
 	/* Linux tells an error of write-out once for each description: no sync would tell this one
 	 * (docs/process-death.md). */
 	if (r < 0 && r != -EOPNOTSUPP)
 		io->write_out_error = r;
+	unlink_letting_go(io, &own);
+	ox_waitq_wake_all(&own.ended);
 	return r;
+}
+
+void ox_io_wait_for_letting_go_co(struct ox_io *io)
+{
+	const uint64_t begun = io->let_go_count;
+	struct ox_io_letting_go *at = io->letting_go;
+
+	while (at) {
+		if (at->number < begun) {
+			ox_waitq_wait_co(&at->ended);
+			at = io->letting_go;
+		} else {
+			at = at->next;
+		}
+	}
 }

@@ -375,11 +375,20 @@ static int write_aligned_store_co(struct ox_io *io, struct cursor *c, uint64_t o
 	return r;
 }
 
+/* After something became durable: a letting go that was under way may have been told an error that
+ * this was not. */
+static int write_out_error_co(struct ox_io *io)
+{
+	ox_io_wait_for_letting_go_co(io);
+	return io->write_out_error;
+}
+
 int ox_io_pwritev_co(struct ox_io *io, const struct iovec *iov, int n, uint64_t offset,
 		     unsigned flags)
 {
 	struct cursor c = cursor_start(iov, n);
 	int64_t count = request_bytes(iov, n, offset);
+	int r;
 
 	check_store(io);
 	ox_assert(!(flags & OX_IO_FUA) || !ox_io_has_witness(io)); /* H1: nothing is durable yet */
@@ -388,8 +397,10 @@ int ox_io_pwritev_co(struct ox_io *io, const struct iovec *iov, int n, uint64_t 
 	if (count <= 0)
 		return (int)count;
 	if (io->align_bytes == 1)
-		return write_whole_co(io, &c, offset, flags);
-	return write_aligned_store_co(io, &c, offset, (uint64_t)count, flags);
+		r = write_whole_co(io, &c, offset, flags);
+	else
+		r = write_aligned_store_co(io, &c, offset, (uint64_t)count, flags);
+	return r == 0 && (flags & OX_IO_FUA) ? write_out_error_co(io) : r;
 }
 
 int ox_io_pwrite_co(struct ox_io *io, const void *buf, size_t count, uint64_t offset,
@@ -407,7 +418,7 @@ int ox_io_sync_co(struct ox_io *io)
 	check_store(io);
 	r = ox_io_has_witness(io) ? ox_io_sync_past_witness_co(io) : io->ops->sync_co(io);
 	if (r == 0)
-		r = io->write_out_error;
+		r = write_out_error_co(io);
 	if (r < 0)
 		return r;
 	io->counts[OX_IO_COUNT_SYNCS]++;

@@ -127,8 +127,10 @@ struct ox_io {
 	uint64_t inode;
 	struct ox_io_witness witness;
 	struct ox_io_behind *behind; /* NULL: what was read and written stays in the page cache */
-	int write_out_error;	     /* of ox_io_let_go_co: what every sync says from then on */
-	struct ox_rangelock rmw;     /* writes that are not aligned, against all writes (H5) */
+	int write_out_error;	     /* of ox_io_let_go_co: what syncs say from then on */
+	struct ox_io_letting_go *letting_go; /* calls of it that have not ended, the newest first */
+	uint64_t let_go_count;		     /* calls that have begun */
+	struct ox_rangelock rmw; /* writes that are not aligned, against all writes (H5) */
 	/* What was last told to be data: believed until something is punched or cut. */
 	struct {
 		uint64_t start;
@@ -205,7 +207,7 @@ int ox_io_actual_bytes(const struct ox_io *io, uint64_t *ret) __attribute__((war
  * Long work that leaves the page cache as it was (behind.c). From begin to end what is read and
  * written is remembered; in between ox_io_behind_co, now and then, with none of the image's locks
  * held, lets go of it. Nothing is done on stores that have no page cache. 0, or the error of
- * writing something out, which every later sync of the store tells too.
+ * writing something out. Every sync and every FUA of the store that ends later tells it too.
  */
 void ox_io_behind_begin(struct ox_io *io);
 int ox_io_behind_co(struct ox_io *io);
@@ -214,6 +216,8 @@ int ox_io_behind_end_co(struct ox_io *io);
 void ox_io_behind_touched(struct ox_io *io, uint64_t offset, uint64_t length, bool written);
 /* how: enum ox_io_let_go. -EOPNOTSUPP where there is nothing to let go of. */
 int ox_io_let_go_co(struct ox_io *io, const struct ox_io_range *ranges, int count, unsigned how);
+/* For io.c: until those have ended that have begun. */
+void ox_io_wait_for_letting_go_co(struct ox_io *io);
 /*
  * Others may lengthen a device, and a file that is open read-only. For who has met the end as it
  * was known: whether it has moved since. A file that is open for writing is as long as we have made

@@ -26,8 +26,10 @@
 #include "base/assert.h"
 #include "rt/internal.h"
 
-/* Writes of one file in a row, until other work that waits has its turn. */
+/* Writes of one file in a row, until other work that waits has its turn; and of other work, until a
+ * file's writes have theirs. */
 #define WRITES_A_TURN 32u
+#define OTHERS_A_TURN 32u
 #define NO_FILE (-1)
 
 struct ox_pool {
@@ -40,6 +42,7 @@ struct ox_pool {
 	struct ox_list queue;  /* struct ox_aio, first come first served */
 	struct ox_list writes; /* the same of those to the page cache */
 	unsigned takeable;     /* all of queue, and of writes a file that no worker has, once */
+	unsigned others;       /* taken from queue since a file's writes had a turn */
 	struct ox_list done;
 	unsigned idle;
 	bool stop;
@@ -186,6 +189,24 @@ static struct ox_aio *go_on(struct ox_pool *pool, struct worker *w)
 	return NULL;
 }
 
+/* Where something can be taken. A queue that is never empty is no reason to write never. */
+static struct ox_aio *take_turn(struct ox_pool *pool, struct worker *w)
+{
+	struct ox_aio *aio = NULL;
+
+	if (ox_list_empty(&pool->queue) || pool->others >= OTHERS_A_TURN) {
+		pool->others = 0;
+		aio = find_untaken(pool);
+	}
+	if (aio) {
+		w->fd = aio->fd;
+		w->writes = 1;
+		return aio;
+	}
+	pool->others++;
+	return ox_list_first(&pool->queue, struct ox_aio, link);
+}
+
 /* NULL: there is none. */
 static struct ox_aio *take(struct ox_pool *pool, struct worker *w)
 {
@@ -195,13 +216,7 @@ static struct ox_aio *take(struct ox_pool *pool, struct worker *w)
 		if (pool->takeable == 0)
 			return NULL;
 		pool->takeable--;
-		if (!ox_list_empty(&pool->queue)) {
-			aio = ox_list_first(&pool->queue, struct ox_aio, link);
-		} else {
-			aio = find_untaken(pool);
-			w->fd = aio->fd;
-			w->writes = 1;
-		}
+		aio = take_turn(pool, w);
 	}
 	ox_list_del(&aio->link);
 	return aio;

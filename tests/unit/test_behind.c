@@ -21,6 +21,7 @@ static struct {
 static int call_count; /* ranges */
 static int asked;      /* how often the store was asked */
 static int answer;
+static bool held; /* the answer is */
 
 static int note_co(struct ox_io *store, const struct ox_io_range *ranges, int count, unsigned how)
 {
@@ -32,6 +33,8 @@ static int note_co(struct ox_io *store, const struct ox_io_range *ranges, int co
 		calls[call_count].length = ranges[i].end - ranges[i].start;
 		calls[call_count++].how = how;
 	}
+	while (held)
+		ox_co_yield_co();
 	return answer;
 }
 
@@ -47,6 +50,7 @@ static int setup(void **state)
 	call_count = 0;
 	asked = 0;
 	answer = 0;
+	held = false;
 	return 0;
 }
 
@@ -158,6 +162,54 @@ static void an_error_of_write_out_is_told_by_every_sync_co(void *arg)
 	assert_int_equal(ox_io_sync_co(io), -EIO);
 }
 
+static int writer_result;
+static int sync_result;
+static int fua_result;
+
+static void writer_co(void *arg)
+{
+	(void)arg;
+	writer_result = write_co(0, 8 * MIB);
+}
+
+static void sync_co(void *arg)
+{
+	(void)arg;
+	sync_result = ox_io_sync_co(io);
+}
+
+static void fua_co(void *arg)
+{
+	(void)arg;
+	fua_result = ox_io_pwrite_co(io, bytes, 4096, 0, OX_IO_FUA);
+}
+
+/* Linux has told the error to the one; the other's answer is good, and comes first. */
+static void what_is_made_durable_meanwhile_tells_the_error_too_co(void *arg)
+{
+	(void)arg;
+	ox_io_behind_begin(io);
+	answer = -EIO;
+	held = true;
+	writer_result = 1;
+	sync_result = 1;
+	fua_result = 1;
+	spawn(writer_co, NULL);
+	while (asked == 0)
+		ox_co_yield_co();
+	spawn(sync_co, NULL);
+	spawn(fua_co, NULL);
+	let_others_run_co();
+	held = false;
+	while (writer_result == 1 || sync_result == 1 || fua_result == 1)
+		ox_co_yield_co();
+	assert_int_equal(writer_result, -EIO);
+	assert_int_equal(sync_result, -EIO);
+	assert_int_equal(fua_result, -EIO);
+	answer = 0;
+	assert_int_equal(ox_io_behind_end_co(io), 0);
+}
+
 static void a_store_that_keeps_no_pages_is_asked_once_co(void *arg)
 {
 	(void)arg;
@@ -177,6 +229,7 @@ int main(void)
 		TASK_TEST(a_lot_leaves_what_lies_between_its_ranges),
 		TASK_TEST(ranges_everywhere_are_all_covered),
 		TASK_TEST(an_error_of_write_out_is_told_by_every_sync),
+		TASK_TEST(what_is_made_durable_meanwhile_tells_the_error_too),
 		TASK_TEST(a_store_that_keeps_no_pages_is_asked_once),
 	};
 

@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/iov.h"
 #include "img/img.h"
 #include "img/qcow2/qcow2.h"
 
@@ -411,6 +412,39 @@ static void requests_at_random_keep_bytes_and_counts_co(void *arg)
 	finish_co();
 }
 
+/* ---- neighbours ---- */
+
+static const struct ox_io_ops *plenty_ops;
+static unsigned refused;
+
+/* A stream alone takes less. */
+static int64_t scarce_preadv_co(struct ox_io *io, const struct iovec *iov, int n, uint64_t offset)
+{
+	if (ox_iov_bytes(iov, n) > 2048) {
+		refused++;
+		return -ENOMEM;
+	}
+	return plenty_ops->preadv_co(io, iov, n, offset);
+}
+
+static void memory_that_is_short_for_many_streams_may_do_for_each_co(void *arg)
+{
+	struct ox_io_ops scarce_ops;
+
+	(void)arg;
+	make_image_co(false, 16);
+	compress_co(0, 32, 3);
+	plenty_ops = store->ops;
+	scarce_ops = *plenty_ops;
+	scarce_ops.preadv_co = scarce_preadv_co;
+	store->ops = &scarce_ops;
+	refused = 0;
+	check_reads_co(0, 32, 3);
+	assert_true(refused > 1);
+	store->ops = plenty_ops;
+	finish_co();
+}
+
 /* ---- read ahead ---- */
 
 /* A sector of the cluster, of count that were written with seed 1; returns how many reads of the
@@ -559,6 +593,7 @@ int main(void)
 		TASK_TEST(neighbours_are_read_together),
 		TASK_TEST(of_neighbours_the_damaged_one_is_met),
 		TASK_TEST(requests_at_random_keep_bytes_and_counts),
+		TASK_TEST(memory_that_is_short_for_many_streams_may_do_for_each),
 	};
 
 	return cmocka_run_group_tests_name("compress", tests, NULL, NULL);

@@ -69,7 +69,8 @@ static int work_co(void *arg, struct ox_piece *piece)
 		r = ox_pump_turn_co(&w->pump, piece);
 		if (r == 0 && w->turns++ != index)
 			w->out_of_order = true;
-		ox_pump_pass(&w->pump, piece);
+		if (r == 0)
+			ox_pump_pass(&w->pump, piece);
 	}
 	w->at_once--;
 	w->finished += r == 0;
@@ -169,8 +170,9 @@ static void a_failure_frees_those_that_wait_for_their_turn_co(void *arg)
 	w.in_order = true;
 	w.fails_at = 7;
 	assert_int_equal(ox_pump_run_co(&w.pump), -EIO);
+	/* Of those before it, some may be waiting yet when it fails. */
 	assert_false(w.out_of_order);
-	assert_int_equal(w.turns, 7);
+	assert_true(w.turns <= 7);
 }
 
 static void an_error_of_the_source_ends_all_co(void *arg)

@@ -410,7 +410,7 @@ static unsigned count_neighbours(const struct crew *c, unsigned first)
 	return count;
 }
 
-/* -EIO: one of them is damaged, and it is not known which. */
+/* -EIO: one of them is damaged, and it is not known which. -ENOMEM: each alone takes less. */
 static int read_neighbours_co(struct crew *c, unsigned first, unsigned count)
 {
 	struct ox_qcow2 *q = ox_qcow2_of_mapped(c->m);
@@ -433,7 +433,7 @@ static int read_neighbours_co(struct crew *c, unsigned first, unsigned count)
 	return r;
 }
 
-/* Alone, so that the damaged one is known. */
+/* Alone, so that the damaged one is known, and with the least memory. */
 static int read_each_co(struct crew *c, unsigned first, unsigned count)
 {
 	int r = 0;
@@ -454,7 +454,7 @@ static void read_runs_co(struct crew *c)
 		c->next += count;
 		if (count > 1)
 			r = read_neighbours_co(c, first, count);
-		if (r == -EIO)
+		if (r == -EIO || r == -ENOMEM)
 			r = read_each_co(c, first, count);
 		if (r < 0)
 			c->result = r;
