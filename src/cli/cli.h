@@ -97,6 +97,18 @@ void ox_cli_progress_begin_json(struct ox_cli_progress *progress, const char *un
 void ox_cli_progress_report(void *opaque, uint64_t done, uint64_t total);
 void ox_cli_progress_end(struct ox_cli_progress *progress, bool completed);
 
+/* ---- create_chain.c ---- */
+
+/* The backing file as the finished image will find it. To be freed; NULL: no memory. */
+char *ox_cli_backing_path(const char *file, const char *backing);
+/* -EINVAL: the target is the file that path names. text: as it was given; it has said so. */
+int ox_cli_refuse_same_file(const char *text, const char *target, const char *path) OX_CHECKED;
+/* -ELOOP: the target is among the images below its own backing file, so that the chain would have
+ * no end, and would lose what those above need; it has said so. A chain that cannot be read to its
+ * end is for others to refuse. */
+int ox_cli_refuse_loop(struct ox_context *ctx, const char *text, const char *target,
+		       const char *path, const char *format) OX_CHECKED;
+
 /* ---- recover.c ---- */
 
 /* The argument of --recover. -EINVAL for another text than auto, wait, never. */

@@ -83,19 +83,6 @@ static int set_values(struct create *create)
 	return 0;
 }
 
-/* The backing file as the finished image will find it. To be freed; NULL: no memory. */
-static char *backing_path(const char *file, const char *backing)
-{
-	const char *slash = strrchr(file, '/');
-	char *path;
-
-	if (*backing == '/' || !slash)
-		return strdup(backing);
-	if (asprintf(&path, "%.*s%s", (int)(slash + 1 - file), file, backing) < 0)
-		return NULL;
-	return path;
-}
-
 /* "Detected format of ...", as a hint to the one who gave none. */
 static void hint_format(struct ox_context *ctx, const char *path)
 {
@@ -133,52 +120,6 @@ static int look_at_backing(struct ox_context *ctx, struct create *create, const 
 		create->size_bytes = ox_image_size(image);
 	create->have_size = true;
 	return ox_image_close(image, NULL);
-}
-
-/* Whether path names the file that is to be made; NULL does not. */
-static bool is_target(const struct create *create, const char *path)
-{
-	struct stat target, st;
-
-	return path && !create->name.flags && stat(create->name.path, &target) == 0 &&
-	       stat(path, &st) == 0 && target.st_dev == st.st_dev && target.st_ino == st.st_ino;
-}
-
-static int refuse_same_file(const struct create *create)
-{
-	ox_cli_error("%s: Error: Trying to create an image with the same filename as the backing "
-		     "file",
-		     create->file);
-	return -EINVAL;
-}
-
-/* A file that is among the images below its own backing file would end in a chain without end, and
- * would lose what they need. The chain has been opened, so that it has an end now. */
-static int refuse_loop(struct ox_context *ctx, const struct create *create, const char *path,
-		       const char *format)
-{
-	struct ox_open_options opts = OX_OPEN_OPTIONS_INIT;
-	struct ox_image_info *info = NULL;
-	struct ox_image_info *below;
-	int r = 0;
-
-	opts.flags = OX_OPEN_READ_ONLY | OX_OPEN_PROBE | OX_OPEN_FORCE_SHARE;
-	opts.format = format;
-	while (r == 0 && path) {
-		r = ox_image_info_read(ctx, path, &opts, &below, NULL);
-		ox_image_info_free(info);
-		info = r == 0 ? below : NULL;
-		path = info ? info->backing_path : NULL;
-		opts.format = info ? info->backing_format : NULL;
-		if (is_target(create, path)) {
-			ox_cli_error("%s: Error: it is in the chain of the backing file already: "
-				     "'%s' is based on it",
-				     create->file, info->filename);
-			r = -ELOOP;
-		}
-	}
-	ox_image_info_free(info);
-	return r == -ELOOP ? r : 0;
 }
 
 /* What oxbow takes for a path always, others take for a protocol. */
@@ -224,22 +165,20 @@ static int check_backing(struct ox_context *ctx, struct create *create)
 		ox_cli_error("%s: Expected backing file name, got empty string", create->file);
 		return -EINVAL;
 	}
-	if (strcmp(name, create->file) == 0)
-		return refuse_same_file(create);
 	r = check_backing_name(create, name);
 	if (r < 0)
 		return r;
-	path = backing_path(create->name.path, name);
+	path = ox_cli_backing_path(create->name.path, name);
 	if (!path) {
 		ox_cli_error("%s", strerror(ENOMEM));
 		return -ENOMEM;
 	}
-	if (is_target(create, path))
-		r = refuse_same_file(create);
+	if (!create->name.flags)
+		r = ox_cli_refuse_same_file(create->file, create->name.path, path);
 	if (r == 0 && !create->unsafe)
 		r = look_at_backing(ctx, create, path, format);
-	if (r == 0 && !create->unsafe)
-		r = refuse_loop(ctx, create, path, format);
+	if (r == 0 && !create->unsafe && !create->name.flags)
+		r = ox_cli_refuse_loop(ctx, create->file, create->name.path, path, format);
 	if (r == 0 && !format) {
 		ox_cli_error("%s: Backing file specified without backing format", create->file);
 		if (!create->unsafe)

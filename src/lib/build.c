@@ -144,6 +144,11 @@ static int open_fresh(struct ox_build *b, struct ox_error **err)
 	}
 	r = open_store(b, OX_IO_NEW, &why);
 	b->made = r == 0;
+	if (r < 0 && b->renames) {
+		/* By the name that it is to have: whoever asked knows no other. */
+		ox_error_free(why);
+		return ox_error_set(err, r, "Could not create '%s': %s", b->path, strerror(-r));
+	}
 	if (r != -EEXIST) {
 		if (r < 0 && err)
 			*err = why;

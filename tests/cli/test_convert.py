@@ -104,6 +104,42 @@ def map_of(name):
             for row in json.loads(output("qemu-img", "map", "--output=json", name))]
 
 
+def test_zeroes_over_a_backing_file_are_kept_however_that_was_named():
+    oxbow("create", "-q", "-f", "qcow2", "base", "4M")
+    oxbow("io", "-c", "write -q -P 1 0 4M", "base")
+    oxbow("create", "-q", "-f", "qcow2", "-b", "base", "-F", "qcow2", "top")
+    oxbow("io", "-c", "write -q -z 1M 1M", "-c", "write -q -P 2 2M 64k", "top")
+    oxbow("convert", "-f", "qcow2", "-O", "raw", "top", "flat")
+    for fmt in ("qcow2", "qed"):
+        for more in ([], ["-c"], ["-W"]):
+            if fmt == "qed" and more == ["-c"]:
+                continue
+            for source in ("top", "flat"):
+                for words in (["-B", "base", "-F", "qcow2"], ["-o", "backing_file=base,backing_fmt=qcow2"]):
+                    oxbow("convert", "-O", fmt, *more, *words, source, "out")
+                    oxbow("compare", "-q", "top", "out")
+
+
+def test_a_target_that_its_backing_file_needs_keeps_its_bytes():
+    oxbow("create", "-q", "-f", "qcow2", "base", "1M")
+    oxbow("create", "-q", "-f", "qcow2", "-b", "base", "-F", "qcow2", "mid")
+    oxbow("create", "-q", "-f", "qcow2", "source", "1M")
+    before = pathlib.Path("base").read_bytes()
+    os.link("base", "other")
+    for target, backing, message in (("base", "base", "same filename as the backing file"),
+                                     ("other", "base", "same filename as the backing file"),
+                                     ("base", "mid", "'mid' is based on it")):
+        for words in (["-B", backing, "-F", "qcow2"], ["-o", f"backing_file={backing},backing_fmt=qcow2"]):
+            expect_failure(oxbow_path(), "convert", "-O", "qcow2", *words, "source", target, message=message)
+            check_equal(pathlib.Path("base").read_bytes() == before, True, "the file")
+
+
+def test_a_target_that_cannot_be_made_is_named_as_it_was_given():
+    pathlib.Path("source").write_bytes(bytes(4096))
+    said = expect_failure(oxbow_path(), "convert", "-f", "raw", "-O", "raw", "source", "none/x")
+    check_in("Could not create 'none/x': No such file or directory", said.stderr, "the message")
+
+
 def test_no_zeroes_are_left_out_of_a_compressed_target_where_none_are_to_be():
     source = make_source()
     qemu_io("-f", "qcow2", "-c", "write -q -P 0 1M 1M", source)

@@ -144,19 +144,25 @@ static int mark(void *opaque, uint64_t offset)
 	return ox_build_mark(c->build, offset);
 }
 
+/* By -B or by -o; what is zero in the source may not be left out then. */
+static bool is_backed(const struct ox_cli_convert *c)
+{
+	return c->backing || (c->values.count > 0 && ox_cli_create_get(&c->values, "backing_file"));
+}
+
 static unsigned copy_flags(const struct ox_cli_convert *c)
 {
 	unsigned flags = c->any_order ? OX_COPY_ANY_ORDER : 0;
 
 	if (c->progress.stream) /* else nobody sees what is counted */
 		flags |= OX_COPY_COUNT;
-	if (ox_build_is_new(c->build) && !c->backing)
+	if (ox_build_is_new(c->build) && !is_backed(c))
 		flags |= OX_COPY_TARGET_IS_NEW;
 	if (c->target_is_zero)
 		flags |= OX_COPY_TARGET_IS_ZERO;
 	if (c->sparse_set && c->sparse_bytes == 0)
 		flags |= OX_COPY_ALLOCATE;
-	if (c->backing || (c->values.count > 0 && ox_cli_create_get(&c->values, "backing_file")))
+	if (is_backed(c))
 		flags |= OX_COPY_TOP_ONLY;
 	if (c->compress)
 		flags |= OX_COPY_COMPRESS;

@@ -46,9 +46,12 @@ static const char help[] =
 	"  --bitmaps                    refused where a source has persistent bitmaps\n"
 	"  -h, --help                   print this text\n"
 	"\n"
-	"TARGET - is standard output, which gets raw bytes in order. SOURCE - is standard input,\n"
-	"with -f raw.\n"
 	"The target is durable when this ends with 0, and no image before that.\n";
+
+/* Under the old name it is a file called '-', as it always was. */
+static const char pipe_help[] =
+	"TARGET - is standard output, which gets raw bytes in order. SOURCE - is standard input,\n"
+	"with -f raw.\n";
 
 enum {
 	OPTION_IMAGE_OPTS = 256,
@@ -193,6 +196,8 @@ static int take_option(struct ox_cli_convert *c, int option, char **argv)
 	switch (option) {
 	case 'h':
 		ox_called_print_help(help);
+		if (!ox_called_by_old_name())
+			fputs(pipe_help, stdout);
 		return -1;
 	case 'f':
 		c->format = optarg;

@@ -2,6 +2,7 @@
 /* The target of oxbow convert. */
 #include <errno.h>
 #include <inttypes.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "cli/convert/convert.h"
@@ -135,6 +136,25 @@ static int set_target_source(struct ox_cli_convert *c)
 	return ox_cli_source_set(source, c->target);
 }
 
+/* Before what is there is given up for it. */
+static int check_backing(const struct ox_cli_convert *c, const struct ox_create_options *create)
+{
+	char *path;
+	int r;
+
+	if (!create->backing_file || (c->target_source.open.flags & OX_OPEN_URI))
+		return 0;
+	path = ox_cli_backing_path(c->target_source.path, create->backing_file);
+	if (!path)
+		return -ENOMEM;
+	r = ox_cli_refuse_same_file(c->target, c->target_source.path, path);
+	if (r == 0)
+		r = ox_cli_refuse_loop(c->ctx, c->target, c->target_source.path, path,
+				       create->backing_format);
+	free(path);
+	return r;
+}
+
 int ox_cli_convert_begin(struct ox_cli_convert *c)
 {
 	struct ox_build_options build = OX_BUILD_OPTIONS_INIT;
@@ -145,13 +165,15 @@ int ox_cli_convert_begin(struct ox_cli_convert *c)
 
 	if (r == 0 && !c->no_create)
 		r = fill_create(c, &create);
+	if (r == 0 && !c->no_create)
+		r = check_backing(c, &create);
 	if (r == 0 && c->resume)
 		r = find_identity(c, identity, sizeof(identity));
 	if (r < 0)
 		return r;
 	build.open = &c->target_source.open;
 	build.create = c->no_create ? NULL : &create;
-	build.identity = identity;
+	build.identity = c->resume ? identity : NULL;
 	build.flags = (c->no_create ? OX_BUILD_EXISTING : 0) | (c->resume ? OX_BUILD_RESUME : 0);
 	if (c->cache_set && c->cache == OX_CACHE_UNSAFE && !c->resume)
 		build.flags |= OX_BUILD_UNSAFE;
