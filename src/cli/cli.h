@@ -61,6 +61,9 @@ int ox_cli_version(int argc, char **argv);
 void ox_cli_error(const char *format, ...) OX_CLI_PRINTF(1, 2);
 /* The same for a wrong command line, with a pointer to the verb's help. Returns the exit status. */
 int ox_cli_usage_error(const char *verb, const char *format, ...) OX_CLI_PRINTF(2, 3);
+/* Of a verb that there is not; where it is one of QEMU's, what there is instead is said. Returns 1.
+ */
+int ox_cli_unknown_verb(const char *verb);
 /* From here on each message of the thread tells that it is about that disk; NULL: it does not. The
  * name stays the caller's. */
 void ox_cli_message_about(const char *name);

@@ -82,7 +82,7 @@ int ox_cli_help(int argc, char **argv)
 	}
 	verb = ox_cli_verb_find(argv[1]);
 	if (!verb)
-		return ox_cli_usage_error(NULL, "Command not found: %s", argv[1]);
+		return ox_cli_unknown_verb(argv[1]);
 	arguments[0] = argv[1];
 	arguments[1] = flag;
 	arguments[2] = NULL;
@@ -129,7 +129,7 @@ static int run_as_oxbow(int argc, char **argv)
 		return ox_cli_usage_error(NULL, "unrecognized option '%s'", argv[1]);
 	verb = ox_cli_verb_find(argv[1]);
 	if (!verb)
-		return ox_cli_usage_error(NULL, "Command not found: %s", argv[1]);
+		return ox_cli_unknown_verb(argv[1]);
 	return verb->run(argc - 1, argv + 1);
 }
 

@@ -64,6 +64,25 @@ int ox_cli_usage_error(const char *verb, const char *format, ...)
 	return 1;
 }
 
+int ox_cli_unknown_verb(const char *verb)
+{
+	static const struct {
+		const char *verb;
+		const char *instead;
+	} missing[] = {
+		{"amend", "an image is changed by 'convert' alone"},
+		{"bitmap", "persistent bitmaps are listed by 'info', and not made or copied"},
+		{"snapshot", "internal snapshots are listed by 'info' and copied by 'convert -l', "
+			     "and not made or removed"},
+	};
+
+	for (size_t i = 0; i < sizeof(missing) / sizeof(missing[0]); i++)
+		if (strcmp(verb, missing[i].verb) == 0)
+			return ox_cli_usage_error(NULL, "Command not found: %s: %s", verb,
+						  missing[i].instead);
+	return ox_cli_usage_error(NULL, "Command not found: %s", verb);
+}
+
 int ox_cli_option_error(const char *verb, int c, char **argv)
 {
 	const char *what = c == ':' ? "missing argument for" : "unrecognized";

@@ -29,6 +29,8 @@ def test_help_of_a_verb_is_the_same_however_it_is_asked_for():
 
 def test_an_unknown_verb_is_refused():
     expect_failure(oxbow_path(), "frobnicate", message="oxbow: Command not found: frobnicate")
+    expect_failure(oxbow_path(), "snapshot", "-l", "x", message="Command not found: snapshot: internal snapshots "
+                   "are listed by 'info' and copied by 'convert -l'")
     expect_failure(oxbow_path(), "help", "frobnicate", message="Command not found: frobnicate")
     expect_failure(oxbow_path(), "--frobnicate", message="unrecognized option '--frobnicate'")
     expect_failure(oxbow_path(), message="Not enough arguments")

@@ -88,7 +88,7 @@ int ox_compat_img(int argc, char **argv)
 	}
 	verb = find_verb(argv[first]);
 	if (!verb)
-		return ox_cli_usage_error(NULL, "Command not found: %s", argv[first]);
+		return ox_cli_unknown_verb(argv[first]);
 	optind = 0; /* anew, for the verb's own options */
 	return verb->run(argc - first, argv + first);
 }
