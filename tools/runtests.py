@@ -234,6 +234,8 @@ def show_slowest(programs, seconds):
 
 
 def main(argv):
+    # Of whoever starts this in the background: programs are to be interruptible all the same.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     options = parse_arguments(argv)
     programs = select(all_programs(options), options.names)
     (options.build / "test-logs").mkdir(parents=True, exist_ok=True)

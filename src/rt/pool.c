@@ -55,10 +55,11 @@ struct ox_pool {
 	} workers[OX_WORKERS_MAX];
 };
 
-/* One that is durable when it ends waits for the disk: many at once share a commit. */
+/* One that is durable when it ends waits for the disk: many at once share a commit. What is no file
+ * at all has an error coming, and waits for nobody's lock. */
 static bool is_cached_write(const struct ox_aio *aio)
 {
-	return aio->kind == OX_AIO_WRITE && aio->page_cache && aio->flags == 0;
+	return aio->kind == OX_AIO_WRITE && aio->page_cache && aio->flags == 0 && aio->fd >= 0;
 }
 
 int ox_pool_create(struct ox_pool **ret)
