@@ -165,6 +165,9 @@ static int check_backing(struct ox_context *ctx, struct create *create)
 		ox_cli_error("%s: Expected backing file name, got empty string", create->file);
 		return -EINVAL;
 	}
+	/* The same words are a mistake, wherever the second ones lead. */
+	if (strcmp(name, create->file) == 0)
+		return ox_cli_refuse_same_file(create->file, name, name);
 	r = check_backing_name(create, name);
 	if (r < 0)
 		return r;

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * Buffers of long work. All come from one mapping, the lowest place first: what one piece of the
- * work has touched the next ones use again. The first touch of a page costs up to as much as the
- * copying of ten, so the mapping asks for large pages as well.
+ * work has touched the next ones use again. The first touch of a page is a fault, which may take
+ * longer than all that is done with its bytes, so the mapping asks for large pages as well.
  */
 #ifndef OX_IO_ARENA_H
 #define OX_IO_ARENA_H

@@ -12,16 +12,17 @@
 
 struct work {
 	struct ox_pump pump;
-	uint64_t count;	   /* pieces that there are */
-	uint64_t given;	   /* by next_co */
-	uint64_t fails_at; /* piece whose work fails; UINT64_MAX: none */
-	uint64_t ends_at;  /* piece that next_co fails for */
-	uint64_t holds_at; /* piece that sleeps long; UINT64_MAX: none */
-	bool in_order;	   /* each waits for its turn */
-	unsigned busy;	   /* in next_co */
-	unsigned at_once;  /* in work_co */
-	unsigned most;	   /* of that */
-	uint64_t turns;	   /* pieces that had their turn */
+	uint64_t count;	    /* pieces that there are */
+	uint64_t given;	    /* by next_co */
+	uint64_t fails_at;  /* piece whose work fails; UINT64_MAX: none */
+	bool fails_at_turn; /* else before it waits for that */
+	uint64_t ends_at;   /* piece that next_co fails for */
+	uint64_t holds_at;  /* piece that sleeps long; UINT64_MAX: none */
+	bool in_order;	    /* each waits for its turn */
+	unsigned busy;	    /* in next_co */
+	unsigned at_once;   /* in work_co */
+	unsigned most;	    /* of that */
+	uint64_t turns;	    /* pieces that had their turn */
 	bool out_of_order;
 	uint64_t finished;
 	uint64_t below_seen; /* done_below while the held piece slept */
@@ -61,12 +62,14 @@ static int work_co(void *arg, struct ox_piece *piece)
 	} else if (ox_reactor_random(reactor) % 4 == 0) {
 		ox_reactor_sleep_co(20000);
 	}
-	if (index == w->fails_at) {
+	if (index == w->fails_at && !w->fails_at_turn) {
 		w->at_once--;
 		return -EIO;
 	}
 	if (w->in_order) {
 		r = ox_pump_turn_co(&w->pump, piece);
+		if (r == 0 && index == w->fails_at)
+			r = -EIO;
 		if (r == 0 && w->turns++ != index)
 			w->out_of_order = true;
 		if (r == 0)
@@ -173,6 +176,14 @@ static void a_failure_frees_those_that_wait_for_their_turn_co(void *arg)
 	/* Of those before it, some may be waiting yet when it fails. */
 	assert_false(w.out_of_order);
 	assert_true(w.turns <= 7);
+
+	begin(&w, 40);
+	w.in_order = true;
+	w.fails_at = 7;
+	w.fails_at_turn = true;
+	assert_int_equal(ox_pump_run_co(&w.pump), -EIO);
+	assert_false(w.out_of_order);
+	assert_int_equal(w.turns, 7);
 }
 
 static void an_error_of_the_source_ends_all_co(void *arg)
