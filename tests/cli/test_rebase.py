@@ -78,6 +78,39 @@ def test_from_no_backing_file_to_one():
     check_equal(bytes_of(at / "top") == before, True, "zeroes stay zeroes")
 
 
+LAYER = ("write -q -z 0 256k", "write -q -z -u 256k 256k", "write -q -z 517k 5k", "write -q -P 5 640k 256k",
+         "write -q -z 640k 64k", "write -q -z -u 704k 64k", "discard -q 832k 64k", "write -q -z -u 1920k 80k")
+
+
+def kinds_of(path):
+    """Where in the disk QEMU's map tells of another kind, without the places in the file."""
+    changes = []
+    for run in json.loads(output("qemu-img", "map", "--output=json", path)):
+        kind = run["present"], run["zero"], run["data"]
+        if not changes or changes[-1][1] != kind:
+            changes.append((run["start"], kind))
+    return changes
+
+
+def test_zeroes_of_a_layer_hide_a_backing_file_that_it_gets_later():
+    (tmpdir() / "below").write_bytes(b"\x08" * (2 << 20))
+    for fmt, options in (("qcow2", "cluster_size=512"), ("qcow2", "cluster_size=64k"),
+                         ("qcow2", "cluster_size=2M"), ("qcow2", "lazy_refcounts=on"), ("qed", "cluster_size=64k")):
+        for name, writer in (("theirs", qemu_io), ("ours", lambda *args: oxbow("io", *args))):
+            qemu_img("create", "-q", "-f", fmt, "-o", options, name, "2000k")
+            writer("-f", fmt, *[word for command in LAYER for word in ("-c", command)], name)
+        if fmt == "qcow2" and options != "cluster_size=2M":
+            check_equal(kinds_of("ours"), kinds_of("theirs"), f"the map with {options}")
+        for name in ("theirs", "ours"):
+            oxbow("rebase", "-u", "-f", fmt, "-b", "below", "-F", "raw", name)
+            qemu_io("-r", "-f", fmt, "-c", "read -q -P 0 0 512k", "-c", "read -q -P 0 517k 5k",
+                    "-c", "read -q -P 0 640k 128k", "-c", "read -q -P 5 768k 64k", "-c", "read -q -P 0 1920k 80k",
+                    name)
+            oxbow("check", "-q", "-f", fmt, name)
+        if options != "cluster_size=2M":  # all of it is one cluster, whose rest reads as zeroes too
+            qemu_io("-r", "-f", fmt, "-c", "read -q -P 8 1M 768k", "ours")
+
+
 def test_past_the_old_end_there_are_zero_clusters():
     make_chain()
     oxbow("rebase", "-b", "other", "-F", "raw", "top")

@@ -295,7 +295,6 @@ struct ox_mapped {
 	size_t slice_bytes;
 	bool has_zero;	     /* entries can say "zeroes", */
 	bool has_zero_alloc; /* and that with a host cluster kept */
-	bool zero_always;    /* what was freed says so, also where nothing is beneath it */
 	bool prepared;	     /* first write of this opening has been announced (prepare.c) */
 	bool reread;	     /* another program may have changed the header since it was read */
 	bool looked_sparse;  /* it is known whether */

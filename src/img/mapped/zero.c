@@ -8,11 +8,13 @@
  *   DATA, own           ZERO, freed         ZERO_ALLOC, kept       as "zero, may unmap"
  *   DATA, shared        ZERO, one ref less  ZERO, one ref less     the same
  *   COMPRESSED          ZERO, freed         ZERO, freed            the same
- *   UNALLOCATED         ZERO if backed      the same               the same
+ *   UNALLOCATED         ZERO                ZERO                   ZERO if backed
  *
- * Without backing bytes, UNALLOCATED serves as ZERO. Version 2 of qcow2 has no zero entries: zeroes
- * over backing bytes are written, and a discard there does nothing, rather than expose them. Where
- * a zero entry keeps no cluster (QED), zeroes that are to keep their space are written.
+ * What was written as zeroes says so in its entry, also where nothing is beneath it: the image may
+ * get a backing file later (rebase -u), and what a layer was told must hide what that has. Where
+ * there was nothing to discard, and no backing bytes show, nothing is said. Version 2 of qcow2 has no zero entries: UNALLOCATED serves where nothing is beneath it,
+ * zeroes over backing bytes are written, and a discard there does nothing, rather than expose them.
+ * Where a zero entry keeps no cluster (QED), zeroes that are to keep their space are written.
  *
  * *done grows by what is carried out, also where an error follows: a request that gives up its lock
  * goes on behind that, as others may have written there since.
@@ -37,11 +39,30 @@
 /* The guest's range that one piece locks. */
 #define PIECE_BYTES (UINT64_C(1) << 30)
 
+enum purpose { PURPOSE_ZERO, PURPOSE_UNMAP, PURPOSE_GROW, PURPOSE_DISCARD, PURPOSE_DROP };
+
+/* A request, or what is left of it. */
+struct stretch {
+	uint64_t offset; /* guest */
+	uint64_t end;
+	enum purpose purpose;
+	bool fast;
+	bool resizing; /* the disk's size is not held against it; not to be cancelled half way */
+};
+
 /* Whether an entry must say so for zeroes to be read there: also where it is a backing file to come
  * that would be read. */
 static bool shows_through(const struct ox_mapped *m, uint64_t offset)
 {
 	return m->img->rebasing || ox_mapped_is_backed(m, offset);
+}
+
+/* Whether an entry is to say that there are zeroes. */
+static bool is_recorded(const struct ox_mapped *m, enum purpose purpose, uint64_t offset)
+{
+	if (m->has_zero && (purpose == PURPOSE_ZERO || purpose == PURPOSE_UNMAP))
+		return true;
+	return shows_through(m, offset);
 }
 
 static void spend(uint64_t *steps, uint64_t n)
@@ -76,7 +97,8 @@ static bool rest_is_zero_co(const struct ox_mapped *m, uint64_t offset, uint64_t
 }
 
 /* Zeroes for the part of a cluster; skipped where it reads as zeroes anyway. */
-static int zero_part_co(struct ox_mapped *m, uint64_t offset, uint64_t length, bool fast)
+static int zero_part_co(struct ox_mapped *m, const struct stretch *s, uint64_t offset,
+			uint64_t length)
 {
 	const struct ox_guest cluster = ox_guest(ox_align_down(offset, m->cluster_bytes));
 	struct ox_map_run run;
@@ -89,12 +111,12 @@ static int zero_part_co(struct ox_mapped *m, uint64_t offset, uint64_t length, b
 		return r;
 	if (run.kind == OX_MAP_ZERO || run.kind == OX_MAP_ZERO_ALLOC)
 		return 0;
-	if (run.kind == OX_MAP_UNALLOCATED && !shows_through(m, offset))
+	if (run.kind == OX_MAP_UNALLOCATED && !is_recorded(m, s->purpose, offset))
 		return 0;
 	if (run.kind == OX_MAP_UNALLOCATED && m->has_zero && rest_is_zero_co(m, offset, length))
 		return ox_mapped_set_co(m, cluster, 1, OX_MAP_ZERO, run.host, OX_TICKET_NONE,
 					&done);
-	if (fast)
+	if (s->fast)
 		return -ENOTSUP;
 	v = (struct iovec){ox_io_buffer(length), length};
 	if (!v.iov_base)
@@ -105,8 +127,8 @@ static int zero_part_co(struct ox_mapped *m, uint64_t offset, uint64_t length, b
 	return r;
 }
 
-static int zero_bytes_co(struct ox_mapped *m, uint64_t offset, uint64_t length, bool fast,
-			 uint64_t *steps, uint64_t *done)
+static int zero_bytes_co(struct ox_mapped *m, const struct stretch *s, uint64_t offset,
+			 uint64_t length, uint64_t *steps, uint64_t *done)
 {
 	uint64_t n;
 	int r;
@@ -114,7 +136,7 @@ static int zero_bytes_co(struct ox_mapped *m, uint64_t offset, uint64_t length, 
 	while (length > 0 && *steps > 0) {
 		n = ox_min_u64(length, m->cluster_bytes - (offset & (m->cluster_bytes - 1)));
 		n = ox_min_u64(n, ZERO_MAX_BYTES);
-		r = zero_part_co(m, offset, n, fast);
+		r = zero_part_co(m, s, offset, n);
 		if (r < 0)
 			return r;
 		spend(steps, 1 + n / STEP_BYTES);
@@ -127,14 +149,14 @@ static int zero_bytes_co(struct ox_mapped *m, uint64_t offset, uint64_t length, 
 
 /* The entry that lets the run read as zeroes. False: there is nothing to change. */
 static bool zero_entry_for(const struct ox_mapped *m, const struct ox_map_run *run, uint64_t offset,
-			   bool unmap, enum ox_map_kind *ret)
+			   enum purpose purpose, enum ox_map_kind *ret)
 {
-	bool backed = shows_through(m, offset);
+	bool unmap = purpose != PURPOSE_ZERO;
 
 	switch (run->kind) {
 	case OX_MAP_UNALLOCATED:
 		*ret = OX_MAP_ZERO;
-		return backed;
+		return is_recorded(m, purpose, offset);
 	case OX_MAP_ZERO:
 		return false;
 	case OX_MAP_ZERO_ALLOC:
@@ -150,7 +172,7 @@ static bool zero_entry_for(const struct ox_mapped *m, const struct ox_map_run *r
 	default:
 		break;
 	}
-	*ret = backed || m->zero_always ? OX_MAP_ZERO : OX_MAP_UNALLOCATED;
+	*ret = m->has_zero ? OX_MAP_ZERO : OX_MAP_UNALLOCATED;
 	return true;
 }
 
@@ -193,8 +215,6 @@ static int set_run_co(struct ox_mapped *m, const struct ox_map_run *run, uint64_
 	return 0;
 }
 
-enum purpose { PURPOSE_ZERO, PURPOSE_UNMAP, PURPOSE_DISCARD, PURPOSE_DROP };
-
 /* Whether a format that lacks the entry must leave these clusters alone, or write bytes. */
 static bool needs_bytes(const struct ox_mapped *m, const struct ox_map_run *run, uint64_t offset,
 			enum purpose purpose)
@@ -215,9 +235,10 @@ static void cut_at_backing_end(const struct ox_mapped *m, struct ox_map_run *run
 }
 
 /* Whole clusters: offset and length are cluster-aligned. */
-static int zero_clusters_co(struct ox_mapped *m, uint64_t offset, uint64_t length,
-			    enum purpose purpose, bool fast, uint64_t *steps, uint64_t *done)
+static int zero_clusters_co(struct ox_mapped *m, const struct stretch *s, uint64_t offset,
+			    uint64_t length, uint64_t *steps, uint64_t *done)
 {
+	enum purpose purpose = s->purpose;
 	uint64_t end = *done + length;
 	uint64_t from = offset - *done;
 	enum ox_map_kind kind;
@@ -235,10 +256,10 @@ static int zero_clusters_co(struct ox_mapped *m, uint64_t offset, uint64_t lengt
 		upto = *done + run.length;
 		if (needs_bytes(m, &run, at, purpose) && purpose != PURPOSE_DISCARD) {
 			run.length = ox_min_u64(run.length, m->cluster_bytes);
-			r = zero_bytes_co(m, at, run.length, fast, steps, done);
+			r = zero_bytes_co(m, s, at, run.length, steps, done);
 		} else if (needs_bytes(m, &run, at, purpose)) {
 			*done += run.length;
-		} else if (zero_entry_for(m, &run, at, purpose != PURPOSE_ZERO, &kind)) {
+		} else if (zero_entry_for(m, &run, at, purpose, &kind)) {
 			r = set_run_co(m, &run, at, kind, steps, done);
 		} else {
 			*done += run.length;
@@ -292,24 +313,16 @@ static void split_range(const struct ox_mapped *m, uint64_t offset, uint64_t len
 		*ret_start = *ret_end = 0;
 }
 
-/* A request, or what is left of it. */
-struct stretch {
-	uint64_t offset; /* guest */
-	uint64_t end;
-	enum purpose purpose;
-	bool fast;
-	bool resizing; /* the disk's size is not held against it; not to be cancelled half way */
-};
-
 /* Of the last cluster that the guest still sees, what is past the end; all of those behind it. */
-static int drop_locked_co(struct ox_mapped *m, uint64_t offset, uint64_t length, uint64_t *steps,
-			  uint64_t *done)
+static int drop_locked_co(struct ox_mapped *m, const struct stretch *s, uint64_t length,
+			  uint64_t *steps, uint64_t *done)
 {
+	uint64_t offset = s->offset;
 	uint64_t start = ox_align_up(offset, m->cluster_bytes);
 	uint64_t end = ox_align_up(offset + length, m->cluster_bytes);
 	int r;
 
-	r = zero_bytes_co(m, offset, ox_min_u64(start - offset, length), false, steps, done);
+	r = zero_bytes_co(m, s, offset, ox_min_u64(start - offset, length), steps, done);
 	return r < 0 || start >= end ? r : drop_clusters_co(m, start, end - start, steps, done);
 }
 
@@ -322,16 +335,16 @@ static int work_locked_co(struct ox_mapped *m, const struct stretch *s, uint64_t
 	int r;
 
 	if (s->purpose == PURPOSE_DROP)
-		return drop_locked_co(m, offset, length, steps, done);
+		return drop_locked_co(m, s, length, steps, done);
 	split_range(m, offset, length, &start, &end);
 	if (start == end)
-		return zero_bytes_co(m, offset, length, s->fast, steps, done);
-	r = zero_bytes_co(m, offset, start - offset, s->fast, steps, done);
+		return zero_bytes_co(m, s, offset, length, steps, done);
+	r = zero_bytes_co(m, s, offset, start - offset, steps, done);
 	if (r < 0)
 		return r;
-	r = zero_clusters_co(m, start, end - start, s->purpose, s->fast, steps, done);
+	r = zero_clusters_co(m, s, start, end - start, steps, done);
 	if (r == 0 && *done == end - offset && offset + length > end)
-		r = zero_bytes_co(m, end, offset + length - end, s->fast, steps, done);
+		r = zero_bytes_co(m, s, end, offset + length - end, steps, done);
 	return r;
 }
 
@@ -369,7 +382,7 @@ static int skip_co(struct ox_mapped *m, struct stretch *s, uint64_t *steps)
 			return 0;
 		if (s->purpose == PURPOSE_DROP && run.kind != OX_MAP_UNALLOCATED)
 			return 0;
-		if (s->purpose != PURPOSE_DROP && zero_entry_for(m, &run, s->offset, true, &kind))
+		if (s->purpose != PURPOSE_DROP && zero_entry_for(m, &run, s->offset, s->purpose, &kind))
 			return 0;
 		s->offset += run.length;
 	}
@@ -470,7 +483,7 @@ int ox_mapped_discard_co(struct ox_image *img, uint64_t offset, uint64_t length)
 int ox_mapped_zero_new_co(struct ox_mapped *m, uint64_t offset, uint64_t end)
 {
 	struct stretch s = {
-		.offset = offset, .end = end, .purpose = PURPOSE_UNMAP, .resizing = true};
+		.offset = offset, .end = end, .purpose = PURPOSE_GROW, .resizing = true};
 
 	return work_off_co(m, &s);
 }

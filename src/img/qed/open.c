@@ -33,7 +33,6 @@ static void note_shape(struct ox_qed_image *q)
 	q->table_bytes = ox_qed_table_bytes(&q->h);
 	q->table_entries = ox_qed_table_entries(&q->h);
 	q->m.has_zero = true;
-	q->m.zero_always = true;
 	q->m.fixed_count = 0;
 	ox_mapped_add_fixed(&q->m, 0, ox_qed_header_bytes(&q->h));
 	ox_mapped_add_fixed(&q->m, q->h.l1_offset, q->table_bytes);
