@@ -70,7 +70,8 @@ class Program:
 def parse_arguments(argv):
     parser = argparse.ArgumentParser()
     parser.add_argument("--build", default="build", type=pathlib.Path)
-    parser.add_argument("--jobs", default=2, type=int)
+    # Most programs wait for a disk, a process or a clock for half of their time.
+    parser.add_argument("--jobs", default=(os.cpu_count() or 1) + 1, type=int)
     parser.add_argument("--slower", default=1.0, type=float,
                         help="how many times as long as usual a program may take")
     parser.add_argument("--valgrind", action="store_true",

@@ -8,6 +8,7 @@
  */
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <linux/falloc.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -594,6 +595,12 @@ static int open_path(const char *path, unsigned flags)
 
 static int open_failed(const char *name, unsigned flags, int code, struct ox_error **err)
 {
+	char link[PATH_MAX];
+	ssize_t n = code == -ENOENT ? readlink(name, link, sizeof(link)) : -1;
+
+	if (n > 0)
+		return ox_error_set(err, code, "Could not open '%s': %s (it is a link to '%.*s')",
+				    name, strerror(ENOENT), (int)n, link);
 	if (code == -EINVAL && (flags & OX_IO_DIRECT))
 		return ox_error_set(err, code,
 				    "Could not open '%s': filesystem does not support O_DIRECT",

@@ -69,6 +69,9 @@ static int create_raw_co(struct ox_io *io, const struct ox_create_options *opts,
 			       ? ox_error_set(err, -EOPNOTSUPP, "Cannot grow NBD nodes")
 			       : ox_error_set(err, -ENOSPC, "The device is smaller than the image");
 	r = io->can_grow ? ox_io_set_length_co(io, bytes) : 0;
+	if (r == -EFBIG)
+		return ox_error_set_errno(err, r,
+					  "The image size is too large for file format 'raw'");
 	if (r == 0)
 		r = raw_preallocate_co(io, opts, bytes);
 	if (r == 0)

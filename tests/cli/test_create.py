@@ -59,6 +59,19 @@ def test_raw_is_the_default_format():
     created_alike("-f", "raw", "-b", "base", "disk", "1M")
 
 
+def test_a_raw_image_that_is_too_large_for_its_file_system_is_refused():
+    for program in (oxbow_path(), "qemu-img"):
+        expect_failure(program, "create", "-f", "raw", "x.raw", "7E",
+                       message="The image size is too large for file format 'raw'")
+
+
+def test_a_link_to_nothing_is_told_as_such():
+    os.symlink("nowhere", "link")
+    for words in (("create", "-q", "-f", "qcow2", "link", "1M"), ("info", "link")):
+        expect_failure(oxbow_path(), *words, message="No such file or directory (it is a link to 'nowhere')")
+    check_equal(os.path.lexists("nowhere"), False, "whether the file was made")
+
+
 def test_quiet_says_nothing():
     created_alike("-q", "-f", "qcow2", "disk", "1M")
     created_alike("-f", "qcow2", "disk", "1M", "-q")

@@ -198,8 +198,11 @@ def warnings_of(*words):
     """Of a server that ends with the client that looks at it."""
     port = str(free_port())
     disk()
-    result = nbd("--fork", "-f", "qcow2", "-p", port, *words, "disk.qcow2")
+    pid_file = tmpdir() / "pid"
+    result = nbd("--fork", "--pid-file", pid_file, "-f", "qcow2", "-p", port, *words, "disk.qcow2")
+    pid = int(pid_file.read_text())
     run("nbdinfo", "--size", f"nbd://127.0.0.1:{port}")
+    await_end(pid)
     return result.stderr
 
 

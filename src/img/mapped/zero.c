@@ -12,9 +12,10 @@
  *
  * What was written as zeroes says so in its entry, also where nothing is beneath it: the image may
  * get a backing file later (rebase -u), and what a layer was told must hide what that has. Where
- * there was nothing to discard, and no backing bytes show, nothing is said. Version 2 of qcow2 has no zero entries: UNALLOCATED serves where nothing is beneath it,
- * zeroes over backing bytes are written, and a discard there does nothing, rather than expose them.
- * Where a zero entry keeps no cluster (QED), zeroes that are to keep their space are written.
+ * there was nothing to discard, and no backing bytes show, nothing is said. Version 2 of qcow2 has
+ * no zero entries: UNALLOCATED serves where nothing is beneath it, zeroes over backing bytes are
+ * written, and a discard there does nothing, rather than expose them. Where a zero entry keeps no
+ * cluster (QED), zeroes that are to keep their space are written.
  *
  * *done grows by what is carried out, also where an error follows: a request that gives up its lock
  * goes on behind that, as others may have written there since.
@@ -382,7 +383,8 @@ static int skip_co(struct ox_mapped *m, struct stretch *s, uint64_t *steps)
 			return 0;
 		if (s->purpose == PURPOSE_DROP && run.kind != OX_MAP_UNALLOCATED)
 			return 0;
-		if (s->purpose != PURPOSE_DROP && zero_entry_for(m, &run, s->offset, s->purpose, &kind))
+		if (s->purpose != PURPOSE_DROP &&
+		    zero_entry_for(m, &run, s->offset, s->purpose, &kind))
 			return 0;
 		s->offset += run.length;
 	}
