@@ -237,6 +237,11 @@ struct ox_open_options {
 	 * An export by TLS is refused with it (-ENOTSUP). NULL: the library connects.
 	 */
 	int (*connect)(void *opaque, unsigned limit_ms);
+	/* The image is a part of its file, as in an archive or a partition: file_length bytes from
+	 * file_offset on, and it cannot grow; file_length 0: all that is behind, and it may. The
+	 * backing files are whole files. -EINVAL where the file is shorter. */
+	uint64_t file_offset;
+	uint64_t file_length;
 };
 
 #define OX_OPEN_OPTIONS_INIT                                                                       \

@@ -537,7 +537,8 @@ int ox_cli_check(int argc, char **argv)
 	struct check check = {.source = OX_CLI_SOURCE_INIT};
 	int status = take_arguments(&check, argc, argv);
 
-	if (status == 0 && ox_cli_source_set(&check.source, argv[optind]) < 0)
+	if (status == 0 && (ox_cli_source_set(&check.source, argv[optind]) < 0 ||
+			    ox_cli_source_refuse_part(&check.source, "check") < 0))
 		status = STATUS_FAILED;
 	else if (status == 0)
 		status = run(&check);

@@ -219,6 +219,31 @@ int ox_cli_null_option(struct ox_cli_null *null, const char *key, const char *va
 /* To be freed. Prints what is wrong. */
 int ox_cli_null_uri(const struct ox_cli_null *null, char **ret) OX_CHECKED;
 
+/* ---- source_part.c ---- */
+
+struct ox_cli_range {
+	const char *offset; /* as stated; NULL: they are not */
+	const char *size;
+};
+
+/* What a block-device description says of a part of a file. */
+struct ox_cli_part {
+	bool is_raw;		     /* driver=raw, which of_disk is for */
+	bool file_is_raw;	     /* file.driver=raw, which the others are for */
+	struct ox_cli_range of_disk; /* offset, size */
+	struct ox_cli_range of_file; /* file.offset, file.size */
+	const char *path;	     /* file.file.filename */
+};
+
+struct ox_cli_source;
+
+/* -ENOENT: it is none of these keys. */
+int ox_cli_part_option(struct ox_cli_part *part, const char *key, const char *value) OX_CHECKED;
+/* When all of the description is known: sets the part in source->open. Prints what is wrong. */
+int ox_cli_part_settle(struct ox_cli_source *source) OX_CHECKED;
+/* For what works on whole files alone; what: its name, for the message that is printed. */
+int ox_cli_source_refuse_part(const struct ox_cli_source *source, const char *what) OX_CHECKED;
+
 /* ---- object.c ---- */
 
 /* The argument of --object; prints what is wrong with it. */
@@ -261,6 +286,7 @@ struct ox_cli_source {
 	bool is_null;		   /* driver=null-co: null says how large */
 	struct ox_cli_nbd nbd;
 	struct ox_cli_null null;
+	struct ox_cli_part part;
 	char *uri; /* made of it */
 	struct ox_cli_progress progress;
 	struct ox_cli_options options; /* owns what path and open point at under --image-opts */

@@ -216,7 +216,8 @@ static int draw(struct map *map, const char *name)
 	int status = 1;
 
 	map->picture.output = map->output;
-	if (ox_cli_source_set(&map->source, name) == 0)
+	if (ox_cli_source_set(&map->source, name) == 0 &&
+	    ox_cli_source_refuse_part(&map->source, "a picture") == 0)
 		status = ox_cli_map_picture(&map->source, &map->picture);
 	ox_cli_source_free(&map->source);
 	return status;

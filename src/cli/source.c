@@ -27,6 +27,7 @@ static int set_format(struct ox_cli_source *source, const char *key, const char 
 	(void)key;
 	source->is_nbd = source->is_nbd || strcmp(value, "nbd") == 0;
 	source->is_null = source->is_null || strcmp(value, "null-co") == 0;
+	source->part.is_raw = strcmp(value, "raw") == 0;
 	/* The file itself, with no format over it, is what raw means here. */
 	if (strcmp(value, "file") == 0 || strcmp(value, "nbd") == 0 ||
 	    strcmp(value, "null-co") == 0)
@@ -35,8 +36,13 @@ static int set_format(struct ox_cli_source *source, const char *key, const char 
 	return 0;
 }
 
+/* raw below another format is where a part of a file is named. */
 static int set_protocol(struct ox_cli_source *source, const char *key, const char *value)
 {
+	if (strcmp(key, "file.driver") == 0 && strcmp(value, "raw") == 0) {
+		source->part.file_is_raw = true;
+		return 0;
+	}
 	source->is_nbd = strcmp(value, "nbd") == 0;
 	source->is_null = strcmp(value, "null-co") == 0;
 	if (source->is_nbd || source->is_null || strcmp(value, "file") == 0 ||
@@ -218,6 +224,7 @@ static const struct {
 	{"file.driver", set_protocol},
 	{"file.filename", set_path},
 	{"filename", set_path},
+	{"file.file.driver", set_protocol},
 	{"file.locking", set_locking},
 	{"locking", set_locking},
 	{"file.aio", set_aio},
@@ -271,6 +278,7 @@ int ox_cli_source_option(struct ox_cli_source *source, const char *key, const ch
 			return settings[i].set(source, key, value ? value : "on");
 	}
 	if (ox_cli_nbd_option(&source->nbd, key, value ? value : "on") == 0 ||
+	    ox_cli_part_option(&source->part, key, value ? value : "on") == 0 ||
 	    ox_cli_null_option(&source->null, key, value ? value : "on") == 0)
 		return 0;
 	ox_cli_error("Invalid parameter '%s'", key);
@@ -326,9 +334,11 @@ static const char *stray_key(const struct ox_cli_source *source)
 static int set_place(struct ox_cli_source *source)
 {
 	struct ox_cli_name name;
+	int r = ox_cli_part_settle(source);
 	const char *stray = stray_key(source);
-	int r;
 
+	if (r < 0)
+		return r;
 	if (!stray && (source->is_nbd || source->is_null) && !source->path) {
 		r = source->is_nbd ? ox_cli_nbd_uri(&source->nbd, &source->uri)
 				   : ox_cli_null_uri(&source->null, &source->uri);

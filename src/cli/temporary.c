@@ -60,7 +60,8 @@ int ox_cli_temporary_make(struct ox_cli_source *source, char **ret_path)
 	char *path = NULL;
 	int fd, r;
 
-	if (ox_cli_name_refuse_uri(source->path, "the base of an overlay")) {
+	if (ox_cli_source_refuse_part(source, "an overlay") < 0 ||
+	    ox_cli_name_refuse_uri(source->path, "the base of an overlay")) {
 		free(base);
 		return -ENOTSUP;
 	}

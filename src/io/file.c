@@ -779,6 +779,7 @@ bool ox_io_file_changed_ns(const struct ox_io *io, uint64_t *ret)
 {
 	struct stat st;
 
+	io = ox_io_below_window(io);
 	if (io->ops != &file_ops || file_of(io)->is_block || fstat(file_of(io)->fd, &st) < 0)
 		return false;
 	*ret = (uint64_t)st.st_mtim.tv_sec * UINT64_C(1000000000) + (uint64_t)st.st_mtim.tv_nsec;
@@ -787,6 +788,7 @@ bool ox_io_file_changed_ns(const struct ox_io *io, uint64_t *ret)
 
 bool ox_io_file_identity(const struct ox_io *io, uint64_t *ret_dev, uint64_t *ret_ino)
 {
+	io = ox_io_below_window(io);
 	if (io->ops != &file_ops)
 		return false;
 	*ret_dev = file_of(io)->dev;
@@ -796,5 +798,6 @@ bool ox_io_file_identity(const struct ox_io *io, uint64_t *ret_dev, uint64_t *re
 
 bool ox_io_file_has_fd(const struct ox_io *io, int fd)
 {
+	io = ox_io_below_window(io);
 	return io->ops == &file_ops && file_of(io)->fd == fd;
 }

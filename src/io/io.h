@@ -311,6 +311,16 @@ bool ox_io_null_is_uri(const char *uri);
 int ox_io_null_open(struct ox_reactor *r, const char *uri, unsigned flags, struct ox_io **ret,
 		    struct ox_error **err) __attribute__((warn_unused_result));
 
+/*
+ * A part of the store below as a store (window.c): length bytes from offset on, and no more; or,
+ * where length is 0, all behind offset, which grows with the file. Takes below, but not on failure.
+ * -EINVAL where the file is too short for it.
+ */
+int ox_io_window_open(struct ox_io *below, uint64_t offset, uint64_t length, struct ox_io **ret,
+		      struct ox_error **err) __attribute__((warn_unused_result));
+/* The store that windows lie in; the store itself, where it is none. */
+const struct ox_io *ox_io_below_window(const struct ox_io *io);
+
 /* A growing store in memory, zero-filled. */
 int ox_io_memory_open(struct ox_reactor *r, uint64_t length, struct ox_io **ret)
 	__attribute__((warn_unused_result));

@@ -450,6 +450,8 @@ static int take_options(struct ox_build *b, const struct ox_build_options *given
 		return r;
 	if (!b->opts.create)
 		return ox_error_set(err, -EINVAL, "It is not said what is to be made");
+	if (b->open.file_offset || b->open.file_length)
+		return ox_error_set(err, -EINVAL, "An image is made in a whole file alone");
 	if (resumes(b) && (b->open.flags & OX_OPEN_URI))
 		return ox_error_set(err, -ENOTSUP,
 				    "A target that is no file has no place for a state beside it");

@@ -150,8 +150,7 @@ static int open_job_new(struct ox_context *ctx, struct ox_source source,
 
 	if (r < 0)
 		return r;
-	ox_source_take_flags(&source, opts.flags);
-	source.connector = (struct ox_nbd_connector){opts.connect, opts.opaque};
+	ox_source_take_options(&source, &opts);
 	r = ox_job_new(ctx, &opening_type, sizeof(struct opening), &job, err);
 	if (r < 0)
 		return r;

@@ -102,7 +102,7 @@ static int read_source(struct ox_context *ctx, const struct ox_source *source,
 		r = choose_format(&opts, &facts.format, err);
 	if (r < 0)
 		return r;
-	ox_source_take_flags(&where, opts.flags);
+	ox_source_take_options(&where, &opts);
 	opts.flags |= OX_OPEN_READ_ONLY;
 	opts.cache = OX_CACHE_WRITEBACK;
 	r = ox_source_ask(&where, &opts, err);

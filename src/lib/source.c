@@ -61,8 +61,8 @@ int ox_source_check_new(const struct ox_source *source, struct ox_error **err)
 	return 0;
 }
 
-int ox_source_open(struct ox_context *ctx, const struct ox_source *source, unsigned flags,
-		   struct ox_io **ret, struct ox_error **err)
+static int open_whole(struct ox_context *ctx, const struct ox_source *source, unsigned flags,
+		      struct ox_io **ret, struct ox_error **err)
 {
 	int own = source->fd;
 	int r;
@@ -89,5 +89,21 @@ int ox_source_open(struct ox_context *ctx, const struct ox_source *source, unsig
 	r = ox_io_file_open_fd(ctx->reactor, own, source->name, flags, ret, err);
 	if (r < 0)
 		close(own);
+	return r;
+}
+
+int ox_source_open(struct ox_context *ctx, const struct ox_source *source, unsigned flags,
+		   struct ox_io **ret, struct ox_error **err)
+{
+	struct ox_io *whole;
+	int r = open_whole(ctx, source, flags, &whole, err);
+
+	if (r == 0 && (source->offset || source->length)) {
+		r = ox_io_window_open(whole, source->offset, source->length, ret, err);
+		if (r < 0)
+			ox_io_close(whole);
+	} else if (r == 0) {
+		*ret = whole;
+	}
 	return r;
 }

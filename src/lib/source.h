@@ -14,6 +14,8 @@ struct ox_source {
 	const char *name; /* of fd; relative backing names are resolved beside it */
 	bool is_uri;	  /* path is one, as the options say */
 	struct ox_nbd_connector connector; /* of a URI */
+	uint64_t offset;		   /* of the image in the file, */
+	uint64_t length;		   /* and its length; 0: to the end */
 };
 
 static inline struct ox_source ox_source_path(const char *path)
@@ -21,10 +23,19 @@ static inline struct ox_source ox_source_path(const char *path)
 	return (struct ox_source){.path = path, .fd = -1, .name = path};
 }
 
-/* What the options say of the path (OX_OPEN_URI); nothing of a descriptor. */
+/* What the flags say of the path (OX_OPEN_URI); nothing of a descriptor. */
 static inline void ox_source_take_flags(struct ox_source *source, unsigned open_flags)
 {
 	source->is_uri = source->path && (open_flags & OX_OPEN_URI);
+}
+
+static inline void ox_source_take_options(struct ox_source *source,
+					  const struct ox_open_options *opts)
+{
+	ox_source_take_flags(source, opts->flags);
+	source->connector = (struct ox_nbd_connector){opts->connect, opts->opaque};
+	source->offset = opts->file_offset;
+	source->length = opts->file_length;
 }
 
 static inline struct ox_source ox_source_fd(int fd, const char *name)

@@ -525,6 +525,10 @@ static void make_words(struct ox_compat_nbd *nbd, const char *address)
 	add_value(nbd, "recover", "auto");
 	add_number(nbd, "shared", nbd->shared);
 	add_value(nbd, "export-name", nbd->export_name);
+	if (open->file_offset)
+		add_number(nbd, "file-offset", open->file_offset);
+	if (open->file_length)
+		add_number(nbd, "file-length", open->file_length);
 	if (!(open->flags & OX_OPEN_NO_BACKING))
 		add(nbd, "--allow-backing");
 	if (open->backing_format)

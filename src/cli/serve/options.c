@@ -41,6 +41,8 @@ enum long_option {
 	OPTION_NBD,
 	OPTION_NUM_QUEUES,
 	OPTION_OFFSET,
+	OPTION_FILE_LENGTH,
+	OPTION_FILE_OFFSET,
 	OPTION_QUEUE_SIZE,
 	OPTION_SERIAL,
 	OPTION_VHOST,
@@ -91,6 +93,8 @@ const struct option ox_cli_serve_options[] = {
 	{"num-queues", required_argument, NULL, OPTION_NUM_QUEUES},
 	{"no-sandbox", no_argument, NULL, OPTION_NO_SANDBOX},
 	{"offset", required_argument, NULL, OPTION_OFFSET},
+	{"file-length", required_argument, NULL, OPTION_FILE_LENGTH},
+	{"file-offset", required_argument, NULL, OPTION_FILE_OFFSET},
 	{"on-full", required_argument, NULL, OPTION_ON_FULL},
 	{"pid-file", required_argument, NULL, OPTION_PID_FILE},
 	{"queue-size", required_argument, NULL, OPTION_QUEUE_SIZE},
@@ -153,6 +157,8 @@ const char ox_cli_serve_help[] =
 	"  -r, --read-only            clients cannot write\n"
 	"  -l, --snapshot SNAPSHOT    serve that internal snapshot, read-only: ID, NAME,\n"
 	"                             snapshot.id=ID or snapshot.name=NAME\n"
+	"  --file-offset SIZE         the image begins at that byte of its file\n"
+	"  --file-length SIZE         and is so long there, and no longer\n"
 	"  --discard=unmap|ignore     whether trims give space back to the host (default: unmap)\n"
 	"  --detect-zeroes=off|on|unmap\n"
 	"                             whether a write of nothing but zeroes makes its range zero\n"
@@ -417,6 +423,10 @@ static int take_host_option(struct ox_cli_serve_arguments *arguments, int option
 		return take_snapshot(value, &arguments->open);
 	case OPTION_OFFSET:
 		return take_size("--offset", value, &arguments->serve.nbd.offset);
+	case OPTION_FILE_OFFSET:
+		return take_size("--file-offset", value, &arguments->open.file_offset);
+	case OPTION_FILE_LENGTH:
+		return take_size("--file-length", value, &arguments->open.file_length);
 	case OPTION_LOW_SPACE:
 		return take_size("--low-space", value, &arguments->serve.low_space_bytes);
 	case OPTION_ON_FULL:
