@@ -18,6 +18,8 @@ enum ox_copy_flags {
 	OX_COPY_COMPRESS = 1 << 6,   /* data is written compressed, where the target can */
 	OX_COPY_COUNT = 1 << 7,	     /* the extents of the source are asked for in advance, so that
 					progress counts the bytes that are copied alone */
+	OX_COPY_KEEP_PAGES = 1 << 8, /* the target stays in the page cache, and nobody waits for its
+					write-out: for one that is not synced */
 };
 
 struct ox_copy_options {

@@ -24,15 +24,14 @@ static int each_store(const struct ox_joined *source, struct ox_image *target,
 	return result;
 }
 
-static int begin(struct ox_io *io)
+void ox_copy_behind_begin(const struct ox_joined *source, struct ox_image *target, unsigned flags)
 {
-	ox_io_behind_begin(io);
-	return 0;
-}
-
-void ox_copy_behind_begin(const struct ox_joined *source, struct ox_image *target)
-{
-	each_store(source, target, begin);
+	if (!(flags & OX_COPY_KEEP_PAGES))
+		ox_io_behind_begin(target->io);
+	for (size_t i = 0; i <= source->more_count; i++) {
+		for (struct ox_image *img = source_at(source, i); img; img = img->backing)
+			ox_io_behind_begin(img->io);
+	}
 }
 
 int ox_copy_behind_co(const struct ox_joined *source, struct ox_image *target)

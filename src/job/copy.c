@@ -543,7 +543,7 @@ int ox_copy_run_co(const struct ox_joined *source, struct ox_image *target,
 	ox_timer_init(&c.marking);
 	ox_latch_init(&c.marker);
 	r = prepare_co(&c);
-	ox_copy_behind_begin(source, target);
+	ox_copy_behind_begin(source, target, opts->flags);
 	if (r == 0 && opts->flags & OX_COPY_COUNT)
 		count_co(&c);
 	if (r == 0)

@@ -57,9 +57,10 @@ int ox_joined_read_co(const struct ox_joined *j, uint8_t *buf, uint64_t length,
 int ox_copy_run_co(const struct ox_joined *source, struct ox_image *target,
 		   const struct ox_copy_options *opts, struct ox_copy_result *ret,
 		   struct ox_error **err) OX_CHECKED;
-/* Around a copy: the pages that it touched do not stay in the page cache. The second after each
- * piece. An error is one of writing the target out. */
-void ox_copy_behind_begin(const struct ox_joined *source, struct ox_image *target);
+/* Around a copy: the pages that it touched do not stay in the page cache, but those of the target
+ * with OX_COPY_KEEP_PAGES. The second after each piece. An error is one of writing the target out.
+ */
+void ox_copy_behind_begin(const struct ox_joined *source, struct ox_image *target, unsigned flags);
 int ox_copy_behind_co(const struct ox_joined *source, struct ox_image *target) OX_CHECKED;
 int ox_copy_behind_end_co(const struct ox_joined *source, struct ox_image *target) OX_CHECKED;
 int ox_copy_verify_co(const struct ox_joined *source, struct ox_image *target,

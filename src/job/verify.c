@@ -103,7 +103,7 @@ int ox_copy_verify_co(const struct ox_joined *source, struct ox_image *target,
 	v.pump.progress = opts->progress;
 	v.pump.interrupted = opts->interrupted;
 	v.pump.opaque = opts->opaque;
-	ox_copy_behind_begin(source, target);
+	ox_copy_behind_begin(source, target, opts->flags);
 	r = ox_pump_run_co(&v.pump);
 	ended = ox_copy_behind_end_co(source, target);
 	r = r < 0 ? r : ended;

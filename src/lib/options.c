@@ -78,7 +78,8 @@ static const struct field compare_fields[] = {
 
 #define COPY_FLAGS                                                                                 \
 	(OX_COPY_TARGET_IS_NEW | OX_COPY_TARGET_IS_ZERO | OX_COPY_ALLOCATE | OX_COPY_ANY_ORDER |   \
-	 OX_COPY_ONE_BY_ONE | OX_COPY_TOP_ONLY | OX_COPY_COMPRESS | OX_COPY_COUNT)
+	 OX_COPY_ONE_BY_ONE | OX_COPY_TOP_ONLY | OX_COPY_COMPRESS | OX_COPY_COUNT |                \
+	 OX_COPY_KEEP_PAGES)
 
 static const struct field copy_fields[] = {
 	{"flags", offsetof(struct ox_copy_options, flags), FLAGS, COPY_FLAGS},

@@ -54,6 +54,15 @@ def test_neither_side_stays_in_the_page_cache():
     run("cmp", "source", "back")
 
 
+def test_a_target_that_nobody_syncs_stays_and_the_source_does_not():
+    make("source")
+    output("cat", "source", text=False)
+    oxbow("convert", "-t", "unsafe", "-f", "raw", "-O", "qcow2", "source", "new")
+    check_few("source")
+    if resident("new") < SIZE // 2:
+        raise Failure(f"{resident('new')} bytes of the target are in the page cache")
+
+
 def test_a_backing_file_does_not_stay_either():
     make("base")
     qemu_img("create", "-q", "-f", "qcow2", "-b", "base", "-F", "raw", "top")

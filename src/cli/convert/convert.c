@@ -166,6 +166,8 @@ static unsigned copy_flags(const struct ox_cli_convert *c)
 		flags |= OX_COPY_TOP_ONLY;
 	if (c->compress)
 		flags |= OX_COPY_COMPRESS;
+	if (ox_cli_convert_is_unsafe(c))
+		flags |= OX_COPY_KEEP_PAGES;
 	return flags;
 }
 

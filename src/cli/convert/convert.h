@@ -73,6 +73,11 @@ int ox_cli_convert_run(struct ox_cli_convert *convert, int status);
 
 /* Makes or opens the target; prints what is wrong. */
 int ox_cli_convert_begin(struct ox_cli_convert *convert) OX_CHECKED;
+/* Nothing of the target is synced. */
+static inline bool ox_cli_convert_is_unsafe(const struct ox_cli_convert *convert)
+{
+	return convert->cache_set && convert->cache == OX_CACHE_UNSAFE && !convert->resume;
+}
 
 bool ox_cli_convert_is_pipe(const char *target);
 /* What the command line may not say for it; NULL: nothing is wrong. */

@@ -175,7 +175,7 @@ int ox_cli_convert_begin(struct ox_cli_convert *c)
 	build.create = c->no_create ? NULL : &create;
 	build.identity = c->resume ? identity : NULL;
 	build.flags = (c->no_create ? OX_BUILD_EXISTING : 0) | (c->resume ? OX_BUILD_RESUME : 0);
-	if (c->cache_set && c->cache == OX_CACHE_UNSAFE && !c->resume)
+	if (ox_cli_convert_is_unsafe(c))
 		build.flags |= OX_BUILD_UNSAFE;
 	r = ox_build_begin(c->ctx, c->target_source.path, &build, &c->build, &err);
 	if (r < 0)
