@@ -53,6 +53,13 @@ REPAIR_MUTANTS = [
     ("zeroed_twice", "H11", "img/mapped/zero.c",
      [("\ts->offset += done;\n", "\ts->offset += r < 0 ? 0 : done;\n")],
      "zeroes that waited for the recovery begin anew, over later writes", "written_once"),
+    # ---- io/: an error of write-out, which Linux tells once ----
+    ("error_of_write_out_missed", "M1", "io/io.c",
+     [("\tox_io_wait_for_letting_go_co(io);\n", "")],
+     "a sync ends well beside a write-out that is about to be told an error", "behind"),
+    ("error_of_write_out_forgotten", "M1", "io/behind.c",
+     [("\t\tio->write_out_error = r;\n", "\t\tio->write_out_error = 0;\n")],
+     "a sync ends well after a write-out that was told an error", "behind"),
     # ---- salvage/link.c ----
     ("salvaged_before_counted", "D3", "check/salvage/link.c",
      [("\tr = publish_co(l);\n\tif (r == 0)\n\t\tr = write_entries_co(l);\n",
