@@ -76,6 +76,16 @@ def ended(connection):
         return True
 
 
+def listens(path):
+    """The name of a socket is there a moment before it can be connected to."""
+    with socket.socket(socket.AF_UNIX) as probe:
+        try:
+            probe.connect(str(path))
+        except (FileNotFoundError, ConnectionRefusedError):
+            return False
+    return True
+
+
 class Empty(Controlled):
     """A server that begins without a disk."""
 
@@ -85,7 +95,7 @@ class Empty(Controlled):
         self.argv = [oxbow_path(), "serve", "--config", "disks.conf", "--control", self.control]
 
     def _wait_for_uri(self):
-        eventually("the control socket", lambda: os.path.exists(self.control))
+        eventually("the control socket", lambda: listens(self.control))
 
     def add(self, name, *args, **kwargs):
         return self.ctl("add", name, "--nbd", f"./{name}.sock", *args, **kwargs).split()[0]
