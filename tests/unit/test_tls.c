@@ -42,7 +42,7 @@ static int teardown(void **state)
 	char path[128];
 
 	(void)state;
-	for (int i = 0; i < OX_TLS_FILES; i++) {
+	for (int i = 0; i < OX_TLS_RULES; i++) {
 		path_of(ox_tls_file_name((enum ox_tls_file)i), path, sizeof(path));
 		(void)unlink(path);
 	}
@@ -62,18 +62,25 @@ static void write_file(const char *name, const char *text)
 	fclose(file);
 }
 
+static int read_directory(void)
+{
+	const struct ox_serve_tls_source source = {.directory = directory};
+	struct ox_serve_error error;
+
+	return ox_serve_tls_read(&source, &error);
+}
+
 /* ---- files ---- */
 
 static void test_files_arrive_as_they_are(void **state)
 {
-	struct ox_serve_error error;
 	struct ox_tls_files files;
 	int fd;
 
 	(void)state;
 	write_file("keys.psk", "alice:" USER_KEY "\n");
 	write_file("ca-crl.pem", "");
-	fd = ox_serve_tls_read(directory, false, &error);
+	fd = read_directory();
 	assert_true(fd >= 0);
 	assert_int_equal(ox_tls_files_map(fd, &files), 0);
 	assert_int_equal(files.files[OX_TLS_KEYS_PSK].bytes, strlen("alice:" USER_KEY "\n"));
@@ -111,7 +118,6 @@ static void check_refused(const void *bytes, size_t count, bool sealed)
 
 static void test_memory_that_is_no_credentials_is_refused(void **state)
 {
-	struct ox_serve_error error;
 	struct ox_tls_files files;
 	uint8_t good[256];
 	uint8_t bad[256];
@@ -120,15 +126,15 @@ static void test_memory_that_is_no_credentials_is_refused(void **state)
 
 	(void)state;
 	write_file("keys.psk", "alice:" USER_KEY "\n");
-	fd = ox_serve_tls_read(directory, false, &error);
+	fd = read_directory();
 	bytes = pread(fd, good, sizeof(good), 0);
 	close(fd);
-	assert_true(bytes > 32);
+	assert_true(bytes > 40);
 	check_refused(good, (size_t)bytes, false);
 	check_refused(good, (size_t)bytes - 1, true);
-	check_refused(good, 31, true);
+	check_refused(good, 39, true);
 	check_refused(good, 0, true);
-	for (size_t i = 0; i < 32; i++) {
+	for (size_t i = 0; i < 40; i++) {
 		memcpy(bad, good, sizeof(bad));
 		bad[i] ^= 0x41;
 		check_refused(bad, (size_t)bytes, true);
@@ -146,9 +152,9 @@ static struct ox_tls *take_keys(const char *text)
 	int fd;
 
 	write_file("keys.psk", text);
-	fd = ox_serve_tls_read(directory, false, &error);
+	fd = read_directory();
 	assert_true(fd >= 0);
-	if (ox_tls_new(fd, false, &tls, &error) < 0)
+	if (ox_tls_new(fd, &(struct ox_serve_tls_options){0}, &tls, &error) < 0)
 		assert_non_null(strstr(error.message, "keys.psk"));
 	close(fd);
 	return tls;
@@ -183,6 +189,108 @@ static void test_keys_are_lines_of_a_user_and_a_key(void **state)
 	for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++)
 		if (take_keys(bad[i]))
 			fail_msg("keys are taken: %s", bad[i]);
+}
+
+/* ---- rules beside them ---- */
+
+static int read_with(const char *authz, char *ret_message)
+{
+	const struct ox_serve_tls_source source = {.directory = directory, .authz = authz};
+	struct ox_serve_error error = {0};
+	int fd = ox_serve_tls_read(&source, &error);
+
+	strcpy(ret_message, error.message);
+	return fd;
+}
+
+static void test_rules_arrive_as_they_are(void **state)
+{
+	char message[512], path[128];
+	struct ox_tls_files files;
+
+	(void)state;
+	write_file("server-cert.pem", "certificate");
+	write_file("server-key.pem", "key");
+	write_file("rules.json", "{\"policy\": 7}\n");
+	path_of("rules.json", path, sizeof(path));
+	for (int i = 0; i < 2; i++) {
+		int fd = read_with(i ? "json:{\"policy\": 7}\n" : path, message);
+
+		assert_true(fd >= 0);
+		assert_int_equal(ox_tls_files_map(fd, &files), 0);
+		assert_int_equal(files.files[OX_TLS_RULES].bytes, 14);
+		assert_memory_equal(files.files[OX_TLS_RULES].data, "{\"policy\": 7}\n", 14);
+		assert_memory_equal(files.files[OX_TLS_SERVER_KEY].data, "key", 3);
+		ox_tls_files_unmap(&files);
+		close(fd);
+	}
+	unlink(path);
+	assert_int_equal(read_with(path, message), -ENOENT);
+	assert_non_null(strstr(message, "rules.json': No such file"));
+}
+
+static void test_rules_have_a_size_and_go_with_certificates(void **state)
+{
+	char *text = malloc(OX_TLS_RULES_MAX + 7);
+	char message[512], path[128];
+	int fd;
+
+	(void)state;
+	assert_non_null(text);
+	memset(text, ' ', OX_TLS_RULES_MAX + 6);
+	memcpy(text, "json:", 5);
+	text[OX_TLS_RULES_MAX + 6] = '\0';
+	write_file("server-cert.pem", "certificate");
+	write_file("server-key.pem", "key");
+	write_file("rules.json", text + 5);
+	path_of("rules.json", path, sizeof(path));
+	assert_int_equal(read_with(text, message), -EFBIG);
+	assert_non_null(strstr(message, "'json:': File too large"));
+	assert_int_equal(read_with(path, message), -EFBIG);
+	text[OX_TLS_RULES_MAX + 5] = '\0';
+	write_file("rules.json", text + 5);
+	fd = read_with(text, message);
+	assert_true(fd >= 0);
+	close(fd);
+	fd = read_with(path, message);
+	assert_true(fd >= 0);
+	close(fd);
+	unlink(path);
+	free(text);
+	assert_int_equal(read_with(directory, message), -EINVAL);
+	assert_non_null(strstr(message, "no regular file"));
+	path_of("server-cert.pem", path, sizeof(path));
+	unlink(path);
+	path_of("server-key.pem", path, sizeof(path));
+	unlink(path);
+	write_file("keys.psk", "alice:" USER_KEY "\n");
+	assert_int_equal(read_with("json:{}", message), -ENOENT);
+	assert_non_null(strstr(message, "--tls-authz is for certificates"));
+}
+
+/* That there are rules is not for the memory to say. */
+static void test_rules_that_are_asked_for_must_have_come(void **state)
+{
+	struct ox_serve_tls_options options = {.verify_peer = true, .has_rules = true};
+	char message[512];
+	struct ox_tls *tls;
+
+	(void)state;
+	for (int i = 0; i < 3; i++) {
+		struct ox_serve_error error = {0};
+		int fd;
+
+		write_file("keys.psk", "alice:" USER_KEY "\n");
+		write_file("server-cert.pem", "certificate");
+		write_file("server-key.pem", "key");
+		options.has_rules = i != 1;
+		options.verify_peer = i != 2;
+		fd = read_with(i == 0 ? NULL : "json:{}", message);
+		assert_true(fd >= 0);
+		assert_int_equal(ox_tls_new(fd, &options, &tls, &error), -EINVAL);
+		assert_non_null(strstr(error.message, "not what was asked for"));
+		close(fd);
+	}
 }
 
 /* ---- a session ---- */
@@ -362,6 +470,9 @@ int main(void)
 		TLS_TEST(test_files_arrive_as_they_are),
 		TLS_TEST(test_memory_that_is_no_credentials_is_refused),
 		TLS_TEST(test_keys_are_lines_of_a_user_and_a_key),
+		TLS_TEST(test_rules_arrive_as_they_are),
+		TLS_TEST(test_rules_have_a_size_and_go_with_certificates),
+		TLS_TEST(test_rules_that_are_asked_for_must_have_come),
 		TLS_TEST(test_data_behind_a_new_key_are_received),
 		TLS_TEST(test_the_end_is_told_whether_it_was_said_or_not),
 		TLS_TEST(test_what_does_not_fit_is_sent_later),

@@ -56,7 +56,7 @@
 	X(transport_set_pull_function)                                                             \
 	X(transport_set_vec_push_function)                                                         \
 	X(x509_crt_deinit)                                                                         \
-	X(x509_crt_get_dn)                                                                         \
+	X(x509_crt_get_dn2)                                                                        \
 	X(x509_crt_get_expiration_time)                                                            \
 	X(x509_crt_import)                                                                         \
 	X(x509_crt_init)                                                                           \

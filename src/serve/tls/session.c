@@ -11,6 +11,8 @@
 
 /* Of what the socket has at once: a record and its header come in two looks otherwise. */
 #define AHEAD_BYTES (32u << 10)
+/* At the end of a name that has no room in the log. */
+#define CUT "..."
 /* Certificates of a client. */
 #define HANDSHAKE_MAX_BYTES (64u << 10)
 
@@ -173,7 +175,49 @@ const char *ox_tls_why(const struct ox_tls_session *session)
 	return session->why;
 }
 
+/* ---- who it is ---- */
+
+/* The distinguished name of the client's certificate, to be freed in either case; -ENOENT: there is
+ * none, or it cannot be told. */
+static int get_name(const struct ox_tls_session *session, gnutls_datum_t *ret)
+{
+	gnutls_x509_crt_t certificate;
+	const gnutls_datum_t *chain;
+	unsigned count = 0;
+	int code;
+
+	if (ox_gnutls.auth_get_type(session->session) != GNUTLS_CRD_CERTIFICATE)
+		return -ENOENT;
+	chain = ox_gnutls.certificate_get_peers(session->session, &count);
+	if (!chain || count == 0 || ox_gnutls.x509_crt_init(&certificate) < 0)
+		return -ENOENT;
+	code = ox_gnutls.x509_crt_import(certificate, chain, GNUTLS_X509_FMT_DER);
+	if (code == 0)
+		code = ox_gnutls.x509_crt_get_dn2(certificate, ret);
+	ox_gnutls.x509_crt_deinit(certificate);
+	return code == 0 && ret->data ? 0 : -ENOENT;
+}
+
 /* ---- bytes ---- */
+
+/* By the name of its certificate, which is signed by somebody who is trusted. What has none, or one
+ * that cannot be told, is not let in. */
+static int judge(struct ox_tls_session *session)
+{
+	const struct ox_tls_rules *rules = session->tls->rules;
+	gnutls_datum_t name = {0};
+	bool allowed;
+
+	if (!rules)
+		return 0;
+	allowed = get_name(session, &name) == 0 &&
+		  ox_tls_rules_allow(rules, (const char *)name.data, name.size);
+	free(name.data);
+	if (allowed)
+		return 0;
+	session->why = "TLS: the rules do not let it in";
+	return -EACCES;
+}
 
 int ox_tls_shake_hands(struct ox_tls_session *session)
 {
@@ -183,7 +227,7 @@ int ox_tls_shake_hands(struct ox_tls_session *session)
 		code = ox_gnutls.handshake(session->session);
 	} while (code == GNUTLS_E_INTERRUPTED);
 	if (code == 0)
-		return 0;
+		return judge(session);
 	if (code != GNUTLS_E_AGAIN) /* why, if there is room for that */
 		(void)ox_gnutls.alert_send_appropriate(session->session, code);
 	return settle(session, code);
@@ -248,33 +292,22 @@ void ox_tls_say_goodbye(struct ox_tls_session *session)
 
 /* ---- for the log ---- */
 
-/* Of the certificate, which is signed by somebody who is trusted. */
-static void describe_certificate(const struct ox_tls_session *session, char *text, size_t size)
-{
-	gnutls_x509_crt_t certificate;
-	const gnutls_datum_t *chain;
-	unsigned count = 0;
-
-	chain = ox_gnutls.certificate_get_peers(session->session, &count);
-	if (!chain || count == 0 || ox_gnutls.x509_crt_init(&certificate) < 0)
-		return;
-	if (ox_gnutls.x509_crt_import(certificate, chain, GNUTLS_X509_FMT_DER) < 0 ||
-	    ox_gnutls.x509_crt_get_dn(certificate, text, &size) < 0)
-		text[0] = '\0';
-	ox_gnutls.x509_crt_deinit(certificate);
-}
-
-static void describe_client(const struct ox_tls_session *session, char *text, size_t size)
+void ox_tls_name(const struct ox_tls_session *session, char *text, size_t size)
 {
 	const char *user = NULL;
+	gnutls_datum_t name = {0};
+	int length = 0;
 
 	text[0] = '\0';
 	if (ox_gnutls.auth_get_type(session->session) == GNUTLS_CRD_PSK)
 		user = ox_gnutls.psk_server_get_username(session->session);
 	if (user)
-		snprintf(text, size, "%s", user);
-	else
-		describe_certificate(session, text, size);
+		length = snprintf(text, size, "%s", user);
+	else if (get_name(session, &name) == 0)
+		length = snprintf(text, size, "%.*s", (int)name.size, (const char *)name.data);
+	free(name.data);
+	if (length >= (int)size)
+		strcpy(text + size - sizeof(CUT), CUT);
 	for (char *at = text; *at; at++)
 		if ((unsigned char)*at < ' ' || *at == 0x7f)
 			*at = '?';
@@ -283,9 +316,9 @@ static void describe_client(const struct ox_tls_session *session, char *text, si
 void ox_tls_describe(const struct ox_tls_session *session, char *text, size_t size)
 {
 	char *what = ox_gnutls.session_get_desc(session->session);
-	char who[128];
+	char who[256];
 
-	describe_client(session, who, sizeof(who));
+	ox_tls_name(session, who, sizeof(who));
 	snprintf(text, size, "%s%s%s", what ? what : "TLS", who[0] ? ", " : "", who);
 	free(what);
 }
