@@ -10,11 +10,13 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <gnutls/gnutls.h>
+#include <gnutls/x509.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "serve/tls/files.h"
@@ -462,6 +464,126 @@ static void test_who_has_another_key_is_turned_away(void **state)
 	}
 }
 
+/* ---- names of certificates ---- */
+
+/* One certificate is all there is: the server's, the client's, and who is trusted. Its name has so
+ * many bytes; 0: it has none. */
+static void write_certificate(const char *name, unsigned bytes)
+{
+	gnutls_x509_privkey_t key;
+	gnutls_x509_crt_t crt;
+	gnutls_datum_t text;
+
+	assert_int_equal(gnutls_x509_privkey_init(&key), 0);
+	assert_int_equal(
+		gnutls_x509_privkey_generate(key, GNUTLS_PK_ECDSA,
+					     GNUTLS_CURVE_TO_BITS(GNUTLS_ECC_CURVE_SECP256R1), 0),
+		0);
+	assert_int_equal(gnutls_x509_crt_init(&crt), 0);
+	assert_int_equal(gnutls_x509_crt_set_version(crt, 3), 0);
+	assert_int_equal(gnutls_x509_crt_set_key(crt, key), 0);
+	assert_int_equal(gnutls_x509_crt_set_serial(crt, "\1", 1), 0);
+	assert_int_equal(gnutls_x509_crt_set_activation_time(crt, time(NULL) - 100), 0);
+	assert_int_equal(gnutls_x509_crt_set_expiration_time(crt, time(NULL) + 3600), 0);
+	if (bytes > 0)
+		assert_int_equal(gnutls_x509_crt_set_dn_by_oid(crt, GNUTLS_OID_X520_COMMON_NAME, 0,
+							       name, bytes),
+				 0);
+	assert_int_equal(gnutls_x509_crt_sign2(crt, crt, key, GNUTLS_DIG_SHA256, 0), 0);
+	assert_int_equal(gnutls_x509_crt_export2(crt, GNUTLS_X509_FMT_PEM, &text), 0);
+	write_file("server-cert.pem", (const char *)text.data);
+	write_file("ca-cert.pem", (const char *)text.data);
+	gnutls_free(text.data);
+	assert_int_equal(gnutls_x509_privkey_export2(key, GNUTLS_X509_FMT_PEM, &text), 0);
+	write_file("server-key.pem", (const char *)text.data);
+	gnutls_free(text.data);
+	gnutls_x509_crt_deinit(crt);
+	gnutls_x509_privkey_deinit(key);
+}
+
+/* What the server's handshake with that certificate says. */
+static int shake_hands_by(const char *rules, char *ret_name, size_t size)
+{
+	const struct ox_serve_tls_options options = {.verify_peer = true, .has_rules = true};
+	gnutls_certificate_credentials_t credentials;
+	char message[512], cert[128], key[128];
+	struct ox_tls_session *server;
+	struct ox_serve_error error;
+	gnutls_session_t client;
+	struct ox_tls *tls;
+	int ret = -EAGAIN;
+	int fds[2];
+	int fd = read_with(rules, message);
+
+	assert_true(fd >= 0);
+	assert_int_equal(ox_tls_new(fd, &options, &tls, &error), 0);
+	close(fd);
+	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, fds),
+			 0);
+	assert_int_equal(ox_tls_session_new(tls, fds[0], &server), 0);
+	ox_tls_put(tls);
+	path_of("server-cert.pem", cert, sizeof(cert));
+	path_of("server-key.pem", key, sizeof(key));
+	gnutls_init(&client, GNUTLS_CLIENT | GNUTLS_NONBLOCK);
+	gnutls_certificate_allocate_credentials(&credentials);
+	assert_int_equal(
+		gnutls_certificate_set_x509_key_file(credentials, cert, key, GNUTLS_X509_FMT_PEM),
+		0);
+	gnutls_credentials_set(client, GNUTLS_CRD_CERTIFICATE, credentials);
+	gnutls_set_default_priority(client);
+	gnutls_transport_set_int(client, fds[1]);
+	for (int i = 0; i < 8 && ret == -EAGAIN; i++) {
+		(void)gnutls_handshake(client);
+		ret = ox_tls_shake_hands(server);
+	}
+	ox_tls_name(server, ret_name, size);
+	ox_tls_session_free(server);
+	gnutls_deinit(client);
+	gnutls_certificate_free_credentials(credentials);
+	close(fds[0]);
+	close(fds[1]);
+	return ret;
+}
+
+static void test_a_name_with_a_zero_and_no_name_are_refused_by_any_policy(void **state)
+{
+	static const char all[] = "json:{\"policy\": \"allow\", \"rules\": [{\"match\": \"*\", "
+				  "\"policy\": \"allow\", \"format\": \"glob\"}]}";
+	char name[64];
+
+	(void)state;
+	write_certificate("one", 3);
+	assert_int_equal(shake_hands_by(all, name, sizeof(name)), 0);
+	assert_string_equal(name, "CN=one");
+	write_certificate("one\0two", 7);
+	assert_int_equal(shake_hands_by(all, name, sizeof(name)), -EACCES);
+	write_certificate("one\0", 4);
+	assert_int_equal(shake_hands_by(all, name, sizeof(name)), -EACCES);
+	write_certificate("", 0);
+	assert_int_equal(shake_hands_by(all, name, sizeof(name)), -EACCES);
+	assert_string_equal(name, "");
+}
+
+static void test_a_name_is_one_line_of_the_log_and_says_where_it_was_cut(void **state)
+{
+	static const char rule[] =
+		"json:{\"rules\": [{\"match\": \"CN=a\\nb\\u001bc\", \"policy\": \"allow\"}]}";
+	char name[64];
+
+	(void)state;
+	write_certificate("a\nb\x1b"
+			  "c",
+			  5);
+	assert_int_equal(shake_hands_by(rule, name, sizeof(name)), 0);
+	assert_string_equal(name, "CN=a?b?c");
+	assert_int_equal(shake_hands_by("json:{}", name, sizeof(name)), -EACCES);
+	assert_string_equal(name, "CN=a?b?c");
+	assert_int_equal(shake_hands_by("json:{}", name, 9), -EACCES);
+	assert_string_equal(name, "CN=a?b?c");
+	assert_int_equal(shake_hands_by("json:{}", name, 8), -EACCES);
+	assert_string_equal(name, "CN=a...");
+}
+
 #define TLS_TEST(test) cmocka_unit_test_setup_teardown(test, setup, teardown)
 
 int main(void)
@@ -477,6 +599,8 @@ int main(void)
 		TLS_TEST(test_the_end_is_told_whether_it_was_said_or_not),
 		TLS_TEST(test_what_does_not_fit_is_sent_later),
 		TLS_TEST(test_who_has_another_key_is_turned_away),
+		TLS_TEST(test_a_name_with_a_zero_and_no_name_are_refused_by_any_policy),
+		TLS_TEST(test_a_name_is_one_line_of_the_log_and_says_where_it_was_cut),
 	};
 
 	struct ox_serve_error error;

@@ -128,7 +128,7 @@ static const char *words_for(int64_t bytes)
 	return bytes == -EINVAL ? "it is no regular file" : strerror((int)-bytes);
 }
 
-/* The same of text. */
+/* As copy, of text. */
 static int64_t copy_text(const char *text, int to, int64_t most)
 {
 	const size_t bytes = strlen(text);
