@@ -255,6 +255,15 @@ const char *ox_cli_object_type(const struct ox_cli_options *options);
 /* NULL: there is none of that key. */
 const char *ox_cli_object_value(const struct ox_cli_options *options, const char *key);
 
+/* ---- authz.c ---- */
+
+/* Whether it is an object that says who may connect. */
+bool ox_cli_authz_is(const struct ox_cli_options *options);
+/* Of such an object; prints what is wrong with it. */
+int ox_cli_authz_check(const struct ox_cli_options *options) OX_CHECKED;
+/* The value of `oxbow serve --tls-authz` for it, to be freed. Prints what is wrong. */
+int ox_cli_authz_word(const struct ox_cli_options *options, char **ret) OX_CHECKED;
+
 /* ---- json_name.c ---- */
 
 /* Whether an argument is a description, "json:{...}". */

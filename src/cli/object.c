@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* --object: what scripts define for passwords and certificates. Mistakes are told; secrets are kept
- * and of no use yet. */
+/* --object: what scripts define for passwords, certificates and who may connect. Mistakes are told;
+ * secrets are kept and of no use yet. */
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -36,8 +36,9 @@ const char *ox_cli_object_type(const struct ox_cli_options *options)
 static int check(const struct ox_cli_options *options)
 {
 	static const char *const types[] = {
-		"secret",	  "secret_keyring", "tls-creds-anon", "tls-creds-psk",
-		"tls-creds-x509", "authz-list",	    "authz-simple",   "authz-pam",
+		"secret",	   "secret_keyring", "tls-creds-anon",
+		"tls-creds-psk",   "tls-creds-x509", "authz-list",
+		"authz-list-file", "authz-simple",   "authz-pam",
 	};
 	const char *type = ox_cli_object_type(options);
 	bool known = false;
@@ -53,6 +54,8 @@ static int check(const struct ox_cli_options *options)
 	else if (strcmp(type, "secret") == 0 && !ox_cli_object_value(options, "data") &&
 		 !ox_cli_object_value(options, "file"))
 		ox_cli_error("Either 'file' or 'data' must be provided");
+	else if (ox_cli_authz_is(options))
+		return ox_cli_authz_check(options);
 	else
 		return 0;
 	return -EINVAL;

@@ -35,7 +35,7 @@ void ox_serve_publish(struct ox_serve_loop *loop)
 
 void ox_serve_tell(const struct ox_serve_loop *loop, const char *format, ...)
 {
-	char line[256];
+	char line[512];
 	va_list args;
 
 	if (!loop->options->log)

@@ -53,6 +53,7 @@ struct ox_serve_tls_options {
 	/* What ox_serve_tls_read has made; it stays the caller's. */
 	int fd;
 	bool verify_peer; /* a client without a certificate, or with a bad one, is turned away */
+	bool has_rules; /* and one that they deny (struct ox_serve_tls_source); with verify_peer */
 	/* At SIGHUP, of a server that takes signals itself: reads anew, as ox_serve_tls_read. A
 	 * negative errno: the callee has said why not. NULL: SIGHUP stops the server. */
 	int (*renew)(void *opaque);
@@ -183,12 +184,22 @@ void ox_serve_block_signals(void);
  * threads. A negative errno, and *ret_error: there is no GnuTLS.
  */
 int ox_serve_tls_prepare(struct ox_serve_error *ret_error) OX_CHECKED;
+
+/* Where TLS credentials are. */
+struct ox_serve_tls_source {
+	const char *directory;
+	/* Of rules by the names of certificates: a file's path, or "json:" and what would be in it.
+	 * NULL: there are none. */
+	const char *authz;
+	bool verify_peer;
+};
+
 /*
- * Reads TLS credentials out of a directory, as they are, into a sealed file in memory, whose
- * descriptor it returns. What is in them is looked at by the server alone. A negative errno, and
- * *ret_error: a file is missing, or cannot be read.
+ * Reads TLS credentials, as they are, into a sealed file in memory, whose descriptor it returns.
+ * What is in them is looked at by the server alone. A negative errno, and *ret_error: a file is
+ * missing, or cannot be read.
  */
-int ox_serve_tls_read(const char *directory, bool verify_peer,
+int ox_serve_tls_read(const struct ox_serve_tls_source *source,
 		      struct ox_serve_error *ret_error) OX_CHECKED;
 
 /* As ox_serve_tls_prepare, for a mount. */

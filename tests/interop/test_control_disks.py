@@ -93,6 +93,7 @@ def test_what_cannot_be_added_leaves_nothing():
                               ((*sock, "--export=\udcff", "other"), "it is no UTF-8"),
                               ((*sock, "--cache=warm", "other"), "--cache 'warm' is not valid"),
                               ((*sock, "--tls-creds", "x", "other"), "--tls-creds is not said of"),
+                              ((*sock, "--tls-authz", "x", "other"), "--tls-authz is not said of"),
                               (("--nbd", "*:0", "other"), "Other hosts can reach '*:0'"),
                               (("--nbd", "systemd:x", "other"), "HOST:PORT, or a path with a slash"),
                               (("--nbd", "./vm.sock", "other"), "Another server listens on"),

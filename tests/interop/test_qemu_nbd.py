@@ -170,7 +170,7 @@ def test_a_pid_file_of_before_is_overwritten():
 def test_what_is_not_there_is_refused_by_name():
     disk()
     for words in (["-c", "/dev/nbd0", "disk.qcow2"], ["-d", "/dev/nbd0"], ["-B", "b0", "disk.qcow2"],
-                  ["--tls-authz=x", "disk.qcow2"], ["--selinux-label=x", "disk.qcow2"]):
+                  ["--selinux-label=x", "disk.qcow2"]):
         said = expect_failure(called("qemu-nbd"), *words).stderr
         check_in(f"qemu-nbd: {words[0].split('=')[0]}", said, "the message")
         check_in("is not supported", said, "the message")

@@ -76,12 +76,15 @@ static const char help[] =
 	"  --object ...              tls-creds-x509 or "
 	"tls-creds-psk,id=ID,endpoint=server,dir=DIR\n"
 	"  --tls-creds=ID            serve over TLS alone, with that object's credentials\n"
+	"  --tls-authz=ID            to those alone whom that object names: authz-simple, "
+	"authz-list\n"
+	"                            or authz-list-file, which SIGHUP has read again\n"
 	"  --image-opts              FILE is a description: driver=qcow2,file.filename=PATH,...\n"
 	"  -T, --trace ...           accepted and ignored\n"
 	"  -h, --help                print this text\n"
 	"  -V, --version             print the version\n"
 	"\n"
-	"Not there: -c and -d (say nbd-client), -B, --tls-authz, --selinux-label.\n";
+	"Not there: -c and -d (say nbd-client), -B, --selinux-label.\n";
 
 static const struct option longs[] = {
 	{"help", no_argument, NULL, 'h'},
@@ -229,8 +232,6 @@ static int take_missing(int c)
 		return refuse("-d: a device of the kernel (say nbd-client -d)");
 	case 'B':
 		return refuse("-B: exporting a dirty bitmap");
-	case OPTION_TLS_AUTHZ:
-		return refuse("--tls-authz: a list of who may connect");
 	default:
 		return refuse("--selinux-label");
 	}
@@ -265,6 +266,9 @@ static int take_image_option(struct ox_compat_nbd *nbd, int c)
 		return ox_cli_object_take(optarg) < 0;
 	case OPTION_TLS_CREDS:
 		nbd->tls_creds = optarg;
+		return 0;
+	case OPTION_TLS_AUTHZ:
+		nbd->tls_authz = optarg;
 		return 0;
 	case OPTION_TLS_HOSTNAME:
 		nbd->tls_hostname = optarg;
@@ -404,6 +408,41 @@ static int find_credentials(struct ox_compat_nbd *nbd)
 	return 0;
 }
 
+/* What --tls-authz names, of certificates that are looked at. QEMU's lets anybody in where they are
+ * not. */
+static int find_rules(struct ox_compat_nbd *nbd)
+{
+	const struct ox_cli_options *object;
+
+	if (!nbd->tls_authz)
+		return 0;
+	object = ox_cli_object_find(nbd->tls_authz);
+	if (!object)
+		ox_cli_error("--tls-authz: no object has the id '%s'", nbd->tls_authz);
+	else if (!ox_cli_authz_is(object))
+		ox_cli_error("--tls-authz: object '%s' does not say who may connect",
+			     nbd->tls_authz);
+	else if (!nbd->tls_verify_peer)
+		ox_cli_error("--tls-authz: '%s' asks clients for no certificate", nbd->tls_creds);
+	else
+		return ox_cli_authz_word(object, &nbd->rules) < 0;
+	return 1;
+}
+
+/* Words that need others. */
+static int check_tls(struct ox_compat_nbd *nbd)
+{
+	if (nbd->tls_hostname && !nbd->tls_creds)
+		ox_cli_error("--tls-hostname is not permitted without --tls-creds");
+	else if (nbd->tls_hostname)
+		ox_cli_error("TLS hostname is only supported with export list");
+	else if (nbd->tls_authz && !nbd->tls_creds)
+		ox_cli_error("--tls-authz is not permitted without --tls-creds");
+	else
+		return find_credentials(nbd) || find_rules(nbd);
+	return 1;
+}
+
 static int check_arguments(struct ox_compat_nbd *nbd)
 {
 	if (nbd->source.image_opts && nbd->source.open.format)
@@ -411,8 +450,6 @@ static int check_arguments(struct ox_compat_nbd *nbd)
 	else if (nbd->detect_zeroes && strcmp(nbd->detect_zeroes, "unmap") == 0 && !nbd->unmap)
 		ox_cli_error("setting detect-zeroes to unmap is not allowed without setting "
 			     "discard operation to unmap");
-	else if (nbd->tls_hostname)
-		ox_cli_error("TLS hostname is only supported with export list");
 	else if (nbd->socket && nbd->socket[0] != '/')
 		ox_cli_error("socket path must be absolute");
 	else if (strlen(nbd->export_name) > 4096)
@@ -420,7 +457,7 @@ static int check_arguments(struct ox_compat_nbd *nbd)
 	else if (nbd->description && strlen(nbd->description) > 4096)
 		ox_cli_error("description '%s' too long", nbd->description);
 	else
-		return find_credentials(nbd) || find_activation(nbd);
+		return check_tls(nbd) || find_activation(nbd);
 	return 1;
 }
 
@@ -556,6 +593,8 @@ static void make_words(struct ox_compat_nbd *nbd, const char *address)
 		add(nbd, "--insecure"); /* and warned of */
 	if (nbd->tls_verify_peer)
 		add(nbd, "--tls-verify-peer");
+	if (nbd->rules)
+		add_value(nbd, "tls-authz", nbd->rules);
 	if (nbd->pid_file)
 		add_value(nbd, "pid-file", nbd->pid_file);
 	if (nbd->verbose)
@@ -646,6 +685,7 @@ int ox_compat_nbd(int argc, char **argv)
 		status = run(&nbd, argv[optind]);
 	for (int i = 0; i < nbd.word_count; i++)
 		free(nbd.words[i]);
+	free(nbd.rules);
 	ox_cli_source_free(&nbd.source);
 	return ox_cli_finish_output(status < 0 ? 0 : status);
 }

@@ -28,6 +28,7 @@ struct ox_compat_nbd {
 	const char *discard;
 	const char *detect_zeroes;
 	const char *tls_creds; /* the id of an object */
+	const char *tls_authz; /* of another one */
 	const char *tls_directory;
 	const char *tls_hostname;
 	bool tls_verify_peer;
@@ -39,11 +40,12 @@ struct ox_compat_nbd {
 	bool verbose;
 	bool fork;
 	bool unmap;
-	bool temporary;			      /* -s */
-	bool probes;			      /* the export tells its format */
-	bool activated;			      /* a service manager listens */
-	char *overlay;			      /* of -s; NULL: none */
-	int ready_fd;			      /* to the parent of --fork; -1: none */
+	bool temporary; /* -s */
+	bool probes;	/* the export tells its format */
+	bool activated; /* a service manager listens */
+	char *overlay;	/* of -s; NULL: none */
+	char *rules;	/* of tls_authz, as `oxbow serve` takes them; NULL: none */
+	int ready_fd;	/* to the parent of --fork; -1: none */
 	char *words[OX_COMPAT_NBD_WORDS + 1]; /* ended by a NULL */
 	int word_count;
 };

@@ -95,6 +95,10 @@ int ox_compat_nbd_list(const struct ox_compat_nbd *nbd, int arguments)
 		ox_cli_error("List mode is incompatible with per-device settings");
 	else if (nbd->fork)
 		ox_cli_error("List mode is incompatible with forking");
+	else if (nbd->tls_authz && !nbd->tls_creds)
+		ox_cli_error("--tls-authz is not permitted without --tls-creds");
+	else if (nbd->tls_authz)
+		ox_cli_error("TLS authorization is incompatible with export list");
 	else {
 		if (!server.host && !server.path)
 			server.host = "localhost";

@@ -31,8 +31,9 @@ struct adding {
 
 /* What is the server's, or the operator's who has started it. */
 static const char *const not_to_add[] = {
-	"config",     "control",  "fd",	   "help",	"keeper",	   "kept-as", "no-keeper",
-	"no-sandbox", "pid-file", "state", "tls-creds", "tls-verify-peer", "user",    "worker",
+	"config",	   "control",	 "fd",	     "help",  "keeper",	   "kept-as",
+	"no-keeper",	   "no-sandbox", "pid-file", "state", "tls-authz", "tls-creds",
+	"tls-verify-peer", "user",	 "worker",
 };
 
 /* What is seen to here. */

@@ -159,7 +159,7 @@ static int announce(struct ox_kept_disk *disk)
 
 	if (disk->options->address) {
 		uri = ox_listeners_uri(&disk->listeners, disk->options->export_name,
-				       disk->options->tls_directory != NULL);
+				       disk->options->tls.directory != NULL);
 		ret = uri ? 0 : -ENOMEM;
 	}
 

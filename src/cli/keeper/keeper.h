@@ -26,7 +26,7 @@ struct ox_keeper_disk_options {
 	const char *vhost_path; /* of a socket for vhost-user; NULL: none */
 	struct ox_serve_socket_rights rights;
 	const char *export_name;
-	const char *tls_directory; /* of credentials; NULL: no TLS */
+	struct ox_serve_tls_source tls; /* without a directory: no TLS */
 	/* What the address is held to; of tls nothing but is_required and verify_peer. */
 	struct ox_serve_nbd_options nbd;
 	unsigned drain_ms;

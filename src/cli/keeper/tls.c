@@ -22,15 +22,14 @@ static void drop(int *fd)
 /* A descriptor, or a negative errno. */
 static int read_files(const struct ox_kept_disk *disk, struct ox_serve_error *error)
 {
-	return ox_serve_tls_read(disk->options->tls_directory, disk->options->nbd.tls.verify_peer,
-				 error);
+	return ox_serve_tls_read(&disk->options->tls, error);
 }
 
 int ox_kept_tls_begin(struct ox_kept_disk *disk)
 {
 	struct ox_serve_error error = {0};
 
-	if (!disk->options->tls_directory)
+	if (!disk->options->tls.directory)
 		return 0;
 	disk->tls.current = read_files(disk, &error);
 	if (disk->tls.current >= 0)
@@ -48,7 +47,7 @@ void ox_kept_tls_free(struct ox_kept_disk *disk)
 bool ox_keeper_has_tls(const struct ox_keeper *keeper)
 {
 	for (const struct ox_kept_disk *disk = keeper->disks; disk; disk = disk->next)
-		if (disk->options->tls_directory)
+		if (disk->options->tls.directory)
 			return true;
 	return false;
 }
@@ -78,7 +77,7 @@ static void renew(struct ox_kept_disk *disk)
 	struct ox_serve_error error = {0};
 	int fd;
 
-	if (!disk->options->tls_directory || disk->ended || disk->stops > 0)
+	if (!disk->options->tls.directory || disk->ended || disk->stops > 0)
 		return;
 	if (disk->tls.is_told) {
 		disk->tls.again = true;

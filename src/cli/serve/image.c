@@ -136,16 +136,24 @@ static void on_synced(void *opaque)
 	ox_kept_synced(arguments->kept);
 }
 
-static int read_tls(void *opaque)
+static int read_tls(const struct ox_cli_serve_arguments *arguments, const char *otherwise)
 {
-	const struct ox_cli_serve_arguments *arguments = opaque;
+	const struct ox_serve_tls_source source = {
+		.directory = arguments->tls_directory,
+		.authz = arguments->tls_authz,
+		.verify_peer = arguments->serve.nbd.tls.verify_peer,
+	};
 	struct ox_serve_error error = {0};
-	int fd = ox_serve_tls_read(arguments->tls_directory, arguments->serve.nbd.tls.verify_peer,
-				   &error);
+	int fd = ox_serve_tls_read(&source, &error);
 
 	if (fd < 0)
-		ox_cli_error("%s", error.message);
+		ox_cli_error("%s%s", error.message, otherwise);
 	return fd;
+}
+
+static int renew_tls(void *opaque)
+{
+	return read_tls(opaque, "; the old ones stay");
 }
 
 /* A keeper has done it for its workers. */
@@ -156,8 +164,8 @@ static int take_tls(struct ox_cli_serve_arguments *arguments)
 	if (!tls->is_required)
 		return 0;
 	if (arguments->role == OX_KEPT_NOT) {
-		tls->renew = read_tls;
-		tls->fd = read_tls(arguments);
+		tls->renew = renew_tls;
+		tls->fd = read_tls(arguments, "");
 	} else {
 		tls->fd = arguments->kept->tls_fd;
 		arguments->kept->tls_fd = -1;

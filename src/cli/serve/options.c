@@ -53,6 +53,7 @@ enum long_option {
 	OPTION_SOCKET_GROUP,
 	OPTION_SOCKET_MODE,
 	OPTION_SOCKET_OWNER,
+	OPTION_TLS_AUTHZ,
 	OPTION_TLS_CREDS,
 	OPTION_TLS_VERIFY_PEER,
 	OPTION_USER,
@@ -110,6 +111,7 @@ const struct option ox_cli_serve_options[] = {
 	{"user", required_argument, NULL, OPTION_USER},
 	{"snapshot", required_argument, NULL, 'l'},
 	{"state", required_argument, NULL, OPTION_STATE},
+	{"tls-authz", required_argument, NULL, OPTION_TLS_AUTHZ},
 	{"tls-creds", required_argument, NULL, OPTION_TLS_CREDS},
 	{"tls-verify-peer", no_argument, NULL, OPTION_TLS_VERIFY_PEER},
 	{"verbose", no_argument, NULL, 'v'},
@@ -138,6 +140,10 @@ const char ox_cli_serve_help[] =
 	"                             again\n"
 	"  --tls-verify-peer          turn clients away that have no certificate signed by "
 	"ca-cert.pem\n"
+	"  --tls-authz FILE           and those whose certificates' names the rules in FILE deny, "
+	"JSON as\n"
+	"                             of QEMU's authz-list-file; or json:TEXT. SIGHUP has it read\n"
+	"                             again\n"
 	"  --insecure                 serve to other hosts without TLS\n"
 	"  --vhost-user-blk SOCKET    the path of a unix socket for a virtual machine: QEMU,\n"
 	"                             Firecracker, Cloud Hypervisor, crosvm or libkrun; or\n"
@@ -400,6 +406,10 @@ static int take_tls_option(struct ox_cli_serve_arguments *arguments, int option,
 		arguments->tls_directory = value;
 		nbd->tls.is_required = true;
 		return 0;
+	case OPTION_TLS_AUTHZ:
+		arguments->tls_authz = value;
+		nbd->tls.has_rules = true;
+		return 0;
 	case OPTION_TLS_VERIFY_PEER:
 		nbd->tls.verify_peer = true;
 		return 0;
@@ -645,6 +655,8 @@ static int check_tls(const struct ox_cli_serve_arguments *arguments)
 
 	if (nbd->tls.verify_peer && !nbd->tls.is_required)
 		ox_cli_usage_error("serve", "--tls-verify-peer needs --tls-creds");
+	else if (nbd->tls.has_rules && !nbd->tls.verify_peer)
+		ox_cli_usage_error("serve", "--tls-authz needs --tls-creds and --tls-verify-peer");
 	else if (nbd->tls.is_required && nbd->is_insecure)
 		ox_cli_usage_error("serve", "--tls-creds and --insecure exclude each other");
 	else

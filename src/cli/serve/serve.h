@@ -63,6 +63,7 @@ struct ox_cli_serve_arguments {
 	struct ox_mark mark;	   /* of a server without a keeper */
 	const char *control;	   /* --control; NULL: not stated */
 	const char *tls_directory; /* --tls-creds; NULL: no TLS */
+	const char *tls_authz;	   /* --tls-authz; NULL: none */
 	enum ox_kept_role role;
 	int socket; /* to the keeper, of a role */
 	struct ox_kept *kept;

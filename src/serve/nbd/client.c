@@ -222,13 +222,28 @@ static void receive(struct ox_nbd_client *client)
 
 /* ---- TLS begins ---- */
 
+/* It has proved who it is, and is told nothing but the end. */
+static void refuse(struct ox_nbd_client *client)
+{
+	char name[256]; /* cut, rather than what is said of it */
+
+	ox_tls_name(client->tls, name, sizeof(name));
+	ox_serve_tell(client->loop,
+		      "client %u (%s) is refused: TLS x509 authz check for %s is denied",
+		      client->number, client->peer, name[0] ? name : "a client without a name");
+	ox_tls_say_goodbye(client->tls);
+	ox_nbd_client_close(client, ox_tls_why(client->tls));
+}
+
 static void shake_hands(struct ox_nbd_client *client)
 {
 	int ret = ox_tls_shake_hands(client->tls);
-	char text[256];
+	char text[384];
 
 	if (ret == -EAGAIN) {
 		wait_for_socket(client);
+	} else if (ret == -EACCES) {
+		refuse(client);
 	} else if (ret < 0) {
 		ox_nbd_client_close(client, ox_tls_why(client->tls));
 	} else {

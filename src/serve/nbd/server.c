@@ -436,8 +436,7 @@ int ox_nbd_server_renew_tls(struct ox_serve_part *part, int fd)
 	struct server *server = server_of(part);
 	struct ox_serve_error error;
 	struct ox_tls *tls;
-	int ret = server->tls ? ox_tls_new(fd, server->options->tls.verify_peer, &tls, &error)
-			      : -EINVAL;
+	int ret = server->tls ? ox_tls_new(fd, &server->options->tls, &tls, &error) : -EINVAL;
 
 	if (ret < 0) {
 		if (server->tls)
@@ -459,7 +458,7 @@ static int begin_tls(struct server *server, struct ox_serve_error *error)
 		return 0;
 	server->export.tls_is_required = true;
 	server->export.tls_bytes = OX_TLS_SESSION_BYTES;
-	if (ox_tls_new(options->fd, options->verify_peer, &server->tls, error) < 0)
+	if (ox_tls_new(options->fd, options, &server->tls, error) < 0)
 		return -EINVAL;
 	warn_of_end(server);
 	return 0;

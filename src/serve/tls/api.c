@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 #include "serve/tls/api.h"
 
+#include <jansson.h>
+
 #include "serve/library.h"
 
 struct ox_gnutls ox_gnutls;
@@ -22,5 +24,6 @@ int ox_serve_tls_prepare(struct ox_serve_error *ret_error)
 		.count = sizeof(functions) / sizeof(functions[0]),
 	};
 
+	json_object_seed(0); /* from a file, for rules */
 	return ox_serve_load_library(&library, &ox_gnutls, ret_error);
 }

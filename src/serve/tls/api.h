@@ -56,11 +56,13 @@
 	X(transport_set_pull_function)                                                             \
 	X(transport_set_vec_push_function)                                                         \
 	X(x509_crt_deinit)                                                                         \
-	X(x509_crt_get_dn)                                                                         \
+	X(x509_crt_get_dn2)                                                                        \
 	X(x509_crt_get_expiration_time)                                                            \
+	X(x509_crt_get_subject)                                                                    \
 	X(x509_crt_import)                                                                         \
 	X(x509_crt_init)                                                                           \
-	X(x509_crt_list_import2)
+	X(x509_crt_list_import2)                                                                   \
+	X(x509_dn_get_rdn_ava)
 
 struct ox_gnutls {
 #define OX_GNUTLS_POINTER(name) __typeof__(gnutls_##name) *name;

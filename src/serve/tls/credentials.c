@@ -227,12 +227,30 @@ static int take_dh_params(struct ox_tls *tls, const struct ox_tls_files *files,
 	return 0;
 }
 
-static int take_all(struct ox_tls *tls, const struct ox_tls_files *files,
+/* ---- rules ---- */
+
+/* That they are there is not for the file to say. */
+static int take_rules(struct ox_tls *tls, const struct ox_tls_files *files, bool has_rules,
+		      struct ox_serve_error *error)
+{
+	const gnutls_datum_t text = datum_of(files, OX_TLS_RULES);
+
+	if (has_rules != (text.data != NULL) || (has_rules && !tls->verify_peer)) {
+		snprintf(error->message, sizeof(error->message),
+			 "TLS rules: they are not what was asked for");
+		return -EINVAL;
+	}
+	return has_rules ? ox_tls_rules_new(text.data, text.size, &tls->rules, error) : 0;
+}
+
+/* ---- all of them ---- */
+
+static int take_all(struct ox_tls *tls, const struct ox_tls_files *files, bool has_rules,
 		    struct ox_serve_error *error)
 {
-	int ret = 0;
+	int ret = take_rules(tls, files, has_rules, error);
 
-	if (files->files[OX_TLS_SERVER_CERT].data)
+	if (ret == 0 && files->files[OX_TLS_SERVER_CERT].data)
 		ret = take_certificate(tls, files, error);
 	if (ret == 0 && files->files[OX_TLS_KEYS_PSK].data)
 		ret = take_keys(tls, files, error);
@@ -248,7 +266,8 @@ static int take_all(struct ox_tls *tls, const struct ox_tls_files *files,
 	return -EINVAL;
 }
 
-int ox_tls_new(int fd, bool verify_peer, struct ox_tls **ret, struct ox_serve_error *ret_error)
+int ox_tls_new(int fd, const struct ox_serve_tls_options *options, struct ox_tls **ret,
+	       struct ox_serve_error *ret_error)
 {
 	struct ox_tls *tls = calloc(1, sizeof(*tls));
 	struct ox_tls_files files;
@@ -261,8 +280,8 @@ int ox_tls_new(int fd, bool verify_peer, struct ox_tls **ret, struct ox_serve_er
 		return code;
 	}
 	tls->users = 1;
-	tls->verify_peer = verify_peer;
-	code = take_all(tls, &files, ret_error);
+	tls->verify_peer = options->verify_peer;
+	code = take_all(tls, &files, options->has_rules, ret_error);
 	ox_tls_files_unmap(&files);
 	if (code < 0)
 		ox_tls_put(tls);
@@ -289,5 +308,6 @@ void ox_tls_put(struct ox_tls *tls)
 		free(tls->keys[i].user);
 	}
 	free(tls->keys);
+	ox_tls_rules_free(tls->rules);
 	free(tls);
 }

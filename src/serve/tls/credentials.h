@@ -4,6 +4,7 @@
 #define OX_SERVE_TLS_CREDENTIALS_H
 
 #include "serve/tls/api.h"
+#include "serve/tls/rules.h"
 #include "serve/tls/tls.h"
 
 struct ox_tls_key {
@@ -14,6 +15,7 @@ struct ox_tls_key {
 struct ox_tls {
 	unsigned users; /* the owner, and sessions */
 	bool verify_peer;
+	struct ox_tls_rules *rules;		      /* for names of certificates; NULL: none */
 	gnutls_certificate_credentials_t certificate; /* NULL: none */
 	time_t end;				      /* of its validity; 0: none */
 	gnutls_psk_server_credentials_t psk;	      /* NULL: none */

@@ -13,16 +13,19 @@
 /* Nobody writes to it any more, through any descriptor. */
 #define SEALS (F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE | F_SEAL_SEAL)
 #define ABSENT UINT32_MAX
+/* Before rules that are no file's. */
+#define TEXT "json:"
 
 /* At the beginning; the bytes of the files follow, in their order. */
 struct header {
 	uint64_t magic;
+	uint32_t count; /* OX_TLS_FILES */
 	uint32_t bytes[OX_TLS_FILES];
 };
 
-_Static_assert(sizeof(struct header) == 32, "no padding");
+_Static_assert(sizeof(struct header) == 40, "no padding");
 
-static const char *const names[] = {
+static const char *const names[OX_TLS_FILES] = {
 	[OX_TLS_CA_CERT] = "ca-cert.pem",	  [OX_TLS_CA_CRL] = "ca-crl.pem",
 	[OX_TLS_SERVER_CERT] = "server-cert.pem", [OX_TLS_SERVER_KEY] = "server-key.pem",
 	[OX_TLS_DH_PARAMS] = "dh-params.pem",	  [OX_TLS_KEYS_PSK] = "keys.psk",
@@ -60,8 +63,8 @@ static int write_all(int fd, const void *bytes, size_t count)
 	return 0;
 }
 
-/* Appends what is in from; its length, or a negative errno. */
-static int64_t copy(int from, int to)
+/* Appends what is in from, so much at the most; its length, or a negative errno. */
+static int64_t copy(int from, int to, int64_t most)
 {
 	char piece[16384];
 	int64_t total = 0;
@@ -74,7 +77,7 @@ static int64_t copy(int from, int to)
 		if (got < 0)
 			return -errno;
 		total += got;
-		if (total > OX_TLS_FILE_MAX)
+		if (total > most)
 			return -EFBIG;
 		ret = write_all(to, piece, (size_t)got);
 		if (ret < 0)
@@ -85,7 +88,7 @@ static int64_t copy(int from, int to)
 }
 
 /* As copy; ABSENT where there is none. */
-static int64_t copy_file(int directory, const char *name, int to)
+static int64_t copy_file(int directory, const char *name, int to, int64_t most)
 {
 	/* Neither a terminal nor a pipe is waited for. */
 	int fd = openat(directory, name, O_RDONLY | O_CLOEXEC | O_NOCTTY | O_NONBLOCK);
@@ -99,7 +102,7 @@ static int64_t copy_file(int directory, const char *name, int to)
 	else if (!S_ISREG(st.st_mode))
 		ret = -EINVAL;
 	else
-		ret = copy(fd, to);
+		ret = copy(fd, to, most);
 	close(fd);
 	return ret;
 }
@@ -107,10 +110,11 @@ static int64_t copy_file(int directory, const char *name, int to)
 /* What is missing that the others are no use without; NULL: nothing. */
 static const char *missing(const struct header *header, bool verify_peer)
 {
+	const bool has_rules = header->bytes[OX_TLS_RULES] != ABSENT;
 	const bool has_cert = header->bytes[OX_TLS_SERVER_CERT] != ABSENT;
 	const bool has_key = header->bytes[OX_TLS_SERVER_KEY] != ABSENT;
 
-	if (!has_cert && (has_key || header->bytes[OX_TLS_KEYS_PSK] == ABSENT))
+	if (!has_cert && (has_key || has_rules || header->bytes[OX_TLS_KEYS_PSK] == ABSENT))
 		return names[OX_TLS_SERVER_CERT];
 	if (has_cert && !has_key)
 		return names[OX_TLS_SERVER_KEY];
@@ -119,28 +123,69 @@ static const char *missing(const struct header *header, bool verify_peer)
 	return NULL;
 }
 
-static int fill(int directory_fd, const char *directory, bool verify_peer, int fd,
+static const char *words_for(int64_t bytes)
+{
+	return bytes == -EINVAL ? "it is no regular file" : strerror((int)-bytes);
+}
+
+/* As copy, of text. */
+static int64_t copy_text(const char *text, int to, int64_t most)
+{
+	const size_t bytes = strlen(text);
+	int ret = (int64_t)bytes > most ? -EFBIG : write_all(to, text, bytes);
+
+	return ret < 0 ? ret : (int64_t)bytes;
+}
+
+/* ABSENT where there are to be none. */
+static int64_t copy_rules(const char *authz, int to, struct ox_serve_error *error)
+{
+	const bool is_text = authz && strncmp(authz, TEXT, strlen(TEXT)) == 0;
+	int64_t bytes;
+
+	if (!authz)
+		return ABSENT;
+	bytes = is_text ? copy_text(authz + strlen(TEXT), to, OX_TLS_RULES_MAX)
+			: copy_file(AT_FDCWD, authz, to, OX_TLS_RULES_MAX);
+	if (!is_text && bytes == ABSENT)
+		bytes = -ENOENT;
+	if (bytes < 0)
+		snprintf(error->message, sizeof(error->message), "TLS rules '%s': %s",
+			 is_text ? TEXT : authz, words_for(bytes));
+	return bytes;
+}
+
+static const char *words_without(const char *name, const struct header *header)
+{
+	if (name != names[OX_TLS_SERVER_CERT])
+		return "there is no such file";
+	if (header->bytes[OX_TLS_RULES] != ABSENT)
+		return "there is no such file, and --tls-authz is for certificates";
+	return "there is no such file, and no keys.psk without it";
+}
+
+static int fill(int directory_fd, const struct ox_serve_tls_source *source, int fd,
 		struct ox_serve_error *error)
 {
-	struct header header = {.magic = MAGIC};
+	const char *const directory = source->directory;
+	struct header header = {.magic = MAGIC, .count = OX_TLS_FILES};
 	const char *name;
+	int64_t bytes;
 	int ret = write_all(fd, &header, sizeof(header));
 
-	for (int i = 0; i < OX_TLS_FILES && ret == 0; i++) {
-		int64_t bytes = copy_file(directory_fd, names[i], fd);
-
+	for (int i = 0; i < OX_TLS_RULES && ret == 0; i++) {
+		bytes = copy_file(directory_fd, names[i], fd, OX_TLS_FILE_MAX);
 		if (bytes < 0)
-			return fail(error, (int)bytes, directory, names[i],
-				    bytes == -EINVAL ? "it is no regular file"
-						     : strerror((int)-bytes));
+			return fail(error, (int)bytes, directory, names[i], words_for(bytes));
 		header.bytes[i] = (uint32_t)bytes;
 	}
-	name = missing(&header, verify_peer);
+	bytes = copy_rules(source->authz, fd, error);
+	if (bytes < 0)
+		return (int)bytes;
+	header.bytes[OX_TLS_RULES] = (uint32_t)bytes;
+	name = missing(&header, source->verify_peer);
 	if (ret == 0 && name)
-		return fail(error, -ENOENT, directory, name,
-			    name == names[OX_TLS_SERVER_CERT]
-				    ? "there is no such file, and no keys.psk without it"
-				    : "there is no such file");
+		return fail(error, -ENOENT, directory, name, words_without(name, &header));
 	if (ret == 0 && pwrite(fd, &header, sizeof(header), 0) != (ssize_t)sizeof(header))
 		ret = -EIO;
 	if (ret == 0 && fcntl(fd, F_ADD_SEALS, SEALS) < 0)
@@ -148,8 +193,9 @@ static int fill(int directory_fd, const char *directory, bool verify_peer, int f
 	return ret < 0 ? fail(error, ret, directory, "", strerror(-ret)) : 0;
 }
 
-int ox_serve_tls_read(const char *directory, bool verify_peer, struct ox_serve_error *ret_error)
+int ox_serve_tls_read(const struct ox_serve_tls_source *source, struct ox_serve_error *ret_error)
 {
+	const char *const directory = source->directory;
 	int directory_fd = open(directory, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	int ret;
 	int fd;
@@ -162,7 +208,7 @@ int ox_serve_tls_read(const char *directory, bool verify_peer, struct ox_serve_e
 	}
 	fd = memfd_create("oxbow-tls", MFD_CLOEXEC | MFD_ALLOW_SEALING);
 	ret = fd < 0 ? fail(ret_error, -errno, directory, "", strerror(errno))
-		     : fill(directory_fd, directory, verify_peer, fd, ret_error);
+		     : fill(directory_fd, source, fd, ret_error);
 	close(directory_fd);
 	if (ret < 0 && fd >= 0)
 		close(fd);
@@ -176,7 +222,7 @@ static int find(const struct header *header, struct ox_tls_files *files)
 	const uint8_t *at = (const uint8_t *)(header + 1);
 	size_t left = files->mapped_bytes - sizeof(*header);
 
-	if (header->magic != MAGIC)
+	if (header->magic != MAGIC || header->count != OX_TLS_FILES)
 		return -EBADMSG;
 	for (int i = 0; i < OX_TLS_FILES; i++) {
 		const uint32_t bytes = header->bytes[i];

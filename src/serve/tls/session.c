@@ -11,6 +11,8 @@
 
 /* Of what the socket has at once: a record and its header come in two looks otherwise. */
 #define AHEAD_BYTES (32u << 10)
+/* At the end of a name that has no room in the log. */
+#define CUT "..."
 /* Certificates of a client. */
 #define HANDSHAKE_MAX_BYTES (64u << 10)
 
@@ -173,7 +175,98 @@ const char *ox_tls_why(const struct ox_tls_session *session)
 	return session->why;
 }
 
+/* ---- who it is ---- */
+
+/* The client's, which is signed by somebody who is trusted; to be freed. -ENOENT: it has none, or
+ * one that is not understood. */
+static int get_certificate(const struct ox_tls_session *session, gnutls_x509_crt_t *ret)
+{
+	gnutls_x509_crt_t certificate;
+	const gnutls_datum_t *chain;
+	unsigned count = 0;
+
+	if (ox_gnutls.auth_get_type(session->session) != GNUTLS_CRD_CERTIFICATE)
+		return -ENOENT;
+	chain = ox_gnutls.certificate_get_peers(session->session, &count);
+	if (!chain || count == 0 || ox_gnutls.x509_crt_init(&certificate) < 0)
+		return -ENOENT;
+	if (ox_gnutls.x509_crt_import(certificate, chain, GNUTLS_X509_FMT_DER) < 0) {
+		ox_gnutls.x509_crt_deinit(certificate);
+		return -ENOENT;
+	}
+	*ret = certificate;
+	return 0;
+}
+
+/* The distinguished name, to be freed. -ENOENT: there is none, or it cannot be told. */
+static int get_name(gnutls_x509_crt_t certificate, gnutls_datum_t *ret)
+{
+	gnutls_datum_t name = {0};
+
+	if (ox_gnutls.x509_crt_get_dn2(certificate, &name) < 0 || !name.data) {
+		free(name.data);
+		return -ENOENT;
+	}
+	*ret = name;
+	return 0;
+}
+
+/* A value of the name with a zero in it, which is printed as digits, or one that cannot be looked
+ * at. */
+static bool has_zero(gnutls_x509_crt_t certificate)
+{
+	gnutls_x509_ava_st part;
+	gnutls_x509_dn_t name;
+	int parts;
+
+	if (ox_gnutls.x509_crt_get_subject(certificate, &name) < 0)
+		return true;
+	for (int i = 0;; i++) {
+		int ret;
+
+		for (parts = 0;; parts++) {
+			ret = ox_gnutls.x509_dn_get_rdn_ava(name, i, parts, &part);
+			if (ret < 0)
+				break;
+			if (memchr(part.value.data, '\0', part.value.size))
+				return true;
+		}
+		if (ret != GNUTLS_E_ASN1_ELEMENT_NOT_FOUND)
+			return true;
+		if (parts == 0)
+			return false;
+	}
+}
+
+static bool is_allowed(const struct ox_tls_rules *rules, const struct ox_tls_session *session)
+{
+	gnutls_x509_crt_t certificate;
+	gnutls_datum_t name;
+	bool allowed = false;
+
+	if (get_certificate(session, &certificate) < 0)
+		return false;
+	if (get_name(certificate, &name) == 0) {
+		allowed = ox_tls_rules_allow(rules, (const char *)name.data, name.size) &&
+			  !has_zero(certificate);
+		free(name.data);
+	}
+	ox_gnutls.x509_crt_deinit(certificate);
+	return allowed;
+}
+
 /* ---- bytes ---- */
+
+/* What cannot be decided is denied. */
+static int judge(struct ox_tls_session *session)
+{
+	const struct ox_tls_rules *rules = session->tls->rules;
+
+	if (!rules || is_allowed(rules, session))
+		return 0;
+	session->why = "TLS: the rules do not let it in";
+	return -EACCES;
+}
 
 int ox_tls_shake_hands(struct ox_tls_session *session)
 {
@@ -183,7 +276,7 @@ int ox_tls_shake_hands(struct ox_tls_session *session)
 		code = ox_gnutls.handshake(session->session);
 	} while (code == GNUTLS_E_INTERRUPTED);
 	if (code == 0)
-		return 0;
+		return judge(session);
 	if (code != GNUTLS_E_AGAIN) /* why, if there is room for that */
 		(void)ox_gnutls.alert_send_appropriate(session->session, code);
 	return settle(session, code);
@@ -248,33 +341,34 @@ void ox_tls_say_goodbye(struct ox_tls_session *session)
 
 /* ---- for the log ---- */
 
-/* Of the certificate, which is signed by somebody who is trusted. */
-static void describe_certificate(const struct ox_tls_session *session, char *text, size_t size)
+/* What snprintf returns. */
+static int print_name(const struct ox_tls_session *session, char *text, size_t size)
 {
 	gnutls_x509_crt_t certificate;
-	const gnutls_datum_t *chain;
-	unsigned count = 0;
+	gnutls_datum_t name;
+	int length = 0;
 
-	chain = ox_gnutls.certificate_get_peers(session->session, &count);
-	if (!chain || count == 0 || ox_gnutls.x509_crt_init(&certificate) < 0)
-		return;
-	if (ox_gnutls.x509_crt_import(certificate, chain, GNUTLS_X509_FMT_DER) < 0 ||
-	    ox_gnutls.x509_crt_get_dn(certificate, text, &size) < 0)
-		text[0] = '\0';
+	if (get_certificate(session, &certificate) < 0)
+		return 0;
+	if (get_name(certificate, &name) == 0) {
+		length = snprintf(text, size, "%s", (const char *)name.data);
+		free(name.data);
+	}
 	ox_gnutls.x509_crt_deinit(certificate);
+	return length;
 }
 
-static void describe_client(const struct ox_tls_session *session, char *text, size_t size)
+void ox_tls_name(const struct ox_tls_session *session, char *text, size_t size)
 {
 	const char *user = NULL;
+	int length;
 
 	text[0] = '\0';
 	if (ox_gnutls.auth_get_type(session->session) == GNUTLS_CRD_PSK)
 		user = ox_gnutls.psk_server_get_username(session->session);
-	if (user)
-		snprintf(text, size, "%s", user);
-	else
-		describe_certificate(session, text, size);
+	length = user ? snprintf(text, size, "%s", user) : print_name(session, text, size);
+	if (length >= (int)size)
+		strcpy(text + size - sizeof(CUT), CUT);
 	for (char *at = text; *at; at++)
 		if ((unsigned char)*at < ' ' || *at == 0x7f)
 			*at = '?';
@@ -283,9 +377,9 @@ static void describe_client(const struct ox_tls_session *session, char *text, si
 void ox_tls_describe(const struct ox_tls_session *session, char *text, size_t size)
 {
 	char *what = ox_gnutls.session_get_desc(session->session);
-	char who[128];
+	char who[256];
 
-	describe_client(session, who, sizeof(who));
+	ox_tls_name(session, who, sizeof(who));
 	snprintf(text, size, "%s%s%s", what ? what : "TLS", who[0] ? ", " : "", who);
 	free(what);
 }

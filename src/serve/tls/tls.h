@@ -21,9 +21,9 @@
 struct ox_tls;
 struct ox_tls_session;
 
-/* After ox_serve_tls_prepare. Of what ox_serve_tls_read has made; fd stays the caller's. -errno,
- * and *ret_error. */
-int ox_tls_new(int fd, bool verify_peer, struct ox_tls **ret,
+/* After ox_serve_tls_prepare. Of what ox_serve_tls_read has made; fd stays the caller's. Of options
+ * verify_peer and has_rules are looked at, which fd must suit. -errno, and *ret_error. */
+int ox_tls_new(int fd, const struct ox_serve_tls_options *options, struct ox_tls **ret,
 	       struct ox_serve_error *ret_error) OX_CHECKED;
 /* The server's certificate, which no client accepts any more. */
 bool ox_tls_has_expired(const struct ox_tls *tls);
@@ -36,7 +36,7 @@ int ox_tls_session_new(struct ox_tls *tls, int fd, struct ox_tls_session **ret) 
 void ox_tls_session_free(struct ox_tls_session *session);
 
 /* 0: the session is secure; -EAGAIN: again when the socket is ready; -EPROTO: it never will be
- * (ox_tls_why). */
+ * (ox_tls_why); -EACCES: it is, and the rules deny it to the client (ox_tls_why, ox_tls_name). */
 int ox_tls_shake_hands(struct ox_tls_session *session) OX_CHECKED;
 /* As read(2): 0 is the end of the stream, told or not. -EPROTO: it broke. */
 ssize_t ox_tls_receive(struct ox_tls_session *session, void *bytes, size_t count) OX_CHECKED;
@@ -48,9 +48,12 @@ void ox_tls_say_goodbye(struct ox_tls_session *session);
 
 /* After -EAGAIN: the socket takes nothing more; else it has nothing. */
 bool ox_tls_waits_to_send(const struct ox_tls_session *session);
-/* After -EPROTO, for the log. It lasts. */
+/* After -EPROTO and -EACCES, for the log. It lasts. */
 const char *ox_tls_why(const struct ox_tls_session *session);
 /* Protocol, ciphers, and who the client is, for the log: text of so many bytes. */
 void ox_tls_describe(const struct ox_tls_session *session, char *text, size_t size);
+/* Who the client is, or "" where nobody knows, for the log: at its end "..." where it was cut. size
+ * is 4 at least. */
+void ox_tls_name(const struct ox_tls_session *session, char *text, size_t size);
 
 #endif
