@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Loop devices and small file systems for tests; all of it needs root."""
 import errno
+import time
 
 import nbd
 from interop import *
@@ -37,6 +38,15 @@ MAKE = {
 LEAST_BYTES = {"xfs": 320 * MIB, "btrfs": 1024 * MIB, "btrfs_without_cow": 1024 * MIB}
 
 
+def unmount(where):
+    """Linux lets go of a ring's files a moment after the end of its process."""
+    deadline = time.monotonic() + 60
+    while run("umount", where, check=False).returncode != 0:
+        if time.monotonic() > deadline:
+            raise Failure(f"'{where}' stays in use")
+        time.sleep(0.05)
+
+
 def mounted(kind, size):
     """A directory on a file system of its own, of size bytes or the least there is: tmpfs, or one on
     a loop device."""
@@ -48,7 +58,7 @@ def mounted(kind, size):
         device = loop_device(max(size, LEAST_BYTES.get(kind, 0)), name="filesystem.img")
         run(*MAKE[kind], device)
         run("mount", device, where)
-    on_exit(lambda: run("umount", where))
+    on_exit(lambda: unmount(where))
     if kind == "btrfs_without_cow":
         run("chattr", "+C", where)
     return where

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: MIT
 """Many disks under one keeper: the configuration file, reloads, sockets' rights and activation."""
 import contextlib
+import glob
 import os
 import pathlib
 import re
@@ -374,26 +375,42 @@ def shared_pids(server):
             if any(word.startswith("--kept-as=shared:") for word in command_of(pid))]
 
 
-def holds_all(server, names):
-    """The process that serves all of these."""
-    pids = shared_pids(server)
-    return pids[0] if len(pids) == 1 and all(connects(name) for name in names) else None
-
-
 NAMES = ("one", "two", "three")
 
 
+def await_all(names=NAMES):
+    eventually("all are served", lambda: all(connects(name) for name in names))
+
+
 @contextlib.contextmanager
-def sharing(*args, names=NAMES, **kwargs):
+def configured_as_one(names=NAMES):
+    """One process serves all. A disk that is ready late gets another one, as on a busy host: then
+    the server is started once more."""
+    for _ in range(30):
+        with configured() as server:
+            await_all(names)
+            if len(shared_pids(server)) == 1:
+                yield server
+                return
+    raise Failure("no process served all: nothing was tested")
+
+
+def write_shared(names=NAMES):
     make(*names)
     write("[defaults]\nworker = shared\n", *[disk(name) for name in names])
-    with configured(*args, **kwargs) as server:
+
+
+@contextlib.contextmanager
+def sharing():
+    write_shared()
+    with configured() as server:
         yield server
 
 
 def test_disks_that_share_a_process_have_threads():
-    with sharing() as server:
-        pid = eventually("one process for all", lambda: holds_all(server, NAMES))
+    write_shared()
+    with configured_as_one() as server:
+        pid, = shared_pids(server)
         for i, name in enumerate(NAMES):
             put(name, i + 1)
         for i, name in enumerate(NAMES):
@@ -411,7 +428,7 @@ def test_front_ends_of_disks_that_share_a_process_outlive_its_death():
     make(*NAMES)
     write("[defaults]\nworker = shared\n",
           *[disk(name, vhost_user_blk=tmpdir() / f"{name}.vhost") for name in NAMES])
-    with configured() as server:
+    with configured_as_one() as server:
         fronts = {}
         for name in NAMES:
             memory = Memory()
@@ -420,11 +437,12 @@ def test_front_ends_of_disks_that_share_a_process_outlive_its_death():
             front.as_crosvm(memory, [ring])
             fronts[name] = (front, ring)
         for turn in range(3):
-            pid = eventually("one process for all", lambda: holds_all(server, NAMES))
+            await_all()
             requests = [ring.add(OUT, 8 * turn, bytes([turn + 1]) * 4096) for _, ring in fronts.values()]
             for _, ring in fronts.values():
                 ring.notify()
-            os.kill(pid, signal.SIGKILL)
+            for pid in shared_pids(server):
+                os.kill(pid, signal.SIGKILL)
             for front, ring in fronts.values():
                 ring.wait()
                 check_equal(ring.do(IN, 8 * turn, length=4096)["data"], bytes([turn + 1]) * 4096, "what is read")
@@ -487,12 +505,12 @@ def test_a_process_that_goes_on_has_nothing_of_a_disk_that_it_could_not_open():
     with configured() as server:
         eventually("a line", lambda: "two: Could not open 'two'" in server.stderr())
         put("one", 1)
-        pid, = shared_pids(server)
         def has_it_open():
-            for entry in pathlib.Path(f"/proc/{pid}/fd").iterdir():
-                with contextlib.suppress(FileNotFoundError):  # closed meanwhile
-                    if os.path.samefile(entry, "two"):
-                        return True
+            for pid in shared_pids(server):
+                for entry in glob.glob(f"/proc/{pid}/fd/*"):
+                    with contextlib.suppress(FileNotFoundError):  # closed meanwhile
+                        if os.path.samefile(entry, "two"):
+                            return True
             return False
         eventually("all of it is closed", lambda: not has_it_open())
 
@@ -502,9 +520,9 @@ def test_an_image_that_does_not_answer_holds_up_none_of_those_in_its_process():
     make("two", where / "one")
     sections = ["[defaults]\nworker = shared\ncache = none\ndrain = 1\n", disk("one", where / "one"), disk("two")]
     write(*sections)
-    with configured() as server:
+    with configured_as_one(("one", "two")) as server:
         put("one", 1)
-        before = eventually("one process for both", lambda: holds_all(server, ("one", "two")))
+        before, = shared_pids(server)
         run("fsfreeze", "-f", where)
         thaw = on_exit_once(lambda: run("fsfreeze", "-u", where, check=False))
         waits = nbd_connect(uri("one"))

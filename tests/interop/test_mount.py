@@ -7,6 +7,7 @@ import fcntl
 import select
 import threading
 
+from hostfs import unmount
 from interop import *
 from mounting import *
 
@@ -441,7 +442,7 @@ def test_a_mount_whose_processes_are_killed_can_be_unmounted():
 
 def test_a_write_that_finds_no_room_fails_and_others_go_on():
     run("mount", "-t", "tmpfs", "-o", "size=4m", "none", tmpdir() / "full" if os.mkdir("full") is None else "")
-    on_exit(lambda: run("umount", tmpdir() / "full"))
+    on_exit(lambda: unmount(tmpdir() / "full"))
     with Mount(make("full/disk.qcow2")) as mount:
         with open(mount.path, "r+b", buffering=0) as file:
             fails_with(errno.ENOSPC, lambda: [os.pwrite(file.fileno(), b"x" * MIB, i * MIB) for i in range(8)])
