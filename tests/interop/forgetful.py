@@ -16,6 +16,7 @@ FILE is what is durable. The keys say how it behaves, and when it dies:
     size=N          of the export, if it is not the file's
     min_block=N max_block=N  told as block sizes
     write_error=N flush_error=N  error numbers of every such request
+    then=FILE       what all clients but the first one get instead
     exports=N       how many it lists, all the same disk
     lie=NAME        what is wrong with its answers (see wrong_answers)
     log=FILE        a line for each request: its name, offset and length
@@ -280,6 +281,8 @@ def main(path, file, *words):
     print("ready", flush=True)
     while True:
         client = Client(listener.accept()[0], disk, how)
+        if "then" in how:
+            disk = Disk(how["then"], how.get("size"))
         threading.Thread(target=client.run, daemon=True).start()
 
 

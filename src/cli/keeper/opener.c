@@ -90,7 +90,10 @@ static int open_and_lock(void *opaque, const struct ox_file_wanted *wanted)
 		close(fd);
 		return ret;
 	}
-	kept->locked[kept->locked_count++] = fd;
+	kept->locked[kept->locked_count] = fd;
+	kept->paths[kept->locked_count] = strdup(wanted->path);
+	if (!kept->paths[kept->locked_count++])
+		return -ENOMEM;
 	ret = fcntl(fd, F_DUPFD_CLOEXEC, 0);
 	return ret < 0 ? -errno : ret;
 }
@@ -191,6 +194,8 @@ int ox_kept_lock_chain(struct ox_kept *kept, const char *image,
 {
 	struct opening opening = {.kept = kept, .options = options};
 
+	if (options->flags & OX_OPEN_URI) /* nobody is asked for it */
+		kept->locked[kept->locked_count++] = -1;
 	return open_chain(&opening, image);
 }
 
