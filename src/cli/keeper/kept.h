@@ -64,6 +64,10 @@ struct ox_kept {
 	int fresh[OX_KEPT_CHAIN_MAX];
 	int listeners[OX_KEPT_LISTENERS];
 	struct ox_serve_handed handed; /* to the server, over the listeners */
+	/* Of an export that another process connects to: by what URI it is opened, and why the last
+	 * connection has failed, or "". NULL: none. */
+	const char *uri;
+	const char *(*said)(void);
 };
 
 /* Receives it all, and ties the process to its keeper. -errno, also where there is no keeper. */

@@ -102,13 +102,14 @@ static void tell_failure(const struct opening *opening, const char *image,
 			 const struct ox_error *error)
 {
 	const char *prefix = opening->error_depth > 0 ? "Could not open backing file: " : "";
+	const char *said = opening->kept->said ? opening->kept->said() : "";
 
 	if (opening->error)
 		ox_cli_error("%s '%s': %s%s", ox_called_could_not_open(), image, prefix,
 			     ox_error_message(opening->error));
 	else
-		ox_cli_error("%s '%s': %s", ox_called_could_not_open(), image,
-			     ox_error_message(error));
+		ox_cli_error("%s '%s': %s%s%s", ox_called_could_not_open(), image,
+			     ox_error_message(error), *said ? ": " : "", said);
 }
 
 /* The library reads the chain; which files that takes is all that is wanted of it. */
@@ -129,7 +130,8 @@ static int open_chain(struct opening *opening, const char *image)
 	options.warn = NULL; /* the worker warns */
 	options.progress = NULL;
 	options.opaque = opening;
-	ret = ox_image_open(ctx, image, &options, &opened, &error);
+	ret = ox_image_open(ctx, opening->kept->uri ? opening->kept->uri : image, &options, &opened,
+			    &error);
 	if (ret == 0)
 		ret = ox_image_close(opened, &error);
 	if (ret < 0)

@@ -60,7 +60,8 @@ static int prepare_export(struct ox_cli_mount *mount, struct ox_kept *kept)
 		return ret;
 	arguments->sandbox.calls = OX_SANDBOX_CLIENT;
 	arguments->open.connect = ox_cli_mount_connect;
-	ret = ox_cli_mount_connector_start(arguments->image);
+	kept->said = ox_cli_mount_connector_said;
+	ret = ox_cli_mount_connector_start(arguments->image, &arguments->sandbox.user, &kept->uri);
 	/* Its backing files are no part of it, and are found while they can be. */
 	if (ret == 0 && arguments->open.backing_policy != OX_BACKING_DENY)
 		ret = open_chain(mount, kept);

@@ -57,11 +57,21 @@ bool ox_nbd_handle_is_unreachable(int error)
 	}
 }
 
+/* A server that does not know a key, or wants another certificate, says no more than an alert, or
+ * hangs up. */
+static const char *hint(const struct ox_nbd_address *a, const char *words)
+{
+	return a->tls && strstr(words, "gnutls_") && !strstr(words, "certificate verification")
+		       ? ": it may refuse this client's credentials"
+		       : "";
+}
+
 int ox_nbd_handle_tell(const struct ox_nbd_address *a, int error, const char *words,
 		       struct ox_error **err)
 {
-	return ox_error_set(err, error, "Failed to connect to '%s%s%s': %s",
+	if (ox_nbd_handle_is_unreachable(error))
+		words = strerror(-error);
+	return ox_error_set(err, error, "Failed to connect to '%s%s%s': %s%s",
 			    a->socket ? a->socket : a->host, a->socket ? "" : ":",
-			    a->socket ? "" : a->port,
-			    ox_nbd_handle_is_unreachable(error) ? strerror(-error) : words);
+			    a->socket ? "" : a->port, words, hint(a, words));
 }
