@@ -270,6 +270,30 @@ def test_a_server_with_a_certificate_of_nobody_known_is_refused():
         refuses(far.uri(False), "Error in the certificate verification", "The certificate chain uses expired certificate")
 
 
+def test_no_certificate_is_taken_that_nothing_verifies():
+    """libnbd before 1.22 takes any where it finds no ca-cert.pem."""
+    os.mkdir("empty")
+    disk, name = raw_file(), "certificate is not accepted: The certificate is NOT trusted"
+    with Server("--no-keeper", "-f", "raw", "--nbd", "localhost:0", *credentials(), disk) as server:
+        far = server.uri
+        for verb in (("info",), ("map", "-f", "raw"), ("serve", "--nbd", "near.sock")):
+            expect_failure(oxbow_path(), *verb, far, message="there is no ca-cert.pem to verify the server's certificate by")
+            expect_failure(oxbow_path(), *verb, f"{far}?tls-certificates={tmpdir()}/empty", message="there is no ca-cert.pem")
+        expect_failure(oxbow_path(), "mount", "--foreground", "-f", "raw", far, "empty", message=name)
+        for more in ("tls-verify-peer=0", f"tls-certificates={pki() / 'nameless'}"):
+            oxbow("info", f"{far}?{more}")
+            with Mount(f"{far}?{more}", "-f", "raw") as mount:
+                check_equal(os.stat(mount.path).st_size, SIZE, "size")
+        # where libnbd looks unasked
+        home = tmpdir() / "home"
+        shutil.copytree(pki() / "nameless", home / ".config" / "pki" / "libnbd")
+        for path in (tmpdir(), *home.rglob("*")):
+            path.chmod(0o755)
+        as_nobody = ("setpriv", "--reuid", "65534", "--clear-groups", oxbow_path(), "info", far)
+        run(*as_nobody, env=dict(os.environ, HOME=str(home)))
+        expect_failure(*as_nobody, env=dict(os.environ, HOME="/nonexistent"), message="there is no ca-cert.pem")
+
+
 def test_a_server_without_tls_is_refused():
     port = free_port()
     with Program("nbdkit", "-f", "-i", "127.0.0.1", "-p", port, "-P", tmpdir() / "pid", "--tls=off", "memory", "1M",

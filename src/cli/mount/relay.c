@@ -329,6 +329,7 @@ int ox_relay_start(const struct ox_relay *relay, int far, int other, unsigned li
 		};
 
 		(void)prctl(PR_SET_NAME, "oxbow-tls");
+		(void)prctl(PR_SET_DUMPABLE, 0, 0, 0, 0); /* it will have keys */
 		close(other);
 		close(plain[0]);
 		close(told[0]);

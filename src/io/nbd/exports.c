@@ -192,8 +192,11 @@ static void begin_question(struct asking *a)
 
 static int connect_to(struct asking *a)
 {
+	const char *unverifiable = ox_nbd_handle_unverifiable(a->api, a->address);
 	int r;
 
+	if (unverifiable)
+		return fail(a, -ENOKEY, unverifiable);
 	a->nbd = a->api->create();
 	if (!a->nbd || a->api->set_opt_mode(a->nbd, true) < 0 ||
 	    a->api->set_full_info(a->nbd, true) < 0 ||
