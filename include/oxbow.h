@@ -234,7 +234,8 @@ struct ox_open_options {
 	 * server, at the opening and whenever one was lost. Returns a connected socket, which is
 	 * the library's from then on, or a negative errno, and should not take longer than
 	 * limit_ms. Threads of the library call it, several at once, as long as the image is open.
-	 * An export by TLS is refused with it (-ENOTSUP). NULL: the library connects.
+	 * An export by TLS is refused with it (-ENOTSUP): see ox_uri_tls_read. NULL: the library
+	 * connects.
 	 */
 	int (*connect)(void *opaque, unsigned limit_ms);
 	/* The image is a part of its file, as in an archive or a partition: file_length bytes from
@@ -286,6 +287,23 @@ int ox_uri_prepare(const char *uri, struct ox_error **err) OX_CHECKED;
 /* What a connect of the options returns, in a process that may connect: a socket that is connected
  * to the server of the URI, or a negative errno. Blocks. */
 int ox_uri_connect(const char *uri, unsigned limit_ms, struct ox_error **err) OX_CHECKED;
+
+/* What the URI of an export by TLS says of TLS. */
+struct ox_uri_tls {
+	const char *certificates; /* a folder; NULL: not stated */
+	const char *psk_file; /* a file of keys, and certificates do not matter; NULL: not stated */
+	const char *username; /* whose key; NULL: not stated */
+	const char *hostname; /* that the server's certificate is to name; NULL: there is none */
+	bool is_unverified;   /* the server's certificate is to be taken as it is */
+};
+
+/*
+ * For a program that connects by a connect of the options and sees to TLS itself: the library then
+ * opens the URI without TLS (nbd: for nbds:). *ret_tls becomes NULL for a URI without TLS. -EINVAL.
+ */
+int ox_uri_tls_read(const char *uri, struct ox_uri_tls **ret_tls, struct ox_error **err) OX_CHECKED;
+/* NULL is allowed. */
+void ox_uri_tls_free(struct ox_uri_tls *tls);
 
 /* The locks by which programs keep out of each other's way, QEMU's included. */
 enum ox_lock {

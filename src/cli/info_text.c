@@ -14,6 +14,13 @@ static const char *yes(bool value)
 	return value ? "true" : "false";
 }
 
+/* What the image, or a server, has called something. */
+static void print_name(const char *before, const char *name)
+{
+	fputs(before, stdout);
+	ox_cli_print_name(stdout, name, 0);
+}
+
 static void print_bitmaps(const struct ox_image_info *info)
 {
 	if (info->bitmap_count == 0)
@@ -28,8 +35,8 @@ static void print_bitmaps(const struct ox_image_info *info)
 			printf("                [%d]: in-use\n", flag++);
 		if (bitmap->automatic)
 			printf("                [%d]: auto\n", flag);
-		printf("            name: %s\n            granularity: %" PRIu32 "\n", bitmap->name,
-		       bitmap->granularity_bytes);
+		print_name("            name: ", bitmap->name);
+		printf("\n            granularity: %" PRIu32 "\n", bitmap->granularity_bytes);
 	}
 }
 
@@ -47,9 +54,10 @@ void ox_cli_info_print_specific(const struct ox_image_info *info)
 	printf("    refcount bits: %u\n", info->refcount_bits);
 	if (info->encryption)
 		printf("    encrypt:\n        format: %s\n", info->encryption);
-	if (info->data_file)
-		printf("    data file: %s\n    data file raw: %s\n", info->data_file,
-		       yes(info->data_file_raw));
+	if (info->data_file) {
+		print_name("    data file: ", info->data_file);
+		printf("\n    data file raw: %s\n", yes(info->data_file_raw));
+	}
 	if (v3)
 		printf("    corrupt: %s\n    extended l2: %s\n", yes(info->corrupt),
 		       yes(info->extended_l2));
@@ -70,8 +78,11 @@ static void print_snapshot(const struct ox_snapshot_info *snapshot)
 		 snapshot->vm_clock_ns / 1000000 % 1000);
 	if (snapshot->icount != UINT64_MAX)
 		snprintf(icount, sizeof(icount), "%" PRIu64, snapshot->icount);
-	printf("%-7s %-16s %8s %19s %15s %10s\n", snapshot->id, snapshot->name,
-	       ox_cli_size_text(snapshot->vm_state_bytes, size), date, clock, icount);
+	ox_cli_print_name(stdout, snapshot->id, 7);
+	putchar(' ');
+	ox_cli_print_name(stdout, snapshot->name, 16);
+	printf(" %8s %19s %15s %10s\n", ox_cli_size_text(snapshot->vm_state_bytes, size), date,
+	       clock, icount);
 }
 
 static void print_snapshots(const struct ox_image_info *info)
@@ -123,7 +134,8 @@ void ox_cli_info_print(const struct ox_image_info *info, bool limits)
 {
 	char size[OX_CLI_SIZE_MAX];
 
-	printf("image: %s\nfile format: %s\n", info->filename, info->format);
+	print_name("image: ", info->filename);
+	printf("\nfile format: %s\n", info->format);
 	if (info->virtual_bytes == UINT64_MAX)
 		printf("virtual size: unknown\n");
 	else
@@ -139,12 +151,16 @@ void ox_cli_info_print(const struct ox_image_info *info, bool limits)
 	if (info->dirty)
 		printf("cleanly shut down: no\n");
 	if (info->backing_file) {
-		printf("backing file: %s", info->backing_file);
-		if (info->backing_path && strcmp(info->backing_file, info->backing_path) != 0)
-			printf(" (actual path: %s)", info->backing_path);
+		print_name("backing file: ", info->backing_file);
+		if (info->backing_path && strcmp(info->backing_file, info->backing_path) != 0) {
+			print_name(" (actual path: ", info->backing_path);
+			putchar(')');
+		}
 		putchar('\n');
-		if (info->backing_format)
-			printf("backing file format: %s\n", info->backing_format);
+		if (info->backing_format) {
+			print_name("backing file format: ", info->backing_format);
+			putchar('\n');
+		}
 	}
 	if (limits)
 		print_limits(info);

@@ -79,8 +79,9 @@ static int print_text(const struct ox_extent *e)
 		ox_cli_error("File contains external, encrypted or compressed clusters.");
 		return -ENOTSUP;
 	}
-	printf("%#-16" PRIx64 "%#-16" PRIx64 "%#-16" PRIx64 "%s\n", e->offset, e->length,
-	       e->host_offset, e->filename ? e->filename : "");
+	printf("%#-16" PRIx64 "%#-16" PRIx64 "%#-16" PRIx64, e->offset, e->length, e->host_offset);
+	ox_cli_print_name(stdout, e->filename ? e->filename : "", 0);
+	putchar('\n');
 	return 0;
 }
 

@@ -22,11 +22,17 @@ static void print_message(const char *format, va_list args) OX_CLI_PRINTF(1, 0);
 static void print_message(const char *format, va_list args)
 {
 	char *message;
+	char *said;
 	char *line;
 
 	/* What was said before must stand before, also when both go to one file. */
 	fflush(stdout);
-	if (vasprintf(&message, format, args) < 0)
+	if (vasprintf(&said, format, args) < 0)
+		return;
+	/* A name in it is somebody else's word, and makes no line of its own. */
+	message = ox_cli_printable(said, strchr(format, '\n'));
+	free(said);
+	if (!message)
 		return;
 	if (asprintf(&line, "%s: %s%s%s\n", ox_called_name(), subject ? subject : "",
 		     subject ? ": " : "", message) >= 0) {

@@ -247,21 +247,14 @@ static int put_order(const struct ox_image_layout *layout, const struct ox_cli_t
 	return 0;
 }
 
-/* A name may hold anything, escape sequences too. */
-static void put_name(const char *name)
-{
-	for (; *name; name++)
-		putchar((unsigned char)*name < 0x20 || *name == 0x7f ? '?' : *name);
-	putchar('\n');
-}
-
 int ox_cli_picture_text(const struct ox_cli_picture *picture,
 			const struct ox_cli_terminal *terminal)
 {
 	const struct ox_image_layout *layout = picture->layout;
 	char text[OX_CLI_LINE_MAX];
 
-	put_name(picture->name);
+	ox_cli_print_name(stdout, picture->name, 0);
+	putchar('\n');
 	puts(ox_cli_picture_sizes(layout, text));
 	puts(ox_cli_picture_verdict(layout, text));
 	put_file(layout, terminal);

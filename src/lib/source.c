@@ -7,6 +7,7 @@
 
 #include "img/ask.h"
 #include "img/chain.h"
+#include "io/nbd/tls.h"
 #include "lib/options.h"
 
 int ox_source_ask(struct ox_source *source, const struct ox_open_options *opts,
@@ -51,6 +52,16 @@ OX_EXPORT int ox_uri_prepare(const char *uri, struct ox_error **err)
 OX_EXPORT int ox_uri_connect(const char *uri, unsigned limit_ms, struct ox_error **err)
 {
 	return ox_io_nbd_connect(uri, limit_ms, err);
+}
+
+OX_EXPORT int ox_uri_tls_read(const char *uri, struct ox_uri_tls **ret_tls, struct ox_error **err)
+{
+	return ox_nbd_tls_read(uri, ret_tls, err);
+}
+
+OX_EXPORT void ox_uri_tls_free(struct ox_uri_tls *tls)
+{
+	ox_nbd_tls_free(tls);
 }
 
 int ox_source_check_new(const struct ox_source *source, struct ox_error **err)

@@ -9,11 +9,15 @@ FILE is what is durable. The keys say how it behaves, and when it dies:
     die_after=N     kills itself once it has answered N changes (writes, zeroes, trims)
     die_before=N    kills itself in the place of the answer to change N, which is not carried out
     die_at_flush=N  kills itself in the place of the answer to flush N, which is not carried out
+    cut=N tear=N    kills itself in the place of the N-th message that it sends (of its greeting, its
+                    answers to options, and those to requests); or has sent half of it before
     shut_after=N    answers ESHUTDOWN to everything after N changes
     flush=0 fua=0 zero=0 trim=0 multi=0 extents=0 read_only=1   what it does not offer
     size=N          of the export, if it is not the file's
     min_block=N max_block=N  told as block sizes
     write_error=N flush_error=N  error numbers of every such request
+    then=FILE       what all clients but the first one get instead
+    exports=N       how many it lists, all the same disk
     lie=NAME        what is wrong with its answers (see wrong_answers)
     log=FILE        a line for each request: its name, offset and length
 """
@@ -27,7 +31,7 @@ import threading
 OPT_MAGIC = 0x49484156454F5054
 REPLY_MAGIC = 0x3e889045565a9
 EXPORT_NAME, ABORT, LIST, INFO, GO, STRUCTURED, LIST_META, SET_META = 1, 2, 3, 6, 7, 8, 9, 10
-ACK, REP_INFO, REP_META, ERR_UNSUP = 1, 3, 4, (1 << 31) | 1
+ACK, REP_SERVER, REP_INFO, REP_META, ERR_UNSUP = 1, 2, 3, 4, (1 << 31) | 1
 READ, WRITE, DISC, FLUSH, TRIM, CACHE, ZEROES, STATUS = range(8)
 NAMES = ["read", "write", "disc", "flush", "trim", "cache", "zero", "status"]
 FUA = 1
@@ -44,6 +48,8 @@ class Disk:
         self.lock = threading.Lock()
         self.changes = 0
         self.flushes = 0
+        self.messages = 0
+        self.counting = threading.Lock()
 
     def read(self, offset, length):
         data = bytearray(os.pread(self.fd, length, offset).ljust(length, b"\0"))
@@ -70,6 +76,16 @@ class Client:
         self.structured = False
         self.meta = False
 
+    def send(self, data):
+        disk, how = self.disk, self.how
+        with disk.counting:
+            disk.messages += 1
+            if disk.messages == how.get("tear"):
+                self.sock.sendall(data[:len(data) // 2])
+            if disk.messages in (how.get("cut"), how.get("tear")):
+                die()
+            self.sock.sendall(data)
+
     def take(self, count):
         data = b""
         while len(data) < count:
@@ -80,7 +96,7 @@ class Client:
         return data
 
     def option_reply(self, option, kind, data=b""):
-        self.sock.sendall(struct.pack(">QIII", REPLY_MAGIC, option, kind, len(data)) + data)
+        self.send(struct.pack(">QIII", REPLY_MAGIC, option, kind, len(data)) + data)
 
     def flags(self):
         how = self.how
@@ -92,9 +108,9 @@ class Client:
         if lie == "silent":
             self.take(1)
         if lie == "greeting":
-            self.sock.sendall(b"HTTP/1.0 400 Bad Request\r\n\r\n" * 8)
+            self.send(b"HTTP/1.0 400 Bad Request\r\n\r\n" * 8)
             return False
-        self.sock.sendall(struct.pack(">8sQH", b"NBDMAGIC", OPT_MAGIC, 3))
+        self.send(struct.pack(">8sQH", b"NBDMAGIC", OPT_MAGIC, 3))
         self.take(4)
         while True:
             _, option, length = struct.unpack(">QII", self.take(16))
@@ -102,6 +118,11 @@ class Client:
             if option == STRUCTURED:
                 self.structured = self.how.get("extents", 1) == 1
                 self.option_reply(option, ACK if self.structured else ERR_UNSUP)
+            elif option == LIST:
+                for number in range(self.how.get("exports", 1)):
+                    name = b"%d" % number
+                    self.option_reply(option, REP_SERVER, struct.pack(">I", len(name)) + name)
+                self.option_reply(option, ACK)
             elif option in (SET_META, LIST_META) and self.structured:
                 self.meta = True
                 self.option_reply(option, REP_META, struct.pack(">I", 1) + b"base:allocation")
@@ -124,19 +145,19 @@ class Client:
 
     def reply(self, cookie, error=0, data=b""):
         if not self.structured:
-            self.sock.sendall(struct.pack(">IIQ", 0x67446698, error, cookie) + data)
+            self.send(struct.pack(">IIQ", 0x67446698, error, cookie) + data)
         elif error:
             self.chunk(cookie, 1, (1 << 15) | 1, struct.pack(">IH", error, 0))
         else:
             self.chunk(cookie, 1, 0)
 
     def chunk(self, cookie, flags, kind, data=b""):
-        self.sock.sendall(struct.pack(">IHHQI", 0x668e33ef, flags, kind, cookie, len(data)) + data)
+        self.send(struct.pack(">IHHQI", 0x668e33ef, flags, kind, cookie, len(data)) + data)
 
     def read(self, cookie, offset, length):
         lie = self.how.get("lie")
         if lie == "garbage":
-            self.sock.sendall(b"\xff" * 64)
+            self.send(b"\xff" * 64)
         elif lie == "cookie":
             self.reply(cookie + 77)
         elif lie == "short":
@@ -154,7 +175,7 @@ class Client:
             self.chunk(cookie, 0, 1, struct.pack(">Q", offset + length) + b"x" * length)
             self.chunk(cookie, 1, 0)
         elif lie == "huge":
-            self.sock.sendall(struct.pack(">IHHQI", 0x668e33ef, 1, 1, cookie, 0xfffffff0))
+            self.send(struct.pack(">IHHQI", 0x668e33ef, 1, 1, cookie, 0xfffffff0))
         elif lie == "hang up":
             raise EOFError
         elif lie == "error":
@@ -260,6 +281,8 @@ def main(path, file, *words):
     print("ready", flush=True)
     while True:
         client = Client(listener.accept()[0], disk, how)
+        if "then" in how:
+            disk = Disk(how["then"], how.get("size"))
         threading.Thread(target=client.run, daemon=True).start()
 
 

@@ -48,6 +48,13 @@ class Mount:
     def worker(self):
         return children_of(self.process.pid)[0]
 
+    def is_in_sandbox(self):
+        """Of its worker; nothing was left out of it."""
+        status = dict(line.split(":\t") for line in
+                      pathlib.Path(f"/proc/{self.worker()}/status").read_text().splitlines() if ":\t" in line)
+        check_equal((status["Seccomp"], status["NoNewPrivs"], status["CapEff"]), ("2", "1", "0" * 16), "restrictions")
+        check_equal(self.said(), "", "what it says")
+
     def wait(self):
         self.ended = True
         return self.process.wait(60)

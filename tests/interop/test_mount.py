@@ -146,6 +146,28 @@ def test_an_overlay_is_read_through_and_its_base_left_alone():
     check_equal(fingerprint("base.qcow2"), before, "the base")
 
 
+def test_a_chain_of_three_is_mounted_in_the_sandbox():
+    base = pattern(3, SIZE)
+    pathlib.Path("base.raw").write_bytes(base)
+    qemu_img("create", "-q", "-f", "qcow2", "-b", "base.raw", "-F", "raw", "middle.qcow2")
+    qemu_io("-c", "write -P 0x33 1M 1M", "middle.qcow2")
+    qemu_img("create", "-q", "-f", "qcow2", "-b", "middle.qcow2", "-F", "qcow2", "top.qcow2")
+    before = fingerprint("base.raw"), fingerprint("middle.qcow2")
+    expected = bytearray(base)
+    expected[MIB:2 * MIB] = b"\x33" * MIB
+    for option in ("--allow-backing", f"--allow-backing={tmpdir()}"):
+        with Mount("top.qcow2", option) as mount:
+            mount.is_in_sandbox()
+            check_bytes(pathlib.Path(mount.path).read_bytes(), bytes(expected), "what is read")
+            with open(mount.path, "r+b", buffering=0) as file:
+                expected[2 * MIB - 700:2 * MIB + 700] = option[-1:].encode() * 1400
+                os.pwrite(file.fileno(), option[-1:].encode() * 1400, 2 * MIB - 700)
+                os.fsync(file.fileno())
+            check_bytes(pathlib.Path(mount.path).read_bytes(), bytes(expected), "what is read")
+    check_equal((fingerprint("base.raw"), fingerprint("middle.qcow2")), before, "the layers below")
+    check_bytes(guest_bytes_by_qemu("top.qcow2"), bytes(expected), "the chain to QEMU")
+
+
 # ---- a file that does not grow ----
 
 def test_the_file_has_the_length_of_the_disk_and_keeps_it():

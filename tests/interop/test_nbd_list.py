@@ -77,4 +77,16 @@ def test_a_list_is_had_by_tls():
                        message="Could not list the exports: ")
 
 
+def test_what_a_server_calls_its_exports_cannot_harm_a_terminal():
+    oxbow("create", "-q", "-f", "raw", "disk", "1M")
+    name, shown = os.fsdecode(b"a\x1b[31m\x9b\xc2\x9b\x7f\xff"), r"a\x1b[31m\x9b\xc2\x9b\x7f\xff"
+    with qemu_nbd("-f", "raw", "-x", name, "-D", f"{name}\r\nexport: 'b'", "disk") as server:
+        said = listed("-k", server.socket)
+        address = uri(server.socket, export="".join(f"%{byte:02x}" for byte in os.fsencode(name)))
+        check_in("image: nbd", output(oxbow_path(), "info", address), "what info says")
+    check_equal(said.splitlines()[:3],
+                ["exports available: 1", f" export: '{shown}'", fr"  description: {shown}\x0d\x0aexport: 'b'"],
+                "the list")
+
+
 run_tests(globals())

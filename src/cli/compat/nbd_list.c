@@ -30,11 +30,18 @@ static void print_block(const char *name, uint32_t bytes)
 		printf("  %s block: %" PRIu32 "\n", name, bytes);
 }
 
+static void print_name(const char *before, const char *name, const char *after)
+{
+	fputs(before, stdout);
+	ox_cli_print_name(stdout, name, 0);
+	puts(after);
+}
+
 static void print_export(const struct ox_export_info *one, unsigned length_bits)
 {
-	printf(" export: '%s'\n", one->name);
+	print_name(" export: '", one->name, "'");
 	if (one->description)
-		printf("  description: %s\n", one->description);
+		print_name("  description: ", one->description, "");
 	if (!one->is_known)
 		return;
 	printf("  size:  %" PRIu64 "\n", one->size_bytes);
@@ -47,7 +54,7 @@ static void print_export(const struct ox_export_info *one, unsigned length_bits)
 	if (one->context_count)
 		printf("  available meta contexts: %zu\n", one->context_count);
 	for (size_t i = 0; i < one->context_count; i++)
-		printf("   %s\n", one->contexts[i]);
+		print_name("   ", one->contexts[i], "");
 }
 
 static int print_exports(const char *uri)

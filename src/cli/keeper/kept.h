@@ -57,11 +57,17 @@ struct ox_kept {
 	struct ox_flight *flight;
 	struct ox_stats *stats;
 	unsigned locked_count;
-	int locked[OX_KEPT_CHAIN_MAX];
+	int locked[OX_KEPT_CHAIN_MAX]; /* -1: an export, which is no file */
+	/* Of a chain that this process has locked: by what path each was found. NULL: by none. */
+	char *paths[OX_KEPT_CHAIN_MAX];
 	unsigned fresh_count;
 	int fresh[OX_KEPT_CHAIN_MAX];
 	int listeners[OX_KEPT_LISTENERS];
 	struct ox_serve_handed handed; /* to the server, over the listeners */
+	/* Of an export that another process connects to: by what URI it is opened, and why the last
+	 * connection has failed, or "". NULL: none. */
+	const char *uri;
+	const char *(*said)(void);
 };
 
 /* Receives it all, and ties the process to its keeper. -errno, also where there is no keeper. */
@@ -78,8 +84,9 @@ enum ox_lock ox_kept_lock_at(const struct ox_open_options *options, unsigned dep
 int ox_kept_judge(const struct ox_kept *kept, const char *image,
 		  const struct ox_open_options *options) OX_CHECKED;
 
-/* Opens and locks the chain of image, as locked descriptors of kept, which has none. Says what is
- * wrong; what was opened before stays open. */
+/* Opens and locks the chain of image, as locked descriptors of kept, which has none. An export
+ * (OX_OPEN_URI) is only read for its backing file's name. Says what is wrong; what was opened
+ * before stays open. */
 int ox_kept_lock_chain(struct ox_kept *kept, const char *image,
 		       const struct ox_open_options *options) OX_CHECKED;
 /* The opener: opens and locks the chain of image (or, where locked descriptors were handed over,
@@ -96,7 +103,8 @@ int ox_kept_take_stats(struct ox_kept *kept) OX_CHECKED;
 int ox_kept_hold(struct ox_kept *kept, struct ox_context *ctx) OX_CHECKED;
 /* The worker: has the kernel, where it is short of memory, end it before the keeper. */
 void ox_kept_offer_to_end(void);
-/* For open_file of struct ox_open_options: each file once. */
+/* For open_file of struct ox_open_options: each file once. -ESTALE: another one was in its place
+ * when the chain was locked. */
 int ox_kept_file(struct ox_kept *kept, const struct ox_file_wanted *wanted) OX_CHECKED;
 /* Puts into the options of the opening the state, of which it adopts what a dead worker left in
  * it, and the witness, which the first sync asks. */

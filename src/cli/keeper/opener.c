@@ -90,7 +90,10 @@ static int open_and_lock(void *opaque, const struct ox_file_wanted *wanted)
 		close(fd);
 		return ret;
 	}
-	kept->locked[kept->locked_count++] = fd;
+	kept->locked[kept->locked_count] = fd;
+	kept->paths[kept->locked_count] = strdup(wanted->path);
+	if (!kept->paths[kept->locked_count++])
+		return -ENOMEM;
 	ret = fcntl(fd, F_DUPFD_CLOEXEC, 0);
 	return ret < 0 ? -errno : ret;
 }
@@ -99,13 +102,14 @@ static void tell_failure(const struct opening *opening, const char *image,
 			 const struct ox_error *error)
 {
 	const char *prefix = opening->error_depth > 0 ? "Could not open backing file: " : "";
+	const char *said = opening->kept->said ? opening->kept->said() : "";
 
 	if (opening->error)
 		ox_cli_error("%s '%s': %s%s", ox_called_could_not_open(), image, prefix,
 			     ox_error_message(opening->error));
 	else
-		ox_cli_error("%s '%s': %s", ox_called_could_not_open(), image,
-			     ox_error_message(error));
+		ox_cli_error("%s '%s': %s%s%s", ox_called_could_not_open(), image,
+			     ox_error_message(error), *said ? ": " : "", said);
 }
 
 /* The library reads the chain; which files that takes is all that is wanted of it. */
@@ -126,7 +130,8 @@ static int open_chain(struct opening *opening, const char *image)
 	options.warn = NULL; /* the worker warns */
 	options.progress = NULL;
 	options.opaque = opening;
-	ret = ox_image_open(ctx, image, &options, &opened, &error);
+	ret = ox_image_open(ctx, opening->kept->uri ? opening->kept->uri : image, &options, &opened,
+			    &error);
 	if (ret == 0)
 		ret = ox_image_close(opened, &error);
 	if (ret < 0)
@@ -191,6 +196,8 @@ int ox_kept_lock_chain(struct ox_kept *kept, const char *image,
 {
 	struct opening opening = {.kept = kept, .options = options};
 
+	if (options->flags & OX_OPEN_URI) /* nobody is asked for it */
+		kept->locked[kept->locked_count++] = -1;
 	return open_chain(&opening, image);
 }
 

@@ -108,6 +108,8 @@ int ox_kept_file(struct ox_kept *kept, const struct ox_file_wanted *wanted)
 
 	if (wanted->depth >= kept->fresh_count || kept->fresh[wanted->depth] < 0)
 		return -ENOENT;
+	if (kept->paths[wanted->depth] && strcmp(kept->paths[wanted->depth], wanted->path) != 0)
+		return -ESTALE; /* nobody locks an export: another one may write it */
 	fd = kept->fresh[wanted->depth];
 	kept->fresh[wanted->depth] = -1; /* it is the library's now */
 	return fd;

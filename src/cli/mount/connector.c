@@ -2,14 +2,17 @@
 /*
  * The process that connects to the server of an export, for the one that serves, whose sandbox has
  * neither the right to nor the user's files. It knows one address, reads nothing but how long it
- * may take, and ends with the worker, whose end of the socket is the only one.
+ * may take, and ends with the worker, whose end of the socket is the only one. Where the export is
+ * one by TLS, what it hands over leads to a process of its own for each connection (relay.h).
  */
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
 #include <pthread.h>
 #include <signal.h>
+#include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/prctl.h>
 #include <time.h>
 #include <unistd.h>
@@ -17,6 +20,7 @@
 #include "cli/keeper/spawn.h"
 #include "cli/keeper/wire.h"
 #include "cli/mount/mount.h"
+#include "cli/mount/relay.h"
 
 #define FIRST_FD 3
 #define LAST_FD (~0U)
@@ -27,13 +31,26 @@ static struct {
 	int socket;
 	uint32_t asked;
 	uint32_t answered;
+	char *said; /* of struct ox_relay; whoever speaks TLS writes to it: it may hold anything */
 } connector = {.lock = PTHREAD_MUTEX_INITIALIZER, .socket = -1};
 
 /* ---- the process ---- */
 
-static int answer(int socket, const char *uri, unsigned limit_ms)
+static int reach(int socket, const char *uri, const struct ox_relay *relay, unsigned limit_ms)
 {
 	int fd = ox_uri_connect(uri, limit_ms, NULL);
+	int far = fd;
+
+	if (fd < 0 || !relay->tls)
+		return fd;
+	fd = ox_relay_start(relay, far, socket, limit_ms);
+	close(far);
+	return fd;
+}
+
+static int answer(int socket, const char *uri, const struct ox_relay *relay, unsigned limit_ms)
+{
+	int fd = reach(socket, uri, relay, limit_ms);
 	int ret = ox_wire_send(socket, OX_WIRE_CONNECT, fd < 0 ? (uint32_t)-fd : 0, &fd, fd >= 0);
 
 	if (fd >= 0)
@@ -41,7 +58,7 @@ static int answer(int socket, const char *uri, unsigned limit_ms)
 	return ret;
 }
 
-static void run(int socket, const char *uri)
+static void run(int socket, const char *uri, const struct ox_relay *relay)
 {
 	struct ox_wire_message message;
 	int ret;
@@ -51,16 +68,19 @@ static void run(int socket, const char *uri)
 		if (ret != 1)
 			return;
 		ox_wire_close(&message);
-		ret = message.kind == OX_WIRE_CONNECT ? answer(socket, uri, message.number)
+		ret = message.kind == OX_WIRE_CONNECT ? answer(socket, uri, relay, message.number)
 						      : -EBADMSG;
 	} while (ret == 0);
 }
 
 /* It says nothing, and keeps open nothing of others: neither the image's locks nor a mount. */
-static void become(int socket, const char *uri)
+static void become(int socket, const char *uri, const struct ox_relay *relay)
 {
 	const int null = open("/dev/null", O_RDWR | O_CLOEXEC);
 
+	if (relay->tls && ox_relay_prepare(relay) < 0)
+		_exit(1);		/* it has said why */
+	(void)signal(SIGCHLD, SIG_IGN); /* those of its own end as they like */
 	(void)prctl(PR_SET_NAME, "oxbow-connect");
 	for (int fd = 0; fd < FIRST_FD; fd++)
 		if (null >= 0 && null != fd)
@@ -68,11 +88,12 @@ static void become(int socket, const char *uri)
 	if (socket != FIRST_FD && dup2(socket, FIRST_FD) < 0)
 		_exit(1);
 	(void)close_range(FIRST_FD + 1, LAST_FD, 0);
-	run(FIRST_FD, uri);
+	if (ox_wire_send(FIRST_FD, OX_WIRE_READY, 0, NULL, 0) == 0)
+		run(FIRST_FD, uri, relay);
 	_exit(0);
 }
 
-int ox_cli_mount_connector_start(const char *uri)
+static int start(const char *uri, const struct ox_relay *relay, int *ret_socket)
 {
 	int own = -1;
 	int other = -1;
@@ -82,20 +103,17 @@ int ox_cli_mount_connector_start(const char *uri)
 	if (ret == 0 && child < 0)
 		ret = -errno;
 	if (child == 0)
-		become(other, uri);
+		become(other, uri, relay);
 	if (other >= 0)
 		close(other);
-	if (ret < 0) {
-		if (own >= 0)
-			close(own);
-		ox_cli_error("Cannot start a process: %s", strerror(-ret));
-		return ret;
-	}
-	connector.socket = own;
-	return 0;
+	if (ret == 0)
+		*ret_socket = own;
+	else if (own >= 0)
+		close(own);
+	return ret;
 }
 
-/* ---- for the worker, in the sandbox ---- */
+/* ---- for the worker ---- */
 
 static int64_t now_ms(void)
 {
@@ -124,6 +142,55 @@ static int await(struct ox_wire_message *ret, int64_t until_ms)
 	}
 }
 
+/* "nbd..." of "nbds...". */
+static int make_plain(const char *uri, const char **ret)
+{
+	char *plain = strdup(uri);
+	char *at = plain ? strchr(plain, 's') : NULL;
+
+	if (!at)
+		return -ENOMEM;
+	memmove(at, at + 1, strlen(at));
+	*ret = plain;
+	return 0;
+}
+
+static int prepare_relay(const char *uri, struct ox_relay *relay, const char **ret_uri)
+{
+	int ret;
+
+	connector.said = mmap(NULL, OX_RELAY_SAID_MAX, PROT_READ | PROT_WRITE,
+			      MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	if (connector.said == MAP_FAILED)
+		return -errno;
+	relay->said = connector.said;
+	ret = ox_uri_tls_read(uri, &relay->tls, NULL);
+	*ret_uri = uri;
+	return ret == 0 && relay->tls ? make_plain(uri, ret_uri) : ret;
+}
+
+int ox_cli_mount_connector_start(const char *uri, const struct ox_sandbox_user *user,
+				 const char **ret_uri)
+{
+	struct ox_relay relay = {.user = *user};
+	struct ox_wire_message message;
+	int ret = prepare_relay(uri, &relay, ret_uri);
+
+	if (ret == 0)
+		ret = start(uri, &relay, &connector.socket);
+	ox_uri_tls_free(relay.tls); /* the other process has its own */
+	if (ret < 0) {
+		ox_cli_error("Cannot start a process: %s", strerror(-ret));
+		return ret;
+	}
+	ret = await(&message, INT64_MAX);
+	if (ret == 1 && message.kind == OX_WIRE_READY)
+		return 0;
+	return ret < 0 && ret != -EPIPE ? ret : -EINVAL; /* it has said why */
+}
+
+/* ---- and in the sandbox ---- */
+
 static int take(struct ox_wire_message *message)
 {
 	int fd = -EBADMSG;
@@ -144,8 +211,10 @@ static int ask(unsigned limit_ms)
 	const int64_t until_ms = now_ms() + limit_ms;
 	const uint32_t ticket = connector.asked + 1;
 	struct ox_wire_message message;
-	int ret = ox_wire_send(connector.socket, OX_WIRE_CONNECT, limit_ms, NULL, 0);
+	int ret;
 
+	connector.said[0] = '\0';
+	ret = ox_wire_send(connector.socket, OX_WIRE_CONNECT, limit_ms, NULL, 0);
 	if (ret < 0)
 		return ret;
 	connector.asked = ticket;
@@ -168,4 +237,13 @@ int ox_cli_mount_connect(void *opaque, unsigned limit_ms)
 	ret = ask(limit_ms);
 	(void)pthread_mutex_unlock(&connector.lock);
 	return ret;
+}
+
+const char *ox_cli_mount_connector_said(void)
+{
+	static char text[OX_RELAY_SAID_MAX];
+
+	memcpy(text, connector.said, sizeof(text));
+	text[sizeof(text) - 1] = '\0';
+	return text;
 }

@@ -4,6 +4,7 @@
  *
  *	holder.c   mounts, waits for signals and for the other's end, unmounts
  *	connector.c   connects to the server of an export, for the worker
+ *	relay.c, pump.c   and talks TLS to it
  *	worker.c   opens the image, gives up its rights, serves
  *	options.c  the command line
  *	mount.c    both are started, in the background or not
@@ -37,8 +38,12 @@ int ox_cli_mount_hold(struct ox_cli_mount *mount) OX_CHECKED;
 /* socket: to the holder. Returns the exit status. */
 int ox_cli_mount_work(struct ox_cli_mount *mount, int socket, pid_t holder) OX_CHECKED;
 
-/* connector.c: starts it, before the worker gives up its rights. Says what is wrong. */
-int ox_cli_mount_connector_start(const char *uri) OX_CHECKED;
+/* connector.c: starts it, before the worker gives up its rights. *ret_uri becomes that by which the
+ * worker opens the export, and lasts. Says what is wrong. */
+int ox_cli_mount_connector_start(const char *uri, const struct ox_sandbox_user *user,
+				 const char **ret_uri) OX_CHECKED;
+/* Why the last connection has failed, beside its errno, or "". It lasts until the next call. */
+const char *ox_cli_mount_connector_said(void);
 /* connect of struct ox_open_options. */
 int ox_cli_mount_connect(void *opaque, unsigned limit_ms) OX_CHECKED;
 

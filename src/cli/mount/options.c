@@ -228,15 +228,6 @@ static int check(const struct ox_cli_mount *mount)
 					    "mounted for writing");
 	else if (mount->serve.user && mount->serve.no_sandbox)
 		ox_cli_usage_error("mount", "--user and --no-sandbox exclude each other");
-	else if ((flags & OX_OPEN_URI) && !mount->serve.no_sandbox &&
-		 mount->serve.open.backing_policy != OX_BACKING_DENY)
-		ox_cli_usage_error("mount",
-				   "A backing file of an export's image is found when the "
-				   "sandbox is closed: --allow-backing takes --no-sandbox");
-	else if ((flags & OX_OPEN_URI) && !mount->serve.no_sandbox &&
-		 strncmp(mount->serve.image, "nbds", 4) == 0)
-		ox_cli_usage_error("mount", "An export by TLS takes --no-sandbox: its credentials "
-					    "are read anew for each connection");
 	else
 		return 0;
 	return -EINVAL;

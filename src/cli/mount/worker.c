@@ -11,23 +11,31 @@
 #include "cli/log.h"
 #include "cli/mount/mount.h"
 
-/* What a keeper hands over is found here instead: the chain, whose descriptions have the locks. */
+/* What a keeper hands over is found here instead: the chain, whose descriptions have the locks.
+ * Nothing is opened by a path afterwards. */
 static int open_chain(struct ox_cli_mount *mount, struct ox_kept *kept)
 {
 	int ret = ox_kept_lock_chain(kept, mount->serve.image, &mount->serve.open);
 
-	if (ret == 0)
+	if (ret == 0 && kept->locked[0] >= 0)
 		ret = ox_cli_serve_look_for_saved(&mount->serve, kept->locked[0]);
 	for (unsigned i = 0; ret == 0 && i < kept->locked_count; i++) {
-		kept->fresh[i] = fcntl(kept->locked[i], F_DUPFD_CLOEXEC, 0);
-		if (kept->fresh[i] < 0) {
+		kept->fresh[i] = -1;
+		if (kept->locked[i] >= 0)
+			kept->fresh[i] = fcntl(kept->locked[i], F_DUPFD_CLOEXEC, 0);
+		if (kept->locked[i] >= 0 && kept->fresh[i] < 0) {
 			ret = -errno;
 			ox_cli_error("Could not open '%s': %s", mount->serve.image, strerror(-ret));
 		} else {
 			kept->fresh_count++;
 		}
 	}
-	return ret;
+	if (ret < 0)
+		return ret;
+	if (chdir("/") < 0)
+		ox_cli_error("Cannot leave the folder: %s", strerror(errno));
+	ox_cli_serve_by_keeper(&mount->serve);
+	return 0;
 }
 
 static int enter_sandbox(struct ox_cli_serve_arguments *arguments, pid_t holder)
@@ -39,7 +47,7 @@ static int enter_sandbox(struct ox_cli_serve_arguments *arguments, pid_t holder)
 }
 
 /* It is opened in the sandbox, by whom libnbd must have been loaded for, and not by its path. */
-static int prepare_export(struct ox_cli_mount *mount)
+static int prepare_export(struct ox_cli_mount *mount, struct ox_kept *kept)
 {
 	struct ox_cli_serve_arguments *arguments = &mount->serve;
 	struct ox_error *error = NULL;
@@ -52,19 +60,12 @@ static int prepare_export(struct ox_cli_mount *mount)
 		return ret;
 	arguments->sandbox.calls = OX_SANDBOX_CLIENT;
 	arguments->open.connect = ox_cli_mount_connect;
-	return ox_cli_mount_connector_start(arguments->image);
-}
-
-static int prepare_file(struct ox_cli_mount *mount, struct ox_kept *kept)
-{
-	int ret = open_chain(mount, kept);
-
-	if (ret < 0)
-		return ret;
-	if (chdir("/") < 0) /* nothing is opened by a path any more */
-		ox_cli_error("Cannot leave the folder: %s", strerror(errno));
-	ox_cli_serve_by_keeper(&mount->serve);
-	return 0;
+	kept->said = ox_cli_mount_connector_said;
+	ret = ox_cli_mount_connector_start(arguments->image, &arguments->sandbox.user, &kept->uri);
+	/* Its backing files are no part of it, and are found while they can be. */
+	if (ret == 0 && arguments->open.backing_policy != OX_BACKING_DENY)
+		ret = open_chain(mount, kept);
+	return ret;
 }
 
 static int serve(struct ox_cli_mount *mount, struct ox_kept *kept, pid_t holder)
@@ -75,7 +76,8 @@ static int serve(struct ox_cli_mount *mount, struct ox_kept *kept, pid_t holder)
 	arguments->role = OX_KEPT_WORKER;
 	arguments->kept = kept;
 	ox_cli_serve_listen(arguments);
-	ret = ox_cli_serve_is_export(arguments) ? prepare_export(mount) : prepare_file(mount, kept);
+	ret = ox_cli_serve_is_export(arguments) ? prepare_export(mount, kept)
+						: open_chain(mount, kept);
 	if (ret < 0)
 		return ret;
 	return enter_sandbox(arguments, holder);

@@ -205,6 +205,22 @@ static const char *hint_for(const struct ox_cli_serve_arguments *arguments, int 
 	return "; raise ulimit -f, or serve with --no-keeper";
 }
 
+/* Who connects for this process may know more than its errno tells. */
+static void tell_failure(const struct ox_cli_serve_arguments *arguments, int code,
+			 const struct ox_error *error)
+{
+	const char *said = arguments->kept && arguments->kept->said ? arguments->kept->said() : "";
+
+	ox_cli_error("%s '%s': %s%s%s%s", ox_called_could_not_open(), arguments->image,
+		     ox_error_message(error), *said ? ": " : "", said, hint_for(arguments, code));
+}
+
+/* By what it is opened, whatever it is called. */
+static const char *place_of(const struct ox_cli_serve_arguments *arguments)
+{
+	return arguments->kept && arguments->kept->uri ? arguments->kept->uri : arguments->image;
+}
+
 static int open_image(struct ox_context *ctx, struct ox_cli_serve_arguments *arguments,
 		      struct ox_image **ret_image)
 {
@@ -223,13 +239,12 @@ static int open_image(struct ox_context *ctx, struct ox_cli_serve_arguments *arg
 		ret = ox_image_open_fd(ctx, arguments->fd, arguments->image, &arguments->open,
 				       ret_image, &error);
 	else
-		ret = ox_image_open(ctx, arguments->image, &arguments->open, ret_image, &error);
+		ret = ox_image_open(ctx, place_of(arguments), &arguments->open, ret_image, &error);
 	ox_cli_serve_offer_signals(arguments, false);
 	ox_cli_progress_end(&arguments->progress, ret == 0);
 	arguments->opened = ret == 0;
 	if (ret < 0) {
-		ox_cli_error("%s '%s': %s%s", ox_called_could_not_open(), arguments->image,
-			     ox_error_message(error), hint_for(arguments, ret));
+		tell_failure(arguments, ret, error);
 		ox_error_free(error);
 	}
 	return ret;

@@ -192,8 +192,11 @@ static void begin_question(struct asking *a)
 
 static int connect_to(struct asking *a)
 {
+	const char *unverifiable = ox_nbd_handle_unverifiable(a->api, a->address);
 	int r;
 
+	if (unverifiable)
+		return fail(a, -ENOKEY, unverifiable);
 	a->nbd = a->api->create();
 	if (!a->nbd || a->api->set_opt_mode(a->nbd, true) < 0 ||
 	    a->api->set_full_info(a->nbd, true) < 0 ||
@@ -256,6 +259,12 @@ static void take_info(struct asking *a)
 	one->block_max_bytes = block_size(a, LIBNBD_SIZE_MAXIMUM);
 }
 
+/* libnbd ends a question also when the connection does: that is no answer of the server's. */
+static bool was_refused(const struct asking *a)
+{
+	return a->answered && !is_over(a);
+}
+
 /* An export may be gone meanwhile, or be refused: then its name is all that is known. */
 static int ask_about(struct asking *a, struct ox_export_info *one)
 {
@@ -269,11 +278,11 @@ static int ask_about(struct asking *a, struct ox_export_info *one)
 		return ox_nbd_handle_words(a->api, a->words);
 	r = await_answer(a, a->api->aio_opt_info(a->nbd, done));
 	if (r < 0)
-		return a->answered ? 0 : r;
+		return was_refused(a) ? 0 : r;
 	take_info(a);
 	begin_question(a);
 	r = await_answer(a, a->api->aio_opt_list_meta_context(a->nbd, context, done));
-	return r < 0 && a->answered && r != -ENOMEM && r != -E2BIG ? 0 : r;
+	return was_refused(a) && r != -ENOMEM && r != -E2BIG ? 0 : r;
 }
 
 static unsigned length_bits(const struct asking *a)

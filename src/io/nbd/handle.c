@@ -2,16 +2,76 @@
 #include "io/nbd/handle.h"
 
 #include <errno.h>
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
+
+#include "base/arith.h"
+
+static bool has_authority(const char *folder)
+{
+	char path[PATH_MAX];
+
+	return snprintf(path, sizeof(path), "%s/ca-cert.pem", folder) < (int)sizeof(path) &&
+	       access(path, R_OK) == 0;
+}
+
+/* The folder where libnbd looks for certificates that are not stated. False: there is none. */
+static bool find_folder(char ret[PATH_MAX])
+{
+	static const char *const below_home[] = {".pki/libnbd", ".config/pki/libnbd"};
+	const char *home = getenv("HOME");
+
+	if (geteuid() == 0) {
+		strcpy(ret, "/etc/pki/libnbd");
+		return has_authority(ret);
+	}
+	for (size_t i = 0; home && i < OX_ARRAY_SIZE(below_home); i++)
+		if (snprintf(ret, PATH_MAX, "%s/%s", home, below_home[i]) < PATH_MAX &&
+		    has_authority(ret))
+			return true;
+	return false;
+}
+
+/* Those that are looked into at any connection. NULL: libnbd takes what it finds. */
+static const char *folder_of(const struct ox_nbd_address *a, char room[PATH_MAX])
+{
+	if (a->tls_psk_file || a->tls_certificates)
+		return a->tls_certificates;
+	return find_folder(room) ? room : NULL;
+}
+
+/* libnbd 1.14 verifies nothing where it has no authority but those that the system trusts, and does
+ * not say so. What 1.22 brought tells the versions apart. */
+const char *ox_nbd_handle_unverifiable(const struct ox_nbd_api *api, const struct ox_nbd_address *a)
+{
+	char room[PATH_MAX];
+	const char *folder;
+
+	if (!a->tls || a->tls_unverified || a->tls_psk_file || api->set_tls_hostname)
+		return NULL;
+	folder = folder_of(a, room);
+	if (folder && has_authority(folder))
+		return NULL;
+	return "there is no ca-cert.pem to verify the server's certificate by, and libnbd before "
+	       "1.22 then takes any; tls-certificates states where it is, and tls-verify-peer=0 "
+	       "that any will do";
+}
 
 int ox_nbd_handle_secure(const struct ox_nbd_api *api, struct nbd_handle *nbd,
 			 const struct ox_nbd_address *a)
 {
+	char room[PATH_MAX];
+	const char *folder;
+
 	if (!a->tls)
 		return 0;
 	if (api->set_tls(nbd, LIBNBD_TLS_REQUIRE) < 0)
 		return -1;
-	if (a->tls_certificates && api->set_tls_certificates(nbd, a->tls_certificates) < 0)
+	folder = folder_of(a, room);
+	if (folder && api->set_tls_certificates(nbd, folder) < 0)
 		return -1;
 	if (a->tls_psk_file && api->set_tls_psk_file(nbd, a->tls_psk_file) < 0)
 		return -1;
@@ -57,11 +117,21 @@ bool ox_nbd_handle_is_unreachable(int error)
 	}
 }
 
+/* A server that does not know a key, or wants another certificate, says no more than an alert, or
+ * hangs up. */
+static const char *hint(const struct ox_nbd_address *a, const char *words)
+{
+	return a->tls && strstr(words, "gnutls_") && !strstr(words, "certificate verification")
+		       ? ": it may refuse this client's credentials"
+		       : "";
+}
+
 int ox_nbd_handle_tell(const struct ox_nbd_address *a, int error, const char *words,
 		       struct ox_error **err)
 {
-	return ox_error_set(err, error, "Failed to connect to '%s%s%s': %s",
+	if (ox_nbd_handle_is_unreachable(error))
+		words = strerror(-error);
+	return ox_error_set(err, error, "Failed to connect to '%s%s%s': %s%s",
 			    a->socket ? a->socket : a->host, a->socket ? "" : ":",
-			    a->socket ? "" : a->port,
-			    ox_nbd_handle_is_unreachable(error) ? strerror(-error) : words);
+			    a->socket ? "" : a->port, words, hint(a, words));
 }

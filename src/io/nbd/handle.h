@@ -12,6 +12,11 @@
 
 #define OX_NBD_WORDS_MAX 256
 
+/* What is wrong with an address by TLS of which libnbd would verify nothing, unasked; NULL:
+ * nothing. Asked before each connection, as files come and go. */
+const char *ox_nbd_handle_unverifiable(const struct ox_nbd_api *api, const struct ox_nbd_address *a)
+	__attribute__((warn_unused_result));
+
 /* Lets it connect as the address asks for: by TLS or not. -1: libnbd says why. */
 int ox_nbd_handle_secure(const struct ox_nbd_api *api, struct nbd_handle *nbd,
 			 const struct ox_nbd_address *address) __attribute__((warn_unused_result));

@@ -154,8 +154,12 @@ static int ask_for_socket(struct ox_nbd_link *l, int *ret)
 static int begin_to_connect(struct ox_nbd_link *l)
 {
 	const struct ox_nbd_address *a = l->address;
+	const char *unverifiable = ox_nbd_handle_unverifiable(l->api, a);
 	int socket;
 	int r = 0;
+
+	if (unverifiable)
+		return fail(l, -ENOKEY, false, unverifiable);
 
 	if (l->api->set_export_name(l->nbd, a->export_name) < 0 ||
 	    l->api->add_meta_context(l->nbd, CONTEXT) < 0 ||

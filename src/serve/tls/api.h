@@ -12,6 +12,8 @@
 #include <gnutls/x509.h>
 
 #define OX_GNUTLS_FUNCTIONS(X)                                                                     \
+	X(alert_get)                                                                               \
+	X(alert_get_name)                                                                          \
 	X(alert_send_appropriate)                                                                  \
 	X(auth_get_type)                                                                           \
 	X(bye)                                                                                     \
@@ -21,9 +23,14 @@
 	X(certificate_server_set_request)                                                          \
 	X(certificate_set_dh_params)                                                               \
 	X(certificate_set_known_dh_params)                                                         \
+	X(certificate_set_x509_crl_file)                                                           \
 	X(certificate_set_x509_crl_mem)                                                            \
+	X(certificate_set_x509_key_file)                                                           \
 	X(certificate_set_x509_key_mem2)                                                           \
+	X(certificate_set_x509_system_trust)                                                       \
+	X(certificate_set_x509_trust_file)                                                         \
 	X(certificate_set_x509_trust_mem)                                                          \
+	X(certificate_verification_status_print)                                                   \
 	X(credentials_set)                                                                         \
 	X(deinit)                                                                                  \
 	X(dh_params_deinit)                                                                        \
@@ -36,9 +43,12 @@
 	X(priority_deinit)                                                                         \
 	X(priority_init)                                                                           \
 	X(priority_set)                                                                            \
+	X(psk_allocate_client_credentials)                                                         \
 	X(psk_allocate_server_credentials)                                                         \
+	X(psk_free_client_credentials)                                                             \
 	X(psk_free_server_credentials)                                                             \
 	X(psk_server_get_username)                                                                 \
+	X(psk_set_client_credentials)                                                              \
 	X(psk_set_server_credentials_function)                                                     \
 	X(psk_set_server_dh_params)                                                                \
 	X(psk_set_server_known_dh_params)                                                          \
@@ -46,9 +56,12 @@
 	X(record_recv)                                                                             \
 	X(record_send)                                                                             \
 	X(rnd)                                                                                     \
+	X(server_name_set)                                                                         \
 	X(session_get_desc)                                                                        \
 	X(session_get_ptr)                                                                         \
+	X(session_get_verify_cert_status)                                                          \
 	X(session_set_ptr)                                                                         \
+	X(session_set_verify_cert)                                                                 \
 	X(session_set_verify_cert2)                                                                \
 	X(strerror)                                                                                \
 	X(transport_set_errno)                                                                     \

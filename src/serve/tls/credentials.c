@@ -8,9 +8,6 @@
 
 #include "serve/tls/files.h"
 
-/* No protocol that is known to be broken, whatever the system's defaults are. */
-#define VERSIONS "NORMAL:-VERS-ALL:+VERS-TLS1.3:+VERS-TLS1.2"
-#define WITH_PSK VERSIONS ":+ECDHE-PSK:+DHE-PSK:+PSK"
 /* In bytes, of a key; no shorter one is worth its name. */
 #define KEY_MIN 16
 #define KEY_MAX 64
@@ -258,7 +255,8 @@ static int take_all(struct ox_tls *tls, const struct ox_tls_files *files, bool h
 		ret = take_dh_params(tls, files, error);
 	if (ret < 0)
 		return ret;
-	ret = ox_gnutls.priority_init(&tls->priority, tls->psk ? WITH_PSK : VERSIONS, NULL);
+	ret = ox_gnutls.priority_init(&tls->priority, tls->psk ? OX_TLS_WITH_PSK : OX_TLS_VERSIONS,
+				      NULL);
 	if (ret == 0)
 		return 0;
 	snprintf(error->message, sizeof(error->message), "TLS cannot be used: %s",

@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 #include "serve/tls/tls.h"
 
+#include <arpa/inet.h>
 #include <errno.h>
+#include <netinet/in.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -17,10 +19,11 @@
 #define HANDSHAKE_MAX_BYTES (64u << 10)
 
 struct ox_tls_session {
-	struct ox_tls *tls;
+	struct ox_tls *tls; /* NULL: it is the client's side */
 	gnutls_session_t session;
 	int fd;
 	const char *why;
+	int code;	/* of GnuTLS, which that tells */
 	bool is_unsent; /* a record that has been made */
 	bool is_dry;	/* the socket has said that it has nothing */
 	size_t ahead_start;
@@ -72,6 +75,16 @@ static ssize_t push(gnutls_transport_ptr_t opaque, const giovec_t *iov, int coun
 
 /* ---- a session ---- */
 
+static void set_transport(struct ox_tls_session *session)
+{
+	gnutls_session_t s = session->session;
+
+	ox_gnutls.handshake_set_max_packet_length(s, HANDSHAKE_MAX_BYTES);
+	ox_gnutls.transport_set_ptr(s, session);
+	ox_gnutls.transport_set_pull_function(s, pull);
+	ox_gnutls.transport_set_vec_push_function(s, push);
+}
+
 static int configure(struct ox_tls_session *session)
 {
 	static gnutls_typed_vdata_st purpose = {
@@ -95,28 +108,76 @@ static int configure(struct ox_tls_session *session)
 		ox_gnutls.certificate_server_set_request(s, GNUTLS_CERT_IGNORE);
 	}
 	ox_gnutls.session_set_ptr(s, session->tls);
-	ox_gnutls.handshake_set_max_packet_length(s, HANDSHAKE_MAX_BYTES);
-	ox_gnutls.transport_set_ptr(s, session);
-	ox_gnutls.transport_set_pull_function(s, pull);
-	ox_gnutls.transport_set_vec_push_function(s, push);
 	return 0;
 }
 
-int ox_tls_session_new(struct ox_tls *tls, int fd, struct ox_tls_session **ret)
+/* NULL: memory is short. */
+static struct ox_tls_session *make_session(int fd, unsigned side)
 {
 	struct ox_tls_session *session = calloc(1, sizeof(*session));
 
 	if (!session)
-		return -ENOMEM;
-	if (ox_gnutls.init(&session->session, GNUTLS_SERVER | GNUTLS_NONBLOCK | GNUTLS_NO_TICKETS) <
-	    0) {
+		return NULL;
+	if (ox_gnutls.init(&session->session, side | GNUTLS_NONBLOCK | GNUTLS_NO_TICKETS) < 0) {
 		free(session);
-		return -ENOMEM;
+		return NULL;
 	}
 	session->fd = fd;
+	set_transport(session);
+	return session;
+}
+
+int ox_tls_session_new(struct ox_tls *tls, int fd, struct ox_tls_session **ret)
+{
+	struct ox_tls_session *session = make_session(fd, GNUTLS_SERVER);
+
+	if (!session)
+		return -ENOMEM;
 	session->tls = tls;
 	tls->users++;
 	if (configure(session) < 0) {
+		ox_tls_session_free(session);
+		return -ENOMEM;
+	}
+	*ret = session;
+	return 0;
+}
+
+/* A name may be an address, which is not told in advance. */
+static int name_server(gnutls_session_t session, const char *name)
+{
+	struct in6_addr address;
+
+	if (inet_pton(AF_INET, name, &address) == 1 || inet_pton(AF_INET6, name, &address) == 1)
+		return 0;
+	return ox_gnutls.server_name_set(session, GNUTLS_NAME_DNS, name, strlen(name));
+}
+
+static int configure_client(struct ox_tls_session *session, const struct ox_tls_client *client)
+{
+	const char *name = client->options.hostname;
+	gnutls_session_t s = session->session;
+	int ret = ox_gnutls.priority_set(s, client->priority);
+
+	if (ret == 0 && name)
+		ret = name_server(s, name);
+	if (ret == 0 && client->psk)
+		return ox_gnutls.credentials_set(s, GNUTLS_CRD_PSK, client->psk);
+	if (ret == 0)
+		ret = ox_gnutls.credentials_set(s, GNUTLS_CRD_CERTIFICATE, client->certificate);
+	/* Without a name the issuer is looked at, and nothing else can be. */
+	if (ret == 0 && !client->options.is_unverified)
+		ox_gnutls.session_set_verify_cert(s, name, 0);
+	return ret;
+}
+
+int ox_tls_client_begin(struct ox_tls_client *client, int fd, struct ox_tls_session **ret)
+{
+	struct ox_tls_session *session = make_session(fd, GNUTLS_CLIENT);
+
+	if (!session)
+		return -ENOMEM;
+	if (configure_client(session, client) < 0) {
 		ox_tls_session_free(session);
 		return -ENOMEM;
 	}
@@ -162,6 +223,7 @@ static int settle(struct ox_tls_session *session, int code)
 	if (code == GNUTLS_E_AGAIN || code == GNUTLS_E_INTERRUPTED)
 		return -EAGAIN;
 	session->why = words_for(code);
+	session->code = code;
 	return -EPROTO;
 }
 
@@ -253,6 +315,46 @@ static bool is_allowed(const struct ox_tls_rules *rules, const struct ox_tls_ses
 	}
 	ox_gnutls.x509_crt_deinit(certificate);
 	return allowed;
+}
+
+/* What is wrong with the server's certificate. */
+static void tell_status(const struct ox_tls_session *session, char *text, size_t size)
+{
+	const unsigned status = ox_gnutls.session_get_verify_cert_status(session->session);
+	gnutls_datum_t words = {0};
+
+	if (ox_gnutls.certificate_verification_status_print(status, GNUTLS_CRT_X509, &words, 0) < 0)
+		words.data = NULL;
+	snprintf(text, size, "its certificate is not accepted%s%s", words.data ? ": " : "",
+		 words.data ? (const char *)words.data : "");
+	free(words.data);
+	for (size_t n = strlen(text); n > 0 && text[n - 1] == ' '; n--)
+		text[n - 1] = '\0';
+}
+
+void ox_tls_client_why(const struct ox_tls_session *session, char *text, size_t size)
+{
+	const char *alert = NULL;
+
+	switch (session->code) {
+	case GNUTLS_E_CERTIFICATE_VERIFICATION_ERROR:
+		tell_status(session, text, size);
+		break;
+	case GNUTLS_E_FATAL_ALERT_RECEIVED:
+		alert = ox_gnutls.alert_get_name(ox_gnutls.alert_get(session->session));
+		snprintf(text, size, "it refuses this client's credentials%s%s%s",
+			 alert ? " (" : "", alert ? alert : "", alert ? ")" : "");
+		break;
+	case GNUTLS_E_PREMATURE_TERMINATION:
+	case GNUTLS_E_PULL_ERROR:
+	case GNUTLS_E_PUSH_ERROR:
+		snprintf(text, size,
+			 "it ended the handshake, as one does that refuses this "
+			 "client's credentials");
+		break;
+	default:
+		snprintf(text, size, "%s", ox_gnutls.strerror(session->code));
+	}
 }
 
 /* ---- bytes ---- */
