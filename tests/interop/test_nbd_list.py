@@ -60,7 +60,7 @@ def test_a_list_that_cannot_be_had_is_told():
                         (["-k", "/s", "-b", "h"], "path and host may not be used at the same time"),
                         (["--tls-creds=x"], "No TLS credentials with id 'x'")):
         expect_failure(program, "--list", *words, message=f"qemu-nbd: {said}")
-    expect_failure(program, "--tls-hostname=h", "disk", message="TLS hostname is only supported with export list")
+    expect_failure(program, "--tls-hostname=h", "disk", message="--tls-hostname is not permitted without --tls-creds")
     with nbdkit("--oldstyle", "memory", "1M") as server:
         expect_failure(program, "-L", "-k", server.socket, message="the server knows no list of exports")
 

@@ -362,7 +362,8 @@ void ox_tls_client_why(const struct ox_tls_session *session, char *text, size_t 
 /* What cannot be decided is denied. */
 static int judge(struct ox_tls_session *session)
 {
-	const struct ox_tls_rules *rules = session->tls->rules;
+	/* A client has none: it has verified whom it talks to. */
+	const struct ox_tls_rules *rules = session->tls ? session->tls->rules : NULL;
 
 	if (!rules || is_allowed(rules, session))
 		return 0;
