@@ -290,7 +290,7 @@ int ox_uri_connect(const char *uri, unsigned limit_ms, struct ox_error **err) OX
 
 /* What the URI of an export by TLS says of TLS. */
 struct ox_uri_tls {
-	const char *certificates; /* a folder; NULL: not stated */
+	const char *certificates; /* a folder; NULL: what the system trusts is all there is */
 	const char *psk_file; /* a file of keys, and certificates do not matter; NULL: not stated */
 	const char *username; /* whose key; NULL: not stated */
 	const char *hostname; /* that the server's certificate is to name; NULL: there is none */

@@ -3,45 +3,9 @@
 
 #include <errno.h>
 #include <limits.h>
-#include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
-#include "base/arith.h"
-
-static bool has_authority(const char *folder)
-{
-	char path[PATH_MAX];
-
-	return snprintf(path, sizeof(path), "%s/ca-cert.pem", folder) < (int)sizeof(path) &&
-	       access(path, R_OK) == 0;
-}
-
-/* The folder where libnbd looks for certificates that are not stated. False: there is none. */
-static bool find_folder(char ret[PATH_MAX])
-{
-	static const char *const below_home[] = {".pki/libnbd", ".config/pki/libnbd"};
-	const char *home = getenv("HOME");
-
-	if (geteuid() == 0) {
-		strcpy(ret, "/etc/pki/libnbd");
-		return has_authority(ret);
-	}
-	for (size_t i = 0; home && i < OX_ARRAY_SIZE(below_home); i++)
-		if (snprintf(ret, PATH_MAX, "%s/%s", home, below_home[i]) < PATH_MAX &&
-		    has_authority(ret))
-			return true;
-	return false;
-}
-
-/* Those that are looked into at any connection. NULL: libnbd takes what it finds. */
-static const char *folder_of(const struct ox_nbd_address *a, char room[PATH_MAX])
-{
-	if (a->tls_psk_file || a->tls_certificates)
-		return a->tls_certificates;
-	return find_folder(room) ? room : NULL;
-}
+#include "io/nbd/tls.h"
 
 /* libnbd 1.14 verifies nothing where it has no authority but those that the system trusts, and does
  * not say so. What 1.22 brought tells the versions apart. */
@@ -52,8 +16,8 @@ const char *ox_nbd_handle_unverifiable(const struct ox_nbd_api *api, const struc
 
 	if (!a->tls || a->tls_unverified || a->tls_psk_file || api->set_tls_hostname)
 		return NULL;
-	folder = folder_of(a, room);
-	if (folder && has_authority(folder))
+	folder = ox_nbd_tls_folder(a, room);
+	if (folder && ox_nbd_tls_has_authority(folder))
 		return NULL;
 	return "there is no ca-cert.pem to verify the server's certificate by, and libnbd before "
 	       "1.22 then takes any; tls-certificates states where it is, and tls-verify-peer=0 "
@@ -70,7 +34,7 @@ int ox_nbd_handle_secure(const struct ox_nbd_api *api, struct nbd_handle *nbd,
 		return 0;
 	if (api->set_tls(nbd, LIBNBD_TLS_REQUIRE) < 0)
 		return -1;
-	folder = folder_of(a, room);
+	folder = ox_nbd_tls_folder(a, room);
 	if (folder && api->set_tls_certificates(nbd, folder) < 0)
 		return -1;
 	if (a->tls_psk_file && api->set_tls_psk_file(nbd, a->tls_psk_file) < 0)

@@ -77,33 +77,14 @@ static int take_folder(struct ox_tls_client *client, const char *directory,
 	return take_own(client, directory, error);
 }
 
-/* libnbd's, where none is stated. False: none is there. */
-static bool find_folder(char ret[PATH_MAX])
-{
-	static const char *const below_home[] = {".pki/libnbd", ".config/pki/libnbd"};
-	const char *home = getenv("HOME");
-	char path[PATH_MAX];
-
-	if (geteuid() == 0) {
-		strcpy(ret, "/etc/pki/libnbd");
-		return is_there(path, ret, "ca-cert.pem");
-	}
-	for (size_t i = 0; home && i < sizeof(below_home) / sizeof(below_home[0]); i++)
-		if (put_path(ret, home, below_home[i]) && is_there(path, ret, "ca-cert.pem"))
-			return true;
-	return false;
-}
-
 static int take_certificates(struct ox_tls_client *client, struct ox_serve_error *error)
 {
-	const char *stated = client->options.certificates;
-	char found[PATH_MAX];
 	int ret = ox_gnutls.certificate_allocate_credentials(&client->certificate);
 
 	if (ret < 0)
 		return fail_by(error, "certificates", ret);
-	if (stated || find_folder(found))
-		return take_folder(client, stated ? stated : found, error);
+	if (client->options.certificates)
+		return take_folder(client, client->options.certificates, error);
 	ret = ox_gnutls.certificate_set_x509_system_trust(client->certificate);
 	return ret < 0 ? fail_by(error, "of the system", ret) : 0;
 }
