@@ -113,6 +113,10 @@ void ox_cli_progress_end(struct ox_cli_progress *progress, bool completed);
 
 /* The backing file as the finished image will find it. To be freed; NULL: no memory. */
 char *ox_cli_backing_path(const char *file, const char *backing);
+/* -EINVAL: the name of a backing file is one that oxbow takes for a path, as it does all names in
+ * images, and others for a protocol: they would read another file. text: what the message is about;
+ * it has said so. */
+int ox_cli_refuse_backing_name(const char *text, const char *backing) OX_CHECKED;
 /* -EINVAL: the target is the file that path names. text: as it was given; it has said so. */
 int ox_cli_refuse_same_file(const char *text, const char *target, const char *path) OX_CHECKED;
 /* -ELOOP: the target is among the images below its own backing file, so that the chain would have

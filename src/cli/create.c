@@ -122,29 +122,14 @@ static int look_at_backing(struct ox_context *ctx, struct create *create, const 
 	return ox_image_close(image, NULL);
 }
 
-/* What oxbow takes for a path always, others take for a protocol. */
 static int check_backing_name(const struct create *create, const char *backing)
 {
-	struct ox_cli_name name;
-	int r = ox_cli_name_parse(backing, &name);
-
 	if (create->name.flags && *backing != '/') {
 		ox_cli_error("%s: A relative name of a backing file leads nowhere from there: '%s'",
 			     create->file, backing);
 		return -EINVAL;
 	}
-	if (r == 0 && !name.protocol[0])
-		return 0;
-	if (create->unsafe)
-		return 0;
-	if (r < 0)
-		ox_cli_error("%s: Unknown protocol '%s'\nCould not open backing image.",
-			     create->file, name.protocol);
-	else
-		ox_cli_error("%s: A backing file is named by its path alone, not '%s'\n"
-			     "Could not open backing image.",
-			     create->file, backing);
-	return -EINVAL;
+	return create->unsafe ? 0 : ox_cli_refuse_backing_name(create->file, backing);
 }
 
 static int check_backing(struct ox_context *ctx, struct create *create)

@@ -171,6 +171,10 @@ static const struct option longs[] = {
 
 static int run(struct rebase *rebase, const char *name)
 {
+	const char *backing = rebase->options.backing_file;
+
+	if (backing && !rebase->options.unsafe && ox_cli_refuse_backing_name(name, backing) < 0)
+		return 1;
 	if (rebase->options.dry_run)
 		rebase->source.open.flags |= OX_OPEN_READ_ONLY;
 	if (rebase->options.unsafe) /* the old one may be gone, which is what it is for */
