@@ -158,6 +158,7 @@ static const struct option longs[] = {
 	{"backing-unsafe", no_argument, NULL, 'u'},
 	{"cache", required_argument, NULL, 't'},
 	{"source-cache", required_argument, NULL, 'T'},
+	{"backing-cache", required_argument, NULL, 'T'},
 	{"src-cache", required_argument, NULL, 'T'},
 	{"compress", no_argument, NULL, 'c'},
 	{"progress", no_argument, NULL, 'p'},
