@@ -171,6 +171,12 @@ def test_a_colon_in_the_first_part_of_a_name_is_a_protocols():
                    message="x: Unknown protocol 'a'\nCould not open backing image.")
 
 
+def test_a_server_that_lacks_the_export_is_not_taken_for_a_missing_socket():
+    disk = raw_file(1 << 20)
+    with qemu_nbd("-f", "raw", "-x", "there", disk) as server:
+        expect_failure(oxbow_path(), "info", server.uri(export="elsewhere"), message="no export named 'elsewhere'")
+
+
 def test_no_backing_file_gets_a_name_that_others_take_for_a_protocol():
     """QEMU would read "there", and oxbow what bears the very name."""
     for name in ("there", "file:there", "a:there"):
