@@ -36,11 +36,12 @@ static const char help[] =
 	"                      with -r all: link the table at HOSTOFFSET to this L1 entry, which\n"
 	"                      may be damaged or empty. May be given many times\n"
 	"  --salvage=none      with -r: also free tables that nothing names, and all they lead to\n"
-	"  -T, -t CACHE        writeback (the default), writethrough, none, directsync or unsafe\n"
+	"  -T, -t, --cache CACHE\n"
+	"                      writeback (the default), writethrough, none, directsync or unsafe\n"
 	"  --output=human|json text (the default) or JSON\n"
 	"  -p                  show progress, also where there is no terminal\n"
 	"  --progress=json     progress for programs: a JSON object a line on stderr\n"
-	"  -q                  print no summary; findings still go to stderr\n"
+	"  -q, --quiet         print no summary; findings still go to stderr\n"
 	"  -v, --verbose       of an image that was not closed, list what its next opening sets\n"
 	"                      right as well\n"
 	"  -U, --force-share   also while another process has the image open for writing\n"
@@ -505,6 +506,8 @@ static int take_arguments(struct check *check, int argc, char **argv)
 		{"help", no_argument, NULL, 'h'},
 		{"format", required_argument, NULL, 'f'},
 		{"repair", required_argument, NULL, 'r'},
+		{"cache", required_argument, NULL, 'T'},
+		{"quiet", no_argument, NULL, 'q'},
 		{"output", required_argument, NULL, OPTION_OUTPUT},
 		{"progress", required_argument, NULL, OPTION_PROGRESS},
 		{"verbose", no_argument, NULL, 'v'},

@@ -24,7 +24,7 @@ static const char help[] =
 	"and\n"
 	"                             past zeroes, as blksum prints it; sha256: of the flat bytes, "
 	"as\n"
-	"                             sha256sum of a raw image prints it\n"
+	"                             sha256sum of a raw image of whole sectors prints it\n"
 	"  --output=human|json        a line as sha256sum prints it (the default), or JSON\n"
 	"  -U, --force-share          also while another process has the image open for writing\n"
 	"  --image-opts               FILE is a description: driver=qcow2,file.filename=PATH,...\n"

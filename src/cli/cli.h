@@ -77,7 +77,8 @@ int ox_cli_finish_output(int status);
 /* ---- printable.c: what an image or a server has named, for people ---- */
 
 /* The text with control characters (C0, DEL, C1) and bytes that are no UTF-8 as \xNN; keeps_lines:
- * but for newlines. To be freed; NULL: memory is short. */
+ * but for newlines, which otherwise remain before the lines of the library's messages about locks
+ * alone. To be freed; NULL: memory is short. */
 char *ox_cli_printable(const char *text, bool keeps_lines);
 /* Writes name so, and blanks behind it as far as it has fewer bytes than columns. */
 void ox_cli_print_name(FILE *to, const char *name, int columns);
@@ -112,6 +113,10 @@ void ox_cli_progress_end(struct ox_cli_progress *progress, bool completed);
 
 /* The backing file as the finished image will find it. To be freed; NULL: no memory. */
 char *ox_cli_backing_path(const char *file, const char *backing);
+/* -EINVAL: the name of a backing file is one that oxbow takes for a path, as it does all names in
+ * images, and others for a protocol: they would read another file. text: what the message is about;
+ * it has said so. */
+int ox_cli_refuse_backing_name(const char *text, const char *backing) OX_CHECKED;
 /* -EINVAL: the target is the file that path names. text: as it was given; it has said so. */
 int ox_cli_refuse_same_file(const char *text, const char *target, const char *path) OX_CHECKED;
 /* -ELOOP: the target is among the images below its own backing file, so that the chain would have

@@ -14,14 +14,15 @@ static const char help[] =
 	"                    FILE [SIZE]\n"
 	"Make a disk image.\n"
 	"\n"
-	"  -f FMT           format of the image: qcow2, qed, or raw (the default)\n"
-	"  -b BACKING_FILE  the image to read where nothing has been written yet; a relative name\n"
-	"                   begins in FILE's folder\n"
-	"  -F BACKING_FMT   format of the backing file: qcow2, qed or raw\n"
-	"  -u               do not look at the backing file; SIZE is then needed\n"
-	"  -o OPTIONS       NAME=VALUE[,NAME=VALUE...]; '-o help' lists them for the format\n"
-	"  -q, --quiet      print nothing but errors\n"
-	"  -h, --help       print this text\n"
+	"  -f, --format FMT          format of the image: qcow2, qed, or raw (the default)\n"
+	"  -b, --backing FILE        the image to read where nothing has been written yet; a\n"
+	"                            relative name begins in the new FILE's folder\n"
+	"  -F, --backing-format FMT  format of the backing file: qcow2, qed or raw\n"
+	"  -u, --backing-unsafe      do not look at the backing file; SIZE is then needed\n"
+	"  -o, --options OPTIONS     NAME=VALUE[,NAME=VALUE...]; '-o help' lists them for the\n"
+	"                            format\n"
+	"  -q, --quiet               print nothing but errors\n"
+	"  -h, --help                print this text\n"
 	"\n"
 	"SIZE is in bytes, or takes a suffix k, M, G, T, P or E (powers of 1024). Without it the\n"
 	"image is as large as its backing file.\n";
@@ -122,29 +123,14 @@ static int look_at_backing(struct ox_context *ctx, struct create *create, const 
 	return ox_image_close(image, NULL);
 }
 
-/* What oxbow takes for a path always, others take for a protocol. */
 static int check_backing_name(const struct create *create, const char *backing)
 {
-	struct ox_cli_name name;
-	int r = ox_cli_name_parse(backing, &name);
-
 	if (create->name.flags && *backing != '/') {
 		ox_cli_error("%s: A relative name of a backing file leads nowhere from there: '%s'",
 			     create->file, backing);
 		return -EINVAL;
 	}
-	if (r == 0 && !name.protocol[0])
-		return 0;
-	if (create->unsafe)
-		return 0;
-	if (r < 0)
-		ox_cli_error("%s: Unknown protocol '%s'\nCould not open backing image.",
-			     create->file, name.protocol);
-	else
-		ox_cli_error("%s: A backing file is named by its path alone, not '%s'\n"
-			     "Could not open backing image.",
-			     create->file, backing);
-	return -EINVAL;
+	return create->unsafe ? 0 : ox_cli_refuse_backing_name(create->file, backing);
 }
 
 static int check_backing(struct ox_context *ctx, struct create *create)
@@ -319,6 +305,11 @@ int ox_cli_create(int argc, char **argv)
 	static const struct option longs[] = {
 		{"help", no_argument, NULL, 'h'},
 		{"quiet", no_argument, NULL, 'q'},
+		{"format", required_argument, NULL, 'f'},
+		{"backing", required_argument, NULL, 'b'},
+		{"backing-format", required_argument, NULL, 'F'},
+		{"backing-unsafe", no_argument, NULL, 'u'},
+		{"options", required_argument, NULL, 'o'},
 		{"object", required_argument, NULL, OPTION_OBJECT},
 		{0},
 	};

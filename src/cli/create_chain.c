@@ -19,6 +19,23 @@ char *ox_cli_backing_path(const char *file, const char *backing)
 	return path;
 }
 
+int ox_cli_refuse_backing_name(const char *text, const char *backing)
+{
+	struct ox_cli_name name;
+	int r = ox_cli_name_parse(backing, &name);
+
+	if (r == 0 && !name.protocol[0])
+		return 0;
+	if (r < 0)
+		ox_cli_error("%s: Unknown protocol '%s'\nCould not open backing image.", text,
+			     name.protocol);
+	else
+		ox_cli_error("%s: A backing file is named by its path alone, not '%s'\n"
+			     "Could not open backing image.",
+			     text, backing);
+	return -EINVAL;
+}
+
 /* NULL is none. */
 static bool is_same(const char *target, const char *path)
 {

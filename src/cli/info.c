@@ -19,7 +19,7 @@ static const char help[] =
 	"\n"
 	"  -f, --format FMT    format of the image; without it, the file tells it\n"
 	"  --output=human|json text (the default) or JSON\n"
-	"  --backing-chain     say the same of its backing file, and so on to the last\n"
+	"  -b, --backing-chain say the same of its backing file, and so on to the last\n"
 	"  --limits            also say how requests are best laid out\n"
 	"  -U, --force-share   also while another process has the image open for writing\n"
 	"  --image-opts        FILE is a description: driver=qcow2,file.filename=PATH,...\n"
@@ -27,7 +27,6 @@ static const char help[] =
 
 enum {
 	OPTION_OUTPUT = 256,
-	OPTION_CHAIN,
 	OPTION_IMAGE_OPTS,
 	OPTION_OBJECT,
 	OPTION_LIMITS,
@@ -311,7 +310,7 @@ static const struct option longs[] = {
 	{"format", required_argument, NULL, 'f'},
 	{"output", required_argument, NULL, OPTION_OUTPUT},
 	{"limits", no_argument, NULL, OPTION_LIMITS},
-	{"backing-chain", no_argument, NULL, OPTION_CHAIN},
+	{"backing-chain", no_argument, NULL, 'b'},
 	{"force-share", no_argument, NULL, 'U'},
 	{"image-opts", no_argument, NULL, OPTION_IMAGE_OPTS},
 	{"object", required_argument, NULL, OPTION_OBJECT},
@@ -327,7 +326,7 @@ int ox_cli_info(int argc, char **argv)
 
 	source.open.flags = OX_OPEN_READ_ONLY;
 	opterr = 0;
-	while ((c = getopt_long(argc, argv, ":hf:U", longs, NULL)) != -1) {
+	while ((c = getopt_long(argc, argv, ":hf:bU", longs, NULL)) != -1) {
 		switch (c) {
 		case 'h':
 			ox_called_print_help(help);
@@ -342,7 +341,7 @@ int ox_cli_info(int argc, char **argv)
 			if (ox_cli_output_parse(optarg, &output) < 0)
 				return 1;
 			break;
-		case OPTION_CHAIN:
+		case 'b':
 			chain.whole = true;
 			break;
 		case OPTION_LIMITS:

@@ -66,6 +66,23 @@ static void escape(unsigned char c, char ret[ESCAPED_BYTES + 1])
 	snprintf(ret, ESCAPED_BYTES + 1, "\\x%02x", c);
 }
 
+/* Whether a line of the library's own begins behind the newline at text: its messages about locks
+ * have several, and are words of another message here. A name that has the same beginning in it
+ * makes a line that says no worse. */
+static bool begins_own_line(const unsigned char *text)
+{
+	static const char *const begins[] = {
+		"Is another process using the image [",
+		"(held by ",
+		"The file system has no locks, ",
+	};
+
+	for (size_t i = 0; i < sizeof(begins) / sizeof(begins[0]); i++)
+		if (strncmp((const char *)text + 1, begins[i], strlen(begins[i])) == 0)
+			return true;
+	return false;
+}
+
 char *ox_cli_printable(const char *text, bool keeps_lines)
 {
 	const unsigned char *at = (const unsigned char *)text;
@@ -75,7 +92,8 @@ char *ox_cli_printable(const char *text, bool keeps_lines)
 	if (!result)
 		return NULL;
 	while (*at) {
-		size_t bytes = keeps_lines && *at == '\n' ? 1 : plain_bytes(at);
+		bool is_line_end = *at == '\n' && (keeps_lines || begins_own_line(at));
+		size_t bytes = is_line_end ? 1 : plain_bytes(at);
 
 		if (bytes > 0) {
 			to = mempcpy(to, at, bytes);

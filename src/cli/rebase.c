@@ -158,6 +158,7 @@ static const struct option longs[] = {
 	{"backing-unsafe", no_argument, NULL, 'u'},
 	{"cache", required_argument, NULL, 't'},
 	{"source-cache", required_argument, NULL, 'T'},
+	{"backing-cache", required_argument, NULL, 'T'},
 	{"src-cache", required_argument, NULL, 'T'},
 	{"compress", no_argument, NULL, 'c'},
 	{"progress", no_argument, NULL, 'p'},
@@ -171,6 +172,10 @@ static const struct option longs[] = {
 
 static int run(struct rebase *rebase, const char *name)
 {
+	const char *backing = rebase->options.backing_file;
+
+	if (backing && !rebase->options.unsafe && ox_cli_refuse_backing_name(name, backing) < 0)
+		return 1;
 	if (rebase->options.dry_run)
 		rebase->source.open.flags |= OX_OPEN_READ_ONLY;
 	if (rebase->options.unsafe) /* the old one may be gone, which is what it is for */

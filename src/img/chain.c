@@ -192,7 +192,7 @@ static int check_policy(const struct ox_image *img, const struct ox_open_options
 	if (opts->backing_policy == OX_BACKING_DENY)
 		return ox_error_set(err, -EACCES,
 				    "Image '%s' needs the backing file '%s', and the backing "
-				    "policy allows none (serve --allow-backing)",
+				    "policy allows none (--allow-backing)",
 				    img->filename, img->backing_name);
 	return 0;
 }

@@ -297,6 +297,12 @@ static int conflict(const struct ox_file_lock_taker *taker, const char *kind, in
 				    "Failed to get %s\"%s\" lock\n"
 				    "Is another process using the image [%s]?",
 				    kind, perm_names[perm], taker->name);
+	if (who.pid == (long)getpid()) /* the image is named twice */
+		return ox_error_set(err, -EAGAIN,
+				    "Failed to get %s\"%s\" lock\n"
+				    "Is another process using the image [%s]?\n"
+				    "(held by this process itself)",
+				    kind, perm_names[perm], taker->name);
 	return ox_error_set(err, -EAGAIN,
 			    "Failed to get %s\"%s\" lock\n"
 			    "Is another process using the image [%s]?\n"

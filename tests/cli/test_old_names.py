@@ -152,6 +152,18 @@ def test_objects_are_looked_at():
 # ---- create and info ----
 
 
+def test_the_long_options_of_qemu_img_10_are_known():
+    img("create", "--quiet", "--format", "qcow2", "--options", "cluster_size=4k", "base", "1M")
+    img("create", "-q", "--format=qcow2", "--backing", "base", "--backing-format", "qcow2", "top")
+    info = json.loads(img("info", "-b", "--output=json", "top").stdout)
+    check_equal([layer["cluster-size"] for layer in info], [65536, 4096], "clusters of the chain")
+    img("create", "-q", "-f", "qcow2", "--backing-unsafe", "-b", "nosuch", "-F", "raw", "far", "1M")
+    check_equal(img("check", "--cache", "none", "--quiet", "top").stdout, "", "what a quiet check prints")
+    img("rebase", "--backing-cache", "none", "-b", "", "top")
+    img("convert", "--oob-writes", "--output-format", "qed", "top", "new")
+    check_in("file format: qed\n", img("info", "new").stdout, "info")
+
+
 def test_every_option_name_of_create_is_known():
     refused = ["encryption=on", "encrypt.format=luks", "encrypt.key-secret=a",
                "encrypt.cipher-alg=aes-256", "encrypt.iter-time=10", "extended_l2=on",

@@ -94,6 +94,16 @@ def test_a_writer_in_oxbow_keeps_out_every_qemu(image, fmt):
 
 
 @of_each_format
+def test_a_refusal_says_in_lines_of_their_own_who_has_the_image(image, fmt):
+    with Holder("oxbow", image) as holder:
+        result = expect_failure(oxbow_path(), "check", image, message=REFUSED_READ)
+        check_equal(result.stderr, f"oxbow: Could not open '{image}': {REFUSED_READ}\n{QUESTION.format(image)}\n"
+                    f"(held by oxbow, process {holder.process.pid})\n", "message")
+    result = expect_failure(oxbow_path(), "convert", "-f", fmt, "-O", fmt, image, image, message=REFUSED_WRITE)
+    check_equal(result.stderr.splitlines()[1:], [QUESTION.format(image), "(held by this process itself)"], "message")
+
+
+@of_each_format
 def test_a_writer_in_oxbow_keeps_out_every_oxbow(image, fmt):
     with Holder("oxbow", image):
         for command in commands_of("oxbow", READERS):

@@ -171,6 +171,32 @@ def test_a_colon_in_the_first_part_of_a_name_is_a_protocols():
                    message="x: Unknown protocol 'a'\nCould not open backing image.")
 
 
+def test_a_server_that_lacks_the_export_is_not_taken_for_a_missing_socket():
+    disk = raw_file(1 << 20)
+    with qemu_nbd("-f", "raw", "-x", "there", disk) as server:
+        expect_failure(oxbow_path(), "info", server.uri(export="elsewhere"), message="no export named 'elsewhere'")
+
+
+def test_no_backing_file_gets_a_name_that_others_take_for_a_protocol():
+    """QEMU would read "there", and oxbow what bears the very name."""
+    for name in ("there", "file:there", "a:there"):
+        run("qemu-img", "create", "-q", "-f", "qcow2", f"./{name}", "1M")
+    qemu_img("create", "-q", "-f", "qcow2", "-b", "there", "-F", "qcow2", "x")
+    for name, message in (("file:there", "A backing file is named by its path alone, not 'file:there'\n"),
+                          ("a:there", "Unknown protocol 'a'\nCould not open backing image.")):
+        for before in ((), ("--dry-run",)):
+            expect_failure(oxbow_path(), "rebase", *before, "-b", name, "-F", "qcow2", "x", message=f"x: {message}")
+        for words in (("-B", name, "-F", "qcow2"), ("-o", f"backing_file={name},backing_fmt=qcow2")):
+            expect_failure(oxbow_path(), "convert", "-O", "qcow2", *words, "there", "y", message=f"y: {message}")
+            check_equal(os.path.exists("y"), False, "a target")
+        oxbow("convert", "-O", "qcow2", "-B", f"./{name}", "-F", "qcow2", "there", "y")
+        qemu_img("compare", "y", "there")
+        os.unlink("y")
+        oxbow("rebase", "-u", "-b", name, "-F", "qcow2", "x")
+        oxbow("rebase", "-u", "-b", f"./{name}", "-F", "qcow2", "x")
+        oxbow("rebase", "-b", "there", "-F", "qcow2", "x")
+
+
 def test_a_name_in_an_image_is_never_a_uri():
     disk = raw_file(1 << 20)
     with qemu_nbd("-f", "raw", disk) as server:

@@ -87,7 +87,7 @@ class Reader:
 
     def formats(self):
         """The words of create's -f that the command takes for a format."""
-        help_of_f = re.search(r"^  -f FMT(.*\n(?: {6,}.*\n)*)", self.ask("help", "create"), re.M).group(1)
+        help_of_f = re.search(r"^  -f, --format FMT(.*\n(?: {6,}.*\n)*)", self.ask("help", "create"), re.M).group(1)
         return sorted(word for word in set(re.findall(r"[a-z][a-z0-9]+", help_of_f))
                       if self.ask("create", "-f", word, "-o", "help"))
 

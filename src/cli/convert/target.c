@@ -144,6 +144,9 @@ static int check_backing(const struct ox_cli_convert *c, const struct ox_create_
 
 	if (!create->backing_file || (c->target_source.open.flags & OX_OPEN_URI))
 		return 0;
+	r = ox_cli_refuse_backing_name(c->target, create->backing_file);
+	if (r < 0)
+		return r;
 	path = ox_cli_backing_path(c->target_source.path, create->backing_file);
 	if (!path)
 		return -ENOMEM;

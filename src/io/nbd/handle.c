@@ -93,7 +93,8 @@ static const char *hint(const struct ox_nbd_address *a, const char *words)
 int ox_nbd_handle_tell(const struct ox_nbd_address *a, int error, const char *words,
 		       struct ox_error **err)
 {
-	if (ox_nbd_handle_is_unreachable(error))
+	/* ENOENT is a socket that is not there, or what a server says that lacks the export. */
+	if (ox_nbd_handle_is_unreachable(error) && !strstr(words, "no export"))
 		words = strerror(-error);
 	return ox_error_set(err, error, "Failed to connect to '%s%s%s': %s%s",
 			    a->socket ? a->socket : a->host, a->socket ? "" : ":",
