@@ -77,7 +77,8 @@ int ox_cli_finish_output(int status);
 /* ---- printable.c: what an image or a server has named, for people ---- */
 
 /* The text with control characters (C0, DEL, C1) and bytes that are no UTF-8 as \xNN; keeps_lines:
- * but for newlines. To be freed; NULL: memory is short. */
+ * but for newlines; else but for those in what the library says of a lock. To be freed; NULL:
+ * memory is short. */
 char *ox_cli_printable(const char *text, bool keeps_lines);
 /* Writes name so, and blanks behind it as far as it has fewer bytes than columns. */
 void ox_cli_print_name(FILE *to, const char *name, int columns);

@@ -66,6 +66,22 @@ static void escape(unsigned char c, char ret[ESCAPED_BYTES + 1])
 	snprintf(ret, ESCAPED_BYTES + 1, "\\x%02x", c);
 }
 
+/* What the library's words for a lock go on with in a line of their own (io/file_lock.c). A name
+ * that has one of them in it says no more than they do. */
+static bool is_own_line(const char *text)
+{
+	static const char *const lines[] = {
+		"Is another process using the image [",
+		"(held by ",
+		"The file system has no locks, ",
+	};
+
+	for (size_t i = 0; i < sizeof(lines) / sizeof(lines[0]); i++)
+		if (strncmp(text, lines[i], strlen(lines[i])) == 0)
+			return true;
+	return false;
+}
+
 char *ox_cli_printable(const char *text, bool keeps_lines)
 {
 	const unsigned char *at = (const unsigned char *)text;
@@ -75,7 +91,9 @@ char *ox_cli_printable(const char *text, bool keeps_lines)
 	if (!result)
 		return NULL;
 	while (*at) {
-		size_t bytes = keeps_lines && *at == '\n' ? 1 : plain_bytes(at);
+		const bool ends_line =
+			*at == '\n' && (keeps_lines || is_own_line((const char *)at + 1));
+		size_t bytes = ends_line ? 1 : plain_bytes(at);
 
 		if (bytes > 0) {
 			to = mempcpy(to, at, bytes);
