@@ -320,6 +320,10 @@ int ox_io_window_open(struct ox_io *below, uint64_t offset, uint64_t length, str
 		      struct ox_error **err) __attribute__((warn_unused_result));
 /* The store that windows lie in; the store itself, where it is none. */
 const struct ox_io *ox_io_below_window(const struct ox_io *io);
+/* Where in that store it begins. */
+uint64_t ox_io_window_offset(const struct ox_io *io);
+/* Whether it is a window of a stated length. */
+bool ox_io_window_is_fixed(const struct ox_io *io);
 
 /* A growing store in memory, zero-filled. */
 int ox_io_memory_open(struct ox_reactor *r, uint64_t length, struct ox_io **ret)

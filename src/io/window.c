@@ -238,6 +238,20 @@ const struct ox_io *ox_io_below_window(const struct ox_io *io)
 	return io;
 }
 
+uint64_t ox_io_window_offset(const struct ox_io *io)
+{
+	uint64_t offset = 0;
+
+	for (; io->ops == &window_ops; io = window_of(io)->below)
+		offset += window_of(io)->offset;
+	return offset;
+}
+
+bool ox_io_window_is_fixed(const struct ox_io *io)
+{
+	return io->ops == &window_ops && window_of(io)->is_fixed;
+}
+
 static int check_place(const struct ox_io *below, uint64_t offset, uint64_t length,
 		       struct ox_error **err)
 {

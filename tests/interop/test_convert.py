@@ -109,6 +109,19 @@ def test_a_disk_that_was_full_is_gone_on_with_once_it_has_room():
         run("mount", "-o", f"remount,size={2 * MIB}", where)
 
 
+def test_a_conversion_of_one_part_is_not_gone_on_with_by_another_part():
+    (tmpdir() / "parts").write_bytes(random.Random(3).randbytes(8 * MIB))
+    where = mounted("tmpfs", 2 * MIB)
+    first, second = (f"driver=raw,offset={at}M,size=4M,file.filename=parts" for at in (0, 4))
+    expect_failure(oxbow_path(), "convert", "--resume", "--image-opts", "-O", "raw", first, where / "new",
+                   message="No space left")
+    run("mount", "-o", f"remount,size={8 * MIB}", where)
+    expect_failure(oxbow_path(), "convert", "--resume", "--image-opts", "-O", "raw", second, where / "new",
+                   message="The source or the options have changed")
+    oxbow("convert", "--resume", "--image-opts", "-O", "raw", first, where / "new")
+    check_equal((where / "new").read_bytes() == (tmpdir() / "parts").read_bytes()[:4 * MIB], True, "the first part")
+
+
 def test_a_file_that_may_not_grow_leaves_an_old_target_empty():
     source = make_full_source()
     for fmt in ("qcow2", "qed"):

@@ -245,4 +245,14 @@ def test_the_message_names_the_process_that_holds_the_image(image, fmt):
             check_in(str(held.process.pid), result.stderr, "refusal (the holder's process id)")
 
 
+def test_what_is_said_of_a_lock_stands_in_lines():
+    image = new_image()
+    with Holder("oxbow", image) as holder:
+        for command in ("info", "map", "check"):
+            said = oxbow(command, image, check=False).stderr.splitlines()
+            check_equal(said[0].endswith(REFUSED_READ), True, f"the first line of {said}")
+            check_equal(said[1:], [QUESTION.format(image), f"(held by oxbow, process {holder.process.pid})"],
+                        "those that follow")
+
+
 run_tests(globals())

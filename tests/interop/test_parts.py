@@ -108,6 +108,29 @@ def test_the_size_of_a_disk_that_holds_nothing_is_no_part():
             check_equal(info["virtual-size"], size, f"the size of {opts} to {words[0]}")
 
 
+def test_a_map_says_where_in_the_file_the_bytes_are():
+    make_disk()
+    for part in ("offset=2M,size=1M", "offset=2M"):
+        opts = f"driver=raw,{part},file.filename=disk.raw"
+        ours, theirs = (json.loads(output(*words, "map", "--image-opts", "--output=json", opts))
+                        for words in ((oxbow_path(),), ("qemu-img",)))
+        check_equal([extent["offset"] for extent in ours], [extent["offset"] for extent in theirs], f"places in {part}")
+    qemu_img("create", "-q", "-f", "qcow2", "in.qcow2", "8M")
+    qemu_io("-f", "qcow2", "-c", "write -q -P 7 1M 64k", "-c", "write -q -P 7 2M 64k", "in.qcow2")
+    where = make_archive("in.qcow2")
+    extents = json.loads(output(oxbow_path(), "map", "--image-opts", "--output=json", f"driver=qcow2,{where}"))
+    places = [extent["offset"] for extent in extents if extent["data"]]
+    check_equal([bytes_of("archive")[place:place + 64 * KIB] == b"\7" * 64 * KIB for place in places], [True, True],
+                "the data lies where the map says")
+
+
+def test_a_raw_part_has_whole_sectors():
+    make_disk()
+    for args in ((), ("-r",)):
+        expect_failure(oxbow_path(), "serve", "-f", "raw", *args, "--nbd", tmpdir() / "s", "--file-offset=1M",
+                       "--file-length=1000", "disk.raw", message="Specified size is not multiple of 512")
+
+
 def test_what_cannot_be_a_part_is_refused():
     make_disk()
     qemu_img("create", "-q", "-f", "qcow2", "in.qcow2", "8M")

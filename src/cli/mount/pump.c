@@ -117,6 +117,10 @@ static void wait(struct pump *p)
 {
 	struct pollfd fds[2] = {p->far, p->plain};
 
+	/* Whose connection is gone is told at once by poll, whatever is asked of it: what was read
+	 * of it before has first to go where it is waited for. */
+	if (!p->far.events)
+		fds[0].fd = -1;
 	if (poll(fds, 2, -1) < 0 && errno != EINTR)
 		p->is_over = true;
 	/* Who is gone, and is not read from, is told nothing more. */

@@ -157,6 +157,8 @@ static int extent_locked_co(struct ox_mapped *m, uint64_t offset, uint64_t lengt
 	}
 	e.offset = offset;
 	e.filename = m->img->filename;
+	if (e.flags & OX_EXTENT_HAS_OFFSET)
+		e.host_offset += ox_io_window_offset(m->img->io);
 	*ret = e;
 	return 0;
 }

@@ -156,7 +156,7 @@ static struct ox_extent raw_extent(const struct ox_image *img, uint64_t offset, 
 		.length = ox_min_u64(e->length, length),
 		.flags = OX_EXTENT_PRESENT | OX_EXTENT_HAS_OFFSET |
 			 (e->zero ? OX_EXTENT_ZERO : OX_EXTENT_DATA),
-		.host_offset = offset,
+		.host_offset = ox_io_window_offset(img->io) + offset,
 		.filename = img->filename,
 	};
 }
@@ -339,8 +339,12 @@ static const struct ox_img_ops raw_ops = {
 
 int ox_raw_open_co(struct ox_image *img, const struct ox_img_open *how, struct ox_error **err)
 {
-	struct raw *raw = calloc(1, sizeof(*raw));
+	struct raw *raw;
 
+	/* The rest of its last sector would be another's, or have no room for ever. */
+	if (ox_io_window_is_fixed(img->io) && img->io->length % 512)
+		return ox_error_set(err, -EINVAL, "Specified size is not multiple of 512");
+	raw = calloc(1, sizeof(*raw));
 	if (!raw)
 		return ox_error_set(err, -ENOMEM, "Out of memory");
 	ox_order_init(&raw->order, img->io, how->opts->cache == OX_CACHE_UNSAFE);
