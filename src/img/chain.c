@@ -257,6 +257,14 @@ static int open_image_co(struct ox_image *above, const struct ox_img_open *how, 
 	return ox_chain_open_image_co(io, &below, &above->backing, err);
 }
 
+/* "nbd://host", "json:{...}": what QEMU follows, and what is no more than a strange path here. */
+static bool looks_like_protocol(const char *name)
+{
+	const size_t length = strcspn(name, ":/");
+
+	return length > 0 && name[length] == ':';
+}
+
 /* Opens the image that the last one of top's chain up to now names, which is so deep. */
 static int open_backing_co(struct ox_image *top, struct ox_image *above, unsigned depth,
 			   const struct ox_img_open *how, const char *format, struct ox_error **err)
@@ -282,6 +290,9 @@ static int open_backing_co(struct ox_image *top, struct ox_image *above, unsigne
 		r = open_image_co(above, how, io, format, err);
 		if (r < 0)
 			ox_io_close(io);
+	} else if (!at.is_loop && r == -ENOENT && looks_like_protocol(above->backing_name)) {
+		ox_error_prefix(err, "Could not open backing file, whose name is taken for a path "
+				     "as each name in an image is: ");
 	} else if (!at.is_loop) {
 		ox_error_prefix(err, "Could not open backing file: ");
 	}

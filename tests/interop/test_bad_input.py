@@ -540,6 +540,8 @@ def test_names_in_images_are_paths_and_nothing_else():
         before = fingerprint(image)
         result = expect_failure(oxbow_path(), "io", "-r", "-f", "qcow2", "-c", "read 0 64k", image)
         check_in("No such file", result.stderr, f"refusal of {name}")
+        if ":" in name:
+            check_in("taken for a path", result.stderr, f"refusal of {name}")
         info = json.loads(oxbow("info", "--output=json", image).stdout)
         check_equal(info["backing-filename"], name, "backing-filename")
         run_bounded(oxbow_path(), "map", "-f", "qcow2", image)
