@@ -336,16 +336,14 @@ static void a_lock_that_is_refused_leaves_what_was_there(void **state)
 {
 	int other = open(top, O_RDONLY | O_CLOEXEC);
 	struct ox_error *err = NULL;
-	char message[64];
 
 	(void)state;
 	assert_int_equal(lock(top_fd, OX_LOCK_NONE, OX_LOCK_READ), 0);
 	assert_int_equal(lock(other, OX_LOCK_NONE, OX_LOCK_READ), 0);
 	assert_int_equal(ox_lock_fd(top_fd, "the disk", OX_LOCK_READ, OX_LOCK_WRITE, &err),
 			 -EAGAIN);
-	snprintf(message, sizeof(message), ", process %d)", getpid());
 	assert_non_null(strstr(ox_error_message(err), "using the image [the disk]"));
-	assert_non_null(strstr(ox_error_message(err), message));
+	assert_non_null(strstr(ox_error_message(err), "(held by this process itself)"));
 	ox_error_free(err);
 	assert_int_equal(close(other), 0);
 	assert_false(qemu_opens(top, ""));
