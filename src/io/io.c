@@ -576,6 +576,25 @@ static uint64_t changes_of(const struct ox_io *io)
 }
 
 /* A hole is never believed twice: a write may have filled it. */
+static bool is_known_data(const struct ox_io *io, uint64_t offset, struct ox_io_extent *ret)
+{
+	if (io->data.changes != changes_of(io) || offset < io->data.start || offset >= io->data.end)
+		return false;
+	*ret = (struct ox_io_extent){.length = io->data.end - offset};
+	return true;
+}
+
+/* What was told of the offset when there had been so many changes. */
+static void remember_data(struct ox_io *io, uint64_t offset, const struct ox_io_extent *e,
+			  uint64_t changes)
+{
+	if (e->zero)
+		return;
+	io->data.start = offset;
+	io->data.end = offset + e->length;
+	io->data.changes = changes;
+}
+
 int ox_io_extent_co(struct ox_io *io, uint64_t offset, struct ox_io_extent *ret)
 {
 	uint64_t changes = changes_of(io);
@@ -585,18 +604,12 @@ int ox_io_extent_co(struct ox_io *io, uint64_t offset, struct ox_io_extent *ret)
 	check_store(io);
 	if (offset > INT64_MAX)
 		return -EINVAL;
-	if (io->data.changes == changes && offset >= io->data.start && offset < io->data.end) {
-		*ret = (struct ox_io_extent){.length = io->data.end - offset};
+	if (is_known_data(io, offset, ret))
 		return 0;
-	}
 	r = io->ops->extent_co(io, offset, &e);
 	if (r < 0)
 		return r;
-	if (!e.zero) {
-		io->data.start = offset;
-		io->data.end = offset + e.length;
-		io->data.changes = changes;
-	}
+	remember_data(io, offset, &e, changes);
 	*ret = e;
 	return 0;
 }
@@ -609,16 +622,26 @@ int ox_io_actual_bytes(const struct ox_io *io, uint64_t *ret)
 int ox_io_extents_co(struct ox_io *io, uint64_t offset, uint64_t limit, struct ox_io_extent *ret,
 		     int max)
 {
+	uint64_t changes = changes_of(io);
 	int r;
 
 	check_store(io);
 	ox_assert(max > 0 && limit > 0);
 	if (offset > INT64_MAX)
 		return -EINVAL;
-	if (io->ops->extents_co)
-		return io->ops->extents_co(io, offset, limit, ret, max);
-	r = io->ops->extent_co(io, offset, ret);
-	return r < 0 ? r : 1;
+	if (is_known_data(io, offset, ret))
+		return 1;
+	if (io->ops->extents_co) {
+		r = io->ops->extents_co(io, offset, limit, ret, max);
+	} else {
+		r = io->ops->extent_co(io, offset, ret);
+		r = r < 0 ? r : 1;
+	}
+	for (int i = 0; i + 1 < r; i++)
+		offset += ret[i].length;
+	if (r > 0) /* a long stretch is the last one: nobody asks for more behind it */
+		remember_data(io, offset, &ret[r - 1], changes);
+	return r;
 }
 
 bool ox_io_has_grown_co(struct ox_io *io)

@@ -103,11 +103,53 @@ static void data_is_asked_for_once_and_holes_each_time(void **state)
 	on_files(asked_co);
 }
 
+static int asked_extents_co(struct ox_io *io, uint64_t offset, uint64_t limit,
+			    struct ox_io_extent *ret, int max)
+{
+	asked++;
+	return asked_ops->extents_co(io, offset, limit, ret, max);
+}
+
+/* The same of a file with a hole, data, a hole, and data up to 1 MiB. */
+static void several_co(void *arg)
+{
+	struct ox_io *io = arg;
+	struct ox_io_ops ops = *io->ops;
+	struct ox_io_extent e[8];
+
+	asked_ops = io->ops;
+	asked = 0;
+	ops.extents_co = asked_extents_co;
+	io->ops = &ops;
+	ox_assert(ox_io_set_length_co(io, 1 << 20) == 0);
+	ox_assert(ox_io_fill_zero_co(io, 65536, 65536) == 0);
+	ox_assert(ox_io_fill_zero_co(io, 196608, (1 << 20) - 196608) == 0);
+	ox_assert(ox_io_extents_co(io, 0, 1 << 20, e, 8) == 4);
+	ox_assert(e[0].zero && !e[1].zero && e[2].zero && !e[3].zero);
+	for (uint64_t at = 196608; at < 1 << 20; at += 65536) {
+		ox_assert(ox_io_extents_co(io, at, 1 << 20, e, 8) == 1);
+		ox_assert(!e[0].zero && e[0].length == (1 << 20) - at);
+	}
+	ox_assert(asked == 1);
+	ox_assert(ox_io_punch_co(io, 262144, 4096) == 0);
+	ox_assert(ox_io_extents_co(io, 262144, 1 << 20, e, 8) == 2);
+	ox_assert(e[0].zero && e[0].length == 4096 && !e[1].zero);
+	ox_assert(asked == 2);
+	io->ops = asked_ops;
+}
+
+static void data_of_several_is_asked_for_once_too(void **state)
+{
+	(void)state;
+	on_files(several_co);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(holes_are_told_from_data),
 		cmocka_unit_test(data_is_asked_for_once_and_holes_each_time),
+		cmocka_unit_test(data_of_several_is_asked_for_once_too),
 	};
 	int fd = mkstemp(path);
 	int failed;
