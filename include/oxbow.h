@@ -240,8 +240,8 @@ struct ox_open_options {
 	int (*connect)(void *opaque, unsigned limit_ms);
 	/* The image is a part of its file, as in an archive or a partition: file_length bytes from
 	 * file_offset on, and it cannot grow; file_length 0: all that is behind, and it may. The
-	 * backing files are whole files. -EINVAL where the file is shorter, and for a raw image
-	 * whose file_length is no multiple of 512. */
+	 * backing files are whole files. -EINVAL where the file is shorter, for a raw image whose
+	 * file_length is no multiple of 512, and for writing where file_offset is none. */
 	uint64_t file_offset;
 	uint64_t file_length;
 };

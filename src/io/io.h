@@ -314,7 +314,8 @@ int ox_io_null_open(struct ox_reactor *r, const char *uri, unsigned flags, struc
 /*
  * A part of the store below as a store (window.c): length bytes from offset on, and no more; or,
  * where length is 0, all behind offset, which grows with the file. Takes below, but not on failure.
- * -EINVAL where the file is too short for it.
+ * -EINVAL where the file is too short for it, and where below can be written and offset is no
+ * multiple of 512 (M2).
  */
 int ox_io_window_open(struct ox_io *below, uint64_t offset, uint64_t length, struct ox_io **ret,
 		      struct ox_error **err) __attribute__((warn_unused_result));

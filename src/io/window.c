@@ -15,6 +15,8 @@
 #include "base/iov.h"
 #include "io/io.h"
 
+#define SECTOR_BYTES 512u
+
 /* What is let go of at a time. */
 #define RANGES_A_TIME 32
 
@@ -192,10 +194,23 @@ static int window_let_go_co(struct ox_io *io, const struct ox_io_range *ranges, 
 	return r;
 }
 
+/* A sector of the image that lies in two of the medium is not written as a whole (M2). */
+static int check_writable(uint64_t offset, struct ox_error **err)
+{
+	return offset % SECTOR_BYTES == 0
+		       ? 0
+		       : ox_error_set(err, -EINVAL,
+				      "What begins within a sector of its file (at byte %" PRIu64
+				      ") can be opened read-only alone",
+				      offset);
+}
+
 static int window_reopen(struct ox_io *io, bool read_only, struct ox_error **err)
 {
-	int r = ox_io_reopen(window_of(io)->below, read_only, err);
+	int r = read_only ? 0 : check_writable(window_of(io)->offset, err);
 
+	if (r == 0)
+		r = ox_io_reopen(window_of(io)->below, read_only, err);
 	if (r == 0)
 		io->read_only = read_only;
 	return r;
@@ -275,6 +290,8 @@ int ox_io_window_open(struct ox_io *below, uint64_t offset, uint64_t length, str
 	struct window_store *w;
 	int r = check_place(below, offset, length, err);
 
+	if (r == 0 && !below->read_only)
+		r = check_writable(offset, err);
 	if (r < 0)
 		return r;
 	w = calloc(1, sizeof(*w));

@@ -99,6 +99,16 @@ def test_an_image_in_an_archive_ends_anywhere():
           f"driver=qcow2,file.driver=raw,file.offset={BEFORE},file.size={length},file.file.filename=archive")
 
 
+def test_what_begins_within_a_sector_is_read_alone():
+    make_disk()
+    opts = "driver=raw,offset=777,size=1M,file.filename=disk.raw"
+    oxbow("io", "-r", "--image-opts", "-c", "read -q -P 1 0 1M", opts)
+    expect_failure(oxbow_path(), "io", "--image-opts", "-c", "read -q 0 1M", opts,
+                   message="can be opened read-only alone")
+    expect_failure(oxbow_path(), "serve", "--no-keeper", "--nbd", tmpdir() / "s", "-f", "raw", "--file-offset=777",
+                   "disk.raw", message="can be opened read-only alone")
+
+
 def test_the_size_of_a_disk_that_holds_nothing_is_no_part():
     for opts, size in (("driver=null-co,size=1M", MIB), ("driver=raw,file.driver=null-co,file.size=1M", MIB),
                        ("driver=raw,size=512k,file.driver=null-co,file.size=1M", MIB // 2),

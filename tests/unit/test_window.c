@@ -34,10 +34,10 @@ static const struct place places[] = {
 	{0, 100000, OX_IO_CREATE},
 	{1536, 200001, OX_IO_CREATE},
 	{4096, 0, OX_IO_CREATE},
-	{777, 0, OX_IO_CREATE},
+	{512, 0, OX_IO_CREATE},
 	{8192, 65536, OX_IO_CREATE | OX_IO_DIRECT},
-	{777, 150000, OX_IO_CREATE | OX_IO_DIRECT},
-	{1000, 0, OX_IO_CREATE | OX_IO_DIRECT},
+	{512, 150000, OX_IO_CREATE | OX_IO_DIRECT},
+	{1536, 0, OX_IO_CREATE | OX_IO_DIRECT},
 };
 
 struct model {
@@ -252,11 +252,35 @@ static void a_file_that_is_too_short_is_refused(void **state)
 	ox_reactor_destroy(r);
 }
 
+/* M2: a sector of the image is written as a whole, or not at all. */
+static void what_begins_within_a_sector_is_not_written(void **state)
+{
+	struct ox_reactor *r = NULL;
+	struct ox_error *err = NULL;
+	struct ox_io *below, *io;
+
+	(void)state;
+	fill_file();
+	assert_int_equal(ox_reactor_create(OX_ENGINE_DEFAULT, &r, NULL), 0);
+	below = open_file(r, 0);
+	assert_int_equal(ox_io_window_open(below, 777, 0, &io, &err), -EINVAL);
+	assert_non_null(strstr(ox_error_message(err), "read-only alone"));
+	ox_error_free(err);
+	ox_io_close(below);
+	below = open_file(r, OX_IO_READ_ONLY);
+	assert_int_equal(ox_io_window_open(below, 777, 0, &io, NULL), 0);
+	assert_int_equal(ox_io_reopen(io, false, NULL), -EINVAL);
+	assert_true(io->read_only);
+	ox_io_close(io);
+	ox_reactor_destroy(r);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(a_window_is_a_store_and_leaves_the_rest_alone),
 		cmocka_unit_test(a_file_that_is_too_short_is_refused),
+		cmocka_unit_test(what_begins_within_a_sector_is_not_written),
 	};
 	int fd = mkstemp(path);
 	int r;
